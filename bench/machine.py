@@ -1,0 +1,63 @@
+"""Where the figures were taken: without it, a figure says little."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+PACKAGES = ("fastce", "numpy", "scipy", "scikit-learn", "numba", "torch", "jax", "ml_dtypes")
+
+
+def processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def instruction_set() -> str:
+    """The compiled variant of fastce that is in use."""
+    try:
+        isa = importlib.import_module("fastce._isa")
+    except ImportError:
+        return "fastce is not installed"
+    return str(getattr(isa, "selected", "unknown"))
+
+
+def facts(threads: list[int]) -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+        "architecture": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "instruction_set": instruction_set(),
+        "threads": threads,
+        "versions": versions,
+    }
+
+
+def as_markdown(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    threads = " and ".join(map(str, facts["threads"]))
+    return (
+        f"{facts['processor']}, {facts['cpus']} CPUs, {facts['architecture']}, "
+        f"{facts['system']}. fastce's instruction set: {facts['instruction_set']}. "
+        f"Threads: {threads}, equal for every subject. Python {facts['python']}, {versions}. "
+        f"{facts['date']}."
+    )

@@ -1,0 +1,247 @@
+"""Results as Markdown: the full table, the summary for the README, what is lost, the speed-up.
+
+``python -m bench.report [results.json]`` prints the report of an earlier run again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.cells import CELLS, Cell
+from bench.subjects import LIMIT, OURS
+
+Measured = dict[str, Any]
+FASTCE = OURS[0]
+BY_GROUP = {cell.group: cell for cell in CELLS}
+
+HOW_TO_READ = """\
+Times are the minimum over rounds in which every subject takes its turn: read the ratios. The limit
+is NumPy's copy (`np.copyto`), product (`np.multiply`) or read (`np.max`) of the same arrays, on one
+thread whatever the others have. Under 1 in "to fastest peer": ahead of every peer. Errors are the
+worst relative error of a sample's loss (or of the function's value) and of a gradient's element
+against extended precision, wherever the truth is a normal number; on logits of standard deviation
+3, and on confident, right predictions, which lead by 10 to 60. An error of 1: no digit is right.
+Where the gradient is a difference p − q of two terms (probabilities, label smoothing), its error is
+relative to the larger term. `fastce, new array`: without `out`; it is not counted as a peer."""
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int) -> str:
+    """A Markdown table, aligned for reading as text too."""
+    header, rows = list(header), [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(row: list[str]) -> str:
+        cells = (
+            text.rjust(width) if column >= numbers_from else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "| " + " | ".join(cells) + " |"
+
+    rule = (
+        "-" * (width - 1) + ":" if column >= numbers_from else "-" * width
+        for column, width in enumerate(widths)
+    )
+    return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
+
+
+def digits(value: float | None) -> str:
+    """Three significant digits, no exponent."""
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def time_of(measured: Measured, seconds: float) -> str:
+    if BY_GROUP[measured["cell"]].per_call:
+        return f"{digits(seconds * 1e6)} µs"
+    return f"{digits(seconds / measured['elements'] * 1e9)} ns"
+
+
+def error_of(errors: dict[str, Any], kind: str, what: str) -> str:
+    value = errors.get(kind, {}).get(what)
+    return "-" if value is None else f"{value:.1e}"
+
+
+def minimum(measured: Measured, name: str) -> float | None:
+    times = measured["seconds"].get(name)
+    return None if times is None else float(times["minimum"])
+
+
+def fastest_peer(measured: Measured) -> tuple[str, float] | None:
+    """Name and seconds of the fastest subject that is neither ours nor the limit."""
+    peers = {n: t["minimum"] for n, t in measured["seconds"].items() if n not in (LIMIT, *OURS)}
+    return min(peers.items(), key=lambda item: item[1]) if peers else None
+
+
+def verdicts(measured: Measured, cell: Cell) -> list[str]:
+    """What fastce misses in this cell: a faster peer, or a bar."""
+    ours, limit, peer = minimum(measured, FASTCE), minimum(measured, LIMIT), fastest_peer(measured)
+    if ours is None:
+        return ["fastce left out"]
+    found = []
+    if peer is not None:
+        ahead, bar = peer[1] / ours, cell.lead.get(measured["threads"], 1.0)
+        if ahead < 1:
+            found.append(f"**behind {peer[0]}**: {digits(ahead)} times its speed")
+        elif ahead < bar:
+            found.append(f"{digits(ahead)} times ahead of {peer[0]}, bar {bar:g}")
+    for name, bar in cell.ahead_of.items():
+        theirs = minimum(measured, name)
+        if theirs is not None and theirs / ours < bar:
+            found.append(f"{digits(theirs / ours)} times ahead of {name}, bar {bar:g}")
+    if cell.microseconds is not None and ours > cell.microseconds * 1e-6:
+        found.append(f"{digits(ours * 1e6)} µs a call, bar {cell.microseconds:g}")
+    bar_over_limit = cell.over_limit.get(measured["threads"])
+    if limit is not None and bar_over_limit is not None and ours / limit > bar_over_limit:
+        found.append(f"{digits(ours / limit)} times the limit, bar {bar_over_limit:g}")
+    return found
+
+
+def full_table(results: Measured) -> str:
+    errors = {m["cell"]: m["errors"] for m in results["cells"] if m["errors"]}
+    rows = []
+    for m in results["cells"]:
+        limit, peer = minimum(m, LIMIT), fastest_peer(m)
+        label = [m["cell"], str(m["threads"])]
+        for name, times in sorted(m["seconds"].items(), key=lambda item: item[1]["minimum"]):
+            seconds, error = times["minimum"], errors.get(m["cell"], {}).get(name, {})
+            flag = "; ".join(verdicts(m, BY_GROUP[m["cell"]])) if name == FASTCE else ""
+            rows.append(
+                [
+                    *label,
+                    f"**{name}**" if name == FASTCE else name,
+                    time_of(m, seconds),
+                    digits(seconds / limit) if limit else "-",
+                    digits(seconds / peer[1]) if peer and name != LIMIT else "-",
+                    error_of(error, "normal", "value"),
+                    error_of(error, "normal", "gradient"),
+                    error_of(error, "confident", "value"),
+                    error_of(error, "confident", "gradient"),
+                    flag,
+                ]
+            )
+            label = ["", ""]
+    header = ["cell", "threads", "subject", "time", "to limit", "to fastest peer", "loss error"]
+    header += ["gradient error", "confident: loss", "confident: gradient", "missed"]
+    return table(header, rows, 3)
+
+
+def summary_table(results: Measured) -> str:
+    rows = []
+    for m in results["cells"]:
+        cell = BY_GROUP[m["cell"]]
+        ours, limit, peer = minimum(m, FASTCE), minimum(m, LIMIT), fastest_peer(m)
+        misses = verdicts(m, cell)
+        rows.append(
+            [
+                m["cell"],
+                str(m["threads"]),
+                time_of(m, limit) if limit else "-",
+                time_of(m, ours) if ours else "-",
+                digits(ours / limit) if ours and limit else "-",
+                f"{peer[0]}, {time_of(m, peer[1])}" if peer else "-",
+                digits(peer[1] / ours) if peer and ours else "-",
+                "missed" if misses else "",
+            ]
+        )
+    header = ["cell", "threads", "limit", "fastce", "to limit", "fastest peer", "times ahead", ""]
+    return table(header, rows, 2)
+
+
+def missed(results: Measured) -> str:
+    lines = [
+        f"- {m['cell']}, {m['threads']} thread{'s' * (m['threads'] > 1)}: {verdict}"
+        for m in results["cells"]
+        for verdict in verdicts(m, BY_GROUP[m["cell"]])
+    ]
+    return "\n".join(lines) or "None: no peer is faster in any cell, and every bar is met."
+
+
+def left_out(results: Measured) -> str:
+    """Who is missing where, cells of one reason together."""
+    lines = [f"- {name}: {reason}" for name, reason in results["missing"].items()]
+    cells: dict[tuple[str, str], list[str]] = {}
+    for m in results["cells"]:
+        for item in m["left_out"].items():
+            cells.setdefault(item, []).append(m["cell"])
+    for (name, reason), where in cells.items():
+        lines.append(f"- {name}: {reason} ({', '.join(dict.fromkeys(where))})")
+    return "\n".join(lines) or "Nobody."
+
+
+def speed_up_table(results: Measured) -> str:
+    """Time on the fewest threads over time on the most, subject by subject."""
+    fewest, most = min(results["machine"]["threads"]), max(results["machine"]["threads"])
+    by_cell: dict[str, dict[int, Measured]] = {}
+    for m in results["cells"]:
+        by_cell.setdefault(m["cell"], {})[m["threads"]] = m
+    names = list(dict.fromkeys(n for m in results["cells"] for n in m["seconds"] if n != LIMIT))
+    rows = []
+    for group, by_threads in by_cell.items():
+        row = [group]
+        for name in names:
+            before, after = minimum(by_threads[fewest], name), minimum(by_threads[most], name)
+            row.append(digits(before / after) if before and after else "-")
+        rows.append(row)
+    return table(["cell", *names], rows, 1)
+
+
+def flatness(results: Measured) -> str:
+    """How much the cost of an element varies over the sweeps."""
+    lines = []
+    for name, lowest, words in (
+        ("classes", 1000, "from 1,024 to 262,144 classes"),
+        ("rows", 0, "from 10³ to 10⁶ rows of 100 classes"),
+    ):
+        for subject in (FASTCE, LIMIT):
+            costs = [
+                seconds / m["elements"]
+                for m in results["sweeps"].get(name, [])
+                if m[name] >= lowest and (seconds := minimum(m, subject)) is not None
+            ]
+            if costs:
+                varies = digits(max(costs) / min(costs))
+                lines.append(f"- {subject}, {words}: the cost of an element varies {varies} times")
+    return "\n".join(lines)
+
+
+def spread(results: Measured) -> str:
+    """How noisy the run was."""
+    ratios = sorted(
+        t["median"] / t["minimum"] for m in results["cells"] for t in m["seconds"].values()
+    )
+    middle, worst = ratios[len(ratios) // 2], ratios[-1]
+    return (
+        f"Median over minimum of a subject's rounds: {middle:.2f} typically, {worst:.2f} at worst."
+    )
+
+
+def summary(results: Measured) -> str:
+    return "\n\n".join([machine.as_markdown(results["machine"]), summary_table(results)]) + "\n"
+
+
+def full(results: Measured) -> str:
+    facts = results["machine"]
+    parts = ["# Speed and accuracy beside peers and the memory limit"]
+    parts += [machine.as_markdown(facts), HOW_TO_READ + " " + spread(results)]
+    parts += [full_table(results), "## Summary", summary_table(results)]
+    if len(facts["threads"]) > 1:
+        few, many = min(facts["threads"]), max(facts["threads"])
+        parts += [f"## Speed-up from {few} to {many} threads", speed_up_table(results)]
+    if results["sweeps"]:
+        parts += ["## Cost over classes and rows", flatness(results)]
+    parts += ["## Cells lost and bars missed", missed(results), "## Left out", left_out(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    default = Path(__file__).parent / "results" / "results.json"
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    print(full(json.loads(source.read_text(encoding="utf-8"))))

@@ -1,0 +1,107 @@
+"""How the site is built: `make docs`, or `sphinx-build -W docs docs/_build/html`."""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+sys.path.append(str(HERE.parent))  # for bench, which makes the tables of its results
+
+import fastce  # noqa: E402
+
+project = "fastce"
+author = "The fastce developers"
+project_copyright = "The fastce developers"
+release = version = fastce.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "code_blocks",
+    "computed",
+]
+exclude_patterns = ["_build"]
+suppress_warnings = ["config.cache"]
+nitpicky = False
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = True
+
+autodoc_typehints = "none"  # the docstrings name types and shapes
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "furo"
+pygments_dark_style = "github-dark"
+html_title = f"fastce {version}"
+html_static_path = ["_static"]
+html_css_files = ["fastce.css"]
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+html_theme_options = {
+    "light_css_variables": {
+        "color-brand-primary": "#1a5fb4",
+        "color-brand-content": "#1a5fb4",
+        "color-brand-visited": "#1a5fb4",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#78aeed",
+        "color-brand-content": "#78aeed",
+        "color-brand-visited": "#78aeed",
+    },
+}
+copybutton_selector = "div:not(.highlight-output) > div.highlight > pre"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# MathJax is served by the site itself, so that it can be read without a network.
+MATHJAX_FILES = [
+    "tex-chtml.js",
+    *(f"output/chtml/fonts/woff-v2/{name}.woff" for name in [
+        "MathJax_AMS-Regular",
+        "MathJax_Calligraphic-Regular",
+        "MathJax_Main-Bold",
+        "MathJax_Main-Italic",
+        "MathJax_Main-Regular",
+        "MathJax_Math-BoldItalic",
+        "MathJax_Math-Italic",
+        "MathJax_Math-Regular",
+        "MathJax_SansSerif-Regular",
+        "MathJax_Script-Regular",
+        "MathJax_Size1-Regular",
+        "MathJax_Size2-Regular",
+        "MathJax_Size3-Regular",
+        "MathJax_Size4-Regular",
+        "MathJax_Typewriter-Regular",
+        "MathJax_Vector-Bold",
+        "MathJax_Vector-Regular",
+        "MathJax_Zero",
+    ]),
+]  # fmt: skip
+mathjax_path = "mathjax/tex-chtml.js"
+mathjax3_config = {
+    "options": {"enableMenu": False},  # the menu would fetch more of MathJax
+    "tex": {"macros": {"E": r"\mathbb{E}", "KL": r"\mathrm{KL}"}},
+}
+
+
+def copy_mathjax(app, exception):
+    if exception is None and app.builder.format == "html":
+        source = files("mathjax") / "static" / "mathjax" / "es5"
+        for name in MATHJAX_FILES:
+            copy = Path(app.outdir) / "_static" / "mathjax" / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes((source / name).read_bytes())
+
+
+def setup(app):
+    app.connect("build-finished", copy_mathjax)

@@ -1,0 +1,288 @@
+# What the softmax kernels share: where a batch lies, its labels, and the numbers kept for each row.
+
+ctypedef fused real:
+    float
+    double
+
+cdef enum:
+    FLOAT32 = 0
+    FLOAT64 = 1
+    FLOAT16 = 2
+    BFLOAT16 = 3
+
+cdef enum:  # what a kernel reports; the caller turns it into an exception
+    OK = 0
+    BAD_LABEL = 1
+    NO_MEMORY = 2
+
+cdef enum:  # which loss of the softmax family
+    CROSS_ENTROPY = 0
+    FOCAL = 1
+    LOG_SUM_EXP = 2  # its gradient is softmax
+    LOG_SOFTMAX = 3  # written where the others write a gradient
+
+# Rows whose scalars are finished together. 32 rows fill the vectors of every instruction set, keep
+# their block of scalars (4.6 KB) and 100 float32 classes (13 KB) in a 32 KB first-level cache.
+cdef enum:
+    BLOCK_ROWS = 32
+
+
+cdef struct Matrix:
+    # A rows x classes array as it lies in memory. Row r starts at
+    # data + (r // inner) * outer_stride + (r % inner) * row_stride; all strides are in bytes.
+    char* data
+    int storage
+    Py_ssize_t class_stride
+    Py_ssize_t row_stride
+    Py_ssize_t inner
+    Py_ssize_t outer_stride
+
+
+cdef struct Labels:
+    char* data
+    int itemsize
+    bint unsigned
+    bint ignores
+    Py_ssize_t stride
+    long long ignore_index
+
+
+cdef struct Scalars:
+    # One floating number a row, or none.
+    char* data
+    int storage
+    Py_ssize_t stride
+
+
+cdef struct Batch:
+    # What the loss is ...
+    int kind
+    double label_smoothing
+    double z_loss
+    double gamma
+    double logit_scale
+    double softcap            # 0: none
+    const double* class_weight  # weight or alpha, NULL for ones
+    const void* soft_weight   # label_smoothing / K * weight in the working precision, or NULL
+    # ... and what this batch is.
+    Py_ssize_t classes
+    Matrix logits
+    Labels labels             # data NULL: none
+    Matrix probabilities      # data NULL: none
+    Matrix mask               # bytes; data NULL: none
+    Scalars sample_weight
+    Scalars grad_output
+    double scale              # of every gradient: grad_output / denominator
+    Matrix grad               # data NULL: not wanted
+    Matrix hess
+    char* loss                # one number a row in the working precision, or NULL
+    char* log_sum_exp
+    long long* argmax
+
+
+cdef struct RowBlock:
+    # Row statistics, in double: u is the logit after scale and cap, m its maximum over the row.
+    double maximum[BLOCK_ROWS]
+    double others[BLOCK_ROWS]         # sum of exp(u_j - m) over all j but one maximum
+    double target_logit[BLOCK_ROWS]
+    double target_exp[BLOCK_ROWS]     # exp(u_y - m)
+    double hard_mass[BLOCK_ROWS]      # target mass on the label alone
+    double soft_mass[BLOCK_ROWS]      # sum of the target mass t_c that every class has
+    double soft_at_target[BLOCK_ROWS]  # t_y
+    double soft_distance[BLOCK_ROWS]  # sum of t_c (m - u_c)
+    double weight[BLOCK_ROWS]         # of the loss
+    double factor[BLOCK_ROWS]         # of the gradient
+    # What the formulas make of them (see _formulas.pxi).
+    double value[BLOCK_ROWS]
+    double log_sum_exp[BLOCK_ROWS]
+    double pull[BLOCK_ROWS]
+    double scale[BLOCK_ROWS]
+    double at_target[BLOCK_ROWS]
+    double hess_product[BLOCK_ROWS]
+    double hess_square[BLOCK_ROWS]
+    double hess_at_target[BLOCK_ROWS]
+    long long label[BLOCK_ROWS]       # -1: none, or the row is not used
+    bint active[BLOCK_ROWS]
+    bint all_active
+
+
+cdef inline Py_ssize_t storage_size(int storage) noexcept nogil:
+    return 8 if storage == FLOAT64 else 4 if storage == FLOAT32 else 2
+
+
+cdef inline bint is_plane(const Matrix* matrix) noexcept nogil:
+    # The class axis is not the contiguous one.
+    return matrix.data != NULL and matrix.class_stride != storage_size(matrix.storage)
+
+
+cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nogil:
+    if matrix.inner > row:
+        return matrix.data + row * matrix.row_stride
+    return (matrix.data + (row // matrix.inner) * matrix.outer_stride
+            + (row % matrix.inner) * matrix.row_stride)
+
+
+cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,
+                           long long* label) noexcept nogil:
+    # Loads a label once, and judges the value that was loaded: another thread may change the array
+    # meanwhile, and must not be able to make the kernel write out of bounds.
+    # Sets -1 for an ignored row.
+    cdef const char* at = labels.data + row * labels.stride
+    cdef long long value
+    if labels.itemsize == 8:
+        value = read(<const long long*> at)
+        if labels.unsigned and value < 0:  # 2**63 and more: a label of no class, ignored by no index
+            return BAD_LABEL
+    elif labels.itemsize == 4:
+        value = read(<const unsigned int*> at) if labels.unsigned else read(<const int*> at)
+    elif labels.itemsize == 2:
+        value = read(<const unsigned short*> at) if labels.unsigned else read(<const short*> at)
+    else:
+        value = read(<const unsigned char*> at) if labels.unsigned else read(<const signed char*> at)
+    if labels.ignores and value == labels.ignore_index:
+        label[0] = -1
+        return OK
+    label[0] = value
+    return OK if 0 <= value < classes else BAD_LABEL
+
+
+cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept nogil:
+    # 1 where none are given: weighted and unweighted calls share one loop.
+    cdef const char* at = scalars.data + row * scalars.stride
+    if scalars.data == NULL:
+        return 1.0
+    return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
+
+
+cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, double* denominator,
+                      Py_ssize_t* position) noexcept nogil:
+    # Checks every label before anything is written, and sums the weights that the mean divides by.
+    cdef long long label
+    cdef double total = 0.0, weight
+    cdef Py_ssize_t row
+    for row in range(rows):
+        if read_label(&batch.labels, row, batch.classes, &label) != OK:
+            position[0] = row
+            return BAD_LABEL
+        if label >= 0:
+            weight = 1.0
+            if batch.kind == CROSS_ENTROPY and batch.class_weight:
+                weight = batch.class_weight[label]
+            total += weight * read_scalar(&batch.sample_weight, row)
+    denominator[0] = total
+    return OK
+
+
+cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
+    # The numbers of a block of rows that do not depend on the logits.
+    cdef Py_ssize_t i, row
+    cdef long long label
+    cdef double weight
+    block.all_active = True
+    for i in range(rows):
+        row = first + i
+        weight = read_scalar(&batch.sample_weight, row)
+        label = -1
+        block.active[i] = weight != 0.0
+        block.hard_mass[i] = 0.0
+        if batch.labels.data != NULL:
+            if read_label(&batch.labels, row, batch.classes, &label) != OK:
+                return BAD_LABEL
+            if label < 0:
+                block.active[i] = False
+            else:
+                block.hard_mass[i] = (batch.class_weight[label] if batch.class_weight else 1.0)
+                if batch.kind == CROSS_ENTROPY:
+                    block.hard_mass[i] *= 1.0 - batch.label_smoothing
+        if not block.active[i]:
+            label = -1
+            weight = 0.0
+            block.all_active = False
+        block.label[i] = label
+        block.weight[i] = weight
+        block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
+        if block.active[i]:
+            block.factor[i] = weight * batch.scale * read_scalar(&batch.grad_output, row)
+        block.maximum[i] = 0.0
+        block.others[i] = 0.0
+        block.target_logit[i] = 0.0
+        block.target_exp[i] = 0.0
+        block.soft_mass[i] = 0.0
+        block.soft_distance[i] = 0.0
+        block.soft_at_target[i] = 0.0
+    return OK
+
+
+cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
+                   real precision, double* total) noexcept nogil:
+    # Writes the losses of a block, or adds them up in the order of the rows.
+    cdef Py_ssize_t i
+    cdef double block_total = 0.0
+    if batch.loss:
+        for i in range(rows):
+            write(<real*> batch.loss + first + i, <real> (block.value[i] * block.weight[i]))
+    else:
+        for i in range(rows):
+            block_total += block.value[i] * block.weight[i]
+        total[0] += block_total
+    if batch.log_sum_exp:
+        for i in range(rows):
+            write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])
+
+
+# ------------------------------------------------------------------- conversion to and from storage
+
+cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
+    # `count` contiguous numbers of any storage into the working precision.
+    cdef Py_ssize_t i = 0
+    cdef float buffer[16]
+    cdef half pending_half[16]
+    cdef bfloat16 pending_bfloat16[16]
+    if storage == FLOAT32 or storage == FLOAT64:
+        memcpy(to, source, count * sizeof(real))
+        return
+    if real is float:
+        if storage == FLOAT16:
+            while i + lanes(to[0]) <= count:
+                store(to + i, load_half(<const half*> source + i))
+                i += lanes(to[0])
+            if i < count:
+                memcpy(pending_half, <const half*> source + i, (count - i) * sizeof(half))
+                store(buffer, load_half(pending_half))
+                memcpy(to + i, buffer, (count - i) * sizeof(float))
+        else:
+            while i + lanes(to[0]) <= count:
+                store(to + i, load_bfloat16(<const bfloat16*> source + i))
+                i += lanes(to[0])
+            if i < count:
+                memcpy(pending_bfloat16, <const bfloat16*> source + i, (count - i) * sizeof(bfloat16))
+                store(buffer, load_bfloat16(pending_bfloat16))
+                memcpy(to + i, buffer, (count - i) * sizeof(float))
+
+
+cdef inline void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
+    # The other way, rounding to nearest.
+    cdef Py_ssize_t i = 0
+    cdef float buffer[16]
+    cdef half pending_half[16]
+    cdef bfloat16 pending_bfloat16[16]
+    if storage == FLOAT32 or storage == FLOAT64:
+        memcpy(to, source, count * sizeof(real))
+        return
+    if real is float:
+        if storage == FLOAT16:
+            while i + lanes(source[0]) <= count:
+                store_half(<half*> to + i, load(source + i))
+                i += lanes(source[0])
+            if i < count:
+                memcpy(buffer, source + i, (count - i) * sizeof(float))
+                store_half(pending_half, load(<const float*> buffer))
+                memcpy(<half*> to + i, pending_half, (count - i) * sizeof(half))
+        else:
+            while i + lanes(source[0]) <= count:
+                store_bfloat16(<bfloat16*> to + i, load(source + i))
+                i += lanes(source[0])
+            if i < count:
+                memcpy(buffer, source + i, (count - i) * sizeof(float))
+                store_bfloat16(pending_bfloat16, load(<const float*> buffer))
+                memcpy(<bfloat16*> to + i, pending_bfloat16, (count - i) * sizeof(bfloat16))

@@ -1,0 +1,345 @@
+"""Every error about arguments is raised here: it names the argument, what came, what is accepted.
+
+A check returns its argument in the form that the rest of the package uses, and changes nothing.
+All checks of a call run before its first write.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.array_utils import normalize_axis_index
+
+Array = npt.NDArray[Any]
+
+REDUCTIONS = ("mean", "sum", "none")
+ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
+
+
+# Options of a loss --------------------------------------------------------------------------------
+
+
+def reduction(value: str) -> str:
+    if value not in REDUCTIONS:
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
+    return value
+
+
+def integer(name: str, value: Any) -> int:
+    """Return an index option, such as axis or ignore_index."""
+    try:
+        result = int(value.__index__())
+    except AttributeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not -(2**63) <= result < 2**63:
+        raise ValueError(f"{name} must fit in 64 bits, got {value!r}")
+    return result
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+) -> float:
+    """Return a finite number with low <= value <= high and value > above."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    if math.isfinite(result) and low <= result <= high and result > above:
+        return result
+    accepted = "finite"
+    if high < math.inf:
+        accepted = f"in [{low:g}, {high:g}]"
+    elif low > -math.inf:
+        accepted = f"finite and at least {low:g}"
+    elif above > -math.inf:
+        accepted = f"finite and greater than {above:g}"
+    raise ValueError(f"{name} must be {accepted}, got {value!r}")
+
+
+def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
+    """Return a read-only float64 copy of weights, all finite and at least 0."""
+    if value is None:
+        return None
+    array = _real(name, value)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name} must have one number a class, got an array of shape {array.shape}")
+    result = np.array(array, dtype=np.float64, order="C")
+    good = np.isfinite(result) & (result >= 0)
+    if not good.all():
+        at = _first(~good)
+        raise ValueError(
+            f"{name} must be finite and at least 0, got {result[at]} at position {_position(at)}"
+        )
+    result.flags.writeable = False
+    return result
+
+
+def weights_fit(name: str, value: Array | None, classes: int) -> None:
+    if value is not None and value.shape[0] != classes:
+        raise ValueError(f"{name} has {value.shape[0]} weights, but the logits have {classes} classes")
+
+
+# Logits and targets -------------------------------------------------------------------------------
+
+
+def logits(value: npt.ArrayLike) -> Array:
+    array = _array("logits", value)
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        if array.dtype.name != "bfloat16":
+            raise TypeError(f"logits must be {ACCEPTED_LOGITS}, got {array.dtype}")
+    return array
+
+
+def class_axis(logits: Array, axis: int) -> int:
+    """Return the class axis, counted from 0."""
+    if logits.ndim == 0:
+        raise ValueError("logits must have a class axis, got a scalar")
+    return int(normalize_axis_index(axis, logits.ndim))
+
+
+def softmax_target(
+    value: npt.ArrayLike, logits: Array, axis: int, *, probabilities: bool
+) -> tuple[Array, bool]:
+    """Return the target, and whether it holds labels (else probabilities)."""
+    array = _array("target", value)
+    shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if array.size == 0 and isinstance(value, list | tuple):
+        array = array.astype(np.int64)  # what an empty list holds is anybody's guess
+    if array.dtype.kind in "iu":
+        if array.shape == shape:
+            return array, True
+        hint = ""
+        if logits.ndim > 1 and axis != 1 and array.shape == logits.shape[:1] + logits.shape[2:]:
+            hint = f" (axis=1 would fit; it is {axis - logits.ndim})"
+        raise ValueError(
+            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: class labels"
+            f" must have shape {shape}{hint}"
+        )
+    is_real = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    if probabilities and is_real and array.shape == logits.shape:
+        return array, False
+    accepted = "integer class labels"
+    if probabilities:
+        accepted += ", or floating-point probabilities of the logits' shape"
+    if is_real and probabilities and array.shape != shape:
+        raise ValueError(
+            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: it must be"
+            f" {accepted}"
+        )
+    raise TypeError(f"target must be {accepted} {logits.shape}, got {array.dtype} of shape {array.shape}")
+
+
+def bad_label(target: Array, flat_position: int, classes: int) -> NoReturn:
+    at = np.unravel_index(flat_position, target.shape)
+    raise IndexError(
+        f"target holds the label {target[at]} at position {_position(at)}, but the labels of"
+        f" {classes} classes are 0 to {classes - 1}"
+    )
+
+
+def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
+    array = _array("target", value)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"target must be floating, integer or bool, got {array.dtype}")
+    if array.shape != logits.shape:
+        raise ValueError(f"target of shape {array.shape} does not fit logits of shape {logits.shape}")
+    return array
+
+
+def bad_probability(target: Array, at: tuple[int, ...]) -> NoReturn:
+    raise ValueError(f"target must lie in [0, 1], got {target[at]} at position {_position(at)}")
+
+
+# Other arguments of a call ------------------------------------------------------------------------
+
+
+def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
+    """Return the weights broadcast to ``shape``, as they are stored."""
+    if value is None:
+        return None
+    array = _real("sample_weight", value)
+    good = np.isfinite(array) & (array >= 0)
+    if not good.all():
+        at = _first(~good)
+        raise ValueError(
+            f"sample_weight must be finite and at least 0, got {array[at]} at position {_position(at)}"
+        )
+    return _broadcast("sample_weight", array, shape)
+
+
+def where(value: Any, shape: tuple[int, ...]) -> Array | None:
+    if value is None:
+        return None
+    array = _array("where", value)
+    if array.dtype.kind != "b":
+        raise TypeError(f"where must be bool, got {array.dtype}")
+    return _broadcast("where", array, shape)
+
+
+def pos_weight(value: Array, shape: tuple[int, ...]) -> Array:
+    return _broadcast("pos_weight", value, shape)
+
+
+def normalizer(value: Any) -> float | None:
+    return None if value is None else number("normalizer", value, above=0.0)
+
+
+def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | Array:
+    """Return a number, or an array of the loss's shape."""
+    if value is None:
+        return 1.0
+    array = _real("grad_output", value)
+    if array.ndim == 0:
+        return float(array)
+    if reduction != "none":
+        raise ValueError(
+            f"grad_output must be a scalar with reduction={reduction!r}, got shape {array.shape}"
+        )
+    if array.shape != shape:
+        raise ValueError(f"grad_output must be a scalar or have shape {shape}, got {array.shape}")
+    return array
+
+
+# Outputs ------------------------------------------------------------------------------------------
+
+
+def outputs(
+    value: Any, count: int, logits: Array, inputs: Sequence[Array | None]
+) -> tuple[Array | None, ...]:
+    """Return ``count`` arrays to write to, None for those that are to be made."""
+    if value is None:
+        return (None,) * count
+    if count == 1 and not isinstance(value, tuple):
+        value = (value,)
+    if not isinstance(value, tuple) or len(value) != count:
+        raise ValueError(f"out must be {'an array' if count == 1 else f'a tuple of {count} arrays'}")
+    for position, array in enumerate(value):
+        if array is not None:
+            output(array, logits.shape, _output_types(logits), inputs, logits)
+            for other in value[:position]:
+                if other is not None and _may_overlap(array, other):
+                    raise ValueError("out: two of the arrays overlap")
+    return value
+
+
+def output(
+    array: Any,
+    shape: tuple[int, ...],
+    types: tuple[Any, ...],
+    inputs: Sequence[Array | None],
+    same: Array | None,
+) -> None:
+    """Check one array to write to; it may be ``same`` exactly."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(array).__name__}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("out is a masked array, which is not supported")
+    if array.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {array.shape}")
+    if array.dtype.newbyteorder("=") not in types:
+        accepted = " or ".join(str(t) for t in types)
+        raise ValueError(f"out must be {accepted}, got {array.dtype}")
+    if not array.flags.writeable:
+        raise ValueError("out is read-only")
+    if _overlaps_itself(array):
+        raise ValueError("out overlaps itself: some of its elements share memory")
+    for other in (same, *inputs):
+        if other is None or not _may_overlap(array, other):
+            continue
+        if other is same and _is_same(array, other):
+            continue
+        raise ValueError("out overlaps an input; only out=logits itself is supported")
+
+
+def _output_types(logits: Array) -> tuple[Any, ...]:
+    own = logits.dtype.newbyteorder("=")
+    return (own, np.dtype(np.float32)) if logits.dtype.itemsize == 2 else (own,)
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def _may_overlap(a: Array, b: Array) -> bool:
+    if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=10_000))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two elements may share memory: exact for all that slicing and transposing can make."""
+    reach = array.dtype.itemsize
+    for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape) if n > 1):
+        if stride < reach:
+            return True
+        reach = stride * size
+    return False
+
+
+# The machine --------------------------------------------------------------------------------------
+
+
+def instruction_set(name: str, available: tuple[str, ...]) -> None:
+    if name not in available:
+        raise ImportError(
+            f"FASTCE_ISA={name} is not available: this build and machine have {', '.join(available)}"
+        )
+
+
+def threads(value: Any) -> int:
+    count = integer("the number of threads", value)
+    if count < 1:
+        raise ValueError(f"the number of threads must be at least 1, got {value!r}")
+    return count
+
+
+def threads_of_environment(text: str) -> int:
+    try:
+        return threads(int(text))
+    except ValueError:
+        raise ValueError(f"FASTCE_NUM_THREADS must be an integer from 1 up, got {text!r}") from None
+
+
+# ---------------------------------------------------------------------------------------------------
+
+
+def _array(name: str, value: Any) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, which is not supported: pass its data and a weight")
+    return np.asarray(value)
+
+
+def _real(name: str, value: Any) -> Array:
+    array = _array(name, value)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    return array
+
+
+def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{name} of shape {array.shape} does not broadcast to {shape}") from None
+
+
+def _first(wrong: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+
+
+def _position(at: Sequence[Any]) -> str:
+    return str(int(at[0])) if len(at) == 1 else str(tuple(int(i) for i in at))

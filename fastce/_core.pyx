@@ -1,0 +1,352 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: embedsignature=False
+"""Kernels of fastce: compiled once an instruction set, from this source.
+
+Python never sees a pointer: a run holds the arrays of one call, and is told which rows to do. The
+arrays have been checked before (see _checks.py and _evaluate.py).
+"""
+
+import numpy as np
+
+cimport cython
+cimport numpy as cnp
+from libc.math cimport INFINITY
+from libc.math cimport exp as scalar_exp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from fastce.simd cimport *
+
+cnp.import_array()
+
+include "_batch.pxi"
+include "_formulas.pxi"
+include "_passes.pxi"
+include "_row_kernel.pxi"
+include "_tile_kernel.pxi"
+include "_sigmoid_kernel.pxi"
+
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__) && defined(__x86_64__)
+    #include <cpuid.h>
+    // The builtins ask the operating system too; they do not all know F16C, hence its bit of cpuid.
+    static int has_avx2(void) {
+        unsigned a, b, c = 0, d;
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+    }
+    static int has_avx512(void) {
+        return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
+    }
+    #else
+    static int has_avx2(void) { return 0; }
+    static int has_avx512(void) { return 0; }
+    #endif
+    #if defined(__GNUC__)
+    #define FASTCE_COMPILER __VERSION__
+    #else
+    #define FASTCE_COMPILER "unknown"
+    #endif
+    """
+    const char* FASTCE_COMPILER
+    bint has_avx2()
+    bint has_avx512()
+
+def supported():
+    """Name the variants that the processor and the operating system can run."""
+    return ("baseline", "scalar") + (("avx2", "wide") if has_avx2() else ()) + (
+        ("avx512",) if has_avx512() else ())
+
+
+LANES = lanes(<float> 0)
+"""float32 elements in a vector of this variant."""
+COMPILER = (<bytes> FASTCE_COMPILER).decode()
+"""The compiler's version."""
+
+
+cdef int storage_of(cnp.ndarray array) except -1:
+    # bfloat16 is a type that ml_dtypes registers with NumPy: it is known by its name.
+    cdef int number = cnp.PyArray_TYPE(array)
+    if number == cnp.NPY_FLOAT32:
+        return FLOAT32
+    if number == cnp.NPY_FLOAT64:
+        return FLOAT64
+    if number == cnp.NPY_FLOAT16:
+        return FLOAT16
+    if array.dtype.name == "bfloat16":
+        return BFLOAT16
+    raise AssertionError(f"no kernel for {array.dtype}")
+
+
+cdef Matrix matrix_of(array) except *:
+    # A (rows, classes) or (outer, inner, classes) array.
+    cdef Matrix matrix
+    cdef cnp.ndarray a
+    memset(&matrix, 0, sizeof(matrix))
+    matrix.inner = 1
+    if array is None:
+        return matrix
+    a = array
+    cdef int last = cnp.PyArray_NDIM(a) - 1
+    matrix.data = <char*> cnp.PyArray_DATA(a)
+    matrix.storage = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_BOOL else storage_of(a)
+    matrix.class_stride = cnp.PyArray_STRIDE(a, last)
+    if cnp.PyArray_DIM(a, last) <= 1:
+        matrix.class_stride = cnp.PyArray_ITEMSIZE(a)
+    matrix.row_stride = cnp.PyArray_STRIDE(a, last - 1)
+    matrix.inner = max_size(cnp.PyArray_DIM(a, last - 1), 1)
+    matrix.outer_stride = cnp.PyArray_STRIDE(a, 0) if last == 2 else 0
+    return matrix
+
+
+cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef int set_labels(Labels* labels, cnp.ndarray array) except -1:
+    labels.data = <char*> cnp.PyArray_DATA(array)
+    labels.itemsize = <int> cnp.PyArray_ITEMSIZE(array)
+    labels.unsigned = cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(array))
+    labels.stride = cnp.PyArray_STRIDE(array, 0)
+    return 0
+
+
+cdef char* data_of(array) except? NULL:
+    if array is None:
+        return NULL
+    return <char*> cnp.PyArray_DATA(<cnp.ndarray> array)
+
+
+cdef Scalars scalars_of(array) except *:
+    # One number a row.
+    cdef Scalars scalars
+    cdef cnp.ndarray a
+    memset(&scalars, 0, sizeof(scalars))
+    if array is not None:
+        a = array
+        scalars.data = <char*> cnp.PyArray_DATA(a)
+        scalars.storage = storage_of(a)
+        scalars.stride = cnp.PyArray_STRIDE(a, 0)
+    return scalars
+
+
+cdef class SoftmaxKernel:
+    """What a loss of the softmax family is, as the kernels take it."""
+
+    cdef Batch options
+    cdef object class_weight   # (K,) float64 array, or None
+    cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
+
+    def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
+                 double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0):
+        memset(&self.options, 0, sizeof(self.options))
+        self.options.kind = KINDS[kind]
+        self.options.label_smoothing = label_smoothing
+        self.options.z_loss = z_loss
+        self.options.gamma = gamma
+        self.options.logit_scale = logit_scale
+        self.options.softcap = softcap
+        self.options.labels.ignores = ignore_index is not None
+        self.options.labels.ignore_index = ignore_index or 0
+        self.class_weight = class_weight
+        self.soft_weights = {}
+        if class_weight is not None:
+            self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
+
+    cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
+        # What label smoothing gives each class, in the working precision.
+        cdef tuple key = (double_precision, classes)
+        cached = self.soft_weights.get(key)
+        if cached is None:
+            weight = np.ones(classes) if self.class_weight is None else self.class_weight
+            cached = (weight * (self.options.label_smoothing / classes)).astype(
+                np.float64 if double_precision else np.float32)
+            self.soft_weights = {key: cached}  # a loss is used with one number of classes
+        return cached
+
+
+KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
+         "log_softmax": LOG_SOFTMAX}
+
+
+def weigh(SoftmaxKernel kernel, Py_ssize_t classes, cnp.ndarray labels, sample_weight):
+    """Check labels: (sum of the weights of their rows, -1), or (0, position of the first bad one)."""
+    cdef Batch batch = kernel.options
+    cdef double denominator = 0.0
+    cdef Py_ssize_t position = -1, rows = cnp.PyArray_DIM(labels, 0)
+    batch.classes = classes
+    set_labels(&batch.labels, labels)
+    batch.sample_weight = scalars_of(sample_weight)
+    with nogil:
+        weigh_labels(&batch, rows, &denominator, &position)
+    return denominator, position
+
+
+@cython.final
+cdef class SoftmaxRun:
+    """The arrays of one call, (rows, classes) or (outer, inner, classes); does rows on demand."""
+
+    cdef Batch batch
+    cdef bint double_precision
+    cdef bint tiles
+    cdef tuple arrays  # keeps the memory alive
+
+    def __init__(self, SoftmaxKernel kernel, double scale, cnp.ndarray logits, labels=None,
+                 probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
+                 grad=None, hess=None, log_sum_exp=None, argmax=None):
+        self.batch = kernel.options
+        self.batch.scale = scale
+        self.batch.classes = cnp.PyArray_DIM(logits, cnp.PyArray_NDIM(logits) - 1)
+        self.batch.logits = matrix_of(logits)
+        self.batch.probabilities = matrix_of(probabilities)
+        self.batch.mask = matrix_of(mask)
+        self.batch.grad = matrix_of(grad)
+        self.batch.hess = matrix_of(hess)
+        self.batch.sample_weight = scalars_of(sample_weight)
+        self.batch.grad_output = scalars_of(grad_output)
+        self.double_precision = self.batch.logits.storage == FLOAT64
+        self.tiles = (self.batch.classes <= TILE_CLASSES or is_plane(&self.batch.logits)
+                      or is_plane(&self.batch.grad) or is_plane(&self.batch.hess)
+                      or is_plane(&self.batch.probabilities))
+        soft_weight = None
+        if labels is not None:
+            set_labels(&self.batch.labels, labels)
+            if kernel.options.label_smoothing != 0.0 and self.batch.classes:
+                soft_weight = kernel.soft_weight(self.batch.classes, self.double_precision)
+                self.batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
+        if loss is not None:
+            self.batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
+        if log_sum_exp is not None:
+            self.batch.log_sum_exp = <char*> cnp.PyArray_DATA(<cnp.ndarray> log_sum_exp)
+        if argmax is not None:
+            self.batch.argmax = <long long*> cnp.PyArray_DATA(<cnp.ndarray> argmax)
+        self.arrays = (kernel, logits, labels, probabilities, mask, sample_weight, grad_output, loss,
+                       grad, hess, log_sum_exp, argmax, soft_weight)
+
+    def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
+        """Do the rows [start, stop); return total plus the sum of their losses."""
+        cdef int status
+        with nogil:
+            status = run_softmax(&self.batch, start, stop, self.double_precision, self.tiles, &total)
+        if status == BAD_LABEL:
+            raise RuntimeError("target was changed by another thread during the call")
+        if status == NO_MEMORY:
+            raise MemoryError("no memory for the scratch space of a kernel")
+        return total
+
+
+cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
+                     bint tiles, double* total) noexcept nogil:
+    cdef DefaultEnvironment environment
+    if tiles:
+        if double_precision:
+            return run_tiles(batch, start, stop, <double> 0, total)
+        return run_tiles(batch, start, stop, <float> 0, total)
+    if double_precision:
+        return run_rows(batch, start, stop, <double> 0, total)
+    return run_rows(batch, start, stop, <float> 0, total)
+
+
+# The sigmoid family ------------------------------------------------------------------------------
+
+ELEMENTS_CHUNK = ELEMENTS
+"""A split of the elements at a multiple of this changes no sum."""
+
+
+cdef class SigmoidKernel:
+    """What a loss of the sigmoid family is, as the kernels take it."""
+
+    cdef bint focal
+    cdef Bce bce
+    cdef SigmoidFocal sigmoid_focal
+    cdef double label_smoothing
+
+    def __init__(self, str kind, *, double label_smoothing=0.0, double gamma=0.0, alpha=None):
+        self.focal = {"bce": False, "focal": True}[kind]
+        self.label_smoothing = label_smoothing
+        self.sigmoid_focal.gamma = gamma
+        self.sigmoid_focal.alpha_positive = 1.0 if alpha is None else alpha
+        self.sigmoid_focal.alpha_negative = 1.0 if alpha is None else 1.0 - alpha
+
+
+@cython.final
+cdef class SigmoidRun:
+    """The arrays of one call, contiguous and of one axis; does elements on demand."""
+
+    cdef SigmoidKernel kernel
+    cdef Elements elements
+    cdef bint double_precision
+    cdef tuple arrays
+
+    def __init__(self, SigmoidKernel kernel, double scale, cnp.ndarray logits, cnp.ndarray target,
+                 pos_weight=None, sample_weight=None, mask=None, grad_output=None, loss=None,
+                 grad=None, hess=None):
+        self.kernel = kernel
+        self.elements.logits = <const char*> cnp.PyArray_DATA(logits)
+        self.elements.logits_storage = storage_of(logits)
+        self.elements.target = <const char*> cnp.PyArray_DATA(target)
+        self.elements.target_storage = storage_of(target)
+        self.elements.pos_weight = data_of(pos_weight)
+        self.elements.sample_weight = data_of(sample_weight)
+        self.elements.mask = data_of(mask)
+        self.elements.grad_output = data_of(grad_output)
+        self.elements.loss = data_of(loss)
+        self.elements.grad = data_of(grad)
+        self.elements.hess = data_of(hess)
+        self.elements.grad_storage = FLOAT32 if grad is None else storage_of(grad)
+        self.elements.hess_storage = FLOAT32 if hess is None else storage_of(hess)
+        self.elements.label_smoothing = kernel.label_smoothing
+        self.elements.scale = scale
+        self.double_precision = self.elements.logits_storage == FLOAT64
+        self.arrays = (logits, target, pos_weight, sample_weight, mask, grad_output, loss, grad, hess)
+
+    def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
+        """Do the elements [start, stop); return total plus the sum of their losses."""
+        with nogil:
+            if self.kernel.focal:
+                run_sigmoid(&self.elements, &self.kernel.sigmoid_focal, start, stop,
+                            self.double_precision, &total)
+            else:
+                run_sigmoid(&self.elements, &self.kernel.bce, start, stop, self.double_precision,
+                            &total)
+        return total
+
+
+cdef void run_sigmoid(const Elements* elements, const sigmoid_loss* loss, Py_ssize_t start,
+                      Py_ssize_t stop, bint double_precision, double* total) noexcept nogil:
+    cdef DefaultEnvironment environment
+    if double_precision:
+        run_derivatives(elements, loss, start, stop, <double> 0, total)
+    else:
+        run_derivatives(elements, loss, start, stop, <float> 0, total)
+
+
+cdef void run_derivatives(const Elements* elements, const sigmoid_loss* loss, Py_ssize_t start,
+                          Py_ssize_t stop, real tag, double* total) noexcept nogil:
+    cdef ValueOnly value_only
+    cdef WithGradient with_gradient
+    cdef WithHessian with_hessian
+    if elements.grad == NULL:
+        run_elements(elements, loss, start, stop, value_only, tag, total)
+    elif elements.hess == NULL:
+        run_elements(elements, loss, start, stop, with_gradient, tag, total)
+    else:
+        run_elements(elements, loss, start, stop, with_hessian, tag, total)
+
+
+def first_improbable(cnp.ndarray target):
+    """Return the position of the first number outside [0, 1], or -1."""
+    cdef int storage = storage_of(target)
+    cdef Py_ssize_t count = cnp.PyArray_SIZE(target), position
+    cdef const char* data = <const char*> cnp.PyArray_DATA(target)
+    with nogil:
+        if storage == FLOAT64:
+            position = first_outside(data, storage, count, <double> 0)
+        else:
+            position = first_outside(data, storage, count, <float> 0)
+    return position

@@ -1,0 +1,404 @@
+"""One call of a loss: arguments checked, arrays laid out, rows split over threads, losses reduced."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce import _checks, _isa, _layout, _parallel
+
+Array = npt.NDArray[Any]
+
+VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
+
+# Classes of a class axis that is not contiguous: more go through gathered blocks, because the
+# kernel's scratch tile of 32 rows would outgrow the second-level cache.
+PLANE_CLASSES = 1024
+
+# Elements of a gathered block: with one of outputs beside it, 256 KB of float32.
+BLOCK_ELEMENTS = 1 << 15
+
+# The kernels finish their rows in groups of a power of two up to this: a split between groups
+# changes no sum.
+GROUP_ROWS = 32
+
+
+class Call(NamedTuple):
+    """The arguments that every method of every loss takes after logits and target."""
+
+    sample_weight: Any = None
+    where: Any = None
+    normalizer: Any = None
+    grad_output: Any = None
+    out: Any = None
+
+
+def working_type(logits: Array) -> Any:
+    """Return the type that the kernels compute in."""
+    return np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
+
+
+def _sum(parts: list[float]) -> float:
+    """Add up exactly, in any order. (fsum raises where +inf meets -inf; NaN is right.)"""
+    try:
+        return math.fsum(parts)
+    except (OverflowError, ValueError):
+        return sum(parts)
+
+
+# The softmax family -------------------------------------------------------------------------------
+
+
+def softmax_family(
+    loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
+) -> tuple[Any, ...]:
+    """Evaluate a loss whose rows are samples and whose last axis, or ``loss.axis``, is the classes."""
+    z = _checks.logits(logits)
+    axis = _checks.class_axis(z, loss.axis)
+    y, is_labels = _checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
+    shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
+    _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
+    weight = _checks.sample_weight(call.sample_weight, shape)
+    mask = _checks.where(call.where, z.shape)
+    normalizer = _checks.normalizer(call.normalizer)
+    factor = _checks.grad_output(call.grad_output, shape, loss.reduction)
+    inputs = [y, weight, mask, factor if isinstance(factor, np.ndarray) else None]
+    outs = _checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
+
+    batch = Batch(
+        kernel=loss.kernel(),
+        logits=last_axis(z, axis),
+        labels=y if is_labels else None,
+        probabilities=None if is_labels else last_axis(y, axis),
+        mask=None if mask is None else last_axis(mask, axis),
+        sample_weight=weight,
+        grad_output=factor if isinstance(factor, np.ndarray) else None,
+    )
+    denominator = batch.denominator(loss.reduction == "mean" and normalizer is None)
+    denominator = normalizer if normalizer is not None else denominator
+    arrays = [np.empty_like(z, z.dtype.newbyteorder("="), subok=False) if a is None else a for a in outs]
+    grad, hess = [last_axis(a, axis) for a in arrays] + [None] * (2 - len(arrays))
+    scale = 1.0 if isinstance(factor, np.ndarray) else factor
+    if loss.reduction == "none":
+        losses: Any = np.empty(shape, working_type(z))
+        batch.run(scale, grad=grad, hess=hess, loss=losses)
+        return losses, *arrays
+    if loss.reduction == "sum":
+        return batch.run(scale, grad=grad, hess=hess), *arrays
+    if not denominator:
+        for array in arrays:
+            array[...] = 0
+        return math.nan, *arrays
+    return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *arrays
+
+
+def last_axis(array: Array, axis: int) -> Array:
+    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+
+
+class Batch:
+    """The arrays of one call, the class axis last, and the kernel that goes over them."""
+
+    def __init__(
+        self,
+        kernel: Any,
+        logits: Array,
+        labels: Array | None = None,
+        probabilities: Array | None = None,
+        mask: Array | None = None,
+        sample_weight: Array | None = None,
+        grad_output: Array | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.axes = logits.ndim - 1
+        self.classes = logits.shape[-1]
+        self.rows = math.prod(logits.shape[:-1])
+        self.real = working_type(logits)
+        self.logits = logits
+        self.inputs = {
+            "labels": labels,
+            "probabilities": probabilities,
+            "mask": mask,
+            "sample_weight": sample_weight,
+            "grad_output": grad_output,
+        }
+
+    def denominator(self, wanted: bool) -> float:
+        """Check the labels, all of them before anything is written, and add up the weights."""
+        labels, weight = self.inputs["labels"], self.inputs["sample_weight"]
+        if self.rows == 0:
+            return 0.0
+        if labels is None:
+            if not wanted or weight is None:
+                return float(self.rows)
+            return float(weight.sum(dtype=np.float64))
+        total = 0.0
+        for start, stop, block in self._label_blocks():
+            part, position = block
+            if position >= 0:
+                _checks.bad_label(labels, start + position, self.classes)
+            total += part
+        return total
+
+    def _label_blocks(self) -> Any:
+        labels, weight = self._direct("labels"), self._direct("sample_weight")
+        names = ("labels", "sample_weight")
+        given = [name for name in names if self.inputs[name] is not None]
+        if labels is not None and (weight is not None or "sample_weight" not in given):
+            yield 0, self.rows, _isa.core.weigh(self.kernel, self.classes, labels, weight)
+            return
+        for start in range(0, self.rows, BLOCK_ELEMENTS):
+            stop = min(start + BLOCK_ELEMENTS, self.rows)
+            labels, weight = (
+                self._gathered(name, start, stop) if name in given else None for name in names
+            )
+            yield start, stop, _isa.core.weigh(self.kernel, self.classes, labels, weight)
+
+    def _type(self, name: str) -> Any:
+        """Return the type that the kernel takes an argument in: its own where there is a choice."""
+        array = self.inputs[name]
+        if name == "mask":
+            return np.dtype(bool)
+        if name == "probabilities":
+            return self.real
+        native = array.dtype.newbyteorder("=")
+        return native if name == "labels" or native in (np.float32, np.float64) else np.float64
+
+    def _direct(self, name: str) -> Array | None:
+        """Return an argument as a view that the kernel can read in place, if there is one."""
+        array = self.inputs[name]
+        if array is None or array.dtype != self._type(name) or not array.dtype.isnative:
+            return None
+        return _layout.matrix(array) if name in ("mask", "probabilities") else _layout.vector(array)
+
+    def _gathered(self, name: str, start: int, stop: int) -> Array | None:
+        array = self.inputs[name]
+        if array is None:
+            return None
+        view = self._direct(name)
+        flat = view is not None and view.ndim == (2 if name in ("mask", "probabilities") else 1)
+        if flat and (name == "mask" or view.ndim == 1 or _layout.is_rows(view)):
+            return view[start:stop]
+        return _layout.gather(array, self.axes, start, stop, self._type(name))
+
+    def _views(self, grad: Array | None, hess: Array | None) -> dict[str, Array] | None:
+        """Return all arrays as the kernel reads them in place, or None if one cannot be."""
+        views: dict[str, Array] = {}
+        arrays = {"logits": self.logits, "grad": grad, "hess": hess}
+        for name, array in arrays.items():
+            if array is not None:
+                view = _layout.matrix(array) if array.dtype.isnative else None
+                if view is None:
+                    return None
+                views[name] = view
+        for name, array in self.inputs.items():
+            if array is not None:
+                view = self._direct(name)
+                if view is None:
+                    return None
+                views[name] = view
+        matrices = [view for name, view in views.items() if view.ndim > 1 and name != "mask"]
+        if all(_layout.is_rows(view) for view in matrices):
+            return views
+        if self.classes <= PLANE_CLASSES and all(
+            _layout.is_rows(view) or _layout.is_planes(view) for view in matrices
+        ):
+            return views
+        return None
+
+    def run(
+        self,
+        scale: float,
+        *,
+        grad: Array | None = None,
+        hess: Array | None = None,
+        **rows: Array,
+    ) -> float:
+        """Go over all rows; ``rows`` are contiguous outputs of one number a row."""
+        if self.rows == 0 or (self.classes == 0 and not rows):
+            return 0.0
+        flat = {name: array.reshape(-1) for name, array in rows.items()}
+        views = self._views(grad, hess)
+        if views is not None:
+            work: Callable[[int, int], float] = _isa.core.SoftmaxRun(self.kernel, scale, **views, **flat)
+        else:
+            work = self._by_blocks(scale, grad, hess, flat)
+        tasks = _parallel.tasks_of(self.rows, self.classes, self.group_rows())
+        return _sum(_parallel.run(work, tasks, self.rows * self.classes))
+
+    def group_rows(self) -> int:
+        return GROUP_ROWS if self.classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
+
+    def _by_blocks(
+        self, scale: float, grad: Array | None, hess: Array | None, rows: dict[str, Array]
+    ) -> Callable[[int, int], float]:
+        step = max(BLOCK_ELEMENTS // max(self.classes, 1) // self.group_rows(), 1) * self.group_rows()
+        native = self.logits.dtype.newbyteorder("=")
+
+        def work(start: int, stop: int) -> float:
+            total = 0.0
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                block = {name: array[first:last] for name, array in rows.items()}
+                for name in self.inputs:
+                    block[name] = self._gathered(name, first, last)
+                block["logits"] = _layout.gather(self.logits, self.axes, first, last, native)
+                for name, array in (("grad", grad), ("hess", hess)):
+                    if array is not None:
+                        block[name] = np.empty(
+                            (last - first, self.classes), array.dtype.newbyteorder("=")
+                        )
+                total = _isa.core.SoftmaxRun(self.kernel, scale, **block)(0, last - first, total)
+                if grad is not None:
+                    _layout.scatter(block["grad"], grad, self.axes, first, last)
+                if hess is not None:
+                    _layout.scatter(block["hess"], hess, self.axes, first, last)
+            return total
+
+        return work
+
+
+# The sigmoid family -------------------------------------------------------------------------------
+
+
+def sigmoid_family(
+    loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
+) -> tuple[Any, ...]:
+    """Evaluate a loss of independent elements."""
+    z = _checks.logits(logits)
+    y = _checks.sigmoid_target(target, z)
+    weight = _checks.sample_weight(call.sample_weight, z.shape)
+    mask = _checks.where(call.where, z.shape)
+    normalizer = _checks.normalizer(call.normalizer)
+    factor = _checks.grad_output(call.grad_output, z.shape, loss.reduction)
+    pos_weight = getattr(loss, "pos_weight", None)
+    pos_weight = None if pos_weight is None else _checks.pos_weight(pos_weight, z.shape)
+    grad_output = factor if isinstance(factor, np.ndarray) else None
+    scale = 1.0 if isinstance(factor, np.ndarray) else factor
+    inputs = {
+        "target": y,
+        "sample_weight": weight,
+        "mask": mask,
+        "pos_weight": pos_weight,
+        "grad_output": grad_output,
+    }
+    outs = _checks.outputs(call.out, results - 1, z, list(inputs.values())) if results > 1 else ()
+    elements = Elements(loss.kernel(), z, inputs)
+    elements.check_target()
+    arrays = [np.empty_like(z, z.dtype.newbyteorder("="), subok=False) if a is None else a for a in outs]
+    outputs = dict(zip(("grad", "hess"), arrays, strict=False))
+    if loss.reduction == "none":
+        losses: Any = np.empty_like(z, working_type(z), subok=False)
+        elements.run(scale, **outputs, loss=losses)
+        return losses, *arrays
+    if loss.reduction == "sum":
+        return elements.run(scale, **outputs), *arrays
+    denominator = normalizer if normalizer is not None else elements.denominator()
+    if not denominator:
+        for array in arrays:
+            array[...] = 0
+        return math.nan, *arrays
+    return elements.run(scale / denominator, **outputs) / denominator, *arrays
+
+
+class Elements:
+    """The arrays of one call, all of the logits' shape, and the kernel that goes over them."""
+
+    def __init__(self, kernel: Any, logits: Array, inputs: dict[str, Array | None]) -> None:
+        self.kernel = kernel
+        self.logits = logits
+        self.real = working_type(logits)
+        self.inputs = {name: array for name, array in inputs.items() if array is not None}
+
+    def _type(self, name: str, array: Array) -> Any:
+        """Return the type that the kernel takes an array in: its own where there is a choice."""
+        if name == "mask":
+            return np.dtype(bool)
+        native = array.dtype.newbyteorder("=")
+        if name in ("logits", "grad", "hess", "loss"):
+            return native
+        own = (self.logits.dtype.newbyteorder("="), self.real) if name == "target" else (self.real,)
+        return native if native in own else self.real
+
+    def denominator(self) -> float:
+        """Add up the weights of the elements that count."""
+        weight, mask = self.inputs.get("sample_weight"), self.inputs.get("mask")
+        if weight is None and mask is None:
+            return float(self.logits.size)
+        if weight is None:
+            return float(np.count_nonzero(mask))
+        kept: Any = True if mask is None else mask
+        return float(np.sum(weight, dtype=np.float64, where=kept))
+
+    def check_target(self) -> None:
+        """Raise if a target is not in [0, 1], before anything is written."""
+        target = self.inputs["target"]
+        if target.dtype.kind == "b" or target.size == 0:
+            return
+        flat = self._flat({"target": target})
+
+        def check(start: int, stop: int) -> float:
+            block = flat["target"][start:stop] if flat else None
+            if block is None:
+                block = _layout.gather(target, target.ndim, start, stop, self._type("target", target))
+            # A number outside stays outside when rounded to the working precision, but for those
+            # that round to 1: they are in after rounding, and harmless.
+            position = _isa.core.first_improbable(block)
+            return math.inf if position < 0 else float(start + position)
+
+        tasks = _parallel.tasks_of(target.size, 1, GROUP_ROWS)
+        position = min(_parallel.run(check, tasks, target.size))
+        if position < math.inf:
+            _checks.bad_probability(target, np.unravel_index(int(position), target.shape))
+
+    def _flat(self, arrays: dict[str, Array]) -> dict[str, Array] | None:
+        """View all arrays as one contiguous axis, or None if they do not lie alike."""
+        for name, array in arrays.items():
+            if not array.dtype.isnative or array.dtype != self._type(name, array):
+                return None
+        for order in ("C", "F"):
+            if all(getattr(array.flags, f"{order}_contiguous".lower()) for array in arrays.values()):
+                return {
+                    name: array.reshape(-1) if order == "C" else array.T.reshape(-1)
+                    for name, array in arrays.items()
+                }
+        return None
+
+    def run(self, scale: float, **outputs: Array) -> float:
+        """Go over all elements."""
+        if self.logits.size == 0:
+            return 0.0
+        arrays = {"logits": self.logits, **self.inputs, **outputs}
+        flat = self._flat(arrays)
+        if flat is not None:
+            work: Callable[[int, int], float] = _isa.core.SigmoidRun(self.kernel, scale, **flat)
+        else:
+            work = self._by_blocks(scale, arrays, tuple(outputs))
+        tasks = _parallel.tasks_of(self.logits.size, 1, _isa.core.ELEMENTS_CHUNK)
+        return _sum(_parallel.run(work, tasks, self.logits.size))
+
+    def _by_blocks(
+        self, scale: float, arrays: dict[str, Array], outputs: tuple[str, ...]
+    ) -> Callable[[int, int], float]:
+        axes = self.logits.ndim
+        step = _isa.core.ELEMENTS_CHUNK * 8
+
+        def work(start: int, stop: int) -> float:
+            total = 0.0
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                block = {}
+                for name, array in arrays.items():
+                    dtype = self._type(name, array)
+                    if name in outputs:
+                        block[name] = np.empty(last - first, dtype)
+                    else:
+                        block[name] = _layout.gather(array, axes, first, last, dtype)
+                total = _isa.core.SigmoidRun(self.kernel, scale, **block)(0, last - first, total)
+                for name in outputs:
+                    _layout.scatter(block[name], arrays[name], axes, first, last)
+            return total
+
+        return work

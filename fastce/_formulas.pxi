@@ -1,0 +1,105 @@
+# The softmax losses: from row statistics to the loss and the coefficients of the write pass.
+#
+# With e_j = exp(u_j - m), others = sum of all e_j but one maximum, S = 1 + others and
+# others_j = others + (1 - e_j) = S - e_j, no 1 - p is ever formed: 1 - p_j = others_j / S keeps its
+# digits when p_j rounds to 1. Every loss here writes
+#     grad_j = scale * ((pull - t_j) e_j - t_j others_j),        t_j: soft target mass, 0 where none
+#     hess_j = hess_product * e_j others_j + hess_square * e_j^2
+# and replaces both at a hard label y by at_target and hess_at_target.
+# Rows are few against their elements: double costs little (3 ns a row) and spares the error analysis.
+
+
+cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss) noexcept nogil:
+    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(others).
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), two_z = splat(2.0 * z_loss)
+    cdef vec[double] m = load(&block.maximum[i])
+    # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
+    cdef vec[double] others = load(&block.others[i]) + (m - m)
+    cdef vec[double] e = load(&block.target_exp[i])
+    cdef vec[double] hard = load(&block.hard_mass[i])
+    cdef vec[double] soft = load(&block.soft_mass[i])
+    cdef vec[double] soft_at_target = load(&block.soft_at_target[i])
+    cdef vec[double] factor = load(&block.factor[i])
+    cdef vec[double] log_total = log1p(others)
+    cdef vec[double] lse = m + log_total
+    cdef vec[double] nll = (m - load(&block.target_logit[i])) + log_total
+    cdef vec[double] inverse = one / (one + others)
+    cdef vec[double] pull = hard + soft + two_z * lse
+    cdef vec[double] target_others = others + (one - e)
+    cdef vec[double] scale = factor * inverse
+    cdef vec[double] square = two_z * scale * inverse
+    cdef vec[double] product = pull * scale * inverse
+    # keep: a class of weight 0 has no loss, even where its logit is -inf.
+    store(&block.value[i], keep(less(zero, hard), hard * nll) + load(&block.soft_distance[i])
+          + soft * log_total + splat(z_loss) * lse * lse)
+    store(&block.log_sum_exp[i], lse)
+    store(&block.pull[i], pull)
+    store(&block.scale[i], scale)
+    store(&block.at_target[i], scale * ((soft - soft_at_target + two_z * lse) * e
+                                        - (hard + soft_at_target) * target_others))
+    store(&block.hess_product[i], product)
+    store(&block.hess_square[i], square)
+    store(&block.hess_at_target[i], product * e * target_others + square * e * e)
+
+
+cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma) noexcept nogil:
+    # p = p_y, q = 1 - p = others_y / S, ce = -log p:
+    #     loss = alpha q^gamma ce
+    #     grad_j = A (delta_jy - p_j),      A = -alpha q^gamma (1 + gamma p ce / q)
+    #     hess_jj = p B (delta_jy - p_j)^2 - A p_j (1 - p_j)
+    #     B = dA/dp = alpha gamma q^(gamma-1) (2 - ce + (gamma-1) p ce / q)
+    # ce / q tends to 1 where q underflows, p ce to 0 where p does.
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma)
+    cdef vec[double] m = load(&block.maximum[i])
+    cdef vec[double] others = load(&block.others[i]) + (m - m)
+    cdef vec[double] e = load(&block.target_exp[i])
+    cdef vec[double] alpha = load(&block.hard_mass[i])
+    cdef vec[double] factor = load(&block.factor[i])
+    cdef vec[double] log_total = log1p(others)
+    cdef vec[double] inverse = one / (one + others)
+    cdef vec[double] target_others = others + (one - e)
+    cdef vec[double] p = e * inverse
+    cdef vec[double] q = target_others * inverse
+    cdef vec[double] ce = (m - load(&block.target_logit[i])) + log_total
+    cdef vec[double] p_ce = select(equal(p, zero), others - others, p * ce)
+    cdef vec[double] ratio = select(equal(q, zero), p, p_ce / q)
+    cdef vec[double] log_q = log(q)
+    cdef vec[double] modulation = exp(g * log_q)
+    cdef vec[double] a, p_b, inverse_square = inverse * inverse
+    a = -(alpha * modulation * (one + g * ratio))
+    p_b = alpha * g * modulation * (p + p - p_ce + (g - one) * p * ratio) / q
+    p_b = select(equal(q, zero), zero, p_b)
+    store(&block.value[i], select(equal(alpha * modulation, zero), others - others, alpha * modulation * ce))
+    store(&block.log_sum_exp[i], m + log_total)
+    store(&block.pull[i], -a)
+    store(&block.scale[i], factor * inverse)
+    store(&block.at_target[i], factor * a * q)
+    store(&block.hess_product[i], -(factor * a * inverse_square))
+    store(&block.hess_square[i], factor * p_b * inverse_square)
+    store(&block.hess_at_target[i], factor * (p_b * q * q - a * p * q))
+
+
+cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs) noexcept nogil:
+    # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
+    cdef vec[double] one = splat(1.0)
+    cdef vec[double] m = load(&block.maximum[i])
+    cdef vec[double] others = load(&block.others[i])
+    cdef vec[double] log_total = log1p(others)
+    store(&block.value[i], m + log_total)
+    store(&block.log_sum_exp[i], m + log_total)
+    store(&block.pull[i], log_total + (m - m) if logs else one)
+    store(&block.scale[i], load(&block.factor[i]) / (one + others + (m - m)))
+    store(&block.at_target[i], one)
+
+
+cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t i
+    i = 0
+    while i < rows:
+        if batch.kind == CROSS_ENTROPY:
+            finish_cross_entropy(block, i, batch.z_loss)
+        elif batch.kind == FOCAL:
+            finish_focal(block, i, batch.gamma)
+        else:
+            finish_log_sum_exp(block, i, batch.kind == LOG_SOFTMAX)
+        i += lanes(<double> 0)

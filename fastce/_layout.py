@@ -1,0 +1,105 @@
+"""Arrays as the kernels take them: rows by classes where they lie, or gathered block by block.
+
+The kernels read an array in place if its classes are contiguous, or neighbouring rows are, and if
+its batch axes collapse to at most two: (outer, inner, classes). Everything else (odd strides, other
+byte order or type) goes through a buffer of one block of rows.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Box = tuple[slice, ...]
+
+
+def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
+    """Return (size, stride) of the leading ``axes`` of an array, neighbours joined where they can be."""
+    joined: list[tuple[int, int]] = []
+    for size, stride in zip(array.shape[:axes], array.strides[:axes], strict=True):
+        if size == 1:
+            continue
+        if joined and joined[-1][1] == stride * size:
+            joined[-1] = (joined[-1][0] * size, stride)
+        else:
+            joined.append((size, stride))
+    return joined
+
+
+def matrix(array: Array) -> Array | None:
+    """View (batch axes..., classes) as (rows, classes) or (outer, inner, classes), if it can be."""
+    joined = collapsed(array, array.ndim - 1)
+    if len(joined) > 2:
+        return None
+    sizes = [size for size, _ in joined] or [1]
+    return array.reshape(*sizes, array.shape[-1])
+
+
+def vector(array: Array) -> Array | None:
+    """View the batch axes as one, if it can be."""
+    return array.reshape(array.size) if len(collapsed(array, array.ndim)) <= 1 else None
+
+
+def is_rows(array: Array) -> bool:
+    """Whether the classes, the last axis, are contiguous."""
+    return array.shape[-1] == 1 or array.strides[-1] == array.itemsize
+
+
+def is_planes(array: Array) -> bool:
+    """Whether neighbouring rows are contiguous."""
+    return array.strides[-2] == array.itemsize and not is_rows(array)
+
+
+def is_native(array: Array) -> bool:
+    return bool(array.dtype.isnative)
+
+
+def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:
+    """Cover the flat range [start, stop) of an array by boxes: (how far into the range, index)."""
+    if start >= stop:
+        return
+    if not shape:
+        yield 0, ()
+        return
+    inner = math.prod(shape[1:])
+    first, last = start // inner, (stop - 1) // inner
+    head, tail = start - first * inner, stop - last * inner
+    if first == last and (head or tail < inner):
+        for offset, box in boxes(shape[1:], head, tail):
+            yield offset, (slice(first, first + 1), *box)
+        return
+    done = 0
+    if head:
+        for offset, box in boxes(shape[1:], head, inner):
+            yield offset, (slice(first, first + 1), *box)
+        done = inner - head
+        first += 1
+    whole = last + (tail == inner)
+    if whole > first:
+        yield done, (slice(first, whole),)
+        done += (whole - first) * inner
+    if tail < inner:
+        for offset, box in boxes(shape[1:], 0, tail):
+            yield done + offset, (slice(last, last + 1), *box)
+
+
+def gather(array: Array, axes: int, start: int, stop: int, dtype: Any) -> Array:
+    """Copy the rows [start, stop) of the leading ``axes`` to a new contiguous array."""
+    rest = array.shape[axes:]
+    block: Array = np.empty((stop - start, *rest), dtype)
+    for offset, box in boxes(array.shape[:axes], start, stop):
+        part = array[box]
+        rows = math.prod(part.shape[:axes])
+        block[offset : offset + rows].reshape(part.shape)[...] = part
+    return block
+
+
+def scatter(block: Array, array: Array, axes: int, start: int, stop: int) -> None:
+    """Copy a contiguous block back to the rows [start, stop)."""
+    for offset, box in boxes(array.shape[:axes], start, stop):
+        part = array[box]
+        rows = math.prod(part.shape[:axes])
+        part[...] = block[offset : offset + rows].reshape(part.shape)

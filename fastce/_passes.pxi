@@ -1,0 +1,174 @@
+# Vector passes over contiguous numbers that are in the first-level cache.
+
+cdef inline real maximum_of(const real* u, Py_ssize_t count) noexcept nogil:
+    # -inf for none; NaN is passed over here and found by the exponentials.
+    cdef int width = lanes(u[0])
+    cdef vec[real] a = splat(<real> -INFINITY), b = a, c = a, d = a
+    cdef Py_ssize_t i = 0
+    while i + 4 * width <= count:
+        a = max(load(u + i), a)
+        b = max(load(u + i + width), b)
+        c = max(load(u + i + 2 * width), c)
+        d = max(load(u + i + 3 * width), d)
+        i += 4 * width
+    while i + width <= count:
+        a = max(load(u + i), a)
+        i += width
+    if i < count:
+        b = max(load_first(u + i, count - i, <real> -INFINITY), b)
+    return reduce_max(max(max(a, b), max(c, d)))
+
+
+cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, real* e) noexcept nogil:
+    # e_j = exp(u_j - maximum), stored unless e is NULL. Returns their sum less one for a maximum:
+    # equal elements are counted, not added, so that a small tail beside them keeps its digits.
+    # Sums run over 64 vectors in the working precision, then in double.
+    cdef int width = lanes(u[0])
+    cdef vec[real] m = splat(maximum), zero = splat(<real> 0), one = splat(<real> 1)
+    cdef vec[real] x, y, tail, ties
+    cdef mask[real] is_maximum
+    cdef double total = 0.0, tied = 0.0
+    cdef Py_ssize_t i = 0, stop
+    while i + width <= count:
+        stop = min_size(count, i + 64 * width)
+        tail = zero
+        ties = zero
+        while i + width <= stop:
+            x = load(u + i)
+            y = exp(x - m)
+            if e:
+                store(e + i, y)
+            is_maximum = equal(x, m)
+            tail = tail + select(is_maximum, zero, y)
+            ties = ties + keep(is_maximum, one)
+            i += width
+        total += reduce_add(tail)
+        tied += reduce_add(ties)
+    if i < count:
+        x = load_first(u + i, count - i, <real> -INFINITY)
+        y = exp(x - m)
+        if e:
+            store_first(e + i, count - i, y)
+        is_maximum = equal(x, m)
+        total += reduce_add(select(is_maximum, zero, y))
+        tied += reduce_add(keep(is_maximum, one))
+    return (tied - 1.0) + total
+
+
+cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real maximum,
+                           double* mass, double* distance) noexcept nogil:
+    # sum t_j and sum t_j (maximum - u_j), with 0 * inf = 0.
+    cdef int width = lanes(u[0])
+    cdef vec[real] m = splat(maximum), zero = splat(<real> 0)
+    cdef vec[real] t_j, masses, distances
+    cdef Py_ssize_t i = 0, stop
+    while i < count:
+        stop = min_size(count, i + 64 * width)
+        masses = zero
+        distances = zero
+        while i + width <= stop:
+            t_j = load(t + i)
+            masses = masses + t_j
+            distances = distances + keep(less(zero, abs(t_j)), t_j * (m - load(u + i)))
+            i += width
+        if i < stop:
+            t_j = load_first(t + i, stop - i, <real> 0)
+            masses = masses + t_j
+            distances = distances + keep(less(zero, abs(t_j)),
+                                         t_j * (m - load_first(u + i, stop - i, <real> 0)))
+            i = stop
+        mass[0] += reduce_add(masses)
+        distance[0] += reduce_add(distances)
+
+
+cdef inline void scale_into(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
+    cdef int width = lanes(factor)
+    cdef vec[real] a = splat(factor)
+    cdef Py_ssize_t i = 0
+    while i + width <= count:
+        store(to + i, load(e + i) * a)
+        i += width
+    if i < count:
+        store_first(to + i, count - i, load_first(e + i, count - i, <real> 0) * a)
+
+
+cdef inline vec[real] soft_gradient(vec[real] e, vec[real] t, vec[real] pull, vec[real] others,
+                                    vec[real] scale) noexcept nogil:
+    return scale * ((pull - t) * e - t * (others + (splat(<real> 1) - e)))
+
+
+cdef inline vec[real] hessian(vec[real] e, vec[real] others, vec[real] product,
+                              vec[real] square) noexcept nogil:
+    return e * (product * (others + (splat(<real> 1) - e)) + square * e)
+
+
+cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:
+    # For |x| >= 0.55, 1 - 2 e / (1 + e) with e = exp(-2|x|); below, where that cancels, the Taylor
+    # continued fraction x / (1 + x^2 / (3 + x^2 / (5 + x^2 / (7 + x^2 / (9 + ...))))), 10 terms.
+    cdef vec[real] one = splat(<real> 1), two = splat(<real> 2), magnitude = abs(x)
+    cdef vec[real] e = exp(-(magnitude + magnitude))
+    cdef vec[real] large = one - two * e / (one + e)
+    cdef vec[real] square = x * x
+    cdef vec[real] fraction = splat(<real> 19)
+    cdef int k
+    for k in range(17, 0, -2):
+        fraction = splat(<real> k) + square / fraction
+    large = select(less(x, splat(<real> 0)), -large, large)
+    return select(less(magnitude, splat(<real> 0.55)), x / fraction, large)
+
+
+cdef inline void transform(real* z, Py_ssize_t count, double logit_scale, double softcap) noexcept nogil:
+    # z becomes u, in place: logit_scale z, or softcap tanh(logit_scale z / softcap).
+    # `count` is rounded up to whole vectors: buffers are padded.
+    cdef int width = lanes(z[0])
+    cdef vec[real] factor, cap, infinity
+    cdef Py_ssize_t i
+    if softcap == 0.0:
+        factor = splat(<real> logit_scale)
+        i = 0
+        while i < count:
+            store(z + i, load(z + i) * factor)
+            i += width
+    else:
+        factor = splat(<real> (logit_scale / softcap))
+        cap = splat(<real> softcap)
+        infinity = splat(<real> INFINITY)
+        i = 0
+        while i < count:
+            # Infinite logits stay so: -inf is how classes are masked.
+            store(z + i, select(less(abs(load(z + i)), infinity), cap * tanh_of(load(z + i) * factor),
+                                load(z + i)))
+            i += width
+
+
+cdef inline void chain_rule(const real* z, Py_ssize_t count, double logit_scale, double softcap,
+                            real* grad, real* hess) noexcept nogil:
+    # From derivatives by u to derivatives by z: u' = logit_scale (1 - tanh^2),
+    # u'' = -2 logit_scale / softcap tanh u'. 1 - tanh(x)^2 = 4 e / (1 + e)^2 with e = exp(-2|x|).
+    # A derivative that is 0 stays 0. grad or hess may be NULL.
+    cdef int width = lanes(z[0])
+    cdef vec[real] one = splat(<real> 1), four = splat(<real> 4)
+    cdef vec[real] x, e, slope, first
+    cdef vec[real] factor = splat(<real> logit_scale)
+    cdef vec[real] inner = splat(<real> (logit_scale / softcap if softcap else 0.0))
+    cdef vec[real] bend = splat(<real> (-2.0 * logit_scale / softcap if softcap else 0.0))
+    cdef Py_ssize_t i
+    i = 0
+    while i < count:
+        slope = factor
+        if softcap != 0.0:
+            x = load(z + i) * inner
+            e = exp(-(abs(x) + abs(x)))
+            slope = factor * (four * e / ((one + e) * (one + e)))
+        first = load(grad + i)
+        if hess:
+            e = load(hess + i) * slope * slope
+            if softcap != 0.0:
+                e = e + first * (bend * tanh_of(x) * slope)
+            store(hess + i, e)
+        store(grad + i, first * slope)
+        i += width
+
+
+cdef inline Py_ssize_t min_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a < b else b

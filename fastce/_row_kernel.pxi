@@ -1,0 +1,335 @@
+# Many classes, contiguous: the lanes of a vector run over the classes of one row.
+#
+# A row goes through in chunks that stay in the first-level cache: conversion if needed, maximum,
+# exponentials relative to the chunk's own maximum. Chunks merge into the row by
+#     (m1, A1) + (m2, A2) = (m1, A1 + (1 + A2) exp(m2 - m1)),  m1 >= m2,
+# A being the sum of the exponentials less one for a maximum; (-inf, -1) is the summary of nothing.
+# So the logits are read from memory once, and e_j waits in the gradient's own row, or in a scratch row
+# that the second-level cache holds, for the pass that scales it. Longer rows compute it again.
+
+cdef enum:
+    CHUNK = 2048          # elements: 8 KB of float32 logits beside 8 KB of gradient
+    KEPT_CLASSES = 32768  # a scratch row of 128 KB (float32); the gradient's own row may be longer:
+    KEPT_CHUNKS = 512     # 2**20 classes
+
+
+cdef struct RowWork:
+    # Scratch of one kernel call; every chunk buffer has room for CHUNK elements.
+    char* memory
+    void* u
+    void* e
+    void* t
+    void* grad
+    void* hess
+    void* row               # KEPT_CLASSES elements a row, or NULL
+    double maxima[KEPT_CHUNKS]
+
+
+cdef inline bint is_plain(const Batch* batch) noexcept nogil:
+    # The logits can be read where they lie.
+    return (batch.logits.storage <= FLOAT64 and batch.logit_scale == 1.0 and batch.softcap == 0.0
+            and batch.mask.data == NULL)
+
+
+cdef inline bint is_soft(const Batch* batch) noexcept nogil:
+    return batch.soft_weight != NULL or batch.probabilities.data != NULL
+
+
+cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
+                                     Py_ssize_t count, real* buffer) noexcept nogil:
+    # u of `count` classes from `first`: in place, or made in the buffer.
+    cdef const char* source = (row_address(&batch.logits, row)
+                               + first * batch.logits.class_stride)
+    cdef const char* mask
+    cdef Py_ssize_t i
+    if is_plain(batch):
+        return <const real*> source
+    widen(source, batch.logits.storage, buffer, count)
+    if batch.logit_scale != 1.0 or batch.softcap != 0.0:
+        transform(buffer, count, batch.logit_scale, batch.softcap)
+    if batch.mask.data != NULL:
+        mask = row_address(&batch.mask, row) + first * batch.mask.class_stride
+        for i in range(count):
+            if not mask[i * batch.mask.class_stride]:
+                buffer[i] = -INFINITY
+    return buffer
+
+
+cdef inline const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
+                                     Py_ssize_t count, double uniform, real* buffer) noexcept nogil:
+    # Soft target mass t_c = w_c ((1 - label_smoothing) q_c + uniform), 0 for a masked class.
+    cdef const real* shared = <const real*> batch.soft_weight
+    cdef const real* q = NULL
+    cdef const char* mask = NULL
+    cdef real rest = <real> (1.0 - batch.label_smoothing), floor_mass = <real> uniform
+    cdef Py_ssize_t i
+    if batch.probabilities.data != NULL:
+        q = <const real*> (row_address(&batch.probabilities, row) + first * sizeof(real))
+    if batch.mask.data != NULL:
+        mask = row_address(&batch.mask, row) + first * batch.mask.class_stride
+    if q == NULL and mask == NULL:
+        return shared + first
+    if mask == NULL and batch.class_weight == NULL and uniform == 0.0:
+        return q
+    for i in range(count):
+        buffer[i] = (rest * read(q + i) if q else <real> 0) + floor_mass
+    if batch.class_weight:
+        for i in range(count):
+            buffer[i] *= <real> batch.class_weight[first + i]
+    if mask:
+        for i in range(count):
+            if not mask[i * batch.mask.class_stride]:
+                buffer[i] = 0
+    return buffer
+
+
+cdef inline double smoothing_share(const Batch* batch, Py_ssize_t row) noexcept nogil:
+    # label_smoothing / K, where K counts the classes that are not masked.
+    cdef const char* mask
+    cdef Py_ssize_t i, classes = batch.classes
+    if batch.label_smoothing == 0.0:
+        return 0.0
+    if batch.mask.data != NULL:
+        mask = row_address(&batch.mask, row)
+        classes = 0
+        for i in range(batch.classes):
+            classes += mask[i * batch.mask.class_stride] != 0
+    return batch.label_smoothing / classes if classes else 0.0
+
+
+cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
+    # Whether e_j may wait in the gradient's own row.
+    return (batch.grad.data != NULL and batch.kind != LOG_SOFTMAX and batch.grad.storage <= FLOAT64 and batch.softcap == 0.0
+            and batch.classes <= KEPT_CHUNKS * CHUNK)
+
+
+cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py_ssize_t i,
+                         RowWork* work, real* e_row) noexcept nogil:
+    cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i], best = 0, k
+    cdef const real* u
+    cdef const real* t
+    cdef real chunk_maximum, reference
+    cdef real target_maximum = 0
+    cdef double m = -INFINITY, others = -1.0, chunk_others
+    cdef double uniform = 0.0, mass = 0.0, distance = 0.0, soft_reference = 0.0
+    cdef double chunk_mass, chunk_distance
+    cdef bint soft = is_soft(batch)
+    if soft:
+        uniform = smoothing_share(batch, row)
+    while first < batch.classes:
+        count = min_size(CHUNK, batch.classes - first)
+        u = logits_chunk(batch, row, first, count, <real*> work.u)
+        chunk_maximum = maximum_of(u, count)
+        # A chunk without a finite logit has no maximum to be relative to.
+        reference = chunk_maximum if chunk_maximum > -INFINITY else 0
+        if first <= label < first + count:
+            block.target_logit[i] = read(u + label - first)
+        if soft:
+            t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
+            chunk_mass = 0.0
+            chunk_distance = 0.0
+            soft_sums(t, u, count, reference, &chunk_mass, &chunk_distance)
+            if first <= label < first + count:
+                block.soft_at_target[i] = read(t + label - first)
+            # Both sums so far are relative to soft_reference, the larger one of the two chunks'.
+            if first == 0 or reference > soft_reference:
+                if mass != 0.0:
+                    distance += mass * (reference - soft_reference)
+                soft_reference = reference
+            elif chunk_mass != 0.0:
+                chunk_distance += chunk_mass * (soft_reference - reference)
+            mass += chunk_mass
+            distance += chunk_distance
+        chunk_others = exponentials(u, count, reference, e_row + first if e_row else NULL)
+        if chunk_maximum > m:
+            if others != -1.0:
+                chunk_others += (1.0 + others) * scalar_exp(m - chunk_maximum)
+            m = chunk_maximum
+            others = chunk_others
+            best = first
+        elif chunk_maximum > -INFINITY:
+            others += (1.0 + chunk_others) * scalar_exp(chunk_maximum - m)
+        else:
+            others += 1.0 + chunk_others  # 0, or NaN
+        if e_row:
+            work.maxima[chunk] = reference
+        chunk += 1
+        first += count
+    block.maximum[i] = m
+    block.others[i] = others
+    if label >= 0:
+        block.target_exp[i] = scalar_exp(block.target_logit[i] - m)
+    if soft:
+        block.soft_mass[i] = mass
+        block.soft_distance[i] = distance
+        if mass != 0.0 and m > -INFINITY:
+            block.soft_distance[i] += mass * (m - soft_reference)
+    if batch.argmax:
+        u = logits_chunk(batch, row, best, min_size(CHUNK, batch.classes - best), <real*> work.u)
+        k = 0
+        while k < batch.classes - best and read(u + k) < <real> m:
+            k += 1
+        write(batch.argmax + row, <long long> (best + k))
+
+
+cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
+                    RowWork* work, const real* e_row) noexcept nogil:
+    cdef int width = lanes(<real> 0)
+    cdef Py_ssize_t first = 0, count, chunk = 0, j, label = block.label[i]
+    cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
+    cdef bint direct = batch.grad.storage <= FLOAT64 and batch.softcap == 0.0
+    cdef const real* e
+    cdef const real* u
+    cdef const real* t = NULL
+    cdef real* grad
+    cdef real* hess = <real*> work.hess
+    cdef char* grad_row = row_address(&batch.grad, row)
+    cdef char* hess_row = row_address(&batch.hess, row) if wants_hess else NULL
+    cdef Py_ssize_t grad_size = batch.grad.class_stride, hess_size = batch.hess.class_stride
+    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
+    cdef double uniform = smoothing_share(batch, row) if soft else 0.0, rescale
+    cdef vec[real] others = splat(<real> block.others[i]), pull = splat(<real> block.pull[i])
+    cdef vec[real] scale = splat(<real> (block.scale[i] * chain))
+    cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
+    cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
+    cdef vec[real] e_j, factor
+    if not block.active[i]:
+        memset(grad_row, 0, batch.classes * grad_size)
+        if wants_hess:
+            memset(hess_row, 0, batch.classes * hess_size)
+        return
+    while first < batch.classes:
+        count = min_size(CHUNK, batch.classes - first)
+        grad = <real*> grad_row + first if direct else <real*> work.grad
+        if e_row:
+            e = e_row + first
+            rescale = 1.0
+            if batch.classes > CHUNK:
+                rescale = scalar_exp(work.maxima[chunk] - block.maximum[i])
+        else:
+            u = logits_chunk(batch, row, first, count, <real*> work.u)
+            exponentials(u, count, <real> block.maximum[i], <real*> work.e)
+            e = <const real*> work.e
+            rescale = 1.0
+        if soft:
+            t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
+        if not soft and not wants_hess:
+            scale_into(e, <real> (block.scale[i] * chain * block.pull[i] * rescale), grad, count)
+        else:
+            factor = splat(<real> rescale)
+            j = 0
+            while j < count - width + 1:
+                e_j = load(e + j) * factor
+                if wants_hess:
+                    store(hess + j, hessian(e_j, others, product, square))
+                if soft:
+                    store(grad + j, soft_gradient(e_j, load(t + j), pull, others, scale))
+                else:
+                    store(grad + j, e_j * (scale * pull))
+                j += width
+            j = count - count % width
+            if j < count:
+                e_j = load_first(e + j, count - j, <real> 0) * factor
+                if wants_hess:
+                    store(hess + j, hessian(e_j, others, product, square))
+                if soft:
+                    store_first(grad + j, count - j, soft_gradient(
+                        e_j, load_first(t + j, count - j, <real> 0), pull, others, scale))
+                else:
+                    store_first(grad + j, count - j, e_j * (scale * pull))
+        if first <= label < first + count:
+            write(grad + label - first, <real> (block.at_target[i] * chain))
+            if wants_hess:
+                hess[label - first] = <real> (block.hess_at_target[i] * chain * chain)
+        if batch.softcap != 0.0:
+            widen(row_address(&batch.logits, row) + first * batch.logits.class_stride,
+                  batch.logits.storage, <real*> work.u, count)
+            chain_rule(<real*> work.u, count, batch.logit_scale, batch.softcap, grad,
+                       hess if wants_hess else NULL)
+        if not direct:
+            narrow(grad, grad_row + first * grad_size, batch.grad.storage, count)
+        if wants_hess:
+            narrow(hess, hess_row + first * hess_size, batch.hess.storage, count)
+        chunk += 1
+        first += count
+
+
+cdef void write_log_softmax(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
+                            RowWork* work, real tag) noexcept nogil:
+    # (u - m) - log1p(others): exact at the top end, where lse would round to u.
+    cdef int width = lanes(tag)
+    cdef vec[real] m = splat(<real> block.maximum[i]), log_total = splat(<real> block.pull[i])
+    cdef bint direct = batch.grad.storage <= FLOAT64
+    cdef Py_ssize_t first = 0, count, j
+    cdef const real* u
+    cdef real* to
+    cdef char* row_to = row_address(&batch.grad, row)
+    while first < batch.classes:
+        count = min_size(CHUNK, batch.classes - first)
+        u = logits_chunk(batch, row, first, count, <real*> work.u)
+        to = <real*> row_to + first if direct else <real*> work.grad
+        j = 0
+        while j < count - width + 1:
+            store(to + j, (load(u + j) - m) - log_total)
+            j += width
+        if j < count:
+            store_first(to + j, count - j, (load_first(u + j, count - j, <real> 0) - m) - log_total)
+        if not direct:
+            narrow(to, row_to + first * batch.grad.class_stride, batch.grad.storage, count)
+        first += count
+
+
+cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
+                  double* total) noexcept nogil:
+    # Rows [start, stop) of a batch whose class axis is contiguous.
+    cdef RowBlock block
+    cdef RowWork work
+    cdef Py_ssize_t row = start, rows, i
+    cdef Py_ssize_t padded = CHUNK + 64 // sizeof(real)
+    cdef bint in_grad = uses_e_row(batch, tag), wants_grad = batch.grad.data != NULL
+    cdef bint scratch = (wants_grad and not in_grad and batch.classes <= KEPT_CLASSES
+                         and batch.kind != LOG_SOFTMAX)
+    # As many rows at once as keep logits and gradient in the first-level cache; one from CHUNK up.
+    cdef Py_ssize_t step = 1
+    if not scratch:
+        while step < BLOCK_ROWS and 2 * step * batch.classes <= 2 * CHUNK:
+            step *= 2
+    cdef real* e_row = NULL
+    cdef int status = OK
+    memset(&block, 0, sizeof(block))
+    work.memory = <char*> malloc((5 * padded + (batch.classes if scratch else 0)) * sizeof(real))
+    if work.memory == NULL:
+        return NO_MEMORY
+    work.u = work.memory
+    work.e = work.memory + padded * sizeof(real)
+    work.t = work.memory + 2 * padded * sizeof(real)
+    work.grad = work.memory + 3 * padded * sizeof(real)
+    work.hess = work.memory + 4 * padded * sizeof(real)
+    work.row = work.memory + 5 * padded * sizeof(real) if scratch else NULL
+    while row < stop and status == OK:
+        rows = min_size(step, stop - row)
+        status = begin_rows(batch, row, rows, &block)
+        if status != OK:
+            break
+        for i in range(rows):
+            if block.active[i]:
+                if in_grad:
+                    e_row = <real*> row_address(&batch.grad, row + i)
+                elif scratch:
+                    e_row = <real*> work.row
+                row_statistics(batch, row + i, &block, i, &work, e_row)
+            elif batch.argmax:
+                write(batch.argmax + row + i, <long long> 0)
+        finish_rows(batch, &block, rows)
+        if wants_grad:
+            for i in range(rows):
+                if in_grad:
+                    e_row = <real*> row_address(&batch.grad, row + i)
+                if batch.kind == LOG_SOFTMAX:
+                    write_log_softmax(batch, row + i, &block, i, &work, tag)
+                else:
+                    write_row(batch, row + i, &block, i, &work, e_row)
+        end_rows(batch, row, rows, &block, tag, total)
+        row += rows
+    free(work.memory)
+    return status

@@ -1,0 +1,426 @@
+# Few classes, or a class axis that is not the contiguous one: the lanes of a vector run over rows.
+#
+# A tile holds up to BLOCK_ROWS rows, class by class: element (class j, row r) at tile[j * stride + r].
+# Rows that lie contiguously are transposed into it in registers; planes, (N, C, H, W) with axis=1 or
+# class-major arrays, already have that form and are used where they lie.
+
+cdef enum:
+    TILE_CLASSES = 128     # rows of up to this many classes are transposed into tiles
+
+
+cdef struct TileWork:
+    char* memory
+    void* u       # logits, then exponentials, then gradient
+    void* t       # soft target mass
+    void* hess
+    void* z       # logits before scale and cap, for the chain rule
+    void* stage   # rows on their way to or from a tile
+
+
+cdef inline void transpose_in(const char* source, Py_ssize_t row_stride, Py_ssize_t rows,
+                              Py_ssize_t classes, real* tile) noexcept nogil:
+    # classes >= width. The last block of classes overlaps the one before it; missing rows repeat the
+    # last one.
+    cdef int width = lanes(tile[0]), k
+    cdef vec[real] block[16]
+    cdef Py_ssize_t group, first
+    group = 0
+    while group < rows:
+        first = 0
+        while True:
+            for k in range(width):
+                block[k] = load(<const real*> (source + min_size(group + k, rows - 1) * row_stride) + first)
+            transpose(&block[0])
+            for k in range(width):
+                store(tile + (first + k) * BLOCK_ROWS + group, block[k])
+            if first + width >= classes:
+                break
+            first = min_size(first + width, classes - width)
+        group += width
+
+
+cdef inline void transpose_out(const real* tile, Py_ssize_t rows, Py_ssize_t classes,
+                               char* to, Py_ssize_t row_stride) noexcept nogil:
+    cdef int width = lanes(tile[0]), k
+    cdef vec[real] block[16]
+    cdef Py_ssize_t group, first
+    group = 0
+    while group < rows:
+        first = 0
+        while True:
+            for k in range(width):
+                block[k] = load(tile + (first + k) * BLOCK_ROWS + group)
+            transpose(&block[0])
+            for k in range(width):
+                if group + k < rows:
+                    store(<real*> (to + (group + k) * row_stride) + first, block[k])
+            if first + width >= classes:
+                break
+            first = min_size(first + width, classes - width)
+        group += width
+
+
+cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t classes,
+                    real* tile, real* stage) noexcept nogil:
+    # Converts if need be. The lanes past `rows` hold finite numbers.
+    cdef char* source = row_address(matrix, row)
+    cdef Py_ssize_t size = storage_size(matrix.storage), i, j
+    cdef int width = lanes(tile[0])
+    if is_plane(matrix):
+        for j in range(classes):
+            widen(source + j * matrix.class_stride, matrix.storage, tile + j * BLOCK_ROWS, rows)
+            for i in range(rows, BLOCK_ROWS):
+                tile[j * BLOCK_ROWS + i] = 0
+        return
+    if matrix.storage <= FLOAT64 and classes >= width:
+        transpose_in(source, matrix.row_stride, rows, classes, tile)
+        return
+    # Rows narrower than a vector, or of another type, are first laid side by side; a vector may then
+    # read past its row, into the next one or the padding.
+    if matrix.row_stride == classes * size:
+        widen(source, matrix.storage, stage, rows * classes)
+    else:
+        for i in range(rows):
+            widen(source + i * matrix.row_stride, matrix.storage, stage + i * classes, classes)
+    if classes >= width:
+        transpose_in(<const char*> stage, classes * sizeof(real), rows, classes, tile)
+    else:
+        for i in range(rows * classes, rows * classes + width):
+            stage[i] = 0
+        transpose_in(<const char*> stage, classes * sizeof(real), rows, width, tile)
+
+
+cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows,
+                     Py_ssize_t classes, real* stage) noexcept nogil:
+    cdef char* to = row_address(matrix, row)
+    cdef Py_ssize_t size = storage_size(matrix.storage), i, j
+    cdef int width = lanes(tile[0])
+    if is_plane(matrix):
+        for j in range(classes):
+            narrow(tile + j * BLOCK_ROWS, to + j * matrix.class_stride, matrix.storage, rows)
+        return
+    if matrix.storage <= FLOAT64 and classes >= width:
+        transpose_out(tile, rows, classes, to, matrix.row_stride)
+        return
+    # Rows narrower than a vector are stored in order, each over the excess of the one before.
+    transpose_out(tile, rows, classes if classes >= width else width, <char*> stage,
+                  classes * sizeof(real))
+    if matrix.row_stride == classes * size:
+        narrow(stage, to, matrix.storage, rows * classes)
+    else:
+        for i in range(rows):
+            narrow(stage + i * classes, to + i * matrix.row_stride, matrix.storage, classes)
+
+
+cdef inline void tile_maximum(const real* u, Py_ssize_t stride, Py_ssize_t classes,
+                              double* maximum) noexcept nogil:
+    cdef vec[real] m = splat(<real> -INFINITY)
+    cdef Py_ssize_t j
+    for j in range(classes):
+        m = max(load(u + j * stride), m)
+    store_widened(maximum, m)
+
+
+cdef inline void tile_exponentials(const real* u, Py_ssize_t u_stride, real* e, Py_ssize_t e_stride,
+                                   Py_ssize_t classes, const double* maximum,
+                                   double* others) noexcept nogil:
+    # As `exponentials`, for one vector of rows; e may be u.
+    cdef vec[real] one = splat(<real> 1), zero = splat(<real> 0)
+    cdef vec[real] m = load_narrowed(maximum, u[0]), x, y, tail, ties = zero
+    cdef mask[real] is_maximum
+    cdef double part[16]
+    cdef double sums[16]
+    cdef Py_ssize_t j = 0, stop
+    cdef int k, width = lanes(u[0])
+    m = select(equal(m, splat(<real> -INFINITY)), zero, m)
+    for k in range(width):
+        sums[k] = 0.0
+    while j < classes:
+        stop = min_size(classes, j + 64)
+        tail = zero
+        while j < stop:
+            x = load(u + j * u_stride)
+            y = exp(x - m)
+            if e:
+                store(e + j * e_stride, y)
+            is_maximum = equal(x, m)
+            tail = tail + select(is_maximum, zero, y)
+            ties = ties + keep(is_maximum, one)
+            j += 1
+        store_widened(&part[0], tail)
+        for k in range(width):
+            sums[k] += part[k]
+    store_widened(&part[0], ties)
+    for k in range(width):
+        others[k] = (part[k] - 1.0) + sums[k]
+
+
+cdef void tile_targets(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
+                       real* t, real* stage) noexcept nogil:
+    # Soft target mass of every row of the tile: see target_chunk.
+    cdef const char* mask
+    cdef double share
+    cdef real rest = <real> (1.0 - batch.label_smoothing), weight
+    cdef Py_ssize_t i, j
+    cdef bint masked = batch.mask.data != NULL
+    if batch.probabilities.data != NULL:
+        load_tile(&batch.probabilities, row, rows, batch.classes, t, stage)
+    else:
+        memset(t, 0, batch.classes * BLOCK_ROWS * sizeof(real))
+    if batch.label_smoothing == 0.0 and batch.class_weight == NULL and not masked:
+        return
+    share = smoothing_share(batch, row)
+    for i in range(rows):
+        if masked:
+            share = smoothing_share(batch, row + i)
+            mask = row_address(&batch.mask, row + i)
+        for j in range(batch.classes):
+            weight = <real> batch.class_weight[j] if batch.class_weight else 1
+            if masked and not mask[j * batch.mask.class_stride]:
+                weight = 0
+            if weight == 0:
+                t[j * BLOCK_ROWS + i] = 0
+            else:
+                t[j * BLOCK_ROWS + i] = weight * (rest * t[j * BLOCK_ROWS + i] + <real> share)
+
+
+cdef inline void tile_soft_sums(const Batch* batch, const real* u, Py_ssize_t u_stride, const real* t,
+                                bint shared, Py_ssize_t group, RowBlock* block) noexcept nogil:
+    cdef vec[real] zero = splat(<real> 0), t_j, masses = zero, distances = zero
+    cdef vec[real] m = load_narrowed(&block.maximum[group], u[0])
+    cdef Py_ssize_t j
+    m = select(less(abs(m), splat(<real> INFINITY)), m, zero)
+    for j in range(batch.classes):
+        t_j = splat(t[j]) if shared else load(t + j * BLOCK_ROWS)
+        masses = masses + t_j
+        distances = distances + keep(less(zero, abs(t_j)), t_j * (m - load(u + j * u_stride)))
+    store_widened(&block.soft_mass[group], masses)
+    store_widened(&block.soft_distance[group], distances)
+
+
+cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssize_t group, real* e,
+                               Py_ssize_t stride, const real* t, bint shared, real* hess) noexcept nogil:
+    # One vector of rows: exponentials become gradients, in place.
+    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
+    cdef vec[real] others = load_narrowed(&block.others[group], e[0])
+    cdef vec[real] pull = load_narrowed(&block.pull[group], e[0])
+    cdef vec[real] by_chain = splat(<real> chain)
+    cdef vec[real] scale = load_narrowed(&block.scale[group], e[0]) * by_chain
+    cdef vec[real] product, square, a = scale * pull, e_j
+    cdef Py_ssize_t j
+    if hess:
+        product = load_narrowed(&block.hess_product[group], e[0]) * by_chain * by_chain
+        square = load_narrowed(&block.hess_square[group], e[0]) * by_chain * by_chain
+        for j in range(batch.classes):
+            store(hess + j * BLOCK_ROWS, hessian(load(e + j * stride), others, product, square))
+    if t == NULL:
+        for j in range(batch.classes):
+            store(e + j * stride, load(e + j * stride) * a)
+    else:
+        for j in range(batch.classes):
+            e_j = load(e + j * stride)
+            store(e + j * stride, soft_gradient(
+                e_j, splat(t[j]) if shared else load(t + j * BLOCK_ROWS), pull, others, scale))
+
+
+cdef inline void tile_log_softmax(const RowBlock* block, Py_ssize_t group, const real* u,
+                                  Py_ssize_t u_stride, real* to, Py_ssize_t stride,
+                                  Py_ssize_t classes) noexcept nogil:
+    # One vector of rows of (u - m) - log1p(others); `to` may be u.
+    cdef vec[real] m = load_narrowed(&block.maximum[group], u[0])
+    cdef vec[real] log_total = load_narrowed(&block.pull[group], u[0])
+    cdef Py_ssize_t j
+    for j in range(classes):
+        store(to + j * stride, (load(u + j * u_stride) - m) - log_total)
+
+
+cdef inline void clear_unused(const RowBlock* block, Py_ssize_t group, real* tile, Py_ssize_t stride,
+                              Py_ssize_t classes) noexcept nogil:
+    # Zero logits for rows that are not used: their own may be NaN.
+    cdef double used[BLOCK_ROWS]
+    cdef int k, width = lanes(tile[0])
+    cdef Py_ssize_t j
+    cdef mask[real] active
+    for k in range(width):
+        used[k] = block.active[group + k]
+    active = less(splat(<real> 0), load_narrowed(&used[0], tile[0]))
+    for j in range(classes):
+        store(tile + j * stride, keep(active, load(tile + j * stride)))
+
+
+cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, const RowBlock* block,
+                      TileWork* work, real* u) noexcept nogil:
+    # The scratch tile of u: loaded, cleared where a row is not used, scaled, capped, masked.
+    cdef Py_ssize_t group, i, j
+    cdef const char* row_mask
+    load_tile(&batch.logits, row, rows, batch.classes, u, <real*> work.stage)
+    if not block.all_active:
+        group = 0
+        while group < rows:
+            clear_unused(block, group, u + group, BLOCK_ROWS, batch.classes)
+            group += lanes(u[0])
+    if batch.softcap != 0.0:
+        memcpy(work.z, u, batch.classes * BLOCK_ROWS * sizeof(real))
+    if batch.logit_scale != 1.0 or batch.softcap != 0.0:
+        transform(u, batch.classes * BLOCK_ROWS, batch.logit_scale, batch.softcap)
+    if batch.mask.data != NULL:
+        for i in range(rows):
+            row_mask = row_address(&batch.mask, row + i)
+            for j in range(batch.classes):
+                if block.active[i] and not row_mask[j * batch.mask.class_stride]:
+                    u[j * BLOCK_ROWS + i] = -INFINITY
+
+
+cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
+                           TileWork* work, real* e, Py_ssize_t stride, const real* t,
+                           bint shared) noexcept nogil:
+    # Exponentials become gradients in place, Hessians go to their own tile; both to memory unless
+    # the tile is the gradient's memory.
+    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
+    cdef bint wants_hess = batch.hess.data != NULL
+    cdef real* hess = <real*> work.hess if wants_hess else NULL
+    cdef real* hess_group = hess
+    cdef const real* t_group = t
+    cdef Py_ssize_t group, i, label
+    cdef int width = lanes(e[0])
+    group = 0
+    while group < rows:
+        tile_gradient(batch, block, group, e + group, stride, t_group, shared, hess_group)
+        if t_group != NULL and not shared:
+            t_group += width
+        if hess_group != NULL:
+            hess_group += width
+        group += width
+    for i in range(rows):
+        label = block.label[i]
+        if label >= 0:
+            write(e + label * stride + i, <real> (block.at_target[i] * chain))
+            if wants_hess:
+                hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)
+    if batch.softcap != 0.0:
+        chain_rule(<real*> work.z, batch.classes * BLOCK_ROWS, batch.logit_scale, batch.softcap, e, hess)
+    if not block.all_active:  # 0 * factor is -0.0 where the factor is negative
+        group = 0
+        while group < rows:
+            clear_unused(block, group, e + group, stride, batch.classes)
+            if wants_hess:
+                clear_unused(block, group, hess + group, BLOCK_ROWS, batch.classes)
+            group += width
+    if e == work.u:
+        store_tile(e, &batch.grad, row, rows, batch.classes, <real*> work.stage)
+    if wants_hess:
+        store_tile(hess, &batch.hess, row, rows, batch.classes, <real*> work.stage)
+
+
+cdef inline Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    # How many of `rows` rows from `row` on lie at one distance from each other.
+    return rows if matrix.data == NULL else min_size(rows, matrix.inner - row % matrix.inner)
+
+
+cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
+                  TileWork* work, real tag) noexcept nogil:
+    cdef Py_ssize_t classes = batch.classes, group, i, j, label, u_stride, e_stride
+    cdef int width = lanes(tag)
+    cdef bint soft = is_soft(batch), wants_grad = batch.grad.data != NULL
+    cdef bint shared = soft and batch.probabilities.data == NULL and batch.mask.data == NULL
+    cdef bint in_place, logs = batch.kind == LOG_SOFTMAX
+    cdef real* u
+    cdef real* e
+    cdef real* t = NULL
+    cdef int status = begin_rows(batch, row, rows, block)
+    if status != OK:
+        return status
+    for i in range(rows, BLOCK_ROWS):
+        block.active[i] = False
+    # Planes are used where they lie if whole vectors of them are.
+    in_place = (is_plane(&batch.logits) and is_plain(batch) and rows % width == 0
+                and block.all_active)
+    if in_place:
+        u = <real*> row_address(&batch.logits, row)
+        u_stride = batch.logits.class_stride // <Py_ssize_t> sizeof(real)
+    else:
+        u = <real*> work.u
+        u_stride = BLOCK_ROWS
+        tile_logits(batch, row, rows, block, work, u)
+    if shared:
+        t = <real*> batch.soft_weight
+    elif soft:
+        t = <real*> work.t
+        tile_targets(batch, row, rows, block, t, <real*> work.stage)
+        if not block.all_active:
+            group = 0
+            while group < rows:
+                clear_unused(block, group, t + group, BLOCK_ROWS, classes)
+                group += width
+    for i in range(rows):
+        label = block.label[i]
+        if label >= 0:
+            block.target_logit[i] = read(u + label * u_stride + i)
+            if soft:
+                block.soft_at_target[i] = t[label] if shared else t[label * BLOCK_ROWS + i]
+    e = <real*> work.u
+    e_stride = BLOCK_ROWS
+    if not wants_grad:
+        e = NULL
+    elif in_place and batch.grad.storage <= FLOAT64 and is_plane(&batch.grad):
+        e = <real*> row_address(&batch.grad, row)
+        e_stride = batch.grad.class_stride // <Py_ssize_t> sizeof(real)
+    group = 0
+    while group < rows:
+        tile_maximum(u + group, u_stride, classes, &block.maximum[group])
+        if soft:
+            tile_soft_sums(batch, u + group, u_stride, t if shared else t + group, shared, group, block)
+        if batch.argmax:
+            for i in range(group, min_size(group + width, rows)):
+                j = 0
+                while j < classes - 1 and read(u + j * u_stride + i) < <real> block.maximum[i]:
+                    j += 1
+                write(batch.argmax + row + i, <long long> j)
+        tile_exponentials(u + group, u_stride, e + group if e and not logs else NULL, e_stride,
+                          classes, &block.maximum[group], &block.others[group])
+        group += width
+    if wants_grad:
+        for i in range(rows):
+            if block.label[i] >= 0:
+                block.target_exp[i] = read(e + block.label[i] * e_stride + i)
+    finish_rows(batch, block, rows)
+    if logs:
+        group = 0
+        while group < rows:
+            tile_log_softmax(block, group, u + group, u_stride, e + group, e_stride, classes)
+            group += width
+        if e == work.u:
+            store_tile(e, &batch.grad, row, rows, classes, <real*> work.stage)
+    elif wants_grad:
+        tile_derivatives(batch, row, rows, block, work, e, e_stride, t, shared)
+    return OK
+
+
+cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
+                   double* total) noexcept nogil:
+    # Rows [start, stop) of a batch of few classes, or of planes.
+    cdef RowBlock block
+    cdef TileWork work
+    cdef Py_ssize_t row = start, rows
+    cdef Py_ssize_t padded = ((batch.classes if batch.classes > 16 else 16) * BLOCK_ROWS + 16) * sizeof(real)
+    cdef int status = OK
+    memset(&block, 0, sizeof(block))
+    work.memory = <char*> malloc((2 + 1 + 1 + 1) * padded)
+    if work.memory == NULL:
+        return NO_MEMORY
+    work.u = work.memory
+    work.stage = work.memory + padded
+    work.t = work.memory + 2 * padded
+    work.hess = work.memory + 3 * padded
+    work.z = work.memory + 4 * padded
+    while row < stop and status == OK:
+        rows = side_by_side(&batch.logits, row, min_size(BLOCK_ROWS, stop - row))
+        rows = side_by_side(&batch.grad, row, rows)
+        rows = side_by_side(&batch.hess, row, rows)
+        rows = side_by_side(&batch.probabilities, row, rows)
+        status = run_tile(batch, row, rows, &block, &work, tag)
+        if status == OK:
+            end_rows(batch, row, rows, &block, tag, total)
+        row += rows
+    free(work.memory)
+    return status

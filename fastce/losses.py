@@ -1,0 +1,340 @@
+"""The losses: what each one computes, of what, in which range, and where the formula comes from.
+
+A loss is constructed with what the loss *is*, and called with what the batch *is*::
+
+    ce = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+    loss, grad = ce.value_and_grad(logits, target)
+
+In the formulas z are the logits, u = softcap·tanh(logit_scale·z / softcap) (or logit_scale·z),
+lse = log Σ_j exp u_j, p = softmax(u), σ the logistic function, K the number of classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce import _checks, _evaluate
+from fastce._loss import Array, Loss, one_shot
+
+__all__ = [
+    "BCEWithLogits",
+    "SigmoidFocalLoss",
+    "SoftmaxCrossEntropy",
+    "SoftmaxFocalLoss",
+    "bce_with_logits",
+    "sigmoid_focal_loss",
+    "softmax_cross_entropy",
+    "softmax_focal_loss",
+]
+
+
+class _SoftmaxLoss(Loss):
+    """A loss of rows: one sample each, its classes along ``axis``."""
+
+    _family = staticmethod(_evaluate.softmax_family)
+    takes_probabilities: ClassVar[bool] = False
+    class_weight_name: ClassVar[str]
+
+    @property
+    def class_weight(self) -> Array | None:
+        weight: Array | None = getattr(self, self.class_weight_name)
+        return weight
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SoftmaxCrossEntropy(_SoftmaxLoss):
+    """Softmax cross-entropy of class labels or of probabilities.
+
+    For a label y::
+
+        loss = (1−ε)·w_y·(lse − u_y) + (ε/K)·Σ_c w_c (lse − u_c) + λ·lse²
+
+    and for probabilities q, with q' = (1−ε)·q + ε/K (q is not renormalised)::
+
+        loss = Σ_c w_c q'_c (lse − u_c) + λ·lse²
+
+    With t_c the weight of (lse − u_c) in these sums and M = Σ_c t_c, the gradient by u_j is
+    M·p_j − t_j + 2λ·lse·p_j, and the Hessian's diagonal (M + 2λ·lse)·p_j (1−p_j) + 2λ·p_j²; the
+    chain rule takes both to the logits. The tails are exact: a confident, correct row keeps all its
+    digits, because no 1−p is formed.
+
+    Parameters
+    ----------
+    weight : array_like of shape (K,), optional
+        Weight w of each class: finite, at least 0. Ones by default.
+    ignore_index : int, default -100
+        Rows with this label count nothing: their logits are not used, loss and gradient are 0.
+    label_smoothing : float in [0, 1], default 0.0
+        The share ε of the target that is spread evenly over the classes.
+    z_loss : float, default 0.0
+        The factor λ of lse², which keeps the logits' scale from drifting.
+    logit_scale : float, default 1.0
+        Multiplies the logits; the reciprocal of a temperature.
+    softcap : float > 0, optional
+        Bounds the scaled logits to (−softcap, softcap). A logit of −inf remains −inf.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight, times w_y for labels.
+    axis : int, default -1
+        The axis of the classes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of the wrong type, or out of range.
+
+    References
+    ----------
+    C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016
+    (label smoothing); A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways",
+    JMLR 2023 (z-loss).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> ce = fastce.SoftmaxCrossEntropy(reduction="none")
+    >>> logits = np.array([[20.0, 0.0], [1.0, 2.0]], dtype=np.float32)
+    >>> loss, grad = ce.value_and_grad(logits, [0, 0])
+    >>> print(loss)
+    [2.0611537e-09 1.3132616e+00]
+    >>> print(grad)
+    [[-2.0611537e-09  2.0611537e-09]
+     [-7.3105860e-01  7.3105860e-01]]
+    """
+
+    weight: npt.ArrayLike | None = None
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    reduction: str = "mean"
+    axis: int = -1
+
+    takes_probabilities = True
+    class_weight_name = "weight"
+
+    def __post_init__(self) -> None:
+        self._keep(
+            weight=_checks.weights("weight", self.weight, ndim=1),
+            ignore_index=_checks.integer("ignore_index", self.ignore_index),
+            label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
+            z_loss=_checks.number("z_loss", self.z_loss),
+            logit_scale=_checks.number("logit_scale", self.logit_scale),
+            softcap=None if self.softcap is None else _checks.number("softcap", self.softcap, above=0),
+            reduction=_checks.reduction(self.reduction),
+            axis=_checks.integer("axis", self.axis),
+        )
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SoftmaxKernel(
+            "cross_entropy",
+            class_weight=self.weight,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap or 0.0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SoftmaxFocalLoss(_SoftmaxLoss):
+    """Focal loss of a softmax: cross-entropy that attends less to what is predicted well.
+
+    For a label y, with q = 1 − p_y = Σ_{j≠y} p_j::
+
+        loss = −α_y·q^γ·log p_y
+
+    With A = α_y·q^γ·(γ·p_y·log p_y / q − 1) and
+    B = dA/dp_y = α_y·γ·q^(γ−1)·(log p_y + 2 − (γ−1)·p_y·log p_y / q), the gradient by z_j is
+    A·(δ_jy − p_j), and the Hessian's diagonal p_y·B·(δ_jy − p_j)² − A·p_j (1−p_j), which can be
+    negative. γ = 0 is cross-entropy. α weighs the loss; it enters neither p_y nor the mean.
+
+    Parameters
+    ----------
+    gamma : float >= 0, default 2.0
+        How little attention well predicted rows get.
+    alpha : array_like of shape (K,), optional
+        Factor of each class: finite, at least 0. Ones by default.
+    ignore_index : int, default -100
+        Rows with this label count nothing: their logits are not used, loss and gradient are 0.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight.
+    axis : int, default -1
+        The axis of the classes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of the wrong type, or out of range.
+
+    References
+    ----------
+    T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> focal = fastce.SoftmaxFocalLoss(gamma=2.0, reduction="none")
+    >>> print(focal(np.array([[2.0, 0.0], [0.0, 2.0]]), [0, 0]))
+    [0.00180358 1.65012197]
+    """
+
+    gamma: float = 2.0
+    alpha: npt.ArrayLike | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    axis: int = -1
+
+    class_weight_name = "alpha"
+
+    def __post_init__(self) -> None:
+        self._keep(
+            gamma=_checks.number("gamma", self.gamma, low=0),
+            alpha=_checks.weights("alpha", self.alpha, ndim=1),
+            ignore_index=_checks.integer("ignore_index", self.ignore_index),
+            reduction=_checks.reduction(self.reduction),
+            axis=_checks.integer("axis", self.axis),
+        )
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SoftmaxKernel(
+            "focal", class_weight=self.alpha, ignore_index=self.ignore_index, gamma=self.gamma
+        )
+
+
+class _SigmoidLoss(Loss):
+    """A loss of independent elements."""
+
+    _family = staticmethod(_evaluate.sigmoid_family)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BCEWithLogits(_SigmoidLoss):
+    """Binary cross-entropy of independent logits, for hard or soft targets.
+
+    With y smoothed to y·(1−ε) + ε/2, and w = pos_weight::
+
+        loss = w·y·softplus(−z) + (1−y)·softplus(z)
+        grad = (1−y)·σ(z) − w·y·σ(−z)
+        hess = (w·y + 1−y)·σ(z)·σ(−z)
+
+    No 1−σ is formed: the tails keep their digits down to the smallest normal number.
+
+    Parameters
+    ----------
+    pos_weight : array_like, optional
+        Factor of the positive part; broadcasts to the logits. Finite, at least 0. It is part of the
+        loss and does not enter the mean's denominator.
+    label_smoothing : float in [0, 1], default 0.0
+        The share ε of the target that is moved to 1/2.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ over the elements, where wᵢ is `sample_weight`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of the wrong type, or out of range.
+
+    References
+    ----------
+    C. M. Bishop, "Pattern Recognition and Machine Learning", 2006, section 4.3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> bce = fastce.BCEWithLogits(reduction="none")
+    >>> loss, grad = bce.value_and_grad(np.array([0.0, 50.0, 50.0]), [1, 1, 0])
+    >>> print(loss)
+    [6.93147181e-01 1.92874985e-22 5.00000000e+01]
+    >>> print(grad)
+    [-5.00000000e-01 -1.92874985e-22  1.00000000e+00]
+    """
+
+    pos_weight: npt.ArrayLike | None = None
+    label_smoothing: float = 0.0
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        self._keep(
+            pos_weight=_checks.weights("pos_weight", self.pos_weight, ndim=None),
+            label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
+            reduction=_checks.reduction(self.reduction),
+        )
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SigmoidKernel("bce", label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SigmoidFocalLoss(_SigmoidLoss):
+    """Focal loss of independent logits: BCE that attends less to what is predicted well.
+
+    For targets of 0 and 1, with p_t = σ(z) for y = 1 and σ(−z) for y = 0, s = 1 − 2y, and
+    α_t = α for y = 1 and 1−α for y = 0::
+
+        loss = −α_t·(1−p_t)^γ·log p_t
+        grad = −s·α_t·(1−p_t)^γ·(γ·p_t·log p_t + p_t − 1)
+        hess = α_t·p_t·(1−p_t)^γ·[(1−p_t)(1 + 2γ + γ·log p_t) − γ²·p_t·log p_t]
+
+    For targets between, p_t = σ(z)·y + σ(−z)·(1−y) and α_t likewise, times the BCE of y; gradient
+    and Hessian are the exact derivatives of that. γ = 0 is α-weighted BCE. The Hessian can be
+    negative.
+
+    Parameters
+    ----------
+    gamma : float >= 0, default 2.0
+        How little attention well predicted elements get. 0, 1 and 2 are faster than others.
+    alpha : float in [0, 1] or None, default 0.25
+        Weight of the positive class; 1−alpha is that of the negative. None: no weights.
+    label_smoothing : float in [0, 1], default 0.0
+        The share ε of the target that is moved to 1/2: y·(1−ε) + ε/2.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ over the elements, where wᵢ is `sample_weight`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of the wrong type, or out of range.
+
+    References
+    ----------
+    T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> focal = fastce.SigmoidFocalLoss(gamma=2.0, alpha=None, reduction="none")
+    >>> print(focal(np.array([-2.0, 0.0, 2.0]), [1, 1, 1]))
+    [1.65012197e+00 1.73286795e-01 1.80357640e-03]
+    """
+
+    gamma: float = 2.0
+    alpha: float | None = 0.25
+    label_smoothing: float = 0.0
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        self._keep(
+            gamma=_checks.number("gamma", self.gamma, low=0),
+            alpha=None if self.alpha is None else _checks.number("alpha", self.alpha, low=0, high=1),
+            label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
+            reduction=_checks.reduction(self.reduction),
+        )
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SigmoidKernel(
+            "focal", label_smoothing=self.label_smoothing, gamma=self.gamma, alpha=self.alpha
+        )
+
+
+softmax_cross_entropy = one_shot(SoftmaxCrossEntropy, "softmax_cross_entropy")
+softmax_focal_loss = one_shot(SoftmaxFocalLoss, "softmax_focal_loss")
+bce_with_logits = one_shot(BCEWithLogits, "bce_with_logits")
+sigmoid_focal_loss = one_shot(SigmoidFocalLoss, "sigmoid_focal_loss")

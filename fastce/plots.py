@@ -1,0 +1,116 @@
+"""Pictures of the losses, drawn with matplotlib, which is an optional dependency."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["loss_curves"]
+
+Array = npt.NDArray[Any]
+
+QUANTITIES = ("loss (nats)", "gradient", "Hessian")
+
+
+def loss_curves(
+    losses: Any,
+    *,
+    target: float = 1,
+    logits: npt.ArrayLike | None = None,
+    hessian: bool = False,
+    axes: Iterable[Axes] | None = None,
+) -> list[Axes]:
+    """Draw the loss and its gradient against the logit, one curve a loss.
+
+    For a sigmoid loss, the logit is z and p = σ(z). For a softmax loss, there are two classes with
+    logits (0, z), so that the probability of class 1 is σ(z) again, and the gradient drawn is the
+    one with respect to z. Curves are per sample: the loss's own reduction is left out.
+
+    Parameters
+    ----------
+    losses : loss, sequence of losses, or mapping from labels to losses
+        What to draw. Without a label, a loss is labelled as the call that makes it.
+    target : float, default 1
+        The target of every sample: 0, 1, or for sigmoid losses anything between.
+    logits : array_like of shape (N,), optional
+        The logits to draw at, ascending; 401 points from −8 to 8 by default.
+    hessian : bool, default False
+        Whether to draw the second derivative as well.
+    axes : iterable of matplotlib axes, optional
+        Where to draw: two axes, or three with ``hessian``. A new figure by default.
+
+    Returns
+    -------
+    list of matplotlib axes
+        Those of the loss, of the gradient, and of the Hessian if asked for.
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is not installed; the message says how to install it.
+    ValueError
+        Where the number of axes is wrong.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> from fastce.plots import loss_curves
+    >>> bce, focal = fastce.BCEWithLogits(), fastce.SigmoidFocalLoss(gamma=2.0, alpha=None)
+    >>> loss_axes, grad_axes = loss_curves({"cross-entropy": bce, "focal, γ = 2": focal})
+    >>> [line.get_label() for line in loss_axes.get_lines()]
+    ['cross-entropy', 'focal, γ = 2']
+    """
+    x = np.linspace(-8, 8, 401) if logits is None else np.asarray(logits, dtype=np.float64)
+    quantities = QUANTITIES if hessian else QUANTITIES[:2]
+    axes = new_axes(len(quantities)) if axes is None else check_axes(axes, len(quantities))
+
+    for label, loss in labelled(losses).items():
+        curves = per_sample(loss, x, target)
+        for ax, curve in zip(axes, curves, strict=False):
+            ax.plot(x, curve, label=label)
+    for ax, quantity in zip(axes, quantities, strict=True):
+        ax.set(xlabel="logit z", ylabel=quantity)
+    axes[0].legend()
+    return axes
+
+
+def check_axes(axes: Iterable[Axes], count: int) -> list[Axes]:
+    """Return ``axes`` as a list, or raise ValueError where there are not ``count`` of them."""
+    axes = list(axes)
+    if len(axes) != count:
+        raise ValueError(f"axes must be {count} axes, and {len(axes)} were given")
+    return axes
+
+
+def new_axes(count: int) -> list[Axes]:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("fastce.plots needs matplotlib: pip install 'fastce[plots]'") from error
+    _, axes = pyplot.subplots(1, count, figsize=(4.5 * count, 3.4), layout="constrained")
+    return list(axes)
+
+
+def labelled(losses: Any) -> dict[str, Any]:
+    if isinstance(losses, Mapping):
+        return dict(losses)
+    return {repr(loss): loss for loss in (losses if isinstance(losses, Iterable) else [losses])}
+
+
+def per_sample(loss: Any, x: Array, target: float) -> tuple[Array, Array, Array]:
+    """Return the loss and its two derivatives at each logit of ``x``."""
+    loss = dataclasses.replace(loss, reduction="none")
+    if not hasattr(loss, "axis"):  # a sigmoid loss: one logit an element
+        value, grad, hess = loss.value_grad_hess(x, np.full(x.shape, target, np.float64))
+        return value, grad, hess
+    loss = dataclasses.replace(loss, axis=-1)
+    two = np.stack([np.zeros_like(x), x], axis=-1)
+    value, grad, hess = loss.value_grad_hess(two, np.full(x.shape, int(target)))
+    return value, grad[:, 1], hess[:, 1]

@@ -1,0 +1,468 @@
+"""The losses of fastce in plain NumPy, written from their formulas.
+
+This module is the library's own truth: the compiled kernels are tested against it, and it imports
+nothing of the package. It computes in float64, or in longdouble where the logits are longdouble,
+and takes its arguments as valid. Every loss returns ``(loss, grad, hess)``, where ``grad`` and
+``hess`` are the gradient and the diagonal of the Hessian, with respect to the logits, of
+``grad_output * loss`` (of its sum where there is no reduction). For what the arguments mean, see
+the loss classes of the same names.
+
+Notation: z are the logits, u the logits that enter the softmax, p the probabilities, y the target,
+q the probability of everything but the target. Two rules keep every digit of a confident
+prediction: no probability is ever subtracted from 1, and the sum over the other classes is formed
+without the largest term, where it would otherwise be lost in rounding.
+
+References
+----------
+Label smoothing: C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
+CVPR 2016. Focal loss: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+z-loss: A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 2023.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "TokenLogProbs",
+    "bce_with_logits",
+    "log_softmax",
+    "logsumexp",
+    "sigmoid_focal_loss",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_focal_loss",
+    "token_log_probs",
+]
+
+Array = npt.NDArray[Any]
+Result = tuple[Any, Array, Array]
+
+
+# What the losses are built of ---------------------------------------------------------------------
+
+
+def _to_real(values: npt.ArrayLike) -> Array:
+    """Take `values` to float64, or leave them longdouble."""
+    values = np.asarray(values)
+    return values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)
+
+
+def _times(weight: Any, value: Array) -> Array:
+    """Multiply; a weight of 0 gives 0, however infinite the value."""
+    product: Array = np.where(np.equal(weight, 0), 0, weight * value)
+    return product
+
+
+def _sum_of_others(x: Array) -> Array:
+    """Sum, for each j, all x of the row but x_j.
+
+    The largest x is held apart: others_j = rest + (largest − x_j), where rest is the sum of all but
+    the largest. For the largest itself that is rest, with nothing lost to rounding.
+    """
+    largest = np.max(x, axis=-1, keepdims=True)
+    is_largest = np.arange(x.shape[-1]) == np.argmax(x, axis=-1)[..., None]
+    rest = np.sum(np.where(is_largest, 0, x), axis=-1, keepdims=True)
+    others: Array = rest + (largest - x)
+    return others
+
+
+class _Softmax(NamedTuple):
+    """A softmax with exact tails. The class axis is the last one, and is kept."""
+
+    exps: Array  # e_j = exp(u_j − max u)
+    others: Array  # Σ_{i≠j} e_i
+    total: Array  # S = Σ_j e_j
+    log_sum_exp: Array  # lse = max u + log S
+    surprise: Array  # −log p_j = lse − u_j
+
+    @property
+    def p(self) -> Array:
+        return self.exps / self.total
+
+    @property
+    def one_minus_p(self) -> Array:
+        return self.others / self.total
+
+
+def _softmax_of(u: Array) -> _Softmax:
+    """Compute the softmax of each row: NaN for a row with NaN or +inf, or of −inf alone."""
+    largest = np.max(u, axis=-1, keepdims=True)
+    largest = np.where(np.isfinite(largest), largest, np.nan)
+    exps = np.exp(u - largest)
+    others = _sum_of_others(exps)
+    tail = np.min(others, axis=-1, keepdims=True)  # S − 1: of all exps but one that is exactly 1
+    log_total = np.log1p(tail)
+    return _Softmax(exps, others, 1 + tail, largest + log_total, log_total + (largest - u))
+
+
+def _at_target(x: Array, one_hot: Array) -> Array:
+    """Pick x_y from each row."""
+    picked: Array = np.sum(np.where(one_hot, x, 0), axis=-1, keepdims=True)
+    return picked
+
+
+def _softplus(x: Array) -> Array:
+    """Compute log(1 + exp(x)), which is −log σ(−x)."""
+    result: Array = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    return result
+
+
+def _sigmoid(x: Array) -> Array:
+    """Compute σ(x) = 1 / (1 + exp(−x)); 1 − σ(x) is σ(−x)."""
+    e = np.exp(-np.abs(x))
+    result: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return result
+
+
+def _reduce(
+    loss: Array,
+    grad: Array,
+    hess: Array,
+    *,
+    used: Array,
+    sample_weight: npt.ArrayLike | None,
+    class_weight: Any,
+    reduction: str,
+    normalizer: float | None,
+    grad_output: npt.ArrayLike | None,
+) -> Result:
+    """Weigh the samples and reduce them: mean = Σ wᵢ ℓᵢ / Σ wᵢ.
+
+    `class_weight` is the part of wᵢ that the loss contains already. A sample that is not used, or
+    has weight 0, gives 0 whatever it holds, and counts 0 in the denominator.
+    """
+    weight = _to_real(1.0 if sample_weight is None else sample_weight)
+    weight = np.broadcast_to(weight, loss.shape)
+    used = used & (weight != 0)
+    factor = weight * _to_real(1.0 if grad_output is None else grad_output)
+    loss = np.where(used, weight * loss, 0)
+
+    value: Any = loss
+    if reduction == "sum":
+        value = np.sum(loss).item()
+    elif reduction == "mean":
+        denominator = normalizer
+        if denominator is None:
+            denominator = np.sum(np.where(used, weight * class_weight, 0))
+        if denominator > 0:
+            value = (np.sum(loss) / denominator).item()
+            factor = factor / denominator
+        else:
+            value = float("nan")
+            used = np.zeros_like(used)
+
+    per_logit = (...,) + (None,) * (grad.ndim - loss.ndim)
+    used, factor = used[per_logit], factor[per_logit]
+    return value, np.where(used, factor * grad, 0), np.where(used, factor * hess, 0)
+
+
+# The softmax family -------------------------------------------------------------------------------
+
+
+def _rows(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    where: npt.ArrayLike | None,
+    ignore_index: int,
+    axis: int,
+) -> tuple[Array, Array, Array, Array]:
+    """Bring the class axis last.
+
+    Returns the logits, the target as probabilities (one-hot for labels), the classes that `where`
+    leaves in, and the rows that are not ignored.
+    """
+    z = _to_real(logits)
+    kept = np.broadcast_to(True if where is None else np.asarray(where, dtype=bool), z.shape)
+    z, kept = np.moveaxis(z, axis, -1), np.moveaxis(kept, axis, -1)
+    target = np.asarray(target)
+    if target.dtype.kind in "iu":
+        q = target[..., None] == np.arange(z.shape[-1])
+        used = target != ignore_index
+    else:
+        q = np.moveaxis(_to_real(target), axis, -1)
+        used = np.ones(z.shape[:-1], dtype=bool)
+    return z, q, kept, used
+
+
+def _scale_and_cap(z: Array, scale: float, softcap: float | None) -> tuple[Array, Array, Array]:
+    """Return u = softcap·tanh(scale·z / softcap), or scale·z, and its two derivatives.
+
+    The cap bounds finite logits only: a logit of −inf still removes its class.
+    """
+    if softcap is None:
+        return scale * z, np.full_like(z, scale), np.zeros_like(z)
+    x = scale * z / softcap
+    tanh, sech_squared = np.tanh(x), 1 / np.cosh(x) ** 2
+    u = np.where(np.isfinite(z), softcap * tanh, scale * z)
+    return u, scale * sech_squared, -2 * scale**2 / softcap * tanh * sech_squared
+
+
+@np.errstate(all="ignore")
+def softmax_cross_entropy(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    weight: npt.ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    where: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
+) -> Result:
+    """Softmax cross-entropy of labels or probabilities, with smoothing and z-loss.
+
+    ℓ = Σ_c t_c (lse − u_c) + λ lse², with t_c = w_c ((1−ε) q_c + ε/K): q is the target (one-hot for
+    labels), w the class weights, ε the label smoothing, λ the z-loss, K the classes that `where`
+    leaves in. With M = Σ t, the derivatives with respect to u are
+
+        ∂ℓ/∂u_j   = M p_j − t_j + 2λ lse p_j
+        ∂²ℓ/∂u_j² = (M + 2λ lse) p_j (1−p_j) + 2λ p_j²
+
+    and the chain rule takes them to the logits.
+    """
+    z, q, kept, used = _rows(logits, target, where, ignore_index, axis)
+    u, du, d2u = _scale_and_cap(z, logit_scale, softcap)
+    sm = _softmax_of(np.where(kept, u, -np.inf))
+    lse = sm.log_sum_exp
+
+    w = _to_real(np.ones(z.shape[-1]) if weight is None else weight)
+    classes = np.sum(kept, axis=-1, keepdims=True)
+    t = w * ((1 - label_smoothing) * q + _times(label_smoothing, kept / classes))
+
+    loss = np.sum(_times(t, sm.surprise), axis=-1, keepdims=True) + _times(z_loss, lse**2)
+    loss = np.where(np.isnan(lse), np.nan, loss)[..., 0]
+
+    # M p_j − t_j = [(M − t_j) e_j − t_j Σ_{i≠j} e_i] / S, which keeps the tails.
+    grad_u = (_sum_of_others(t) * sm.exps - t * sm.others) / sm.total
+    grad_u = grad_u + _times(z_loss, 2 * lse * sm.p)
+    curvature = np.sum(t, axis=-1, keepdims=True) + _times(z_loss, 2 * lse)
+    hess_u = curvature * sm.p * sm.one_minus_p + 2 * z_loss * sm.p**2
+
+    grad = np.where(kept, grad_u * du, 0)
+    hess = np.where(kept, hess_u * du**2 + grad_u * d2u, 0)
+    value, grad, hess = _reduce(
+        loss,
+        grad,
+        hess,
+        used=used,
+        sample_weight=sample_weight,
+        class_weight=_at_target(w, q)[..., 0] if q.dtype == bool else 1,
+        reduction=reduction,
+        normalizer=normalizer,
+        grad_output=grad_output,
+    )
+    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+
+
+@np.errstate(all="ignore")
+def softmax_focal_loss(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    gamma: float = 2.0,
+    alpha: npt.ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    where: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
+) -> Result:
+    """Focal loss of a softmax: ℓ = −α_y q^γ log p_y, with q = Σ_{j≠y} p_j.
+
+    With A = ∂ℓ/∂log p_y = α_y q^γ (γ p_y log p_y / q − 1) and B = dA/dp_y, which is
+    α_y γ q^(γ−1) (log p_y + 2 − (γ−1) p_y log p_y / q),
+
+        ∂ℓ/∂z_j   = A (δ_jy − p_j)
+        ∂²ℓ/∂z_j² = p_y B (δ_jy − p_j)² − A p_j (1−p_j)
+    """
+    z, one_hot, kept, used = _rows(logits, target, where, ignore_index, axis)
+    sm = _softmax_of(np.where(kept, z, -np.inf))
+    p = _at_target(sm.p, one_hot)
+    q = _at_target(sm.one_minus_p, one_hot)
+    log_p = -_at_target(sm.surprise, one_hot)
+    alpha_y = _at_target(_to_real(np.ones(z.shape[-1]) if alpha is None else alpha), one_hot)
+
+    p_log_p = _times(p, log_p)
+    ratio = np.where(q == 0, -1, p_log_p / q)  # p log p / q, and its limit at p = 1
+    modulation = alpha_y * q**gamma
+    loss = np.where(np.isnan(p), np.nan, _times(modulation, -log_p))[..., 0]
+
+    a = modulation * (gamma * ratio - 1)
+    grad = a * np.where(one_hot, q, -sm.p)
+
+    # (δ_jy − p_j)² = q² r_j², where r_j ≤ 1: so that q^(γ−1), infinite for γ < 1, never appears.
+    r = np.where(one_hot, 1, np.where(sm.p == 0, 0, sm.p / q))
+    p_b_q2 = modulation * q * gamma * (p_log_p + 2 * p - (gamma - 1) * p * ratio)
+    hess = p_b_q2 * r**2 - a * sm.p * sm.one_minus_p
+
+    value, grad, hess = _reduce(
+        loss,
+        np.where(kept, grad, 0),
+        np.where(kept, hess, 0),
+        used=used,
+        sample_weight=sample_weight,
+        class_weight=1,
+        reduction=reduction,
+        normalizer=normalizer,
+        grad_output=grad_output,
+    )
+    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+
+
+# The sigmoid family -------------------------------------------------------------------------------
+
+
+def _smoothed(target: npt.ArrayLike, label_smoothing: float) -> tuple[Array, Array]:
+    """Return the smoothed target y(1−ε) + ε/2, and 1 minus it."""
+    y = _to_real(target)
+    half = label_smoothing / 2
+    return y * (1 - label_smoothing) + half, (1 - y) * (1 - label_smoothing) + half
+
+
+def _elements_used(z: Array, where: npt.ArrayLike | None) -> Array:
+    """Return the elements that `where` leaves in."""
+    used: Array = np.broadcast_to(True if where is None else np.asarray(where, bool), z.shape)
+    return used
+
+
+@np.errstate(all="ignore")
+def bce_with_logits(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    pos_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    sample_weight: npt.ArrayLike | None = None,
+    where: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
+) -> Result:
+    """Binary cross-entropy: ℓ = w y softplus(−z) + (1−y) softplus(z), w being `pos_weight`.
+
+    ∂ℓ/∂z = (1−y) σ(z) − w y σ(−z) and ∂²ℓ/∂z² = (w y + 1 − y) σ(z) σ(−z), y being smoothed first.
+    """
+    z = _to_real(logits)
+    positive, negative = _smoothed(target, label_smoothing)
+    positive = positive * _to_real(1.0 if pos_weight is None else pos_weight)
+
+    loss = _times(positive, _softplus(-z)) + _times(negative, _softplus(z))
+    grad = negative * _sigmoid(z) - positive * _sigmoid(-z)
+    hess = (positive + negative) * _sigmoid(z) * _sigmoid(-z)
+    return _reduce(
+        np.where(np.isnan(z), np.nan, loss),
+        grad,
+        hess,
+        used=_elements_used(z, where),
+        sample_weight=sample_weight,
+        class_weight=1,
+        reduction=reduction,
+        normalizer=normalizer,
+        grad_output=grad_output,
+    )
+
+
+@np.errstate(all="ignore")
+def sigmoid_focal_loss(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = 0.25,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    sample_weight: npt.ArrayLike | None = None,
+    where: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
+) -> Result:
+    """Focal loss of a sigmoid: ℓ = a q^γ c, for hard and soft targets alike.
+
+    c = y softplus(−z) + (1−y) softplus(z) is the cross-entropy, q = y σ(−z) + (1−y) σ(z) the
+    probability of not drawing the target, a = α y + (1−α)(1−y) (1 where α is None). With c′ and c″
+    the derivatives of c, q′ = (1−2y) σ(z) σ(−z) and r = q′/q, q″/q = r (σ(−z) − σ(z)), so
+
+        ∂ℓ/∂z   = a q^γ (c′ + γ c r)
+        ∂²ℓ/∂z² = a q^γ (c″ + 2γ c′ r + γ c r [(γ−1) r + σ(−z) − σ(z)])
+    """
+    z = _to_real(logits)
+    y, not_y = _smoothed(target, label_smoothing)
+    p, not_p = _sigmoid(z), _sigmoid(-z)
+
+    c = _times(y, _softplus(-z)) + _times(not_y, _softplus(z))
+    dc = not_y * p - y * not_p
+    d2c = p * not_p
+    q = y * not_p + not_y * p
+    r = (not_y - y) / (_times(y, 1 / p) + _times(not_y, 1 / not_p))  # no 0/0 where q vanishes
+    rc = _times(r, c)
+
+    modulation = (1 if alpha is None else alpha * y + (1 - alpha) * not_y) * q**gamma
+    loss = _times(modulation, c)
+    grad = modulation * (dc + gamma * rc)
+    hess = modulation * (d2c + 2 * gamma * dc * r + gamma * rc * ((gamma - 1) * r + not_p - p))
+    return _reduce(
+        np.where(np.isnan(z), np.nan, loss),
+        grad,
+        hess,
+        used=_elements_used(z, where),
+        sample_weight=sample_weight,
+        class_weight=1,
+        reduction=reduction,
+        normalizer=normalizer,
+        grad_output=grad_output,
+    )
+
+
+# Functions beside the losses ----------------------------------------------------------------------
+
+
+@np.errstate(all="ignore")
+def softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:
+    """Compute p_j = exp(z_j) / Σ_i exp(z_i)."""
+    rows = _softmax_of(np.moveaxis(_to_real(logits), axis, -1))
+    return np.moveaxis(rows.p, -1, axis)
+
+
+@np.errstate(all="ignore")
+def log_softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:
+    """Compute log p_j = z_j − log Σ_i exp(z_i)."""
+    rows = _softmax_of(np.moveaxis(_to_real(logits), axis, -1))
+    return np.moveaxis(-rows.surprise, -1, axis)
+
+
+@np.errstate(all="ignore")
+def logsumexp(logits: npt.ArrayLike, axis: int = -1) -> Array:
+    """Compute log Σ_i exp(z_i), which is +inf where a logit is, and −inf where all are."""
+    z = _to_real(logits)
+    rows = _softmax_of(np.moveaxis(z, axis, -1))
+    largest = np.max(z, axis=axis)
+    return np.where(np.isinf(largest), largest, rows.log_sum_exp[..., 0])
+
+
+class TokenLogProbs(NamedTuple):
+    """Log-probability of the target, log-sum-exp, and first largest class of each row."""
+
+    log_prob: Array
+    lse: Array
+    argmax: Array
+
+
+@np.errstate(all="ignore")
+def token_log_probs(logits: npt.ArrayLike, target: npt.ArrayLike) -> TokenLogProbs:
+    """Evaluate each row of the last axis: (z_y − lse, lse, argmax z)."""
+    z = _to_real(logits)
+    labels = np.asarray(target)[..., None]
+    log_prob = np.take_along_axis(log_softmax(z), labels, axis=-1)[..., 0]
+    return TokenLogProbs(log_prob, logsumexp(z), np.argmax(z, axis=-1))

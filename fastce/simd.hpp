@@ -1,0 +1,595 @@
+// SIMD vectors of float or double, one width per compilation, and the elementary functions on them.
+//
+// The kernels are written once over vec<T> and compiled once per instruction set; the width follows
+// from the compiler's flags. Everything stands in an anonymous namespace: an inline function that was
+// compiled for AVX2 must never be the copy that the linker keeps for the baseline.
+//
+// Conventions: NaN propagates through every function. No function sets errno. Loads and stores take
+// any address (they go through memcpy, which compiles to one unaligned move). A "range" is where the
+// stated error holds; polynomials come from tools/polynomials.py, errors from tests/test_elementary.py.
+#pragma once
+
+#include <cfenv>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__SSE2__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
+// Bytes of a vector. 0: no vector extension, one element at a time (MSVC, or to test that path).
+// Setting it to 64 on AVX2 runs the logic of 16 lanes on a machine without AVX-512.
+#if !defined(FASTCE_VECTOR_BYTES)
+#if !defined(__GNUC__)
+#define FASTCE_VECTOR_BYTES 0
+#elif defined(__AVX512F__)
+#define FASTCE_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define FASTCE_VECTOR_BYTES 32
+#else
+#define FASTCE_VECTOR_BYTES 16
+#endif
+#endif
+
+#if defined(__GNUC__)
+#define FASTCE_INLINE inline __attribute__((always_inline))
+#else
+#define FASTCE_INLINE __forceinline
+#endif
+
+namespace {
+namespace simd {
+
+template <class T> struct bits_of;
+template <> struct bits_of<float> {
+    typedef std::int32_t type;
+    typedef std::uint32_t unsigned_type;
+};
+template <> struct bits_of<double> {
+    typedef std::int64_t type;
+    typedef std::uint64_t unsigned_type;
+};
+
+template <class To, class From> FASTCE_INLINE To bit_cast(const From &from) {
+    static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+#if FASTCE_VECTOR_BYTES
+template <class T> struct native_of;
+template <> struct native_of<float> {
+    typedef float type __attribute__((vector_size(FASTCE_VECTOR_BYTES)));
+    typedef std::int32_t bits __attribute__((vector_size(FASTCE_VECTOR_BYTES)));
+    typedef std::uint32_t unsigned_bits __attribute__((vector_size(FASTCE_VECTOR_BYTES)));
+    enum { lanes = FASTCE_VECTOR_BYTES / 4 };
+};
+template <> struct native_of<double> {
+    typedef double type __attribute__((vector_size(FASTCE_VECTOR_BYTES)));
+    typedef std::int64_t bits __attribute__((vector_size(FASTCE_VECTOR_BYTES)));
+    typedef std::uint64_t unsigned_bits __attribute__((vector_size(FASTCE_VECTOR_BYTES)));
+    enum { lanes = FASTCE_VECTOR_BYTES / 8 };
+};
+#else
+template <class T> struct native_of {
+    typedef T type;
+    typedef typename bits_of<T>::type bits;
+    typedef typename bits_of<T>::unsigned_type unsigned_bits;
+    enum { lanes = 1 };
+};
+#endif
+
+// ---------------------------------------------------------------------------------- the vector
+
+template <class T> struct vec {
+    typedef typename native_of<T>::type native;
+    enum { lanes = native_of<T>::lanes };
+    native v;
+
+    FASTCE_INLINE vec() {}
+#if FASTCE_VECTOR_BYTES
+    FASTCE_INLINE vec(native n) : v(n) {}
+    FASTCE_INLINE vec(T scalar) : v(scalar - native{}) {}  // x - 0 is x, also for -0.0: a broadcast
+    FASTCE_INLINE T operator[](std::ptrdiff_t lane) const { return v[lane]; }
+#else
+    FASTCE_INLINE vec(T scalar) : v(scalar) {}
+    FASTCE_INLINE T operator[](std::ptrdiff_t) const { return v; }
+#endif
+    FASTCE_INLINE vec operator-() const { return vec(native(-v)); }
+    FASTCE_INLINE vec operator+(vec b) const { return vec(native(v + b.v)); }
+    FASTCE_INLINE vec operator-(vec b) const { return vec(native(v - b.v)); }
+    FASTCE_INLINE vec operator*(vec b) const { return vec(native(v * b.v)); }
+    FASTCE_INLINE vec operator/(vec b) const { return vec(native(v / b.v)); }
+    FASTCE_INLINE vec operator+(T b) const { return *this + vec(b); }
+    FASTCE_INLINE vec operator-(T b) const { return *this - vec(b); }
+    FASTCE_INLINE vec operator*(T b) const { return *this * vec(b); }
+    FASTCE_INLINE vec operator/(T b) const { return *this / vec(b); }
+
+};
+
+#if FASTCE_VECTOR_BYTES
+template <class T> struct mask {
+    typedef typename native_of<T>::bits native;
+    native v;
+    FASTCE_INLINE mask() {}
+    FASTCE_INLINE mask(native n) : v(n) {}
+    FASTCE_INLINE mask operator&(mask b) const { return mask(v & b.v); }
+    FASTCE_INLINE mask operator|(mask b) const { return mask(v | b.v); }
+};
+#else
+template <class T> struct mask {
+    bool v;
+    FASTCE_INLINE mask() {}
+    FASTCE_INLINE mask(bool n) : v(n) {}
+    FASTCE_INLINE mask operator&(mask b) const { return mask(v && b.v); }
+    FASTCE_INLINE mask operator|(mask b) const { return mask(v || b.v); }
+};
+#endif
+
+template <class T> FASTCE_INLINE int lanes(T) { return vec<T>::lanes; }
+template <class T> FASTCE_INLINE vec<T> splat(T scalar) { return vec<T>(scalar); }
+
+template <class T> FASTCE_INLINE mask<T> equal(vec<T> a, vec<T> b) { return mask<T>(a.v == b.v); }
+template <class T> FASTCE_INLINE mask<T> less(vec<T> a, vec<T> b) { return mask<T>(a.v < b.v); }
+template <class T> FASTCE_INLINE mask<T> at_most(vec<T> a, vec<T> b) { return mask<T>(a.v <= b.v); }
+template <class T> FASTCE_INLINE vec<T> select(mask<T> m, vec<T> yes, vec<T> no) {
+    return vec<T>(typename vec<T>::native(m.v ? yes.v : no.v));
+}
+// x where the mask holds, else +0: what makes 0 * inf harmless.
+template <class T> FASTCE_INLINE vec<T> keep(mask<T> m, vec<T> x) { return select(m, x, vec<T>(T(0))); }
+
+// The larger of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is maxps, but
+// GCC makes a compare and a blend of it unless told that there are neither NaNs nor signed zeros.
+template <class T> FASTCE_INLINE vec<T> max(vec<T> a, vec<T> b) {
+    return vec<T>(typename vec<T>::native(a.v > b.v ? a.v : b.v));
+}
+#if FASTCE_VECTOR_BYTES == 16 && defined(__SSE2__)
+template <> FASTCE_INLINE vec<float> max(vec<float> a, vec<float> b) { return _mm_max_ps(a.v, b.v); }
+template <> FASTCE_INLINE vec<double> max(vec<double> a, vec<double> b) { return _mm_max_pd(a.v, b.v); }
+#elif FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+template <> FASTCE_INLINE vec<float> max(vec<float> a, vec<float> b) { return _mm256_max_ps(a.v, b.v); }
+template <> FASTCE_INLINE vec<double> max(vec<double> a, vec<double> b) { return _mm256_max_pd(a.v, b.v); }
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+template <> FASTCE_INLINE vec<float> max(vec<float> a, vec<float> b) { return _mm512_max_ps(a.v, b.v); }
+template <> FASTCE_INLINE vec<double> max(vec<double> a, vec<double> b) { return _mm512_max_pd(a.v, b.v); }
+#endif
+template <class T> FASTCE_INLINE vec<T> abs(vec<T> x) {
+    typedef typename native_of<T>::bits bits;
+    typedef typename bits_of<T>::type integer;
+    return vec<T>(bit_cast<typename vec<T>::native>(
+        bits(bit_cast<bits>(x.v) & std::numeric_limits<integer>::max())));
+}
+// a * b + c. Fused where the instruction set has it: the compiler contracts the expression (GCC by
+// default, Clang within one expression); no result below depends on whether it does.
+template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
+    return vec<T>(typename vec<T>::native(a.v * b.v + c.v));
+}
+template <class T> FASTCE_INLINE bool any(mask<T> m) {
+#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+    return !_mm256_testz_si256(bit_cast<__m256i>(m.v), bit_cast<__m256i>(m.v));
+#elif FASTCE_VECTOR_BYTES
+    typename bits_of<T>::type found = 0;
+    for (int lane = 0; lane < vec<T>::lanes; ++lane)
+        found |= m.v[lane];
+    return found != 0;
+#else
+    return m.v;
+#endif
+}
+
+// ------------------------------------------------------------------------------ loads and stores
+
+template <class T> FASTCE_INLINE vec<T> load(const T *from) {
+    vec<T> x;
+    std::memcpy(&x.v, from, sizeof x.v);
+    return x;
+}
+template <class T> FASTCE_INLINE void store(T *to, vec<T> x) { std::memcpy(to, &x.v, sizeof x.v); }
+
+// The first `count` < lanes elements, `fill` in the rest; nothing past them is read.
+template <class T> FASTCE_INLINE vec<T> load_first(const T *from, std::ptrdiff_t count, T fill) {
+    T lane[vec<T>::lanes];
+    for (int i = 0; i < vec<T>::lanes; ++i)
+        lane[i] = fill;
+    std::memcpy(lane, from, std::size_t(count) * sizeof(T));
+    return load(lane);
+}
+template <class T> FASTCE_INLINE void store_first(T *to, std::ptrdiff_t count, vec<T> x) {
+    T lane[vec<T>::lanes];
+    store(lane, x);
+    std::memcpy(to, lane, std::size_t(count) * sizeof(T));
+}
+#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
+// Masked moves: 3 ns a row less than memcpy of a variable length, which is a call.
+FASTCE_INLINE __m256i first_lanes(float, std::ptrdiff_t count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FASTCE_INLINE __m256i first_lanes(double, std::ptrdiff_t count) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+template <> FASTCE_INLINE vec<float> load_first(const float *from, std::ptrdiff_t count, float fill) {
+    const __m256i first = first_lanes(fill, count);
+    return vec<float>(_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(from, first),
+                                       _mm256_castsi256_ps(first)));
+}
+template <> FASTCE_INLINE vec<double> load_first(const double *from, std::ptrdiff_t count, double fill) {
+    const __m256i first = first_lanes(fill, count);
+    return vec<double>(_mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(from, first),
+                                        _mm256_castsi256_pd(first)));
+}
+template <> FASTCE_INLINE void store_first(float *to, std::ptrdiff_t count, vec<float> x) {
+    _mm256_maskstore_ps(to, first_lanes(0.0f, count), x.v);
+}
+template <> FASTCE_INLINE void store_first(double *to, std::ptrdiff_t count, vec<double> x) {
+    _mm256_maskstore_pd(to, first_lanes(0.0, count), x.v);
+}
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+template <> FASTCE_INLINE vec<float> load_first(const float *from, std::ptrdiff_t count, float fill) {
+    return vec<float>(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16((1u << count) - 1), from));
+}
+template <> FASTCE_INLINE vec<double> load_first(const double *from, std::ptrdiff_t count, double fill) {
+    return vec<double>(_mm512_mask_loadu_pd(_mm512_set1_pd(fill), __mmask8((1u << count) - 1), from));
+}
+template <> FASTCE_INLINE void store_first(float *to, std::ptrdiff_t count, vec<float> x) {
+    _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), x.v);
+}
+template <> FASTCE_INLINE void store_first(double *to, std::ptrdiff_t count, vec<double> x) {
+    _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), x.v);
+}
+#endif
+
+// One element at any address.
+template <class T> FASTCE_INLINE T read(const T *from) {
+    T x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+template <class T> FASTCE_INLINE void write(T *to, T x) { std::memcpy(to, &x, sizeof x); }
+
+// Lanes as doubles, and back.
+template <class T> FASTCE_INLINE void store_widened(double *to, vec<T> x) {
+    for (int lane = 0; lane < vec<T>::lanes; ++lane)
+        to[lane] = double(x[lane]);
+}
+template <class T> FASTCE_INLINE vec<T> load_narrowed(const double *from, T) {
+    T lane[vec<T>::lanes];
+    for (int i = 0; i < vec<T>::lanes; ++i)
+        lane[i] = T(from[i]);
+    return load(lane);
+}
+
+// ------------------------------------------------------------------------------------ reductions
+
+template <class T> FASTCE_INLINE T reduce_max(vec<T> x) {
+    T lane[vec<T>::lanes];
+    store(lane, x);
+    for (int width = vec<T>::lanes / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i)
+            lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+    return lane[0];
+}
+// In double, halves first: the same order for every caller.
+template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
+    double lane[vec<T>::lanes];
+    store_widened(lane, x);
+    for (int width = vec<T>::lanes / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i)
+            lane[i] += lane[i + width];
+    return lane[0];
+}
+
+// sum + x in double, lane by lane, the lanes of a float vector folded by halves.
+template <class T> FASTCE_INLINE vec<double> add_widened(vec<double> sum, vec<T> x) {
+    double lane[vec<T>::lanes];
+    store_widened(lane, x);
+    for (int first = 0; first < vec<T>::lanes; first += vec<double>::lanes)
+        sum = sum + load(lane + first);
+    return sum;
+}
+
+// ---------------------------------------------------------------------------- elementary functions
+
+// constants<T>: what differs between the precisions of one algorithm.
+template <class T> struct constants;
+template <> struct constants<float> {
+    enum { mantissa = 23, bias = 127 };
+    static FASTCE_INLINE float rounder() { return 0x1.8p23f; }  // adding it rounds to an integer
+    static FASTCE_INLINE float ln2_high() { return 0x1.62e4p-1f; }  // 15 bits: k * ln2_high is exact
+    static FASTCE_INLINE float ln2_low() { return 0x1.7f7d1cp-20f; }
+    static FASTCE_INLINE float exp_clamp() { return -120.0f; }
+};
+template <> struct constants<double> {
+    enum { mantissa = 52, bias = 1023 };
+    static FASTCE_INLINE double rounder() { return 0x1.8p52; }
+    static FASTCE_INLINE double ln2_high() { return 0x1.62e42fefp-1; }  // 33 bits
+    static FASTCE_INLINE double ln2_low() { return 0x1.473de6af278edp-34; }
+    static FASTCE_INLINE double exp_clamp() { return -1000.0; }
+};
+
+// (e^r - 1 - r) / r^2 for |r| <= ln2 / 2.
+FASTCE_INLINE vec<float> exp_polynomial(vec<float> r) {
+    vec<float> p = fma(vec<float>(0x1.6d117cp-10f), r, vec<float>(0x1.120be2p-7f));
+    p = fma(p, r, vec<float>(0x1.555518p-5f));
+    p = fma(p, r, vec<float>(0x1.5554dcp-3f));
+    return fma(p, r, vec<float>(0x1.0p-1f));
+}
+FASTCE_INLINE vec<double> exp_polynomial(vec<double> r) {
+    vec<double> p = fma(vec<double>(0x1.af390ba7e6f47p-26), r, vec<double>(0x1.2891d4ffbb0f9p-22));
+    p = fma(p, r, vec<double>(0x1.71de0d85293b8p-19));
+    p = fma(p, r, vec<double>(0x1.a019b8ca26fcfp-16));
+    p = fma(p, r, vec<double>(0x1.a01a01a7cebcdp-13));
+    p = fma(p, r, vec<double>(0x1.6c16c1789d1d7p-10));
+    p = fma(p, r, vec<double>(0x1.11111111109a6p-7));
+    p = fma(p, r, vec<double>(0x1.5555555553d37p-5));
+    p = fma(p, r, vec<double>(0x1.5555555555556p-3));
+    return fma(p, r, vec<double>(0x1.0000000000001p-1));
+}
+
+#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
+FASTCE_INLINE vec<float> fused_difference(vec<float> a, vec<float> b, vec<float> c) {
+    return _mm256_fmsub_ps(a.v, b.v, c.v);
+}
+FASTCE_INLINE vec<double> fused_difference(vec<double> a, vec<double> b, vec<double> c) {
+    return _mm256_fmsub_pd(a.v, b.v, c.v);
+}
+#elif defined(__AVX512F__) && FASTCE_VECTOR_BYTES == 64
+FASTCE_INLINE vec<float> fused_difference(vec<float> a, vec<float> b, vec<float> c) {
+    return _mm512_fmsub_ps(a.v, b.v, c.v);
+}
+FASTCE_INLINE vec<double> fused_difference(vec<double> a, vec<double> b, vec<double> c) {
+    return _mm512_fmsub_pd(a.v, b.v, c.v);
+}
+#endif
+
+// What rounding took from a * b, given the rounded product.
+template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T> product) {
+#if defined(__FMA__) && (FASTCE_VECTOR_BYTES == 32 || (FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)))
+    // The intrinsic, because a * b - product written out is simplified to product - product.
+    return fused_difference(a, b, product);
+#else
+    // Halves of the mantissa multiply exactly (Dekker 1971); the upper half is cut off by a mask.
+    typedef typename native_of<T>::bits bits;
+    typedef typename bits_of<T>::type integer;
+    const integer upper = integer(-1) << ((constants<T>::mantissa + 1) / 2);
+    const vec<T> a_high(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(a.v) & upper)));
+    const vec<T> b_high(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(b.v) & upper)));
+    const vec<T> a_low = a - a_high, b_low = b - b_high;
+    return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
+#endif
+}
+
+// e^(x - excess) for x <= 88 (float) or 709 (double), |excess| tiny; 0 where the result would be subnormal
+// (a multiplication that makes subnormals costs over 100 cycles on many CPUs, and a row masked with
+// -1e9 would pay it on every element), so e^-inf = 0.
+// x = k ln2 + r; adding the rounder leaves k in the low bits of the sum, from where one shift moves
+// k + bias into the exponent. A k below -bias gives a negative integer: the maximum with 0 makes it 0.0.
+template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
+    typedef constants<T> c;
+    typedef typename native_of<T>::bits bits;
+    typedef typename bits_of<T>::type integer;
+    const vec<T> clamped = max(vec<T>(c::exp_clamp()), x);
+    const vec<T> biased_rounder(c::rounder() + T(int(c::bias)));
+    const vec<T> shifted = fma(clamped, vec<T>(T(1.4426950408889634)), biased_rounder);
+    const vec<T> k = shifted - biased_rounder;
+    vec<T> r = fma(k, vec<T>(-c::ln2_high()), clamped);
+    r = fma(k, vec<T>(-c::ln2_low()), r) - excess;  // a difference: x - 0 costs nothing, x + 0 does
+    const vec<T> e = vec<T>(T(1)) + fma(r * r, exp_polynomial(r), r);
+    const bits exponent = bit_cast<bits>(shifted.v) << integer(c::mantissa);
+    const bits scale = exponent > 0 ? exponent : exponent - exponent;
+    return e * vec<T>(bit_cast<typename vec<T>::native>(scale));
+}
+template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) { return exp(x, vec<T>(T(0))); }
+
+// log(1 + x) in float for x in [0, 1]: all that softplus and its tail need.
+template <class T> vec<T> log1p(vec<T> x);
+template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
+    vec<float> p = fma(vec<float>(-0x1.24b298p-8f), x, vec<float>(0x1.9d455ap-6f));
+    p = fma(p, x, vec<float>(-0x1.11708cp-4f));
+    p = fma(p, x, vec<float>(0x1.d992bcp-4f));
+    p = fma(p, x, vec<float>(-0x1.448ee2p-3f));
+    p = fma(p, x, vec<float>(0x1.969cb2p-3f));
+    p = fma(p, x, vec<float>(-0x1.ffb95cp-3f));
+    p = fma(p, x, vec<float>(0x1.55540cp-2f));
+    p = fma(p, x, vec<float>(-0x1.fffffep-2f));
+    return fma(x * x, p, x);
+}
+
+// 2 atanh(s) = 2 s + s^3 * atanh_polynomial(s^2) for |s| <= 0.1717 = (sqrt2 - 1) / (sqrt2 + 1).
+FASTCE_INLINE vec<float> atanh_polynomial(vec<float> z) {
+    const vec<float> p = fma(vec<float>(0x1.2eeb80p-2f), z, vec<float>(0x1.997c12p-2f));
+    return fma(p, z, vec<float>(0x1.55555cp-1f));
+}
+FASTCE_INLINE vec<double> atanh_polynomial(vec<double> z) {
+    vec<double> p = fma(vec<double>(0x1.2b6688a387e03p-3), z, vec<double>(0x1.39fd392179a95p-3));
+    p = fma(p, z, vec<double>(0x1.7462bd8f7796ep-3));
+    p = fma(p, z, vec<double>(0x1.c71c62c639fdep-3));
+    p = fma(p, z, vec<double>(0x1.2492492e09d4dp-2));
+    p = fma(p, z, vec<double>(0x1.9999999995204p-2));
+    return fma(p, z, vec<double>(0x1.5555555555558p-1));
+}
+
+// log(u + low) for finite u > 0, low being what rounding lost of u. NaN passes through; 0 and subnormal
+// numbers give about log of the smallest normal number.
+// u = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and log(1 + f) = 2 atanh(s), s = f / (2 + f),
+// written f - s (f - tail) so that f itself enters unrounded.
+template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
+    typedef constants<T> c;
+    typedef typename vec<T>::native native;
+    typedef typename native_of<T>::unsigned_bits bits;  // AVX2 has no arithmetic shift of 64-bit integers
+    typedef typename bits_of<T>::unsigned_type integer;
+    const int mantissa = c::mantissa;
+    const integer bias = c::bias, sqrt_half = bit_cast<integer>(T(0.70710678118654752));
+    const bits u_bits = bit_cast<bits>(u.v);
+    const bits biased_k = (u_bits - sqrt_half + (bias << mantissa)) >> mantissa;
+    // An integer in the low bits of 2^mantissa is that integer plus 2^mantissa.
+    const integer two_power = (bias + integer(mantissa)) << mantissa;
+    const vec<T> k = vec<T>(bit_cast<native>(bits(biased_k | two_power))) -
+                     vec<T>(bit_cast<T>(two_power) + T(bias));
+    const vec<T> scaled(bit_cast<native>(bits(u_bits - ((biased_k - bias) << mantissa))));
+    const vec<T> inverse_scale(bit_cast<native>(bits((2 * bias - biased_k) << mantissa)));
+    const vec<T> f = fma(low, inverse_scale, scaled - vec<T>(T(1)));
+    const vec<T> s = f / (f + vec<T>(T(2)));
+    const vec<T> z = s * s;
+    const vec<T> rest = fma(-s, f - z * atanh_polynomial(z), k * vec<T>(c::ln2_low()));
+    return fma(k, vec<T>(c::ln2_high()), f + rest) + (u - u);
+}
+template <class T> FASTCE_INLINE vec<T> log(vec<T> u) { return log(u, vec<T>(T(0))); }
+
+// log(1 + x) in double for 0 <= x < 2^53; NaN passes through.
+template <> FASTCE_INLINE vec<double> log1p(vec<double> x) {
+    const vec<double> u = x + vec<double>(1.0);
+    return log(u, x - (u - vec<double>(1.0)));
+}
+
+// ---------------------------------------------------------------------------------- 16-bit floats
+
+// IEEE half and bfloat16 as they lie in memory. Both widen to float without loss; narrowing rounds to
+// nearest, ties to even, and keeps NaN.
+struct half { std::uint16_t bits; };
+struct bfloat16 { std::uint16_t bits; };
+
+#if FASTCE_VECTOR_BYTES
+typedef std::uint16_t short_native __attribute__((vector_size(FASTCE_VECTOR_BYTES / 2)));
+typedef native_of<float>::unsigned_bits word_native;
+FASTCE_INLINE word_native load_words(const void *from) {
+    short_native x;
+    std::memcpy(&x, from, sizeof x);
+#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return word_native(_mm256_cvtepu16_epi32(__m128i(x)));  // GCC 12 converts the halves apart
+#else
+    return __builtin_convertvector(x, word_native);
+#endif
+}
+FASTCE_INLINE void store_words(void *to, word_native x) {
+    const short_native narrow = __builtin_convertvector(x, short_native);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+#else
+typedef std::uint32_t word_native;
+FASTCE_INLINE word_native load_words(const void *from) {
+    std::uint16_t x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+FASTCE_INLINE void store_words(void *to, word_native x) {
+    const std::uint16_t narrow = std::uint16_t(x);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+#endif
+
+FASTCE_INLINE vec<float> as_float(word_native bits) {
+    return vec<float>(bit_cast<vec<float>::native>(bits));
+}
+FASTCE_INLINE vec<float> load(const bfloat16 *from) { return as_float(load_words(from) << 16); }
+FASTCE_INLINE void store(bfloat16 *to, vec<float> x) {
+    const word_native bits = bit_cast<word_native>(x.v);
+    const word_native rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    store_words(to, x.v == x.v ? rounded : (bits >> 16) | 0x40);
+}
+#if FASTCE_VECTOR_BYTES == 32 && defined(__F16C__)
+FASTCE_INLINE vec<float> load(const half *from) {
+    return vec<float>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+}
+FASTCE_INLINE void store(half *to, vec<float> x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+FASTCE_INLINE vec<float> load(const half *from) {
+    return vec<float>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from))));
+}
+FASTCE_INLINE void store(half *to, vec<float> x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+// Widening: the 15 bits at the place of float's exponent and mantissa are the number times 2^-112,
+// subnormal numbers included.
+FASTCE_INLINE vec<float> load(const half *from) {
+    const word_native bits = load_words(from);
+    const word_native magnitude = (bits & 0x7fff) << 13;
+    const word_native scaled = bit_cast<word_native>((as_float(magnitude) * vec<float>(0x1p112f)).v);
+    const word_native special = magnitude | 0x7f800000;
+    return as_float((magnitude < (31u << 23) ? scaled : special) | ((bits & 0x8000) << 16));
+}
+// Narrowing: below 2^-14 the addition of 0.5 leaves the rounded subnormal in the low bits; above, the
+// exponent is rebiased and the mantissa rounded as an integer.
+FASTCE_INLINE void store(half *to, vec<float> x) {
+    const word_native bits = bit_cast<word_native>(x.v);
+    const word_native magnitude = bits & 0x7fffffff;
+    const word_native subnormal =
+        bit_cast<word_native>((as_float(magnitude) + vec<float>(0.5f)).v) - 0x3f000000;
+    const word_native normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    const word_native infinity = magnitude - magnitude + 0x7c00;
+    word_native rounded = magnitude < (113u << 23) ? subnormal : normal;
+    rounded = magnitude < 0x477ff000 ? rounded : infinity;  // 65520 and more round to infinity
+    rounded = magnitude > 0x7f800000 ? infinity | 0x200 : rounded;
+    store_words(to, rounded | ((bits >> 16) & 0x8000));
+}
+#endif
+
+// ------------------------------------------------------------------------------------ transposition
+
+#if FASTCE_VECTOR_BYTES
+template <int... I> struct indices {};
+template <int N, int... I> struct make_indices : make_indices<N - 1, N - 1, I...> {};
+template <int... I> struct make_indices<0, I...> { typedef indices<I...> type; };
+
+// Exchanges bit `S` of the row number with the same bit of the lane number, for one pair of rows.
+template <int S, class T, int... I>
+FASTCE_INLINE void exchange(vec<T> &upper, vec<T> &lower, indices<I...>) {
+    typedef typename native_of<T>::bits bits;
+    const bits to_upper = {((I & S) ? vec<T>::lanes + I - S : I)...};
+    const bits to_lower = {((I & S) ? vec<T>::lanes + I : I + S)...};
+    const typename vec<T>::native a = upper.v, b = lower.v;
+    upper.v = __builtin_shuffle(a, b, to_upper);
+    lower.v = __builtin_shuffle(a, b, to_lower);
+}
+template <int S, class T> struct exchanges {
+    static FASTCE_INLINE void run(vec<T> *rows) {
+        exchanges<S / 2, T>::run(rows);
+        for (int i = 0; i < vec<T>::lanes; ++i)
+            if (!(i & S))
+                exchange<S>(rows[i], rows[i + S], typename make_indices<vec<T>::lanes>::type());
+    }
+};
+template <class T> struct exchanges<0, T> {
+    static FASTCE_INLINE void run(vec<T> *) {}
+};
+// rows[i] lane j <-> rows[j] lane i, in registers: log2(lanes) stages.
+template <class T> FASTCE_INLINE void transpose(vec<T> *rows) {
+    exchanges<vec<T>::lanes / 2, T>::run(rows);
+}
+#else
+template <class T> FASTCE_INLINE void transpose(vec<T> *) {}
+#endif
+
+// ------------------------------------------------------------------------ floating-point environment
+
+// Kernels run with nearest rounding, subnormal numbers and no traps, whatever the caller has set, and
+// leave its control word and exception flags as they were: the polynomials raise "inexact" and
+// "underflow", and NumPy would report flags that it did not raise itself.
+class DefaultEnvironment {
+public:
+#if defined(__SSE2__) && defined(__GNUC__)
+    DefaultEnvironment() : saved(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+    ~DefaultEnvironment() { _mm_setcsr(saved); }
+
+private:
+    unsigned saved;
+#else
+    DefaultEnvironment() {
+        std::fegetenv(&saved);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultEnvironment() { std::fesetenv(&saved); }
+
+private:
+    std::fenv_t saved;
+#endif
+};
+
+}  // namespace simd
+}  // namespace

@@ -1,0 +1,59 @@
+"""Declarations of simd.hpp for the kernels; what each function promises is said there."""
+
+cdef extern from "simd.hpp" namespace "simd" nogil:
+    cdef cppclass mask[T]:
+        mask operator&(mask)
+        mask operator|(mask)
+
+    cdef cppclass vec[T]:
+        vec operator-()
+        vec operator+(vec)
+        vec operator-(vec)
+        vec operator*(vec)
+        vec operator/(vec)
+        T operator[](Py_ssize_t)
+
+    cdef cppclass DefaultEnvironment:
+        DefaultEnvironment()
+
+    cdef cppclass half:
+        pass
+
+    cdef cppclass bfloat16:
+        pass
+
+    int lanes[T](T)
+    vec[T] splat[T](T)
+    mask[T] equal[T](vec[T], vec[T])
+    mask[T] less[T](vec[T], vec[T])
+    mask[T] at_most[T](vec[T], vec[T])
+    vec[T] select[T](mask[T], vec[T], vec[T])
+    vec[T] keep[T](mask[T], vec[T])
+    bint any[T](mask[T])
+    vec[T] max[T](vec[T], vec[T])
+    vec[T] abs[T](vec[T])
+    vec[T] fma[T](vec[T], vec[T], vec[T])
+
+    vec[T] load[T](const T*)
+    vec[T] load_first[T](const T*, Py_ssize_t, T)
+    void store[T](T*, vec[T])
+    void store_first[T](T*, Py_ssize_t, vec[T])
+    T read[T](const T*)
+    void write[T](T*, T)
+    void store_widened[T](double*, vec[T])
+    vec[T] load_narrowed[T](const double*, T)
+    T reduce_max[T](vec[T])
+    double reduce_add[T](vec[T])
+    void transpose[T](vec[T]*)
+
+    vec[T] exp[T](vec[T])
+    vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
+    vec[T] log1p[T](vec[T])
+    vec[T] log[T](vec[T])
+    vec[T] product_error[T](vec[T], vec[T], vec[T])
+    vec[double] add_widened[T](vec[double], vec[T])
+
+    vec[float] load_half "simd::load" (const half*)
+    vec[float] load_bfloat16 "simd::load" (const bfloat16*)
+    void store_half "simd::store" (half*, vec[float])
+    void store_bfloat16 "simd::store" (bfloat16*, vec[float])

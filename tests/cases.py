@@ -1,0 +1,565 @@
+"""The one list of losses × options × inputs that the property tests are parametrised over.
+
+A new loss, option or kind of input is tested by adding lines to CASES. Logits lie on a grid of 1/32
+unless a case says otherwise: then their differences are exact in every precision, and the bound on
+the error needs no allowance for the rounding of u − max u.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from fastce import reference
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+FUNCTIONS = {
+    "SoftmaxCrossEntropy": "softmax_cross_entropy",
+    "SoftmaxFocalLoss": "softmax_focal_loss",
+    "BCEWithLogits": "bce_with_logits",
+    "SigmoidFocalLoss": "sigmoid_focal_loss",
+}
+SOFTMAX = ("SoftmaxCrossEntropy", "SoftmaxFocalLoss")
+
+
+@dataclass(frozen=True)
+class Batch:
+    logits: np.ndarray
+    target: np.ndarray
+    call: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A loss with its options, and the maker of a batch for it.
+
+    `logits(rng, shape)` makes the logits, `target(rng, logits, axis)` the target, and each value of
+    `call` is a `maker(rng, logits, target, axis)` of the keyword argument of its name.
+    """
+
+    name: str
+    loss: str
+    target: Callable[..., np.ndarray]
+    shape: tuple[int, ...] = (33, 10)
+    logits: Callable[..., np.ndarray] = field(default=lambda rng, shape: on_grid(rng, shape))
+    call: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{FUNCTIONS[self.loss]}:{self.name}"
+
+    @property
+    def is_softmax(self) -> bool:
+        return self.loss in SOFTMAX
+
+    @property
+    def axis(self) -> int:
+        return self.options.get("axis", -1)
+
+    @property
+    def reduction(self) -> str:
+        return self.options.get("reduction", "mean")
+
+    def batch(self, dtype: str = "float64", seed: int = 0) -> Batch:
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        logits = np.asarray(self.logits(rng, self.shape)).astype(DTYPES[dtype])
+        wide = logits.astype(np.float64)
+        target = self.target(rng, wide, self.axis)
+        call = {name: make(rng, wide, target, self.axis) for name, make in self.call.items()}
+        return Batch(logits, target, call)
+
+    def build(self) -> Any:
+        """The public loss of this case."""
+        import fastce
+
+        return getattr(fastce, self.loss)(**self.options)
+
+    def truth(self, batch: Batch) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Value, gradient and Hessian of the reference, in more precision than the logits have."""
+        wider = np.longdouble if batch.logits.dtype.itemsize >= 8 else np.float64
+        function = getattr(reference, FUNCTIONS[self.loss])
+        logits = batch.logits.astype(wider)
+        return function(logits, batch.target, **self.options, **batch.call)
+
+
+# Logits -------------------------------------------------------------------------------------------
+
+
+def on_grid(rng, shape):
+    return np.round(rng.normal(scale=3, size=shape) * 32) / 32
+
+
+def off_grid(rng, shape):
+    return rng.normal(scale=3, size=shape)
+
+
+def confident(rng, shape):
+    """One class, or the sign of one element, leads by 10 to 60."""
+    margins = np.round(rng.uniform(10, 60, size=shape) * 32) / 32
+    if len(shape) == 1 or shape[-1] == 1:
+        return margins * rng.choice([-1, 1], size=shape)
+    first = rng.integers(shape[-1], size=(*shape[:-1], 1))
+    return np.where(np.arange(shape[-1]) == first, 0, -margins)
+
+
+def far_apart(rng, shape):
+    """So far apart that most exponentials underflow in float32."""
+    return np.round(rng.uniform(-200, 200, size=shape) * 4) / 4
+
+
+def equal(rng, shape):
+    return np.full(shape, 0.75)
+
+
+# Targets ------------------------------------------------------------------------------------------
+
+
+def labels(rng, logits, axis):
+    rows = np.delete(logits.shape, axis)
+    return rng.integers(logits.shape[axis], size=tuple(rows))
+
+
+def likeliest(rng, logits, axis):
+    return np.argmax(logits, axis=axis)
+
+
+def some_ignored(index):
+    def make(rng, logits, axis):
+        y = labels(rng, logits, axis)
+        return np.where(rng.random(y.shape) < 0.3, index, y)
+
+    return make
+
+
+def all_ignored(rng, logits, axis):
+    return np.full_like(labels(rng, logits, axis), -100)
+
+
+def probabilities(rng, logits, axis):
+    weights = rng.exponential(size=logits.shape)
+    return weights / weights.sum(axis=axis, keepdims=True)
+
+
+def sparse_probabilities(rng, logits, axis):
+    weights = rng.exponential(size=logits.shape) * (rng.random(logits.shape) < 0.5)
+    weights = weights + one_hot(labels(rng, logits, axis), logits, axis)
+    return weights / weights.sum(axis=axis, keepdims=True)
+
+
+def not_normalised(rng, logits, axis):
+    return rng.exponential(size=logits.shape)
+
+
+def one_hot(y, logits, axis):
+    """The labels as probabilities."""
+    classes = np.arange(logits.shape[axis])
+    return np.moveaxis((y[..., None] == classes).astype(float), -1, axis)
+
+
+def one_hot_labels(rng, logits, axis):
+    return one_hot(labels(rng, logits, axis), logits, axis)
+
+
+def hard(rng, logits, axis):
+    return rng.integers(2, size=logits.shape).astype(float)
+
+
+def right(rng, logits, axis):
+    return (logits > 0).astype(float)
+
+
+def integers(rng, logits, axis):
+    return rng.integers(2, size=logits.shape).astype(np.int8)
+
+
+def booleans(rng, logits, axis):
+    return rng.integers(2, size=logits.shape).astype(bool)
+
+
+def soft(rng, logits, axis):
+    y = rng.random(logits.shape)
+    return np.where(rng.random(logits.shape) < 0.2, np.round(y), y)
+
+
+# Arguments of the call ----------------------------------------------------------------------------
+
+
+def row_weight(rng, logits, target, axis):
+    return rng.integers(4, size=tuple(np.delete(logits.shape, axis))) / 2
+
+
+def element_weight(rng, logits, target, axis):
+    return rng.integers(4, size=logits.shape) / 2
+
+
+def weight_per_row(rng, logits, target, axis):
+    """Broadcasts over all but the first axis of the logits."""
+    return rng.integers(1, 4, size=(logits.shape[0],) + (1,) * (logits.ndim - 1)) / 2
+
+
+def class_mask(rng, logits, target, axis):
+    """Leaves in the target, or all classes that it gives mass."""
+    mass = target if target.shape == logits.shape else one_hot(target, logits, axis)
+    return (rng.random(logits.shape) < 0.6) | (mass > 0)
+
+
+def element_mask(rng, logits, target, axis):
+    return rng.random(logits.shape) < 0.7
+
+
+def last_axis_mask(rng, logits, target, axis):
+    return np.arange(logits.shape[-1]) % 3 != 1
+
+
+def value(x):
+    return lambda rng, logits, target, axis: x
+
+
+def per_row(rng, logits, target, axis):
+    return rng.normal(size=tuple(np.delete(logits.shape, axis)))
+
+
+def per_element(rng, logits, target, axis):
+    return rng.normal(size=logits.shape)
+
+
+# The list -----------------------------------------------------------------------------------------
+
+CLASS_WEIGHT = np.array([0.25, 1.0, 2.0, 0.5, 0.75, 3.0, 1.5, 1.0, 0.0, 1.25])
+CLASS_ALPHA = np.array([0.25, 1.0, 0.75, 0.5, 0.3, 1.0, 0.9, 1.5, 0.0, 0.6])
+POS_WEIGHT = np.array([0.5, 1.0, 2.0, 3.0, 0.75, 1.25, 5.0, 1.0, 0.0, 1.5])
+
+
+def cross_entropy(name, target=labels, **kwargs):
+    own = {key: kwargs.pop(key) for key in ("shape", "logits", "call") if key in kwargs}
+    return Case(name, "SoftmaxCrossEntropy", target, **own, options=kwargs)
+
+
+def softmax_focal(name, target=labels, **kwargs):
+    own = {key: kwargs.pop(key) for key in ("shape", "logits", "call") if key in kwargs}
+    return Case(name, "SoftmaxFocalLoss", target, **own, options=kwargs)
+
+
+def bce(name, target=hard, **kwargs):
+    own = {key: kwargs.pop(key) for key in ("shape", "logits", "call") if key in kwargs}
+    return Case(name, "BCEWithLogits", target, **own, options=kwargs)
+
+
+def sigmoid_focal(name, target=hard, **kwargs):
+    own = {key: kwargs.pop(key) for key in ("shape", "logits", "call") if key in kwargs}
+    return Case(name, "SigmoidFocalLoss", target, **own, options=kwargs)
+
+
+CASES = [
+    cross_entropy("plain"),
+    cross_entropy("sum", reduction="sum"),
+    cross_entropy("none", reduction="none"),
+    cross_entropy("off grid", logits=off_grid, reduction="none"),
+    cross_entropy("confident", likeliest, logits=confident, reduction="none"),
+    cross_entropy("confident and wrong", logits=confident, reduction="none"),
+    cross_entropy("far apart", logits=far_apart, reduction="none"),
+    cross_entropy("all equal", logits=equal, reduction="none"),
+    cross_entropy("one class", shape=(9, 1)),
+    cross_entropy("two classes", shape=(65, 2), reduction="none"),
+    cross_entropy("many classes", shape=(3, 1009), reduction="none"),
+    cross_entropy("ignored", some_ignored(-100)),
+    cross_entropy("ignored class", some_ignored(3), ignore_index=3),
+    cross_entropy("all ignored", all_ignored),
+    cross_entropy("weight", weight=CLASS_WEIGHT),
+    cross_entropy("smoothing", label_smoothing=0.1),
+    cross_entropy("smoothing only", label_smoothing=1.0),
+    cross_entropy(
+        "weight, smoothing, ignored",
+        some_ignored(-100),
+        weight=CLASS_WEIGHT,
+        label_smoothing=0.2,
+    ),
+    cross_entropy("z-loss", z_loss=1e-2),
+    cross_entropy("logit scale", logit_scale=0.3),
+    cross_entropy("softcap", softcap=5.0),
+    cross_entropy(
+        "everything",
+        some_ignored(-100),
+        weight=CLASS_WEIGHT,
+        label_smoothing=0.1,
+        z_loss=1e-2,
+        logit_scale=0.7,
+        softcap=20.0,
+        call={"sample_weight": row_weight, "where": class_mask, "grad_output": value(-1.5)},
+    ),
+    cross_entropy("sample weight", call={"sample_weight": row_weight}),
+    cross_entropy("sample weight, weight", weight=CLASS_WEIGHT, call={"sample_weight": row_weight}),
+    cross_entropy("sample weight, none", reduction="none", call={"sample_weight": row_weight}),
+    cross_entropy("where", call={"where": class_mask}),
+    cross_entropy("where, smoothing", label_smoothing=0.1, call={"where": class_mask}),
+    cross_entropy(
+        "where, weight, smoothing, sum",
+        weight=CLASS_WEIGHT,
+        label_smoothing=0.1,
+        reduction="sum",
+        call={"where": class_mask},
+    ),
+    cross_entropy("normalizer", call={"normalizer": value(7.5)}),
+    cross_entropy("gradient of a mean", call={"grad_output": value(-1.5)}),
+    cross_entropy("gradient of rows", reduction="none", call={"grad_output": per_row}),
+    cross_entropy("1-D", shape=(10,)),
+    cross_entropy("1-D, none", shape=(10,), reduction="none"),
+    cross_entropy("axis 0", shape=(10, 33), axis=0),
+    cross_entropy("3-D", shape=(4, 5, 10), weight=CLASS_WEIGHT),
+    cross_entropy("4-D, axis 1", shape=(3, 10, 5, 7), axis=1),
+    cross_entropy(
+        "4-D, axis 1, all",
+        some_ignored(-100),
+        shape=(3, 10, 5, 7),
+        axis=1,
+        weight=CLASS_WEIGHT,
+        label_smoothing=0.1,
+        reduction="none",
+        call={"sample_weight": row_weight, "where": class_mask, "grad_output": per_row},
+    ),
+    cross_entropy("5-D, axis 1", some_ignored(-100), shape=(2, 10, 3, 2, 4), axis=1),
+    cross_entropy("probabilities", probabilities),
+    cross_entropy("probabilities, none", probabilities, reduction="none"),
+    cross_entropy("probabilities, sparse", sparse_probabilities, reduction="sum"),
+    cross_entropy("probabilities, one-hot", one_hot_labels, reduction="none"),
+    cross_entropy("probabilities, not normalised", not_normalised),
+    cross_entropy("probabilities, confident", probabilities, logits=confident),
+    cross_entropy("probabilities, many classes", probabilities, shape=(3, 1009)),
+    cross_entropy("probabilities, 1-D", probabilities, shape=(10,)),
+    cross_entropy(
+        "probabilities, weight, smoothing",
+        probabilities,
+        weight=CLASS_WEIGHT,
+        label_smoothing=0.2,
+    ),
+    cross_entropy(
+        "probabilities, where",
+        sparse_probabilities,
+        label_smoothing=0.1,
+        call={"where": class_mask, "sample_weight": row_weight},
+    ),
+    cross_entropy(
+        "probabilities, everything",
+        sparse_probabilities,
+        weight=CLASS_WEIGHT,
+        label_smoothing=0.1,
+        z_loss=1e-2,
+        logit_scale=0.7,
+        softcap=20.0,
+        reduction="none",
+        call={"sample_weight": row_weight, "where": class_mask, "grad_output": per_row},
+    ),
+    cross_entropy("probabilities, axis 1", probabilities, shape=(3, 10, 5, 7), axis=1),
+    *[softmax_focal(f"γ={gamma}", gamma=gamma) for gamma in (0, 0.3, 0.5, 1, 2, 3.7)],
+    *[
+        softmax_focal(
+            f"confident, γ={gamma}", likeliest, logits=confident, gamma=gamma, reduction="none"
+        )
+        for gamma in (0, 0.3, 0.5, 1, 2, 3.7)
+    ],
+    softmax_focal("confident and wrong", logits=confident, gamma=0.5, reduction="none"),
+    softmax_focal("far apart", logits=far_apart, gamma=1.5, reduction="none"),
+    softmax_focal("off grid", logits=off_grid, reduction="none"),
+    softmax_focal("one class", shape=(9, 1), gamma=0.5),
+    softmax_focal("two classes", shape=(65, 2), reduction="sum"),
+    softmax_focal("many classes", shape=(3, 1009), reduction="none"),
+    softmax_focal("alpha", alpha=CLASS_ALPHA),
+    softmax_focal("ignored, alpha", some_ignored(-100), alpha=CLASS_ALPHA),
+    softmax_focal("ignored class", some_ignored(0), ignore_index=0, gamma=0.7),
+    softmax_focal("sample weight", alpha=CLASS_ALPHA, call={"sample_weight": row_weight}),
+    softmax_focal("where", call={"where": class_mask}, gamma=1.5),
+    softmax_focal("normalizer", reduction="mean", call={"normalizer": value(3.0)}),
+    softmax_focal("gradient of rows", reduction="none", call={"grad_output": per_row}),
+    softmax_focal("1-D", shape=(10,)),
+    softmax_focal(
+        "4-D, axis 1",
+        some_ignored(-100),
+        shape=(3, 10, 5, 7),
+        axis=1,
+        alpha=CLASS_ALPHA,
+        call={"sample_weight": row_weight},
+    ),
+    bce("plain"),
+    bce("sum", reduction="sum"),
+    bce("none", reduction="none"),
+    bce("confident", right, logits=confident, reduction="none"),
+    bce("confident and wrong", logits=confident, reduction="none"),
+    bce("off grid", logits=off_grid, reduction="none"),
+    bce("integers", integers),
+    bce("booleans", booleans),
+    bce("soft", soft),
+    bce("soft, none", soft, reduction="none"),
+    bce("pos_weight", pos_weight=POS_WEIGHT),
+    bce("scalar pos_weight, soft", soft, pos_weight=2.5, reduction="none"),
+    bce("smoothing", label_smoothing=0.1),
+    bce("soft, smoothing, pos_weight", soft, label_smoothing=0.1, pos_weight=POS_WEIGHT),
+    bce("sample weight", call={"sample_weight": element_weight}),
+    bce("weight of rows", call={"sample_weight": weight_per_row}),
+    bce("where", call={"where": element_mask}),
+    bce("where over the last axis", reduction="sum", call={"where": last_axis_mask}),
+    bce("normalizer", call={"normalizer": value(12.5)}),
+    bce("gradient of a sum", reduction="sum", call={"grad_output": value(0.3)}),
+    bce(
+        "everything",
+        soft,
+        pos_weight=POS_WEIGHT,
+        label_smoothing=0.1,
+        reduction="none",
+        call={
+            "sample_weight": element_weight,
+            "where": element_mask,
+            "grad_output": per_element,
+        },
+    ),
+    bce("0-d", shape=()),
+    bce("1-D", shape=(301,)),
+    bce("4-D", shape=(2, 3, 5, 10), pos_weight=POS_WEIGHT),
+    *[sigmoid_focal(f"γ={gamma}", gamma=gamma) for gamma in (0, 0.3, 0.5, 1, 2, 3.7)],
+    *[sigmoid_focal(f"soft, γ={gamma}", soft, gamma=gamma) for gamma in (0, 0.3, 1, 2, 3.7)],
+    *[
+        sigmoid_focal(
+            f"confident, γ={gamma}", right, logits=confident, gamma=gamma, reduction="none"
+        )
+        for gamma in (0, 0.3, 1, 2, 3.7)
+    ],
+    sigmoid_focal("confident and wrong", logits=confident, gamma=0.5, reduction="none"),
+    sigmoid_focal("off grid", logits=off_grid, reduction="none"),
+    sigmoid_focal("no alpha", alpha=None),
+    sigmoid_focal("no alpha, soft", soft, alpha=None, reduction="sum"),
+    sigmoid_focal("alpha 0", alpha=0.0),
+    sigmoid_focal("alpha 1", alpha=1.0),
+    sigmoid_focal("smoothing", label_smoothing=0.1),
+    sigmoid_focal("booleans", booleans),
+    sigmoid_focal("sample weight", call={"sample_weight": element_weight}),
+    sigmoid_focal("where", gamma=0.5, call={"where": element_mask}),
+    sigmoid_focal("normalizer", call={"normalizer": value(12.5)}),
+    sigmoid_focal(
+        "everything",
+        soft,
+        gamma=1.5,
+        label_smoothing=0.1,
+        reduction="none",
+        call={
+            "sample_weight": weight_per_row,
+            "where": last_axis_mask,
+            "grad_output": per_element,
+        },
+    ),
+    sigmoid_focal("3-D", shape=(3, 7, 10)),
+]
+
+SOFTMAX_CASES = [case for case in CASES if case.is_softmax]
+SIGMOID_CASES = [case for case in CASES if not case.is_softmax]
+
+
+def case(loss: str, name: str) -> Case:
+    """The case of that loss and name."""
+    (found,) = (c for c in CASES if c.loss == loss and c.name == name)
+    return found
+
+
+# Options that reach every branch of the kernels: for the properties of layout, threads and outputs,
+# which do not depend on the values.
+THOROUGH = [
+    case("SoftmaxCrossEntropy", "everything"),
+    case("SoftmaxCrossEntropy", "probabilities, everything"),
+    case("SoftmaxFocalLoss", "sample weight"),
+    case("BCEWithLogits", "everything"),
+    case("SigmoidFocalLoss", "everything"),
+]
+
+
+# Memory layouts -----------------------------------------------------------------------------------
+# Each maker returns an array that equals its argument, 2-D or more, and lies otherwise in memory.
+
+
+def fortran(a):
+    return np.asfortranarray(a)
+
+
+def every_other_row(a):
+    spread = np.zeros((2 * a.shape[0], *a.shape[1:]), a.dtype)
+    spread[::2] = a
+    return spread[::2]
+
+
+def every_third_element(a):
+    spread = np.zeros((*a.shape[:-1], 3 * a.shape[-1]), a.dtype)
+    spread[..., 1::3] = a
+    return spread[..., 1::3]
+
+
+def backwards(a):
+    return np.ascontiguousarray(a[::-1, ..., ::-1])[::-1, ..., ::-1]
+
+
+def odd_strides(a):
+    """Strides that are no multiple of the item: a field of packed records."""
+    records = np.zeros(a.shape, dtype=[("pad", np.int8), ("x", a.dtype)])
+    records["x"] = a
+    return records["x"]
+
+
+def byte_swapped(a):
+    return a.astype(a.dtype.newbyteorder("S"))
+
+
+def unaligned(a):
+    room = np.zeros(a.nbytes + 1, np.uint8)
+    view = room[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def misaligned_for_vectors(a):
+    """Aligned for the item, but for no vector."""
+    room = np.zeros(a.size + 1, a.dtype)
+    view = room[1:].reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def memory_mapped(a):
+    with tempfile.TemporaryFile() as file:
+        mapped = np.memmap(file, a.dtype, "w+", shape=a.shape)
+    mapped[...] = a
+    return mapped
+
+
+LAYOUTS = {
+    maker.__name__: maker
+    for maker in (
+        fortran,
+        every_other_row,
+        every_third_element,
+        backwards,
+        odd_strides,
+        byte_swapped,
+        unaligned,
+        misaligned_for_vectors,
+        read_only,
+        memory_mapped,
+    )
+}
+
+
+def zero_strides(a):
+    """The first row over and over: not equal to the argument, but of its shape."""
+    return np.broadcast_to(a[:1], a.shape)

@@ -1,0 +1,74 @@
+"""Every example runs, from another directory, and says what it promises."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def imported_packages(source):
+    """Return the top-level names of all that a source imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def run(example, directory):
+    missing = [
+        name
+        for name in sorted(imported_packages(example.read_text(encoding="utf-8")))
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        pytest.skip(f"could not import {missing}")
+    finished = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", str(example)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def check_train_digits(printed, directory):
+    accuracy = {
+        name: float(percent)
+        for name, percent in re.findall(r"^(.+?) +([\d.]+)% held-out accuracy", printed, re.M)
+    }
+    assert accuracy["fastce"] >= 97
+    # The three losses are one function: the runs may differ by what rounding does to a few images.
+    assert accuracy.keys() == {"fastce", "plain NumPy", "fastce.reference"}
+    assert max(accuracy.values()) - min(accuracy.values()) <= 1
+
+    picture = Path(re.search(r"^picture of the run: (.+)$", printed, re.M).group(1))
+    assert picture.parent == directory.resolve()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+CHECKS = {"train_digits.py": check_train_digits}
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_example_runs(example, tmp_path):
+    printed = run(example, tmp_path)
+    assert printed.strip()
+    if check := CHECKS.get(example.name):
+        check(printed, tmp_path)
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_example_is_short(example):
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 100

@@ -1,0 +1,381 @@
+"""What must hold between losses, options and batches, whatever the values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import (
+    CASES,
+    CLASS_ALPHA,
+    CLASS_WEIGHT,
+    DTYPES,
+    SOFTMAX_CASES,
+    confident,
+    likeliest,
+    off_grid,
+    on_grid,
+    one_hot,
+)
+
+import fastce
+
+EPS = float(np.finfo(np.float32).eps)
+METHODS = ("__call__", "value_and_grad", "value_grad_hess")
+
+
+def assert_close(results, others, ulps=16):
+    for a, b in zip(results, others, strict=True):
+        np.testing.assert_allclose(a, b, rtol=ulps * EPS, atol=ulps * EPS * 1e-3)
+
+
+@pytest.fixture
+def batch(rng):
+    z = on_grid(rng, (41, 10)).astype(np.float32)
+    z[:6] = confident(rng, (6, 10))
+    y = rng.integers(10, size=41)
+    y[:6] = np.argmax(z[:6], axis=-1)
+    return z, y
+
+
+@pytest.mark.parametrize(
+    "c", [c for c in SOFTMAX_CASES if not {"z_loss", "softcap"} & c.options.keys()], ids=str
+)
+def test_a_softmax_gradient_sums_to_zero(c, isa):
+    """Adding the same number to all logits of a row changes nothing."""
+    batch = c.batch("float32")
+    grad = c.build().value_and_grad(batch.logits, batch.target, **batch.call)[1]
+    wide = grad.astype(np.float64)
+    size = np.abs(wide).sum(axis=c.axis)
+    assert np.all(np.abs(wide.sum(axis=c.axis)) <= 8 * EPS * size + 1e-37)
+    assert size.any() or c.name in ("all ignored", "one class")
+
+
+def test_focal_without_gamma_is_cross_entropy(batch, isa):
+    focal = fastce.SoftmaxFocalLoss(gamma=0, reduction="none").value_grad_hess(*batch)
+    plain = fastce.SoftmaxCrossEntropy(reduction="none").value_grad_hess(*batch)
+    for a, b in zip(focal, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=8 * EPS)
+
+
+def test_class_alpha_is_class_weight_without_the_denominator(batch, isa):
+    focal = fastce.SoftmaxFocalLoss(gamma=0, alpha=CLASS_ALPHA, reduction="sum")
+    plain = fastce.SoftmaxCrossEntropy(weight=CLASS_ALPHA, reduction="sum")
+    assert_close(focal.value_grad_hess(*batch), plain.value_grad_hess(*batch))
+    focal = fastce.SoftmaxFocalLoss(gamma=0, alpha=CLASS_ALPHA)
+    plain = fastce.SoftmaxCrossEntropy(weight=CLASS_ALPHA)
+    z, y = batch
+    assert_close(focal.value_grad_hess(z, y), plain.value_grad_hess(z, y, normalizer=len(y)))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25, 0.0, 1.0])
+def test_sigmoid_focal_without_gamma_is_weighted_bce(alpha, isa, rng):
+    z = on_grid(rng, (41, 7)).astype(np.float32)
+    y = rng.integers(2, size=z.shape).astype(np.float32)
+    focal = fastce.SigmoidFocalLoss(gamma=0, alpha=alpha).value_grad_hess(z, y)
+    weight = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    bce = fastce.BCEWithLogits().value_grad_hess(z, y, sample_weight=weight, normalizer=y.size)
+    assert_close(focal, bce)
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5, 2])
+def test_alpha_at_its_ends_silences_a_side(gamma, isa, rng):
+    z = on_grid(rng, 400).astype(np.float32)
+    y = rng.integers(2, size=400)
+    for alpha in (0.0, 1.0):
+        loss = fastce.SigmoidFocalLoss(gamma=gamma, alpha=alpha, reduction="none")
+        silent = y == 1 - alpha
+        for x in loss.value_grad_hess(z, y):
+            assert not x[silent].any()
+            assert x[~silent].any()
+
+
+def test_two_classes_are_bce_of_the_difference(isa, rng):
+    z = on_grid(rng, (301, 2)).astype(np.float32)
+    z[:40] = confident(rng, (40, 2))
+    y = rng.integers(2, size=301)
+    value, grad, hess = fastce.SoftmaxCrossEntropy(reduction="none").value_grad_hess(z, y)
+    bce = fastce.BCEWithLogits(reduction="none").value_grad_hess(z[:, 1] - z[:, 0], y)
+    for a, b in zip((value, grad[:, 1], hess[:, 1]), bce, strict=True):
+        np.testing.assert_allclose(a, b, rtol=8 * EPS)
+    for a, b in zip((-grad[:, 0], hess[:, 0]), bce[1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=8 * EPS)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 1, 2, 3.7])
+def test_two_classes_are_sigmoid_focal_of_the_difference(gamma, isa, rng):
+    z = on_grid(rng, (301, 2)).astype(np.float32)
+    y = rng.integers(2, size=301)
+    softmax = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none").value_grad_hess(z, y)
+    sigmoid = fastce.SigmoidFocalLoss(gamma=gamma, alpha=None, reduction="none").value_grad_hess(
+        z[:, 1] - z[:, 0], y
+    )
+    for a, b in zip((softmax[0], softmax[1][:, 1]), sigmoid, strict=False):
+        np.testing.assert_allclose(a, b, rtol=64 * EPS)
+    np.testing.assert_allclose(softmax[2][:, 1], sigmoid[2], rtol=64 * EPS, atol=64 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("BCEWithLogits", {}),
+        ("BCEWithLogits", {"label_smoothing": 0.2}),
+        ("SigmoidFocalLoss", {"alpha": None}),
+        ("SigmoidFocalLoss", {"alpha": 0.5, "gamma": 1.3}),
+        ("SigmoidFocalLoss", {"alpha": None, "gamma": 0.5, "label_smoothing": 0.2}),
+    ],
+)
+def test_symmetry_of_the_sides(name, options, isa, rng):
+    """(z, y) → (−z, 1 − y) leaves value and Hessian, and turns the gradient."""
+    z = on_grid(rng, 501).astype(np.float32)
+    y = (rng.integers(5, size=501) / 4).astype(np.float32)
+    loss = getattr(fastce, name)(reduction="none", **options)
+    value, grad, hess = loss.value_grad_hess(z, y)
+    mirrored = loss.value_grad_hess(-z, 1 - y)
+    for a, b in zip((value, -grad, hess), mirrored, strict=True):
+        np.testing.assert_allclose(a, b, rtol=4 * EPS, atol=4 * EPS * 1e-2)
+
+
+def test_pos_weight_equals_repeated_positives(isa, rng):
+    z = on_grid(rng, 300).astype(np.float32)
+    y = rng.integers(2, size=300)
+    weighted = fastce.BCEWithLogits(pos_weight=3.0, reduction="sum")(z, y)
+    repeats = np.where(y == 1, 3, 1)
+    repeated = fastce.BCEWithLogits(reduction="sum")(np.repeat(z, repeats), np.repeat(y, repeats))
+    assert weighted == pytest.approx(repeated, rel=4 * EPS)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.01}])
+def test_labels_equal_one_hot_probabilities(options, reduction, batch, isa):
+    z, y = batch
+    loss = fastce.SoftmaxCrossEntropy(reduction=reduction, **options)
+    by_label = loss.value_grad_hess(z, y)
+    by_one_hot = loss.value_grad_hess(z, one_hot(y, z, -1).astype(np.float32))
+    # Without options to the last digits, confident rows included.
+    atol = 4 * EPS if options else 0
+    for a, b in zip(by_label, by_one_hot, strict=True):
+        np.testing.assert_allclose(a, b, rtol=8 * EPS, atol=atol)
+
+
+@pytest.mark.parametrize("scale", [0.25, 2.0])
+def test_logit_scale_is_a_scaled_logit(scale, batch, isa):
+    z, y = batch
+    scaled = fastce.SoftmaxCrossEntropy(logit_scale=scale).value_grad_hess(z, y)
+    value, grad, hess = fastce.SoftmaxCrossEntropy().value_grad_hess(np.float32(scale) * z, y)
+    assert_close(scaled, (value, scale * grad, scale**2 * hess))
+
+
+def test_a_wide_softcap_caps_nothing(batch, isa):
+    z, y = batch
+    capped = fastce.SoftmaxCrossEntropy(softcap=1e6).value_grad_hess(z, y)
+    plain = fastce.SoftmaxCrossEntropy().value_grad_hess(z, y)
+    for a, b in zip(capped, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+# Masks, ignored rows, weights ---------------------------------------------------------------------
+
+SOFTMAX_OPTIONS = [
+    ("SoftmaxCrossEntropy", {}),
+    ("SoftmaxCrossEntropy", {"label_smoothing": 0.1, "weight": CLASS_WEIGHT}),
+    ("SoftmaxCrossEntropy", {"label_smoothing": 0.3, "z_loss": 0.01, "softcap": 30.0}),
+    ("SoftmaxFocalLoss", {"gamma": 1.5, "alpha": CLASS_ALPHA}),
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("name", "options"), SOFTMAX_OPTIONS)
+def test_a_masked_class_equals_a_deleted_class(name, options, reduction, batch, isa):
+    z, y = batch
+    kept = np.array([0, 1, 3, 4, 6, 7, 9])
+    where = np.isin(np.arange(10), kept)
+    y = kept[y % len(kept)]
+    masked = getattr(fastce, name)(reduction=reduction, **options).value_grad_hess(
+        np.where(where, z, np.float32(np.nan)), y, where=where
+    )
+    fewer = {key: x[kept] if isinstance(x, np.ndarray) else x for key, x in options.items()}
+    deleted = getattr(fastce, name)(reduction=reduction, **fewer).value_grad_hess(
+        z[:, kept], np.searchsorted(kept, y)
+    )
+    assert_close((masked[0], masked[1][:, kept], masked[2][:, kept]), deleted)
+    assert not masked[1][:, ~where].any()
+    assert not masked[2][:, ~where].any()
+
+
+def test_a_masked_class_equals_a_logit_of_minus_infinity(batch, isa):
+    z, y = batch
+    where = np.ones(z.shape, bool)
+    where[np.arange(len(y)), (y + 1) % 10] = False
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    masked = loss.value_grad_hess(z, y, where=where)
+    infinite = loss.value_grad_hess(np.where(where, z, np.float32(-np.inf)), y)
+    assert_close(masked, infinite, ulps=4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(("name", "options"), SOFTMAX_OPTIONS)
+@pytest.mark.parametrize("how", ["ignore_index", "sample_weight"])
+def test_ignored_rows_equal_deleted_rows(how, name, options, reduction, batch, isa, rng):
+    """Even when they hold NaN."""
+    z, y = batch
+    kept = rng.random(len(y)) < 0.6
+    z = np.where(kept[:, None], z, np.float32(np.nan))
+    loss = getattr(fastce, name)(reduction=reduction, **options)
+    if how == "ignore_index":
+        value, grad, hess = loss.value_grad_hess(z, np.where(kept, y, -100))
+    else:
+        value, grad, hess = loss.value_grad_hess(z, y, sample_weight=kept.astype(float))
+    deleted = loss.value_grad_hess(z[kept], y[kept])
+    assert_close((value[kept] if reduction == "none" else value, grad[kept], hess[kept]), deleted)
+    assert not grad[~kept].any()
+    assert not hess[~kept].any()
+    if reduction == "none":
+        assert not value[~kept].any()
+
+
+@pytest.mark.parametrize("name", ["BCEWithLogits", "SigmoidFocalLoss"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_masked_elements_equal_deleted_elements(reduction, name, isa, rng):
+    z = on_grid(rng, 400).astype(np.float32)
+    y = rng.integers(2, size=400)
+    kept = rng.random(400) < 0.6
+    loss = getattr(fastce, name)(reduction=reduction)
+    poisoned = np.where(kept, z, np.float32(np.nan))
+    deleted = loss.value_grad_hess(z[kept], y[kept])
+    for call in ({"where": kept}, {"sample_weight": kept.astype(float)}):
+        value, grad, hess = loss.value_grad_hess(poisoned, y, **call)
+        assert_close(
+            (value[kept] if reduction == "none" else value, grad[kept], hess[kept]), deleted
+        )
+        assert not grad[~kept].any()
+        assert not hess[~kept].any()
+
+
+@pytest.mark.parametrize(("name", "options"), SOFTMAX_OPTIONS)
+def test_integer_sample_weights_equal_repeated_rows(name, options, batch, isa, rng):
+    z, y = batch
+    repeats = rng.integers(4, size=len(y))
+    loss = getattr(fastce, name)(**options)
+    weighted = loss(z, y, sample_weight=repeats)
+    repeated = loss(np.repeat(z, repeats, axis=0), np.repeat(y, repeats))
+    assert weighted == pytest.approx(repeated, rel=8 * EPS)
+
+
+# Batches that can be cut along the first axis, and have a denominator.
+DIVISIBLE = [
+    c
+    for c in CASES
+    if c.reduction == "mean" and len(c.shape) > 1 and c.axis != 0 and c.name != "all ignored"
+]
+
+
+@pytest.mark.parametrize("c", DIVISIBLE, ids=str)
+def test_microbatches_add_up_to_the_batch(c, isa):
+    """With `normalizer`, the denominator of the whole batch."""
+    batch = c.batch("float32")
+    loss = c.build()
+    value, grad = loss.value_and_grad(batch.logits, batch.target, **batch.call)
+    call = dict(batch.call)
+    normalizer = call.pop("normalizer", None)
+    if normalizer is None:
+        normalizer = denominator(c, batch)
+    total, parts = 0.0, []
+    rows = len(batch.logits)
+    for part in (slice(0, 2), slice(2, rows // 2 + 1), slice(rows // 2 + 1, rows)):
+        sliced = {key: x[part] if np.shape(x)[:1] == (rows,) else x for key, x in call.items()}
+        v, g = loss.value_and_grad(
+            batch.logits[part], batch.target[part], normalizer=normalizer, **sliced
+        )
+        total += v
+        parts.append(g)
+    assert total == pytest.approx(value, rel=8 * EPS)
+    np.testing.assert_allclose(np.concatenate(parts), grad, rtol=8 * EPS, atol=1e-37)
+
+
+def denominator(c, batch):
+    """Σ wᵢ over the samples that count."""
+    if c.is_softmax:
+        weight = np.broadcast_to(
+            batch.call.get("sample_weight", 1.0), np.delete(batch.logits.shape, c.axis)
+        )
+        if batch.target.ndim == batch.logits.ndim:
+            return weight.sum()
+        used = batch.target != c.options.get("ignore_index", -100)
+        class_weight = c.options.get("weight", np.ones(batch.logits.shape[c.axis]))
+        return np.sum((weight * class_weight[np.where(used, batch.target, 0)])[used])
+    weight = np.broadcast_to(batch.call.get("sample_weight", 1.0), batch.logits.shape)
+    return np.sum(weight * np.broadcast_to(batch.call.get("where", True), batch.logits.shape))
+
+
+# grad_output -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_grad_output_is_a_factor(c, isa, rng):
+    batch = c.batch("float32")
+    call = {key: x for key, x in batch.call.items() if key != "grad_output"}
+    loss = c.build()
+    value, grad, hess = loss.value_grad_hess(batch.logits, batch.target, **call)
+    factor = np.float32(rng.choice([-2.0, 0.5, 4.0], size=np.shape(value)))
+    scaled = loss.value_grad_hess(batch.logits, batch.target, grad_output=factor, **call)
+    np.testing.assert_array_equal(scaled[0], value)
+    if c.is_softmax and c.reduction == "none":
+        factor = np.expand_dims(factor, c.axis)
+    for a, b in zip(scaled[1:], (grad, hess), strict=True):
+        np.testing.assert_allclose(a, factor * b, rtol=4 * EPS, atol=1e-37)
+
+
+def test_mean_is_the_weighted_mean_of_the_losses(batch, isa, rng):
+    z, y = batch
+    weight = rng.random(len(y))
+    each = fastce.SoftmaxCrossEntropy(weight=CLASS_WEIGHT, reduction="none")
+    losses = each(z, y, sample_weight=weight).astype(float)
+    mean = fastce.SoftmaxCrossEntropy(weight=CLASS_WEIGHT)(z, y, sample_weight=weight)
+    assert mean == pytest.approx(losses.sum() / np.sum(weight * CLASS_WEIGHT[y]), rel=2 * EPS)
+
+
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_the_three_methods_agree(c, isa):
+    batch = c.batch("float32")
+    call = {key: x for key, x in batch.call.items() if key != "grad_output"}
+    loss = c.build()
+    value = loss(batch.logits, batch.target, **call)
+    with_grad = loss.value_and_grad(batch.logits, batch.target, **call)
+    with_hess = loss.value_grad_hess(batch.logits, batch.target, **call)
+    np.testing.assert_allclose(with_grad[0], value, rtol=4 * EPS)
+    np.testing.assert_array_equal(with_hess[0], with_grad[0])
+    np.testing.assert_array_equal(with_hess[1], with_grad[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_out_equal_to_the_logits_gives_the_same_bits(c, dtype, isa):
+    batch = c.batch(dtype)
+    loss = c.build()
+    value, grad = loss.value_and_grad(batch.logits, batch.target, **batch.call)
+    logits = batch.logits.copy(order="K")
+    value_in_place, out = loss.value_and_grad(logits, batch.target, out=logits, **batch.call)
+    assert out is logits
+    np.testing.assert_array_equal(value_in_place, value)
+    assert out.tobytes() == grad.tobytes()
+
+
+@pytest.mark.parametrize("shift", [-64.0, 1.0, 1024.0])
+def test_a_common_shift_changes_nothing(shift, isa, rng):
+    z = on_grid(rng, (33, 10)).astype(np.float32)
+    y = likeliest(rng, z, -1)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    for a, b in zip(loss.value_grad_hess(z, y), loss.value_grad_hess(z + shift, y), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_classes_in_any_order(isa, rng):
+    z = off_grid(rng, (33, 50)).astype(np.float32)
+    y = rng.integers(50, size=33)
+    order = rng.permutation(50)
+    place = np.argsort(order)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", label_smoothing=0.1)
+    value, grad, hess = loss.value_grad_hess(z, y)
+    shuffled = loss.value_grad_hess(z[:, order], place[y])
+    for a, b in zip((value, grad[:, order], hess[:, order]), shuffled, strict=True):
+        np.testing.assert_allclose(a, b, rtol=16 * EPS, atol=8 * EPS)

@@ -1,0 +1,92 @@
+"""The curves are the losses: every drawn line is compared with the formula."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+
+import fastce
+from fastce.plots import loss_curves
+
+matplotlib.use("Agg")
+
+X = np.linspace(-5, 5, 11)
+SIGMOID = 1 / (1 + np.exp(-X))
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def line(ax, index=0):
+    return ax.get_lines()[index].get_ydata()
+
+
+@pytest.mark.parametrize("target", [0, 1, 0.25])
+def test_bce(target):
+    axes = loss_curves(fastce.BCEWithLogits(), target=target, logits=X, hessian=True)
+    expected = np.logaddexp(0, X) - target * X, SIGMOID - target, SIGMOID * (1 - SIGMOID)
+    assert len(axes) == 3
+    for ax, curve in zip(axes, expected, strict=True):
+        np.testing.assert_array_equal(ax.get_lines()[0].get_xdata(), X)
+        np.testing.assert_allclose(line(ax), curve, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_two_class_softmax_is_drawn_as_bce(target, reduction):
+    softmax = fastce.SoftmaxCrossEntropy(reduction=reduction, axis=0)
+    sigmoid = fastce.BCEWithLogits(reduction=reduction)
+    for ax in loss_curves([softmax, sigmoid], target=target, logits=X, hessian=True):
+        np.testing.assert_allclose(line(ax, 0), line(ax, 1), rtol=1e-12, atol=1e-15)
+
+
+def test_focal_losses_agree():
+    softmax = fastce.SoftmaxFocalLoss(gamma=1.5)
+    sigmoid = fastce.SigmoidFocalLoss(gamma=1.5, alpha=None)
+    for ax in loss_curves({"softmax": softmax, "sigmoid": sigmoid}, hessian=True):
+        np.testing.assert_allclose(line(ax, 0), line(ax, 1), rtol=1e-10, atol=1e-14)
+        assert len(line(ax)) == 401
+
+
+def test_class_weights_show():
+    plain, heavy = fastce.SoftmaxCrossEntropy(), fastce.SoftmaxCrossEntropy(weight=[1.0, 3.0])
+    for ax in loss_curves([plain, heavy], logits=X):
+        np.testing.assert_allclose(line(ax, 1), 3 * line(ax, 0), rtol=1e-12)
+
+
+def test_labels_and_axes():
+    loss = fastce.BCEWithLogits(label_smoothing=0.1)
+    loss_axes, grad_axes = loss_curves(loss)
+    assert loss_axes.get_lines()[0].get_label() == repr(loss)
+    assert loss_axes.get_legend() is not None
+    assert (loss_axes.get_ylabel(), grad_axes.get_ylabel()) == ("loss (nats)", "gradient")
+    given = loss_axes.figure, grad_axes.figure
+    again = loss_curves({"second": loss}, axes=(loss_axes, grad_axes))
+    assert tuple(ax.figure for ax in again) == given
+    assert [len(ax.get_lines()) for ax in again] == [2, 2]
+
+
+def test_wrong_number_of_axes():
+    axes = loss_curves(fastce.BCEWithLogits())
+    with pytest.raises(ValueError, match="axes must be 3 axes, and 2 were given"):
+        loss_curves(fastce.BCEWithLogits(), hessian=True, axes=axes)
+
+
+def test_without_matplotlib():
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+import fastce
+from fastce.plots import loss_curves
+try:
+    loss_curves(fastce.BCEWithLogits())
+except ImportError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "fastce.plots needs matplotlib: pip install 'fastce[plots]'"

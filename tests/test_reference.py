@@ -1,0 +1,346 @@
+"""The oracle itself, against 100-digit arithmetic and high-order differences."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import mpmath
+import numpy as np
+import pytest
+from cases import CASES, Batch, case
+
+from fastce import reference
+
+LONG = np.longdouble
+ROWS = {
+    "ordinary": [0.5, -1.25, 2.0, 0.75],
+    "wrong": [-7.5, 3.0, 1.0, -2.0],
+    "tie": [2.0, 2.0, -1.0, 0.0],
+    "leads by 10": [10.0, 0.0, -3.5, -0.25],
+    "leads by 25": [25.0, -0.5, 0.0, -1.0],
+    "leads by 60": [60.0, 0.0, 0.0, -2.0],
+    "trails by 60": [-60.0, 0.0, 1.0, -2.0],
+}
+# The target is class 0.
+KEPT = [True, True, False, True]
+WEIGHT = [0.5, 1.5, 0.25, 2.0]
+PROBABILITIES = [0.6, 0.1, 0.3, 0.0]
+GAMMAS = (0, 0.3, 0.5, 1, 2, 3.7)
+
+CROSS_ENTROPY = {
+    "plain": {},
+    "weight": {"weight": WEIGHT},
+    "smoothing": {"label_smoothing": 0.1},
+    "weight, smoothing": {"weight": WEIGHT, "label_smoothing": 0.3},
+    "z-loss": {"z_loss": 0.01},
+    "scale": {"logit_scale": 0.3},
+    "softcap": {"softcap": 12.0},
+    "where": {"where": KEPT},
+    "all": {
+        "weight": WEIGHT,
+        "label_smoothing": 0.3,
+        "z_loss": 0.01,
+        "logit_scale": 0.7,
+        "softcap": 30.0,
+        "where": KEPT,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def hundred_digits():
+    with mpmath.workdps(100):
+        yield
+
+
+def derivatives(f, z):
+    """Value, gradient and Hessian diagonal of f at the list z."""
+
+    def along(j):
+        return lambda x: f([*z[:j], x, *z[j + 1 :]])
+
+    grad = [mpmath.diff(along(j), z[j]) for j in range(len(z))]
+    hess = [mpmath.diff(along(j), z[j], 2) for j in range(len(z))]
+    return f(z), grad, hess
+
+
+def exact_cross_entropy(q, *, weight=None, label_smoothing=0, z_loss=0, logit_scale=1, **others):
+    softcap, where = others.get("softcap"), others.get("where", [True] * len(q))
+    weight = weight or [1] * len(q)
+    smoothing, scale = mpmath.mpf(label_smoothing), mpmath.mpf(logit_scale)
+
+    def f(z):
+        u = [softcap * mpmath.tanh(scale * x / softcap) if softcap else scale * x for x in z]
+        lse = mpmath.log(sum(mpmath.exp(x) for x, kept in zip(u, where, strict=True) if kept))
+        total = z_loss * lse**2
+        for u_c, q_c, w_c, kept in zip(u, q, weight, where, strict=True):
+            if kept:
+                total += w_c * ((1 - smoothing) * q_c + smoothing / sum(where)) * (lse - u_c)
+        return total
+
+    return f
+
+
+def exact_softmax_focal(*, gamma, alpha=1, where=(True,) * 4):
+    def f(z):
+        exps = [mpmath.exp(x) if kept else 0 for x, kept in zip(z, where, strict=True)]
+        p = exps[0] / sum(exps)
+        return -alpha * (1 - p) ** mpmath.mpf(gamma) * mpmath.log(p)
+
+    return f
+
+
+def exact_bce(y, *, pos_weight=1, label_smoothing=0):
+    smoothing = mpmath.mpf(label_smoothing)
+    y = y * (1 - smoothing) + smoothing / 2
+
+    def f(z):
+        (x,) = z
+        p = 1 / (1 + mpmath.exp(-x))
+        return -pos_weight * y * mpmath.log(p) - (1 - y) * mpmath.log(1 - p)
+
+    return f
+
+
+def exact_sigmoid_focal(y, *, gamma, alpha, label_smoothing=0):
+    smoothing = mpmath.mpf(label_smoothing)
+    y = y * (1 - smoothing) + smoothing / 2
+
+    def f(z):
+        (x,) = z
+        p = 1 / (1 + mpmath.exp(-x))
+        p_t = p * y + (1 - p) * (1 - y)
+        alpha_t = 1 if alpha is None else alpha * y + (1 - mpmath.mpf(alpha)) * (1 - y)
+        cross_entropy = -y * mpmath.log(p) - (1 - y) * mpmath.log(1 - p)
+        return alpha_t * (1 - p_t) ** mpmath.mpf(gamma) * cross_entropy
+
+    return f
+
+
+def assert_equals(result, exact, rtol, atol=0.0):
+    for actual, truth in zip(result, exact, strict=True):
+        truth = np.array(truth, dtype=float).reshape(np.shape(actual))
+        np.testing.assert_allclose(actual, truth, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("options", CROSS_ENTROPY)
+def test_cross_entropy_of_a_label(options, row):
+    options = CROSS_ENTROPY[options]
+    z = [mpmath.mpf(x) for x in ROWS[row]]
+    exact = derivatives(exact_cross_entropy([1, 0, 0, 0], **options), z)
+    result = reference.softmax_cross_entropy(ROWS[row], 0, reduction="sum", **options)
+    # Where nothing cancels every digit is right, down to tails of 1e-26.
+    cancels = options.keys() - {"weight", "where"}
+    assert_equals(result, exact, rtol=1e-13, atol=1e-15 if cancels else 0)
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("options", CROSS_ENTROPY)
+def test_cross_entropy_of_probabilities(options, row):
+    options = CROSS_ENTROPY[options]
+    q = [0.6, 0.15, 0.0, 0.3] if "where" in options else PROBABILITIES
+    z = [mpmath.mpf(x) for x in ROWS[row]]
+    exact = derivatives(exact_cross_entropy([mpmath.mpf(x) for x in q], **options), z)
+    result = reference.softmax_cross_entropy(ROWS[row], q, reduction="sum", **options)
+    assert_equals(result, exact, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_one_hot_probabilities_keep_the_tails(row):
+    by_label = reference.softmax_cross_entropy(ROWS[row], 0)
+    by_one_hot = reference.softmax_cross_entropy(ROWS[row], [1.0, 0.0, 0.0, 0.0])
+    for a, b in zip(by_label, by_one_hot, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_softmax_focal(gamma, row, masked):
+    where = KEPT if masked else [True] * 4
+    z = [mpmath.mpf(x) for x in ROWS[row]]
+    exact = derivatives(exact_softmax_focal(gamma=gamma, alpha=0.75, where=where), z)
+    alpha = [0.75, 1.0, 1.0, 1.0]
+    result = reference.softmax_focal_loss(ROWS[row], 0, gamma=gamma, alpha=alpha, where=where)
+    assert_equals(result, exact, rtol=2e-13)
+
+
+@pytest.mark.parametrize("z", [-60.0, -10.25, -0.5, 0.0, 1.0, 17.0, 60.0])
+@pytest.mark.parametrize("y", [0.0, 1.0, 0.3, 0.5])
+@pytest.mark.parametrize("pos_weight", [1.0, 2.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_bce(z, y, pos_weight, smoothing):
+    f = exact_bce(mpmath.mpf(y), pos_weight=pos_weight, label_smoothing=smoothing)
+    result = reference.bce_with_logits(
+        z, y, pos_weight=pos_weight, label_smoothing=smoothing, reduction="none"
+    )
+    soft = smoothing or 0 < y < 1
+    assert_equals(result, derivatives(f, [mpmath.mpf(z)]), rtol=1e-14, atol=1e-15 if soft else 0)
+
+
+@pytest.mark.parametrize("z", [-60.0, -10.25, -0.5, 0.0, 1.0, 17.0, 60.0])
+@pytest.mark.parametrize("y", [0.0, 1.0, 0.3, 0.5])
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize(("alpha", "smoothing"), [(0.25, 0.0), (None, 0.0), (0.9, 0.2)])
+def test_sigmoid_focal(z, y, gamma, alpha, smoothing):
+    f = exact_sigmoid_focal(mpmath.mpf(y), gamma=gamma, alpha=alpha, label_smoothing=smoothing)
+    result = reference.sigmoid_focal_loss(
+        z, y, gamma=gamma, alpha=alpha, label_smoothing=smoothing, reduction="none"
+    )
+    soft = smoothing or 0 < y < 1
+    assert_equals(result, derivatives(f, [mpmath.mpf(z)]), rtol=2e-13, atol=1e-15 if soft else 0)
+
+
+@pytest.mark.parametrize("c", CASES, ids=str)
+def test_derivatives_against_differences(c, rng):
+    """Central differences of order 8, of the value and of the gradient, in extended precision."""
+    batch = c.batch()
+    z = batch.logits.astype(LONG)
+    step = LONG(1) / 256
+    coefficients = [(1, LONG(4) / 5), (2, -LONG(1) / 5), (3, LONG(4) / 105), (4, -LONG(1) / 280)]
+    rounding = np.finfo(LONG).eps / step
+
+    def evaluate(z):
+        loss, grad, _ = c.truth(Batch(z, batch.target, batch.call))
+        if c.reduction == "none":
+            return np.sum(loss * batch.call.get("grad_output", 1)), grad
+        return loss * batch.call.get("grad_output", 1), grad
+
+    def differences(direction):
+        """The derivative of value and gradient along a direction."""
+        ahead, behind = (
+            [evaluate(z + sign * k * step * direction) for k, _ in coefficients] for sign in (1, -1)
+        )
+        return tuple(
+            sum(
+                factor * (a[i] - b[i]) / step
+                for (_, factor), a, b in zip(coefficients, ahead, behind, strict=True)
+            )
+            for i in (0, 1)
+        )
+
+    value, grad, hess = c.truth(Batch(z, batch.target, batch.call))
+    if c.name == "all ignored":
+        assert np.isnan(value)
+        assert not grad.any()
+        assert not hess.any()
+        return
+    size = float(np.sum(np.abs(value))) + 1
+    for _ in range(2):
+        direction = rng.uniform(-1, 1, z.shape).astype(LONG)
+        slope, _ = differences(direction)
+        assert abs(slope - np.sum(grad * direction)) <= (1e-16 + 20 * rounding) * size
+
+    # Rows, and elements of a sigmoid loss, do not act on each other: one class of all rows at once.
+    if not c.is_softmax:
+        _, second = differences(np.ones_like(z))
+        np.testing.assert_allclose(second, hess, rtol=0, atol=1e-16 + 20 * rounding)
+        return
+    classes = z.shape[c.axis]
+    for j in np.unique(np.linspace(0, classes - 1, 10).astype(int)):
+        one_class = np.zeros(classes, LONG)
+        one_class[j] = 1
+        direction = np.moveaxis(
+            np.broadcast_to(one_class, np.moveaxis(z, c.axis, -1).shape), -1, c.axis
+        )
+        _, second = differences(direction)
+        np.testing.assert_allclose(
+            np.take(second, j, c.axis),
+            np.take(hess, j, c.axis),
+            rtol=0,
+            atol=1e-16 + 20 * rounding,
+        )
+
+
+def test_every_case_has_a_name_of_its_own():
+    names = [str(c) for c in CASES]
+    assert len(names) == len(set(names))
+
+
+def test_cases_reach_what_they_are_for():
+    """The masks, weights and ignored rows of the cases are not all alike."""
+    batch = case("SoftmaxCrossEntropy", "everything").batch()
+    for some in (batch.call["where"], batch.target == -100, batch.call["sample_weight"] == 0):
+        assert 0 < some.sum() < some.size
+    batch = case("BCEWithLogits", "everything").batch()
+    for some in (batch.call["where"], batch.call["sample_weight"] == 0, batch.target == 1):
+        assert 0 < some.sum() < some.size
+
+
+def test_mean_is_the_weighted_mean(rng):
+    """Class weights and sample weights are the denominator; alpha and pos_weight are not."""
+    z, y = rng.normal(size=(9, 4)), rng.integers(4, size=9)
+    s, w = rng.random(9), np.array(WEIGHT)
+    each = {"reduction": "none", "sample_weight": s}
+
+    losses, *_ = reference.softmax_cross_entropy(z, y, weight=w, **each)
+    mean, *_ = reference.softmax_cross_entropy(z, y, weight=w, sample_weight=s)
+    assert mean == pytest.approx(losses.sum() / (s * w[y]).sum(), rel=1e-14)
+
+    q = rng.random((9, 4))
+    losses, *_ = reference.softmax_cross_entropy(z, q, weight=w, **each)
+    mean, *_ = reference.softmax_cross_entropy(z, q, weight=w, sample_weight=s)
+    assert mean == pytest.approx(losses.sum() / s.sum(), rel=1e-14)
+
+    losses, *_ = reference.softmax_focal_loss(z, y, alpha=w, **each)
+    mean, *_ = reference.softmax_focal_loss(z, y, alpha=w, sample_weight=s)
+    assert mean == pytest.approx(losses.sum() / s.sum(), rel=1e-14)
+
+    each["sample_weight"] = s[:, None]
+    losses, *_ = reference.bce_with_logits(z, q, pos_weight=w, **each)
+    mean, *_ = reference.bce_with_logits(z, q, pos_weight=w, sample_weight=s[:, None])
+    assert mean == pytest.approx(losses.sum() / (4 * s.sum()), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_every_dtype_is_computed_in_float64(dtype):
+    batch = case("SoftmaxCrossEntropy", "everything").batch(dtype)
+    c = case("SoftmaxCrossEntropy", "everything")
+    loss, grad, hess = reference.softmax_cross_entropy(
+        batch.logits, batch.target, **c.options, **batch.call
+    )
+    assert type(loss) is float
+    assert grad.dtype == hess.dtype == np.float64
+    same = reference.softmax_cross_entropy(
+        batch.logits.astype(np.float64), batch.target, **c.options, **batch.call
+    )
+    np.testing.assert_array_equal(grad, same[1])
+
+
+def test_longdouble_stays_longdouble():
+    z = np.array([[30, 0, -1]], LONG)
+    loss, grad, hess = reference.softmax_cross_entropy(z, [0], reduction="none")
+    assert loss.dtype == grad.dtype == hess.dtype == LONG
+
+
+def test_it_imports_nothing_of_the_package():
+    imported = set()
+    for node in ast.walk(ast.parse(inspect.getsource(reference))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+    assert imported == {"__future__", "typing", "numpy", "numpy.typing"}
+
+
+def test_functions_beside_the_losses():
+    z = np.array(list(ROWS.values()))
+    exact = [[mpmath.mpf(x) for x in row] for row in z]
+    lse = [mpmath.log(sum(mpmath.exp(x) for x in row)) for row in exact]
+    log_p = np.array([[x - s for x in row] for row, s in zip(exact, lse, strict=True)], float)
+    np.testing.assert_allclose(reference.log_softmax(z), log_p, rtol=1e-14)
+    np.testing.assert_allclose(reference.softmax(z.T, axis=0), np.exp(log_p).T, rtol=1e-13)
+    np.testing.assert_allclose(reference.logsumexp(z), np.array(lse, float), rtol=1e-14)
+    labels = np.array([0, 1, 2, 3, 0, 1, 2])
+    result = reference.token_log_probs(z, labels)
+    np.testing.assert_allclose(result.log_prob, log_p[np.arange(7), labels], rtol=1e-14)
+    np.testing.assert_array_equal(result.argmax, [2, 1, 0, 0, 0, 0, 2])
+    np.testing.assert_allclose(reference.log_softmax([20.0, 0.0])[0], -2.061153620314381e-09)
+
+
+def test_logsumexp_of_infinities():
+    inf, nan = np.inf, np.nan
+    z = np.array([[inf, 0.0], [-inf, -inf], [-inf, 2.0], [inf, -inf], [nan, inf]])
+    np.testing.assert_array_equal(reference.logsumexp(z), [inf, -inf, 2.0, inf, nan])
