@@ -33,6 +33,7 @@ def instruction_set() -> str:
 
 
 def facts(threads: list[int]) -> dict[str, Any]:
+    """Machine, versions and load now: ask before measuring, so that the load is that of others."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -48,6 +49,7 @@ def facts(threads: list[int]) -> dict[str, Any]:
         "python": platform.python_version(),
         "instruction_set": instruction_set(),
         "threads": threads,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }
 
@@ -59,5 +61,5 @@ def as_markdown(facts: dict[str, Any]) -> str:
         f"{facts['processor']}, {facts['cpus']} CPUs, {facts['architecture']}, "
         f"{facts['system']}. fastce's instruction set: {facts['instruction_set']}. "
         f"Threads: {threads}, equal for every subject. Python {facts['python']}, {versions}. "
-        f"{facts['date']}."
+        f"Load average before the run: {facts['load']}. {facts['date']}."
     )

@@ -44,6 +44,7 @@ def run(
 ) -> int:
     """Measure, print, write; 1 if fastce itself was left out of a cell, else 0."""
     started = time.perf_counter()
+    facts = machine.facts(list(threads))
     cells = [cell for cell in CELLS if fnmatch(cell.group, only)]
     if not cells:
         raise SystemExit(f"no cell matches {only!r}: " + ", ".join(cell.group for cell in CELLS))
@@ -72,7 +73,7 @@ def run(
         for worker in workers.values():
             worker.shutdown()
     results = {
-        "machine": machine.facts(list(threads)),
+        "machine": facts,
         "missing": missing,
         "cells": measured,
         "sweeps": swept,

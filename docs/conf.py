@@ -34,6 +34,9 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
 
+default_role = "code"
+highlight_language = "none"  # of literal blocks; doctests and fences say their own
+
 autodoc_typehints = "none"  # the docstrings name types and shapes
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False

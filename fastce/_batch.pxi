@@ -173,58 +173,73 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, double* denominator,
     return OK
 
 
+cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
+    # What no row changes, so that begin_rows has little to do: at 10 classes that is a third of the time.
+    cdef Py_ssize_t i
+    memset(block, 0, sizeof(block[0]))
+    for i in range(BLOCK_ROWS):
+        block.label[i] = -1
+        if batch.labels.data != NULL:
+            block.hard_mass[i] = 1.0 - batch.label_smoothing
+        block.weight[i] = 1.0
+        block.factor[i] = batch.scale
+        block.active[i] = True
+    block.all_active = True
+
+
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
     # The numbers of a block of rows that do not depend on the logits.
-    cdef Py_ssize_t i, row
+    cdef bint were_active = block.all_active, all_active = True
+    cdef Py_ssize_t i
     cdef long long label
-    cdef double weight
-    block.all_active = True
-    for i in range(rows):
-        row = first + i
-        weight = read_scalar(&batch.sample_weight, row)
-        label = -1
-        block.active[i] = weight != 0.0
-        block.hard_mass[i] = 0.0
-        if batch.labels.data != NULL:
-            if read_label(&batch.labels, row, batch.classes, &label) != OK:
+    if batch.labels.data != NULL:
+        for i in range(rows):
+            if read_label(&batch.labels, first + i, batch.classes, &label) != OK:
                 return BAD_LABEL
-            if label < 0:
-                block.active[i] = False
-            else:
-                block.hard_mass[i] = (batch.class_weight[label] if batch.class_weight else 1.0)
-                if batch.kind == CROSS_ENTROPY:
-                    block.hard_mass[i] *= 1.0 - batch.label_smoothing
-        if not block.active[i]:
-            label = -1
-            weight = 0.0
-            block.all_active = False
-        block.label[i] = label
-        block.weight[i] = weight
-        block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
+            block.label[i] = label
+            all_active = all_active and label >= 0
+        if batch.class_weight:
+            for i in range(rows):
+                label = block.label[i]
+                if label >= 0:
+                    block.hard_mass[i] = batch.class_weight[label] * (1.0 - batch.label_smoothing)
+    block.all_active = True
+    if (all_active and were_active and batch.sample_weight.data == NULL
+            and batch.grad_output.data == NULL):
+        return OK
+    for i in range(rows):
+        block.weight[i] = read_scalar(&batch.sample_weight, first + i)
+        block.active[i] = block.weight[i] != 0.0 and (batch.labels.data == NULL or block.label[i] >= 0)
         if block.active[i]:
-            block.factor[i] = weight * batch.scale * read_scalar(&batch.grad_output, row)
-        block.maximum[i] = 0.0
-        block.others[i] = 0.0
-        block.target_logit[i] = 0.0
-        block.target_exp[i] = 0.0
-        block.soft_mass[i] = 0.0
-        block.soft_distance[i] = 0.0
-        block.soft_at_target[i] = 0.0
+            block.factor[i] = block.weight[i] * batch.scale * read_scalar(&batch.grad_output, first + i)
+        else:
+            block.weight[i] = 0.0
+            block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
+            block.label[i] = -1
+            block.all_active = False
     return OK
 
 
 cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                    real precision, double* total) noexcept nogil:
-    # Writes the losses of a block, or adds them up in the order of the rows.
+    # Writes the losses of a block, or adds them up: in four sums, for one would wait for each addition.
     cdef Py_ssize_t i
-    cdef double block_total = 0.0
+    cdef double a = 0.0, b = 0.0, c = 0.0, d = 0.0
     if batch.loss:
         for i in range(rows):
             write(<real*> batch.loss + first + i, <real> (block.value[i] * block.weight[i]))
     else:
-        for i in range(rows):
-            block_total += block.value[i] * block.weight[i]
-        total[0] += block_total
+        i = 0
+        while i + 4 <= rows:
+            a += block.value[i] * block.weight[i]
+            b += block.value[i + 1] * block.weight[i + 1]
+            c += block.value[i + 2] * block.weight[i + 2]
+            d += block.value[i + 3] * block.weight[i + 3]
+            i += 4
+        while i < rows:
+            a += block.value[i] * block.weight[i]
+            i += 1
+        total[0] += (a + b) + (c + d)
     if batch.log_sum_exp:
         for i in range(rows):
             write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])

@@ -340,13 +340,20 @@ class Elements:
         flat = self._flat({"target": target})
 
         def check(start: int, stop: int) -> float:
-            block = flat["target"][start:stop] if flat else None
-            if block is None:
-                block = _layout.gather(target, target.ndim, start, stop, self._type("target", target))
-            # A number outside stays outside when rounded to the working precision, but for those
-            # that round to 1: they are in after rounding, and harmless.
-            position = _isa.core.first_improbable(block)
-            return math.inf if position < 0 else float(start + position)
+            step = stop - start if flat else BLOCK_ELEMENTS
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                if flat:
+                    block = flat["target"][first:last]
+                else:
+                    block = _layout.gather(
+                        target, target.ndim, first, last, self._type("target", target)
+                    )
+                # A float64 that rounds to 1 in the working precision counts as 1.
+                position = _isa.core.first_improbable(block)
+                if position >= 0:
+                    return float(first + position)
+            return math.inf
 
         tasks = _parallel.tasks_of(target.size, 1, GROUP_ROWS)
         position = min(_parallel.run(check, tasks, target.size))

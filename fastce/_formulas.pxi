@@ -9,7 +9,8 @@
 # Rows are few against their elements: double costs little (3 ns a row) and spares the error analysis.
 
 
-cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss) noexcept nogil:
+cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss,
+                                      bint wants_hess) noexcept nogil:
     # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(others).
     cdef vec[double] one = splat(1.0), zero = splat(0.0), two_z = splat(2.0 * z_loss)
     cdef vec[double] m = load(&block.maximum[i])
@@ -27,8 +28,7 @@ cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_lo
     cdef vec[double] pull = hard + soft + two_z * lse
     cdef vec[double] target_others = others + (one - e)
     cdef vec[double] scale = factor * inverse
-    cdef vec[double] square = two_z * scale * inverse
-    cdef vec[double] product = pull * scale * inverse
+    cdef vec[double] square, product
     # keep: a class of weight 0 has no loss, even where its logit is -inf.
     store(&block.value[i], keep(less(zero, hard), hard * nll) + load(&block.soft_distance[i])
           + soft * log_total + splat(z_loss) * lse * lse)
@@ -37,9 +37,12 @@ cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_lo
     store(&block.scale[i], scale)
     store(&block.at_target[i], scale * ((soft - soft_at_target + two_z * lse) * e
                                         - (hard + soft_at_target) * target_others))
-    store(&block.hess_product[i], product)
-    store(&block.hess_square[i], square)
-    store(&block.hess_at_target[i], product * e * target_others + square * e * e)
+    if wants_hess:
+        product = pull * scale * inverse
+        square = two_z * scale * inverse
+        store(&block.hess_product[i], product)
+        store(&block.hess_square[i], square)
+        store(&block.hess_at_target[i], product * e * target_others + square * e * e)
 
 
 cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma) noexcept nogil:
@@ -97,7 +100,7 @@ cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t row
     i = 0
     while i < rows:
         if batch.kind == CROSS_ENTROPY:
-            finish_cross_entropy(block, i, batch.z_loss)
+            finish_cross_entropy(block, i, batch.z_loss, batch.hess.data != NULL)
         elif batch.kind == FOCAL:
             finish_focal(block, i, batch.gamma)
         else:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Box = tuple[slice, ...]
+Box = tuple[Any, ...]
 
 
 def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
@@ -62,7 +62,7 @@ def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, 
     if start >= stop:
         return
     if not shape:
-        yield 0, ()
+        yield 0, (...,)
         return
     inner = math.prod(shape[1:])
     first, last = start // inner, (stop - 1) // inner

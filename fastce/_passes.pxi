@@ -1,58 +1,80 @@
 # Vector passes over contiguous numbers that are in the first-level cache.
 
-cdef inline real maximum_of(const real* u, Py_ssize_t count) noexcept nogil:
-    # -inf for none; NaN is passed over here and found by the exponentials.
+cdef enum:
+    STRIDE_VECTORS = 8  # vectors that are added up in the working precision before they are widened:
+    #                     7 roundings of the sum, where 64 cost up to 5 ULP at 257 classes
+
+
+cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima) noexcept nogil:
+    # -inf for none; NaN is passed over here and found by the exponentials. `maxima` gets the
+    # maximum of each stride of STRIDE_VECTORS whole vectors, lane by lane.
     cdef int width = lanes(u[0])
-    cdef vec[real] a = splat(<real> -INFINITY), b = a, c = a, d = a
-    cdef Py_ssize_t i = 0
-    while i + 4 * width <= count:
-        a = max(load(u + i), a)
-        b = max(load(u + i + width), b)
-        c = max(load(u + i + 2 * width), c)
-        d = max(load(u + i + 3 * width), d)
-        i += 4 * width
+    cdef vec[real] a = splat(<real> -INFINITY), b = a, c = a
+    cdef Py_ssize_t i = 0, k
+    while i + STRIDE_VECTORS * width <= count:
+        a = max(load(u + i), load(u + i + width))
+        b = max(load(u + i + 2 * width), load(u + i + 3 * width))
+        a = max(load(u + i + 4 * width), max(load(u + i + 5 * width), a))
+        b = max(load(u + i + 6 * width), max(load(u + i + 7 * width), b))
+        a = max(a, b)
+        store(maxima, a)
+        maxima += width
+        c = max(a, c)
+        i += STRIDE_VECTORS * width
     while i + width <= count:
-        a = max(load(u + i), a)
+        c = max(load(u + i), c)
         i += width
     if i < count:
-        b = max(load_first(u + i, count - i, <real> -INFINITY), b)
-    return reduce_max(max(max(a, b), max(c, d)))
+        c = max(load_first(u + i, count - i, <real> -INFINITY), c)
+    return reduce_max(c)
 
 
-cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, real* e) noexcept nogil:
-    # e_j = exp(u_j - maximum), stored unless e is NULL. Returns their sum less one for a maximum:
-    # equal elements are counted, not added, so that a small tail beside them keeps its digits.
-    # Sums run over 64 vectors in the working precision, then in double.
+cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, const real* maxima,
+                                real* e) noexcept nogil:
+    # e_j = 2^raised exp(u_j - maximum), stored unless e is NULL. Returns the sum of the exp less one
+    # for a maximum. Elements equal to the maximum are counted, not added, so that a small tail
+    # beside them keeps its digits; a stride that has none of them, as `maxima` tells, is only added.
     cdef int width = lanes(u[0])
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] x, y, tail, ties
     cdef mask[real] is_maximum
-    cdef double total = 0.0, tied = 0.0
+    cdef wide_sum[real] total, tied
     cdef Py_ssize_t i = 0, stop
-    while i + width <= count:
-        stop = min_size(count, i + 64 * width)
+    while i < count:
+        stop = i + STRIDE_VECTORS * width
         tail = zero
-        ties = zero
-        while i + width <= stop:
-            x = load(u + i)
-            y = exp(x - m)
-            if e:
-                store(e + i, y)
-            is_maximum = equal(x, m)
-            tail = tail + select(is_maximum, zero, y)
-            ties = ties + keep(is_maximum, one)
-            i += width
-        total += reduce_add(tail)
-        tied += reduce_add(ties)
-    if i < count:
-        x = load_first(u + i, count - i, <real> -INFINITY)
-        y = exp(x - m)
-        if e:
-            store_first(e + i, count - i, y)
-        is_maximum = equal(x, m)
-        total += reduce_add(select(is_maximum, zero, y))
-        tied += reduce_add(keep(is_maximum, one))
-    return (tied - 1.0) + total
+        if stop <= count and not any(equal(load(maxima), m)):
+            while i < stop:
+                y = raised_exp(load(u + i) - m)
+                if e:
+                    store(e + i, y)
+                tail = tail + y
+                i += width
+        else:
+            stop = min_size(stop, count)
+            ties = zero
+            while i + width <= stop:
+                x = load(u + i)
+                y = raised_exp(x - m)
+                if e:
+                    store(e + i, y)
+                is_maximum = equal(x, m)
+                tail = tail + drop(is_maximum, y)
+                ties = ties + keep(is_maximum, one)
+                i += width
+            if i < stop:
+                x = load_first(u + i, stop - i, <real> -INFINITY)
+                y = raised_exp(x - m)
+                if e:
+                    store_first(e + i, stop - i, y)
+                is_maximum = equal(x, m)
+                tail = tail + drop(is_maximum, y)
+                ties = ties + keep(is_maximum, one)
+                i = stop
+            tied.add(ties)
+        total.add(tail)
+        maxima += width
+    return (tied.total() - 1.0) + total.total() * lowering(maximum)
 
 
 cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real maximum,
@@ -61,9 +83,10 @@ cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real 
     cdef int width = lanes(u[0])
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0)
     cdef vec[real] t_j, masses, distances
+    cdef wide_sum[real] all_masses, all_distances
     cdef Py_ssize_t i = 0, stop
     while i < count:
-        stop = min_size(count, i + 64 * width)
+        stop = min_size(count, i + STRIDE_VECTORS * width)
         masses = zero
         distances = zero
         while i + width <= stop:
@@ -77,8 +100,10 @@ cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real 
             distances = distances + keep(less(zero, abs(t_j)),
                                          t_j * (m - load_first(u + i, stop - i, <real> 0)))
             i = stop
-        mass[0] += reduce_add(masses)
-        distance[0] += reduce_add(distances)
+        all_masses.add(masses)
+        all_distances.add(distances)
+    mass[0] = all_masses.total()
+    distance[0] = all_distances.total()
 
 
 cdef inline void scale_into(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:

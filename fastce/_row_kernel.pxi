@@ -21,8 +21,9 @@ cdef struct RowWork:
     void* t
     void* grad
     void* hess
+    void* maxima            # of the strides of a chunk, lane by lane
     void* row               # KEPT_CLASSES elements a row, or NULL
-    double maxima[KEPT_CHUNKS]
+    double references[KEPT_CHUNKS]
 
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
@@ -53,6 +54,20 @@ cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssiz
             if not mask[i * batch.mask.class_stride]:
                 buffer[i] = -INFINITY
     return buffer
+
+
+cdef inline void uncapped_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
+                                real* z) noexcept nogil:
+    # The logits before scale and cap; 0 where masked, for they may be NaN there.
+    cdef const char* mask
+    cdef Py_ssize_t i
+    widen(row_address(&batch.logits, row) + first * batch.logits.class_stride, batch.logits.storage, z,
+          count)
+    if batch.mask.data != NULL:
+        mask = row_address(&batch.mask, row) + first * batch.mask.class_stride
+        for i in range(count):
+            if not mask[i * batch.mask.class_stride]:
+                z[i] = 0
 
 
 cdef inline const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
@@ -119,7 +134,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
         u = logits_chunk(batch, row, first, count, <real*> work.u)
-        chunk_maximum = maximum_of(u, count)
+        chunk_maximum = maximum_of(u, count, <real*> work.maxima)
         # A chunk without a finite logit has no maximum to be relative to.
         reference = chunk_maximum if chunk_maximum > -INFINITY else 0
         if first <= label < first + count:
@@ -140,7 +155,8 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py
                 chunk_distance += chunk_mass * (soft_reference - reference)
             mass += chunk_mass
             distance += chunk_distance
-        chunk_others = exponentials(u, count, reference, e_row + first if e_row else NULL)
+        chunk_others = exponentials(u, count, reference, <real*> work.maxima,
+                                    e_row + first if e_row else NULL)
         if chunk_maximum > m:
             if others != -1.0:
                 chunk_others += (1.0 + others) * scalar_exp(m - chunk_maximum)
@@ -152,7 +168,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py
         else:
             others += 1.0 + chunk_others  # 0, or NaN
         if e_row:
-            work.maxima[chunk] = reference
+            work.references[chunk] = reference
         chunk += 1
         first += count
     block.maximum[i] = m
@@ -192,7 +208,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef vec[real] scale = splat(<real> (block.scale[i] * chain))
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
-    cdef vec[real] e_j, factor
+    cdef vec[real] e_j, factor, plain
     if not block.active[i]:
         memset(grad_row, 0, batch.classes * grad_size)
         if wants_hess:
@@ -203,47 +219,48 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         grad = <real*> grad_row + first if direct else <real*> work.grad
         if e_row:
             e = e_row + first
-            rescale = 1.0
+            rescale = lowering(<real> 0)
             if batch.classes > CHUNK:
-                rescale = scalar_exp(work.maxima[chunk] - block.maximum[i])
+                rescale *= scalar_exp(work.references[chunk] - block.maximum[i])
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
-            exponentials(u, count, <real> block.maximum[i], <real*> work.e)
+            maximum_of(u, count, <real*> work.maxima)
+            exponentials(u, count, <real> block.maximum[i], <real*> work.maxima, <real*> work.e)
             e = <const real*> work.e
-            rescale = 1.0
+            rescale = lowering(<real> 0)
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
         if not soft and not wants_hess:
-            scale_into(e, <real> (block.scale[i] * chain * block.pull[i] * rescale), grad, count)
+            scale_into(e, <real> (block.scale[i] * block.pull[i] * chain * rescale), grad, count)
         else:
+            plain = splat(<real> (block.scale[i] * block.pull[i] * chain * rescale))
             factor = splat(<real> rescale)
             j = 0
             while j < count - width + 1:
-                e_j = load(e + j) * factor
+                e_j = load(e + j)
                 if wants_hess:
-                    store(hess + j, hessian(e_j, others, product, square))
+                    store(hess + j, hessian(e_j * factor, others, product, square))
                 if soft:
-                    store(grad + j, soft_gradient(e_j, load(t + j), pull, others, scale))
+                    store(grad + j, soft_gradient(e_j * factor, load(t + j), pull, others, scale))
                 else:
-                    store(grad + j, e_j * (scale * pull))
+                    store(grad + j, e_j * plain)
                 j += width
             j = count - count % width
             if j < count:
-                e_j = load_first(e + j, count - j, <real> 0) * factor
+                e_j = load_first(e + j, count - j, <real> 0)
                 if wants_hess:
-                    store(hess + j, hessian(e_j, others, product, square))
+                    store(hess + j, hessian(e_j * factor, others, product, square))
                 if soft:
                     store_first(grad + j, count - j, soft_gradient(
-                        e_j, load_first(t + j, count - j, <real> 0), pull, others, scale))
+                        e_j * factor, load_first(t + j, count - j, <real> 0), pull, others, scale))
                 else:
-                    store_first(grad + j, count - j, e_j * (scale * pull))
+                    store_first(grad + j, count - j, e_j * plain)
         if first <= label < first + count:
             write(grad + label - first, <real> (block.at_target[i] * chain))
             if wants_hess:
                 hess[label - first] = <real> (block.hess_at_target[i] * chain * chain)
         if batch.softcap != 0.0:
-            widen(row_address(&batch.logits, row) + first * batch.logits.class_stride,
-                  batch.logits.storage, <real*> work.u, count)
+            uncapped_chunk(batch, row, first, count, <real*> work.u)
             chain_rule(<real*> work.u, count, batch.logit_scale, batch.softcap, grad,
                        hess if wants_hess else NULL)
         if not direct:
@@ -296,8 +313,8 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
             step *= 2
     cdef real* e_row = NULL
     cdef int status = OK
-    memset(&block, 0, sizeof(block))
-    work.memory = <char*> malloc((5 * padded + (batch.classes if scratch else 0)) * sizeof(real))
+    begin_batch(batch, &block)
+    work.memory = <char*> malloc((6 * padded + (batch.classes if scratch else 0)) * sizeof(real))
     if work.memory == NULL:
         return NO_MEMORY
     work.u = work.memory
@@ -305,7 +322,8 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     work.t = work.memory + 2 * padded * sizeof(real)
     work.grad = work.memory + 3 * padded * sizeof(real)
     work.hess = work.memory + 4 * padded * sizeof(real)
-    work.row = work.memory + 5 * padded * sizeof(real) if scratch else NULL
+    work.maxima = work.memory + 5 * padded * sizeof(real)
+    work.row = work.memory + 6 * padded * sizeof(real) if scratch else NULL
     while row < stop and status == OK:
         rows = min_size(step, stop - row)
         status = begin_rows(batch, row, rows, &block)
@@ -318,8 +336,9 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
                 elif scratch:
                     e_row = <real*> work.row
                 row_statistics(batch, row + i, &block, i, &work, e_row)
-            elif batch.argmax:
-                write(batch.argmax + row + i, <long long> 0)
+            else:
+                block.maximum[i] = block.others[i] = 0.0
+                block.soft_mass[i] = block.soft_distance[i] = 0.0
         finish_rows(batch, &block, rows)
         if wants_grad:
             for i in range(rows):

@@ -71,12 +71,12 @@ cdef inline vec[real] logistic(vec[real] z, vec[real]* p, vec[real]* q, vec[real
     return log1p(e)
 
 
-cdef inline vec[real] bce(vec[real] z, vec[real] y, vec[real] pos_weight, vec[real]* grad,
-                          vec[real]* hess) noexcept nogil:
-    # pos_weight y softplus(-z) + (1 - y) softplus(z). Only one of max(z, 0) and max(-z, 0) is not 0;
+cdef inline vec[real] bce(vec[real] z, vec[real] y, vec[real] opposite, vec[real] pos_weight,
+                          vec[real]* grad, vec[real]* hess) noexcept nogil:
+    # pos_weight y softplus(-z) + opposite softplus(z), opposite = 1 - y. Only one of max(z, 0) and max(-z, 0) is not 0;
     # keep: a side of weight 0 has no loss at +-inf.
     cdef vec[real] p, q, above, below, zero = splat(<real> 0)
-    cdef vec[real] positive = pos_weight * y, negative = splat(<real> 1) - y
+    cdef vec[real] positive = pos_weight * y, negative = opposite
     cdef vec[real] log_term = logistic(z, &p, &q, &above, &below)
     grad[0] = negative * p - positive * q
     hess[0] = (negative + positive) * (p * q)
@@ -104,15 +104,15 @@ cdef inline vec[real] power_of_sigmoid(vec[real] above, vec[real] log_term, vec[
     return exp_less(-high, keep(less(high, splat(<real> 1e4)), low))
 
 
-cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, const SigmoidFocal* loss,
-                                    vec[real]* grad, vec[real]* hess) noexcept nogil:
+cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, vec[real] opposite,
+                                    const SigmoidFocal* loss, vec[real]* grad,
+                                    vec[real]* hess) noexcept nogil:
     # f = a r^gamma b with b = BCE, r = 1 - p_t = p (1 - y) + q y, a = alpha_t:
     #     f'  = a r^gamma (gamma rho b + b'),         rho = r' / r,  r' = p q (1 - 2 y)
     #     f'' = a r^gamma (gamma rho b ((gamma - 1) rho + q - p) + 2 gamma rho b' + p q)
     # For hard targets r is p or q itself, and rho is 1 - r with the sign of 1 - 2 y: no division.
     cdef vec[real] one = splat(<real> 1), zero = splat(<real> 0), g = splat(<real> loss.gamma)
     cdef vec[real] p, q, above, below, log_term, r, rho, rho_b, b, slope, power, weight
-    cdef vec[real] opposite = one - y
     cdef mask[real] positive = less(splat(<real> 0.5), y), soft = less(zero, y * opposite)
     log_term = logistic(z, &p, &q, &above, &below)
     r = select(positive, q, p)
@@ -207,12 +207,13 @@ cdef void run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
     cdef real* value_to
     cdef real* grad_to
     cdef real* hess_to
-    cdef vec[real] value, grad, hess, y_i, w_i, factor_i, zero = splat(<real> 0)
+    cdef vec[real] value, grad, hess, y_i, w_i, factor_i, opposite_i
+    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] pos_weight_i = splat(<real> 1)
     cdef vec[real] keep_target = splat(<real> (1.0 - arrays.label_smoothing))
     cdef vec[real] half_smoothing = splat(<real> (0.5 * arrays.label_smoothing))
     cdef vec[real] partial
-    cdef vec[double] sum = splat(0.0)
+    cdef wide_sum[real] sum
     cdef Py_ssize_t logits_size = storage_size(arrays.logits_storage)
     cdef Py_ssize_t target_size = storage_size(arrays.target_storage)
     cdef Py_ssize_t grad_size = storage_size(arrays.grad_storage)
@@ -241,17 +242,19 @@ cdef void run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
         i = 0
         while i < count:
             partial = zero
-            stop = min_size(count, i + 16 * width)
+            stop = min_size(count, i + STRIDE_VECTORS * width)
             while i < stop:
                 y_i = load(y + i)
+                opposite_i = one - y_i
                 if smoothed:
                     y_i = y_i * keep_target + half_smoothing
+                    opposite_i = opposite_i * keep_target + half_smoothing
                 if sigmoid_loss is Bce:
                     if pos_weight:
                         pos_weight_i = load(pos_weight + i)
-                    value = bce(load(z + i), y_i, pos_weight_i, &grad, &hess)
+                    value = bce(load(z + i), y_i, opposite_i, pos_weight_i, &grad, &hess)
                 else:
-                    value = sigmoid_focal(load(z + i), y_i, loss, &grad, &hess)
+                    value = sigmoid_focal(load(z + i), y_i, opposite_i, loss, &grad, &hess)
                 if w:
                     w_i = load(w + i)
                     value = keep(less(zero, w_i), w_i * value)
@@ -272,7 +275,7 @@ cdef void run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
                         store(hess_to + i, factor_i * hess)
                     store(grad_to + i, factor_i * grad)
                 i += width
-            sum = add_widened(sum, partial)
+            sum.add(partial)
         if value_to == &buffers[5][0]:
             memcpy(<real*> arrays.loss + first, value_to, count * sizeof(real))
         if derivatives is not ValueOnly:
@@ -282,7 +285,7 @@ cdef void run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
             if hess_to == &buffers[1][0]:
                 narrow(hess_to, arrays.hess + first * hess_size, arrays.hess_storage, count)
         first += count
-    total[0] += reduce_add(sum)
+    total[0] += sum.total()
 
 
 cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,

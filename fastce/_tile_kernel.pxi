@@ -128,31 +128,30 @@ cdef inline void tile_exponentials(const real* u, Py_ssize_t u_stride, real* e, 
     cdef vec[real] one = splat(<real> 1), zero = splat(<real> 0)
     cdef vec[real] m = load_narrowed(maximum, u[0]), x, y, tail, ties = zero
     cdef mask[real] is_maximum
-    cdef double part[16]
+    cdef wide_sum[real] total
     cdef double sums[16]
+    cdef double tied[16]
+    cdef double lower = lowering(u[0])
     cdef Py_ssize_t j = 0, stop
-    cdef int k, width = lanes(u[0])
+    cdef int k
     m = select(equal(m, splat(<real> -INFINITY)), zero, m)
-    for k in range(width):
-        sums[k] = 0.0
     while j < classes:
-        stop = min_size(classes, j + 64)
+        stop = min_size(classes, j + STRIDE_VECTORS)
         tail = zero
         while j < stop:
             x = load(u + j * u_stride)
-            y = exp(x - m)
+            y = raised_exp(x - m)
             if e:
                 store(e + j * e_stride, y)
             is_maximum = equal(x, m)
-            tail = tail + select(is_maximum, zero, y)
+            tail = tail + drop(is_maximum, y)
             ties = ties + keep(is_maximum, one)
             j += 1
-        store_widened(&part[0], tail)
-        for k in range(width):
-            sums[k] += part[k]
-    store_widened(&part[0], ties)
-    for k in range(width):
-        others[k] = (part[k] - 1.0) + sums[k]
+        total.add(tail)
+    total.store_lanes(&sums[0])
+    store_widened(&tied[0], ties)
+    for k in range(lanes(u[0])):
+        others[k] = (tied[k] - 1.0) + sums[k] * lower
 
 
 cdef void tile_targets(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -198,29 +197,40 @@ cdef inline void tile_soft_sums(const Batch* batch, const real* u, Py_ssize_t u_
     store_widened(&block.soft_distance[group], distances)
 
 
+cdef inline void tile_plain_factors(const Batch* batch, const RowBlock* block, Py_ssize_t rows,
+                                    double* factors, real tag) noexcept nogil:
+    # What turns a raised exponential into the gradient of a class that has no soft target mass.
+    cdef double chain = (batch.logit_scale if batch.softcap == 0.0 else 1.0) * lowering(tag)
+    cdef Py_ssize_t i
+    for i in range(BLOCK_ROWS):
+        factors[i] = block.scale[i] * block.pull[i] * chain
+
+
 cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssize_t group, real* e,
-                               Py_ssize_t stride, const real* t, bint shared, real* hess) noexcept nogil:
-    # One vector of rows: exponentials become gradients, in place.
+                               Py_ssize_t stride, const real* t, bint shared, const double* factors,
+                               real* hess) noexcept nogil:
+    # One vector of rows: exponentials become gradients, in place. Without `factors` they stay.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef vec[real] others = load_narrowed(&block.others[group], e[0])
     cdef vec[real] pull = load_narrowed(&block.pull[group], e[0])
-    cdef vec[real] by_chain = splat(<real> chain)
+    cdef vec[real] by_chain = splat(<real> chain), lower = splat(<real> lowering(e[0]))
     cdef vec[real] scale = load_narrowed(&block.scale[group], e[0]) * by_chain
-    cdef vec[real] product, square, a = scale * pull, e_j
+    cdef vec[real] product, square, plain, e_j
     cdef Py_ssize_t j
     if hess:
         product = load_narrowed(&block.hess_product[group], e[0]) * by_chain * by_chain
         square = load_narrowed(&block.hess_square[group], e[0]) * by_chain * by_chain
         for j in range(batch.classes):
-            store(hess + j * BLOCK_ROWS, hessian(load(e + j * stride), others, product, square))
-    if t == NULL:
+            store(hess + j * BLOCK_ROWS, hessian(load(e + j * stride) * lower, others, product, square))
+    if t:
         for j in range(batch.classes):
-            store(e + j * stride, load(e + j * stride) * a)
-    else:
-        for j in range(batch.classes):
-            e_j = load(e + j * stride)
+            e_j = load(e + j * stride) * lower
             store(e + j * stride, soft_gradient(
                 e_j, splat(t[j]) if shared else load(t + j * BLOCK_ROWS), pull, others, scale))
+    elif factors:
+        plain = load_narrowed(factors + group, e[0])
+        for j in range(batch.classes):
+            store(e + j * stride, load(e + j * stride) * plain)
 
 
 cdef inline void tile_log_softmax(const RowBlock* block, Py_ssize_t group, const real* u,
@@ -253,6 +263,7 @@ cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, const
     # The scratch tile of u: loaded, cleared where a row is not used, scaled, capped, masked.
     cdef Py_ssize_t group, i, j
     cdef const char* row_mask
+    cdef real* z = NULL
     load_tile(&batch.logits, row, rows, batch.classes, u, <real*> work.stage)
     if not block.all_active:
         group = 0
@@ -261,6 +272,7 @@ cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, const
             group += lanes(u[0])
     if batch.softcap != 0.0:
         memcpy(work.z, u, batch.classes * BLOCK_ROWS * sizeof(real))
+        z = <real*> work.z
     if batch.logit_scale != 1.0 or batch.softcap != 0.0:
         transform(u, batch.classes * BLOCK_ROWS, batch.logit_scale, batch.softcap)
     if batch.mask.data != NULL:
@@ -269,6 +281,8 @@ cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, const
             for j in range(batch.classes):
                 if block.active[i] and not row_mask[j * batch.mask.class_stride]:
                     u[j * BLOCK_ROWS + i] = -INFINITY
+                    if z:
+                        z[j * BLOCK_ROWS + i] = 0  # it may be NaN
 
 
 cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -279,13 +293,15 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef bint wants_hess = batch.hess.data != NULL
     cdef real* hess = <real*> work.hess if wants_hess else NULL
+    cdef double factors[BLOCK_ROWS]
     cdef real* hess_group = hess
     cdef const real* t_group = t
     cdef Py_ssize_t group, i, label
     cdef int width = lanes(e[0])
+    tile_plain_factors(batch, block, rows, &factors[0], e[0])
     group = 0
     while group < rows:
-        tile_gradient(batch, block, group, e + group, stride, t_group, shared, hess_group)
+        tile_gradient(batch, block, group, e + group, stride, t_group, shared, &factors[0], hess_group)
         if t_group != NULL and not shared:
             t_group += width
         if hess_group != NULL:
@@ -382,7 +398,10 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     if wants_grad:
         for i in range(rows):
             if block.label[i] >= 0:
-                block.target_exp[i] = read(e + block.label[i] * e_stride + i)
+                block.target_exp[i] = read(e + block.label[i] * e_stride + i) * lowering(tag)
+    elif batch.kind == FOCAL:
+        for i in range(rows):
+            block.target_exp[i] = scalar_exp(block.target_logit[i] - block.maximum[i])
     finish_rows(batch, block, rows)
     if logs:
         group = 0
@@ -404,7 +423,7 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
     cdef Py_ssize_t row = start, rows
     cdef Py_ssize_t padded = ((batch.classes if batch.classes > 16 else 16) * BLOCK_ROWS + 16) * sizeof(real)
     cdef int status = OK
-    memset(&block, 0, sizeof(block))
+    begin_batch(batch, &block)
     work.memory = <char*> malloc((2 + 1 + 1 + 1) * padded)
     if work.memory == NULL:
         return NO_MEMORY

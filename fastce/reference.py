@@ -89,9 +89,11 @@ class _Softmax(NamedTuple):
 
 
 def _softmax_of(u: Array) -> _Softmax:
-    """Compute the softmax of each row: NaN for a row with NaN or +inf, or of −inf alone."""
+    """Compute the softmax of each row.
+
+    A row with NaN or +inf, or of −inf alone, has none, and all of it becomes NaN: inf − inf is NaN.
+    """
     largest = np.max(u, axis=-1, keepdims=True)
-    largest = np.where(np.isfinite(largest), largest, np.nan)
     exps = np.exp(u - largest)
     others = _sum_of_others(exps)
     tail = np.min(others, axis=-1, keepdims=True)  # S − 1: of all exps but one that is exactly 1

@@ -139,8 +139,16 @@ template <class T> FASTCE_INLINE mask<T> at_most(vec<T> a, vec<T> b) { return ma
 template <class T> FASTCE_INLINE vec<T> select(mask<T> m, vec<T> yes, vec<T> no) {
     return vec<T>(typename vec<T>::native(m.v ? yes.v : no.v));
 }
-// x where the mask holds, else +0: what makes 0 * inf harmless.
+// x where the mask holds, else +0: what makes 0 * inf harmless. And the other way round.
 template <class T> FASTCE_INLINE vec<T> keep(mask<T> m, vec<T> x) { return select(m, x, vec<T>(T(0))); }
+#if FASTCE_VECTOR_BYTES
+template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) {
+    typedef typename native_of<T>::bits bits;  // one and-not, where GCC blends with zero
+    return vec<T>(bit_cast<typename vec<T>::native>(bits(~m.v & bit_cast<bits>(x.v))));
+}
+#else
+template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) { return m.v ? vec<T>(T(0)) : x; }
+#endif
 
 // The larger of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is maxps, but
 // GCC makes a compare and a blend of it unless told that there are neither NaNs nor signed zeros.
@@ -282,14 +290,48 @@ template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
     return lane[0];
 }
 
-// sum + x in double, lane by lane, the lanes of a float vector folded by halves.
-template <class T> FASTCE_INLINE vec<double> add_widened(vec<double> sum, vec<T> x) {
-    double lane[vec<T>::lanes];
-    store_widened(lane, x);
-    for (int first = 0; first < vec<T>::lanes; first += vec<double>::lanes)
-        sum = sum + load(lane + first);
-    return sum;
-}
+// Running sums of the lanes of float vectors in double, of double vectors in double with the
+// rounding errors beside it (Knuth's two-sum).
+template <class T> class wide_sum;
+template <> class wide_sum<float> {
+    enum { parts = int(vec<float>::lanes) / int(vec<double>::lanes) };
+    vec<double> sum[parts];
+
+public:
+    FASTCE_INLINE wide_sum() {
+        for (int i = 0; i < parts; ++i)
+            sum[i] = vec<double>(0.0);
+    }
+    FASTCE_INLINE void add(vec<float> x) {
+        double lane[vec<float>::lanes];
+        store_widened(lane, x);
+        for (int i = 0; i < parts; ++i)
+            sum[i] = sum[i] + load(lane + i * vec<double>::lanes);
+    }
+    FASTCE_INLINE void store_lanes(double *to) const {
+        for (int i = 0; i < parts; ++i)
+            store(to + i * vec<double>::lanes, sum[i]);
+    }
+    FASTCE_INLINE double total() const {
+        vec<double> all = sum[0];
+        for (int i = 1; i < parts; ++i)
+            all = all + sum[i];
+        return reduce_add(all);
+    }
+};
+template <> class wide_sum<double> {
+    vec<double> sum, error;
+
+public:
+    FASTCE_INLINE wide_sum() : sum(0.0), error(0.0) {}
+    FASTCE_INLINE void add(vec<double> x) {
+        const vec<double> next = sum + x, rounded = next - sum;
+        error = error + ((sum - (next - rounded)) + (x - rounded));
+        sum = next;
+    }
+    FASTCE_INLINE void store_lanes(double *to) const { store(to, sum + error); }
+    FASTCE_INLINE double total() const { return reduce_add(sum + error); }
+};
 
 // ---------------------------------------------------------------------------- elementary functions
 
@@ -300,14 +342,16 @@ template <> struct constants<float> {
     static FASTCE_INLINE float rounder() { return 0x1.8p23f; }  // adding it rounds to an integer
     static FASTCE_INLINE float ln2_high() { return 0x1.62e4p-1f; }  // 15 bits: k * ln2_high is exact
     static FASTCE_INLINE float ln2_low() { return 0x1.7f7d1cp-20f; }
-    static FASTCE_INLINE float exp_clamp() { return -120.0f; }
+    static FASTCE_INLINE float exp_clamp() { return -160.0f; }
+    enum { raised = 64 };
 };
 template <> struct constants<double> {
     enum { mantissa = 52, bias = 1023 };
     static FASTCE_INLINE double rounder() { return 0x1.8p52; }
     static FASTCE_INLINE double ln2_high() { return 0x1.62e42fefp-1; }  // 33 bits
     static FASTCE_INLINE double ln2_low() { return 0x1.473de6af278edp-34; }
-    static FASTCE_INLINE double exp_clamp() { return -1000.0; }
+    static FASTCE_INLINE double exp_clamp() { return -1200.0; }
+    enum { raised = 512 };
 };
 
 // (e^r - 1 - r) / r^2 for |r| <= ln2 / 2.
@@ -362,17 +406,17 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
 #endif
 }
 
-// e^(x - excess) for x <= 88 (float) or 709 (double), |excess| tiny; 0 where the result would be subnormal
-// (a multiplication that makes subnormals costs over 100 cycles on many CPUs, and a row masked with
-// -1e9 would pay it on every element), so e^-inf = 0.
-// x = k ln2 + r; adding the rounder leaves k in the low bits of the sum, from where one shift moves
-// k + bias into the exponent. A k below -bias gives a negative integer: the maximum with 0 makes it 0.0.
-template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
+// 2^power e^(x - excess) for 0 >= x, |excess| tiny; 0 where 2^power e^x would be subnormal (to make
+// subnormal numbers costs over 100 cycles on many CPUs, and a row masked with -1e9 would pay it on
+// every element), so e^-inf = 0. Without a power, x may be up to 88 (float) or 709 (double).
+// x = k ln2 + r; adding the rounder leaves k + bias + power in the low bits of the sum, from where one
+// shift moves it into the exponent. Where it is negative, the maximum with 0 makes 0.0 of it.
+template <class T> FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power) {
     typedef constants<T> c;
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
     const vec<T> clamped = max(vec<T>(c::exp_clamp()), x);
-    const vec<T> biased_rounder(c::rounder() + T(int(c::bias)));
+    const vec<T> biased_rounder(c::rounder() + T(int(c::bias) + power));
     const vec<T> shifted = fma(clamped, vec<T>(T(1.4426950408889634)), biased_rounder);
     const vec<T> k = shifted - biased_rounder;
     vec<T> r = fma(k, vec<T>(-c::ln2_high()), clamped);
@@ -382,7 +426,20 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
     const bits scale = exponent > 0 ? exponent : exponent - exponent;
     return e * vec<T>(bit_cast<typename vec<T>::native>(scale));
 }
-template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) { return exp(x, vec<T>(T(0))); }
+template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
+    return exp_times_power(x, vec<T>(T(0)), 0);
+}
+template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
+    return exp_times_power(x, excess, 0);
+}
+// Raised exponentials, 2^64 e^x or 2^512 e^x, have no subnormal values down to e^-131 or e^-1062:
+// their sums keep all digits as long as the sum itself is a normal number, at no cost.
+template <class T> FASTCE_INLINE vec<T> raised_exp(vec<T> x) {
+    return exp_times_power(x, vec<T>(T(0)), constants<T>::raised);
+}
+template <class T> FASTCE_INLINE double lowering(T) {
+    return std::ldexp(1.0, -int(constants<T>::raised));
+}
 
 // log(1 + x) in float for x in [0, 1]: all that softplus and its tail need.
 template <class T> vec<T> log1p(vec<T> x);

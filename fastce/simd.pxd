@@ -13,6 +13,12 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         vec operator/(vec)
         T operator[](Py_ssize_t)
 
+    cdef cppclass wide_sum[T]:
+        wide_sum()
+        void add(vec[T])
+        void store_lanes(double*)
+        double total()
+
     cdef cppclass DefaultEnvironment:
         DefaultEnvironment()
 
@@ -29,6 +35,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     mask[T] at_most[T](vec[T], vec[T])
     vec[T] select[T](mask[T], vec[T], vec[T])
     vec[T] keep[T](mask[T], vec[T])
+    vec[T] drop[T](mask[T], vec[T])
     bint any[T](mask[T])
     vec[T] max[T](vec[T], vec[T])
     vec[T] abs[T](vec[T])
@@ -47,11 +54,12 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void transpose[T](vec[T]*)
 
     vec[T] exp[T](vec[T])
+    vec[T] raised_exp[T](vec[T])
+    double lowering[T](T)
     vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
     vec[T] log1p[T](vec[T])
     vec[T] log[T](vec[T])
     vec[T] product_error[T](vec[T], vec[T], vec[T])
-    vec[double] add_widened[T](vec[double], vec[T])
 
     vec[float] load_half "simd::load" (const half*)
     vec[float] load_bfloat16 "simd::load" (const bfloat16*)

@@ -188,7 +188,8 @@ def booleans(rng, logits, axis):
 
 
 def soft(rng, logits, axis):
-    y = rng.random(logits.shape)
+    """Exact in float32, so that 1 − y is the same in every precision."""
+    y = rng.random(logits.shape).astype(np.float32).astype(float)
     return np.where(rng.random(logits.shape) < 0.2, np.round(y), y)
 
 

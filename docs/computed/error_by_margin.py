@@ -5,12 +5,12 @@ from peers import cross_entropy_peers, line_of
 from fastce import reference
 
 CLASSES = 10
-ROWS = 500
+ROWS = 300
 
 
 def draw():
     rng = np.random.default_rng(0)
-    margins = np.linspace(-10, 40, 51)
+    margins = np.linspace(-10, 40, 41)
     errors = {name: [] for name in cross_entropy_peers()}
     for margin in margins:
         logits = rng.standard_normal((ROWS, CLASSES)).astype(np.float32)
