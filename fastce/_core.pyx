@@ -12,6 +12,7 @@ cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY
 from libc.math cimport exp as scalar_exp
+from libc.math cimport fabs
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 

@@ -106,7 +106,7 @@ cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real 
     distance[0] = all_distances.total()
 
 
-cdef inline void scale_into(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
+cdef inline void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
     cdef int width = lanes(factor)
     cdef vec[real] a = splat(factor)
     cdef Py_ssize_t i = 0
@@ -117,6 +117,15 @@ cdef inline void scale_into(const real* e, real factor, real* to, Py_ssize_t cou
         store_first(to + i, count - i, load_first(e + i, count - i, <real> 0) * a)
 
 
+cdef inline void lower_and_scale(const real* e, double factor, real* to, Py_ssize_t count) noexcept nogil:
+    # to = factor * exp from raised exponentials; in two products where one factor would be subnormal.
+    if 0.0 < fabs(factor) < smallest_lowering(e[0]):
+        multiply(e, <real> lowering(e[0]), to, count)
+        multiply(<const real*> to, <real> factor, to, count)
+    else:
+        multiply(e, <real> (factor * lowering(e[0])), to, count)
+
+
 cdef inline vec[real] soft_gradient(vec[real] e, vec[real] t, vec[real] pull, vec[real] others,
                                     vec[real] scale) noexcept nogil:
     return scale * ((pull - t) * e - t * (others + (splat(<real> 1) - e)))
@@ -125,6 +134,31 @@ cdef inline vec[real] soft_gradient(vec[real] e, vec[real] t, vec[real] pull, ve
 cdef inline vec[real] hessian(vec[real] e, vec[real] others, vec[real] product,
                               vec[real] square) noexcept nogil:
     return e * (product * (others + (splat(<real> 1) - e)) + square * e)
+
+
+cdef inline void soft_gradient_pass(const real* e, real rescale, const real* t, Py_ssize_t count,
+                                    vec[real] pull, vec[real] others, vec[real] scale,
+                                    real* to) noexcept nogil:
+    cdef int width = lanes(rescale)
+    cdef vec[real] factor = splat(rescale)
+    cdef Py_ssize_t i = 0
+    while i + width <= count:
+        store(to + i, soft_gradient(load(e + i) * factor, load(t + i), pull, others, scale))
+        i += width
+    if i < count:
+        store_first(to + i, count - i, soft_gradient(
+            load_first(e + i, count - i, <real> 0) * factor, load_first(t + i, count - i, <real> 0),
+            pull, others, scale))
+
+
+cdef inline void hessian_pass(const real* e, real rescale, Py_ssize_t count, vec[real] others,
+                              vec[real] product, vec[real] square, real* to) noexcept nogil:
+    # `e` and `to` have room for whole vectors.
+    cdef vec[real] factor = splat(rescale)
+    cdef Py_ssize_t i = 0
+    while i < count:
+        store(to + i, hessian(load(e + i) * factor, others, product, square))
+        i += lanes(rescale)
 
 
 cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:

@@ -112,6 +112,15 @@ cdef inline double smoothing_share(const Batch* batch, Py_ssize_t row) noexcept 
     return batch.label_smoothing / classes if classes else 0.0
 
 
+cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t first, RowBlock* block,
+                                      Py_ssize_t i) noexcept nogil:
+    # The loss of a masked target is +inf whatever its logit is: the derivatives by it are 0.
+    if batch.mask.data != NULL and not row_address(&batch.mask, first + i)[
+            block.label[i] * batch.mask.class_stride]:
+        block.at_target[i] = 0.0
+        block.hess_at_target[i] = 0.0
+
+
 cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
     # Whether e_j may wait in the gradient's own row.
     return (batch.grad.data != NULL and batch.kind != LOG_SOFTMAX and batch.grad.storage <= FLOAT64 and batch.softcap == 0.0
@@ -190,8 +199,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py
 
 cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
                     RowWork* work, const real* e_row) noexcept nogil:
-    cdef int width = lanes(<real> 0)
-    cdef Py_ssize_t first = 0, count, chunk = 0, j, label = block.label[i]
+    cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i]
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
     cdef bint direct = batch.grad.storage <= FLOAT64 and batch.softcap == 0.0
     cdef const real* e
@@ -208,7 +216,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef vec[real] scale = splat(<real> (block.scale[i] * chain))
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
-    cdef vec[real] e_j, factor, plain
+    cdef double plain
     if not block.active[i]:
         memset(grad_row, 0, batch.classes * grad_size)
         if wants_hess:
@@ -219,42 +227,30 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         grad = <real*> grad_row + first if direct else <real*> work.grad
         if e_row:
             e = e_row + first
-            rescale = lowering(<real> 0)
+            rescale = 1.0
             if batch.classes > CHUNK:
-                rescale *= scalar_exp(work.references[chunk] - block.maximum[i])
+                rescale = scalar_exp(work.references[chunk] - block.maximum[i])
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
             maximum_of(u, count, <real*> work.maxima)
             exponentials(u, count, <real> block.maximum[i], <real*> work.maxima, <real*> work.e)
             e = <const real*> work.e
-            rescale = lowering(<real> 0)
+            rescale = 1.0
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
+        plain = block.scale[i] * block.pull[i] * chain * rescale
         if not soft and not wants_hess:
-            scale_into(e, <real> (block.scale[i] * block.pull[i] * chain * rescale), grad, count)
+            lower_and_scale(e, plain, grad, count)
         else:
-            plain = splat(<real> (block.scale[i] * block.pull[i] * chain * rescale))
-            factor = splat(<real> rescale)
-            j = 0
-            while j < count - width + 1:
-                e_j = load(e + j)
-                if wants_hess:
-                    store(hess + j, hessian(e_j * factor, others, product, square))
-                if soft:
-                    store(grad + j, soft_gradient(e_j * factor, load(t + j), pull, others, scale))
-                else:
-                    store(grad + j, e_j * plain)
-                j += width
-            j = count - count % width
-            if j < count:
-                e_j = load_first(e + j, count - j, <real> 0)
-                if wants_hess:
-                    store(hess + j, hessian(e_j * factor, others, product, square))
-                if soft:
-                    store_first(grad + j, count - j, soft_gradient(
-                        e_j * factor, load_first(t + j, count - j, <real> 0), pull, others, scale))
-                else:
-                    store_first(grad + j, count - j, e_j * plain)
+            # Lowering by a power of two is exact: the plain gradient has the same bits either way.
+            lower_and_scale(e, 1.0, <real*> work.e, count)
+            if wants_hess:
+                hessian_pass(<const real*> work.e, <real> rescale, count, others, product, square, hess)
+            if soft:
+                soft_gradient_pass(<const real*> work.e, <real> rescale, t, count, pull, others, scale,
+                                   grad)
+            else:
+                multiply(<const real*> work.e, <real> plain, grad, count)
         if first <= label < first + count:
             write(grad + label - first, <real> (block.at_target[i] * chain))
             if wants_hess:
@@ -342,6 +338,8 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
         finish_rows(batch, &block, rows)
         if wants_grad:
             for i in range(rows):
+                if block.label[i] >= 0:
+                    forget_masked_target(batch, row, &block, i)
                 if in_grad:
                     e_row = <real*> row_address(&batch.grad, row + i)
                 if batch.kind == LOG_SOFTMAX:

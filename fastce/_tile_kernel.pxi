@@ -18,38 +18,46 @@ cdef struct TileWork:
 
 
 cdef inline void transpose_in(const char* source, Py_ssize_t row_stride, Py_ssize_t rows,
-                              Py_ssize_t classes, real* tile) noexcept nogil:
-    # classes >= width. The last block of classes overlaps the one before it; missing rows repeat the
-    # last one.
-    cdef int width = lanes(tile[0]), k
+                              Py_ssize_t classes, real* tile, double* maximum) noexcept nogil:
+    # Rows of at least one vector into a tile, and their maxima, while they are in registers. The last
+    # block of classes overlaps the one before it; missing rows repeat the last one. Where there are
+    # fewer classes than lanes, what lies behind them is carried along.
+    cdef int width = lanes(tile[0]), k, inside
     cdef vec[real] block[16]
-    cdef Py_ssize_t group, first
-    group = 0
+    cdef vec[real] m
+    cdef Py_ssize_t group = 0, first
     while group < rows:
         first = 0
+        m = splat(<real> -INFINITY)
         while True:
             for k in range(width):
                 block[k] = load(<const real*> (source + min_size(group + k, rows - 1) * row_stride) + first)
             transpose(&block[0])
-            for k in range(width):
+            inside = <int> min_size(width, classes)
+            for k in range(inside):
+                m = max(block[k], m)
                 store(tile + (first + k) * BLOCK_ROWS + group, block[k])
             if first + width >= classes:
                 break
             first = min_size(first + width, classes - width)
+        store_widened(maximum + group, m)
         group += width
 
 
-cdef inline void transpose_out(const real* tile, Py_ssize_t rows, Py_ssize_t classes,
-                               char* to, Py_ssize_t row_stride) noexcept nogil:
+cdef inline void transpose_out(const real* tile, Py_ssize_t rows, Py_ssize_t classes, char* to,
+                               Py_ssize_t row_stride, const double* factors) noexcept nogil:
+    # The other way, each row times its factor if there are factors.
     cdef int width = lanes(tile[0]), k
     cdef vec[real] block[16]
-    cdef Py_ssize_t group, first
-    group = 0
+    cdef vec[real] factor = splat(<real> 1)
+    cdef Py_ssize_t group = 0, first
     while group < rows:
         first = 0
+        if factors:
+            factor = load_narrowed(factors + group, tile[0])
         while True:
             for k in range(width):
-                block[k] = load(tile + (first + k) * BLOCK_ROWS + group)
+                block[k] = load(tile + (first + k) * BLOCK_ROWS + group) * factor
             transpose(&block[0])
             for k in range(width):
                 if group + k < rows:
@@ -60,9 +68,18 @@ cdef inline void transpose_out(const real* tile, Py_ssize_t rows, Py_ssize_t cla
         group += width
 
 
+cdef inline void tile_maximum(const real* u, Py_ssize_t stride, Py_ssize_t classes,
+                              double* maximum) noexcept nogil:
+    cdef vec[real] m = splat(<real> -INFINITY)
+    cdef Py_ssize_t j
+    for j in range(classes):
+        m = max(load(u + j * stride), m)
+    store_widened(maximum, m)
+
+
 cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t classes,
-                    real* tile, real* stage) noexcept nogil:
-    # Converts if need be. The lanes past `rows` hold finite numbers.
+                    real* tile, real* stage, double* maximum) noexcept nogil:
+    # Converts if need be. The lanes past `rows` hold what some row holds.
     cdef char* source = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i, j
     cdef int width = lanes(tile[0])
@@ -70,10 +87,14 @@ cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ss
         for j in range(classes):
             widen(source + j * matrix.class_stride, matrix.storage, tile + j * BLOCK_ROWS, rows)
             for i in range(rows, BLOCK_ROWS):
-                tile[j * BLOCK_ROWS + i] = 0
+                tile[j * BLOCK_ROWS + i] = tile[j * BLOCK_ROWS]
+        i = 0
+        while i < rows:
+            tile_maximum(<const real*> tile + i, BLOCK_ROWS, classes, maximum + i)
+            i += width
         return
     if matrix.storage <= FLOAT64 and classes >= width:
-        transpose_in(source, matrix.row_stride, rows, classes, tile)
+        transpose_in(source, matrix.row_stride, rows, classes, tile, maximum)
         return
     # Rows narrower than a vector, or of another type, are first laid side by side; a vector may then
     # read past its row, into the next one or the padding.
@@ -82,16 +103,14 @@ cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ss
     else:
         for i in range(rows):
             widen(source + i * matrix.row_stride, matrix.storage, stage + i * classes, classes)
-    if classes >= width:
-        transpose_in(<const char*> stage, classes * sizeof(real), rows, classes, tile)
-    else:
-        for i in range(rows * classes, rows * classes + width):
-            stage[i] = 0
-        transpose_in(<const char*> stage, classes * sizeof(real), rows, width, tile)
+    for i in range(rows * classes, rows * classes + width):
+        stage[i] = 0
+    transpose_in(<const char*> stage, classes * sizeof(real), rows, classes, tile, maximum)
 
 
 cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows,
-                     Py_ssize_t classes, real* stage) noexcept nogil:
+                     Py_ssize_t classes, real* stage, const double* factors) noexcept nogil:
+    # `factors` are for rows alone: planes are multiplied in the tile.
     cdef char* to = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i, j
     cdef int width = lanes(tile[0])
@@ -100,25 +119,15 @@ cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_
             narrow(tile + j * BLOCK_ROWS, to + j * matrix.class_stride, matrix.storage, rows)
         return
     if matrix.storage <= FLOAT64 and classes >= width:
-        transpose_out(tile, rows, classes, to, matrix.row_stride)
+        transpose_out(tile, rows, classes, to, matrix.row_stride, factors)
         return
     # Rows narrower than a vector are stored in order, each over the excess of the one before.
-    transpose_out(tile, rows, classes if classes >= width else width, <char*> stage,
-                  classes * sizeof(real))
+    transpose_out(tile, rows, classes, <char*> stage, classes * sizeof(real), factors)
     if matrix.row_stride == classes * size:
         narrow(stage, to, matrix.storage, rows * classes)
     else:
         for i in range(rows):
             narrow(stage + i * classes, to + i * matrix.row_stride, matrix.storage, classes)
-
-
-cdef inline void tile_maximum(const real* u, Py_ssize_t stride, Py_ssize_t classes,
-                              double* maximum) noexcept nogil:
-    cdef vec[real] m = splat(<real> -INFINITY)
-    cdef Py_ssize_t j
-    for j in range(classes):
-        m = max(load(u + j * stride), m)
-    store_widened(maximum, m)
 
 
 cdef inline void tile_exponentials(const real* u, Py_ssize_t u_stride, real* e, Py_ssize_t e_stride,
@@ -162,8 +171,9 @@ cdef void tile_targets(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
     cdef real rest = <real> (1.0 - batch.label_smoothing), weight
     cdef Py_ssize_t i, j
     cdef bint masked = batch.mask.data != NULL
+    cdef double unused[BLOCK_ROWS]
     if batch.probabilities.data != NULL:
-        load_tile(&batch.probabilities, row, rows, batch.classes, t, stage)
+        load_tile(&batch.probabilities, row, rows, batch.classes, t, stage, &unused[0])
     else:
         memset(t, 0, batch.classes * BLOCK_ROWS * sizeof(real))
     if batch.label_smoothing == 0.0 and batch.class_weight == NULL and not masked:
@@ -197,23 +207,40 @@ cdef inline void tile_soft_sums(const Batch* batch, const real* u, Py_ssize_t u_
     store_widened(&block.soft_distance[group], distances)
 
 
-cdef inline void tile_plain_factors(const Batch* batch, const RowBlock* block, Py_ssize_t rows,
-                                    double* factors, real tag) noexcept nogil:
-    # What turns a raised exponential into the gradient of a class that has no soft target mass.
-    cdef double chain = (batch.logit_scale if batch.softcap == 0.0 else 1.0) * lowering(tag)
+cdef inline bint plain_factors(const RowBlock* block, Py_ssize_t rows, double chain, double* factors,
+                               real tag) noexcept nogil:
+    # What turns exponentials into the gradient of a class that has no soft target mass. They lower
+    # raised exponentials too, unless one would be subnormal then: True if the exponentials, all of
+    # them, are to be lowered first.
+    cdef bint lower_first = False
     cdef Py_ssize_t i
-    for i in range(BLOCK_ROWS):
+    for i in range(rows):
         factors[i] = block.scale[i] * block.pull[i] * chain
+        lower_first |= 0.0 < fabs(factors[i]) < smallest_lowering(tag)
+    if not lower_first:
+        for i in range(rows):
+            factors[i] *= lowering(tag)
+    for i in range(rows, BLOCK_ROWS):
+        factors[i] = 0.0
+    return lower_first
+
+
+cdef inline void tile_multiply(real* tile, Py_ssize_t stride, Py_ssize_t classes,
+                               vec[real] factor) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(classes):
+        store(tile + j * stride, load(tile + j * stride) * factor)
 
 
 cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssize_t group, real* e,
                                Py_ssize_t stride, const real* t, bint shared, const double* factors,
-                               real* hess) noexcept nogil:
-    # One vector of rows: exponentials become gradients, in place. Without `factors` they stay.
+                               real lowers, real* hess) noexcept nogil:
+    # One vector of rows: exponentials, `lowers` times what they are worth, become gradients in place,
+    # or stay where there are no `factors`.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef vec[real] others = load_narrowed(&block.others[group], e[0])
     cdef vec[real] pull = load_narrowed(&block.pull[group], e[0])
-    cdef vec[real] by_chain = splat(<real> chain), lower = splat(<real> lowering(e[0]))
+    cdef vec[real] by_chain = splat(<real> chain), lower = splat(lowers)
     cdef vec[real] scale = load_narrowed(&block.scale[group], e[0]) * by_chain
     cdef vec[real] product, square, plain, e_j
     cdef Py_ssize_t j
@@ -258,13 +285,14 @@ cdef inline void clear_unused(const RowBlock* block, Py_ssize_t group, real* til
         store(tile + j * stride, keep(active, load(tile + j * stride)))
 
 
-cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, const RowBlock* block,
+cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
                       TileWork* work, real* u) noexcept nogil:
-    # The scratch tile of u: loaded, cleared where a row is not used, scaled, capped, masked.
+    # The scratch tile of u and its maxima: loaded, cleared where a row is not used, scaled, capped,
+    # masked.
     cdef Py_ssize_t group, i, j
     cdef const char* row_mask
     cdef real* z = NULL
-    load_tile(&batch.logits, row, rows, batch.classes, u, <real*> work.stage)
+    load_tile(&batch.logits, row, rows, batch.classes, u, <real*> work.stage, &block.maximum[0])
     if not block.all_active:
         group = 0
         while group < rows:
@@ -283,34 +311,58 @@ cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, const
                     u[j * BLOCK_ROWS + i] = -INFINITY
                     if z:
                         z[j * BLOCK_ROWS + i] = 0  # it may be NaN
+    if not block.all_active or not is_plain(batch):
+        group = 0
+        while group < rows:
+            tile_maximum(<const real*> u + group, BLOCK_ROWS, batch.classes, &block.maximum[group])
+            group += lanes(u[0])
 
 
 cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
                            TileWork* work, real* e, Py_ssize_t stride, const real* t,
                            bint shared) noexcept nogil:
-    # Exponentials become gradients in place, Hessians go to their own tile; both to memory unless
-    # the tile is the gradient's memory.
+    # Raised exponentials become gradients in place, Hessians go to their own tile; both to memory
+    # unless the tile is the gradient's memory.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
-    cdef bint wants_hess = batch.hess.data != NULL
+    cdef bint wants_hess = batch.hess.data != NULL, scratch = e == work.u
     cdef real* hess = <real*> work.hess if wants_hess else NULL
     cdef double factors[BLOCK_ROWS]
+    cdef const double* in_tile = NULL
     cdef real* hess_group = hess
     cdef const real* t_group = t
     cdef Py_ssize_t group, i, label
     cdef int width = lanes(e[0])
-    tile_plain_factors(batch, block, rows, &factors[0], e[0])
+    # The plain gradient of rows is multiplied on its way out, and its targets replaced in memory.
+    cdef bint on_the_way = (scratch and t == NULL and batch.softcap == 0.0 and block.all_active
+                            and batch.grad.storage <= FLOAT64 and not is_plane(&batch.grad))
+    cdef real lowers = <real> lowering(e[0])
+    if not on_the_way:
+        in_tile = &factors[0]
+    if plain_factors(block, rows, chain, &factors[0], e[0]):
+        lowers = 1
+        group = 0
+        while group < rows:
+            tile_multiply(e + group, stride, batch.classes, splat(<real> lowering(e[0])))
+            group += width
     group = 0
     while group < rows:
-        tile_gradient(batch, block, group, e + group, stride, t_group, shared, &factors[0], hess_group)
+        tile_gradient(batch, block, group, e + group, stride, t_group, shared,
+                      in_tile, lowers, hess_group)
         if t_group != NULL and not shared:
             t_group += width
         if hess_group != NULL:
             hess_group += width
         group += width
+    if on_the_way:
+        store_tile(<const real*> e, &batch.grad, row, rows, batch.classes, <real*> work.stage, &factors[0])
     for i in range(rows):
         label = block.label[i]
         if label >= 0:
-            write(e + label * stride + i, <real> (block.at_target[i] * chain))
+            forget_masked_target(batch, row, block, i)
+            if on_the_way:
+                write(<real*> row_address(&batch.grad, row + i) + label, <real> (block.at_target[i] * chain))
+            else:
+                write(e + label * stride + i, <real> (block.at_target[i] * chain))
             if wants_hess:
                 hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)
     if batch.softcap != 0.0:
@@ -322,10 +374,10 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
             if wants_hess:
                 clear_unused(block, group, hess + group, BLOCK_ROWS, batch.classes)
             group += width
-    if e == work.u:
-        store_tile(e, &batch.grad, row, rows, batch.classes, <real*> work.stage)
+    if scratch and not on_the_way:
+        store_tile(<const real*> e, &batch.grad, row, rows, batch.classes, <real*> work.stage, NULL)
     if wants_hess:
-        store_tile(hess, &batch.hess, row, rows, batch.classes, <real*> work.stage)
+        store_tile(<const real*> hess, &batch.hess, row, rows, batch.classes, <real*> work.stage, NULL)
 
 
 cdef inline Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
@@ -354,6 +406,10 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     if in_place:
         u = <real*> row_address(&batch.logits, row)
         u_stride = batch.logits.class_stride // <Py_ssize_t> sizeof(real)
+        group = 0
+        while group < rows:
+            tile_maximum(<const real*> u + group, u_stride, classes, &block.maximum[group])
+            group += width
     else:
         u = <real*> work.u
         u_stride = BLOCK_ROWS
@@ -383,7 +439,6 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
         e_stride = batch.grad.class_stride // <Py_ssize_t> sizeof(real)
     group = 0
     while group < rows:
-        tile_maximum(u + group, u_stride, classes, &block.maximum[group])
         if soft:
             tile_soft_sums(batch, u + group, u_stride, t if shared else t + group, shared, group, block)
         if batch.argmax:
@@ -406,10 +461,10 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     if logs:
         group = 0
         while group < rows:
-            tile_log_softmax(block, group, u + group, u_stride, e + group, e_stride, classes)
+            tile_log_softmax(block, group, <const real*> u + group, u_stride, e + group, e_stride, classes)
             group += width
         if e == work.u:
-            store_tile(e, &batch.grad, row, rows, classes, <real*> work.stage)
+            store_tile(<const real*> e, &batch.grad, row, rows, classes, <real*> work.stage, NULL)
     elif wants_grad:
         tile_derivatives(batch, row, rows, block, work, e, e_stride, t, shared)
     return OK

@@ -344,6 +344,7 @@ template <> struct constants<float> {
     static FASTCE_INLINE float ln2_low() { return 0x1.7f7d1cp-20f; }
     static FASTCE_INLINE float exp_clamp() { return -160.0f; }
     enum { raised = 64 };
+    static FASTCE_INLINE double lowering() { return 0x1p-64; }
 };
 template <> struct constants<double> {
     enum { mantissa = 52, bias = 1023 };
@@ -352,6 +353,7 @@ template <> struct constants<double> {
     static FASTCE_INLINE double ln2_low() { return 0x1.473de6af278edp-34; }
     static FASTCE_INLINE double exp_clamp() { return -1200.0; }
     enum { raised = 512 };
+    static FASTCE_INLINE double lowering() { return 0x1p-512; }
 };
 
 // (e^r - 1 - r) / r^2 for |r| <= ln2 / 2.
@@ -437,8 +439,10 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
 template <class T> FASTCE_INLINE vec<T> raised_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), constants<T>::raised);
 }
-template <class T> FASTCE_INLINE double lowering(T) {
-    return std::ldexp(1.0, -int(constants<T>::raised));
+template <class T> FASTCE_INLINE double lowering(T) { return constants<T>::lowering(); }
+// Below this a factor that also lowers raised exponentials would be subnormal.
+template <class T> FASTCE_INLINE double smallest_lowering(T) {
+    return double(std::numeric_limits<T>::min()) / constants<T>::lowering();
 }
 
 // log(1 + x) in float for x in [0, 1]: all that softplus and its tail need.

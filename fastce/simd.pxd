@@ -56,6 +56,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] exp[T](vec[T])
     vec[T] raised_exp[T](vec[T])
     double lowering[T](T)
+    double smallest_lowering[T](T)
     vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
     vec[T] log1p[T](vec[T])
     vec[T] log[T](vec[T])

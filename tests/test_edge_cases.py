@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import LAYOUTS, THOROUGH, Batch, case, on_grid, zero_strides
+from cases import THOROUGH, Batch, case, on_grid
+from layouts import LAYOUTS, zero_strides
 
 import fastce
 

@@ -110,3 +110,22 @@ def test_blocks_share_names_and_errors_name_the_line(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught:
         code_blocks.run_page(page)
     assert caught.traceback[-1].lineno + 1 == 5
+
+
+def test_broken_links_are_found(tmp_path):
+    check_links = load(DOCS / "check_links.py")
+    page = tmp_path / "page.html"
+    good = '<h1 id="here"></h1><a href="#here"></a><a href="page.html#here"></a><img src="a.svg">'
+    (tmp_path / "a.svg").write_text("", "utf-8")
+    page.write_text(good, "utf-8")
+    assert not list(check_links.broken(tmp_path))
+    page.write_text(
+        '<a href="#gone"></a><a href="gone.html"></a><script src="https://example.org/a.js">'
+        '</script><a href="https://example.org/">elsewhere</a>',
+        "utf-8",
+    )
+    assert {reason for _, _, reason in check_links.broken(tmp_path)} == {
+        "no such anchor",
+        "no such file",
+        "loaded from elsewhere",
+    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bounds import assert_within, spacing, tolerances, ulps, working
-from cases import DTYPES, LAYOUTS, SOFTMAX_CASES, case, confident, equal, far_apart, on_grid
+from cases import DTYPES, SOFTMAX_CASES, case, confident, equal, far_apart, on_grid
+from layouts import LAYOUTS
 
 import fastce
 from fastce import reference

@@ -4,12 +4,13 @@ from matplotlib import pyplot as plt
 
 def draw():
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2))
-    for ax, sweep, scale in zip(axes, ["classes", "rows"], [1e9, 1e9], strict=True):
+    for ax, sweep in zip(axes, ["classes", "rows"], strict=True):
         measured = RESULTS["sweeps"][sweep]
-        names = list(dict.fromkeys(name for cell in measured for name in cell["seconds"]))
-        for name in sorted(names, key=["limit", "fastce"].count):
+        names = dict.fromkeys(name for cell in measured for name in cell["seconds"])
+        peers = [name for name in names if name not in ("limit", "fastce", "fastce, new array")]
+        for name in ["fastce", *peers, "limit"]:
             points = [
-                (cell[sweep], cell["seconds"][name]["minimum"] / cell["elements"] * scale)
+                (cell[sweep], cell["seconds"][name]["minimum"] / cell["elements"] * 1e9)
                 for cell in measured
                 if name in cell["seconds"]
             ]

@@ -4,8 +4,11 @@
 import numpy as np
 
 
-def train(loss, float[:, ::1] x, long long[::1] y, Py_ssize_t classes, int epochs, float rate):
+def train(
+    loss, float[:, ::1] x, long long[::1] y, Py_ssize_t classes, int epochs, float rate
+):
     cdef Py_ssize_t row, feature, label, start, size = 32
+    cdef float step
     cdef Py_ssize_t features = x.shape[1]
     weights = np.zeros((features, classes), np.float32)
     logits = np.empty((size, classes), np.float32)
@@ -23,12 +26,13 @@ def train(loss, float[:, ::1] x, long long[::1] y, Py_ssize_t classes, int epoch
                         for label in range(classes):
                             z[row, label] += x[start + row, feature] * w[feature, label]
 
-            # One call a batch: the gradient takes the logits' place, so nothing is allocated.
+            # One call a batch: the gradient takes the logits' place.
             loss.value_and_grad(logits, labels, out=logits)
 
             with nogil:
                 for row in range(size):
                     for feature in range(features):
+                        step = rate * x[start + row, feature]
                         for label in range(classes):
-                            w[feature, label] -= rate * x[start + row, feature] * z[row, label]
+                            w[feature, label] -= step * z[row, label]
     return weights
