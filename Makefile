@@ -1,6 +1,7 @@
 # Each target sets up what it needs, in $(VENV): it takes Python 3.11 or newer, a C++ compiler and
 # make. Stamp files in $(VENV)/stamps say what is done already; an edited kernel or build file is
 # newer than its stamp, so the extension modules are built again, all of them, from nothing.
+# The tests have two modules more, which run the logic of wide vectors and of none on any machine.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,13 +17,15 @@ KERNELS := $(wildcard $(addprefix fastce/*.,hpp pxd pxi pyx))
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-peers bench lint dist clean
+.PHONY: help demo test test-all bench docs lint dist clean
+.NOTPARALLEL:
 
 help:
 	@echo 'make demo        train a digit classifier with fastce as its loss, and draw the run'
 	@echo 'make test        build the package and run the test suite'
-	@echo 'make test-peers  the tests against torch and JAX, which are installed for it'
+	@echo 'make test-all    the same with torch, JAX and all other optional packages installed'
 	@echo 'make bench       time and error of each loss beside its peers and a copy of the array'
+	@echo 'make docs        the documentation, in docs/_build/html'
 	@echo 'make lint        ruff, mypy --strict, cython-lint'
 	@echo 'make dist        an sdist, and a wheel built from it'
 	@echo 'make clean       remove all that was built, and the environment'
@@ -32,16 +35,22 @@ help:
 demo: $(STAMPS)/package $(STAMPS)/group-demo
 	$(BIN)/python examples/train_digits.py
 
-test: $(STAMPS)/package $(STAMPS)/group-test
+test test-all $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
+
+test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
 
-# The import comes first so that a peer that is missing or broken is an error, not a skipped test.
-test-peers: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-peers
-	$(BIN)/python -c 'import jax, torch; print("torch", torch.__version__, "jax", jax.__version__)'
-	$(BIN)/python -m pytest -k 'torch or jax or peer' $(ARGS)
+# The imports come first, so that a package that is missing or broken is an error, no skipped test.
+test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
+	$(BIN)/python -W ignore -c 'import catboost, distributed, jax, lightgbm, mpi4py, torch, xgboost'
+	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMPS)/package $(STAMPS)/group-bench
 	$(BIN)/python -m bench $(ARGS)
+
+docs: $(STAMPS)/package $(STAMPS)/group-docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 lint: $(STAMPS)/group-lint
 	$(BIN)/ruff check .
@@ -53,7 +62,8 @@ dist: $(STAMPS)/group-dist
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastce/*.so .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build *.egg-info fastce/*.so
+	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit("fastce needs Python 3.11 or newer: make PYTHON=python3.x" \
@@ -69,6 +79,14 @@ $(STAMPS)/group-%: pyproject.toml $(STAMPS)/venv
 # Editable, so that Python files are used where they stand. Old modules go first: whatever is
 # imported afterwards has been built from the sources of now.
 $(STAMPS)/package: setup.py $(KERNELS) $(STAMPS)/group-build
-	rm -rf build fastce/*.so
-	$(PIP) install --no-build-isolation --no-deps --editable .
+	$(install-package)
 	@touch $@
+
+$(STAMPS)/package-for-tests: setup.py $(KERNELS) $(STAMPS)/group-build
+	$(install-package)
+	@touch $(STAMPS)/package $@
+
+define install-package
+rm -rf build fastce/*.so
+$(PIP) install --no-build-isolation --no-deps --editable .
+endef

@@ -11,7 +11,9 @@ from setuptools import Extension, setup
 
 SOURCE = "fastce/_core.pyx"
 # Everything that a module is made of: an edited header must rebuild it.
-DEPENDS = [str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").glob(f"*.{suffix}")]
+DEPENDS = [
+    str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").glob(f"*.{suffix}")
+]
 
 if sys.platform == "win32":
     FLAGS = ["/std:c++17", "/O2", "/fp:precise"]
@@ -19,9 +21,10 @@ if sys.platform == "win32":
 else:
     # Errno and traps are the only parts of IEEE arithmetic that the kernels do without: -ffast-math
     # would break NaN, and the rounding trick of exp.
-    FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0"]
+    FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"]
+    FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
     if platform.system() != "Darwin":
-        FLAGS.append("-Wno-psabi")  # about passing vectors between functions, all of which are inlined
+        FLAGS.append("-Wno-psabi")  # of vectors as arguments: all such functions are inlined
     INSTRUCTION_SETS = {"_core": []}
     if platform.machine().lower() in ("x86_64", "amd64"):
         avx2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mmovbe"]

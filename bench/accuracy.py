@@ -1,4 +1,4 @@
-"""Worst relative error of what a subject returns against extended precision."""
+"""Errors of what a subject returns: relative, in ULP, and against a derived bound."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def errors(result: Any, problem: Problem, truth: Answer) -> dict[str, float | No
     """Worst relative error of ``value`` and ``gradient`` in what a run returned."""
     cell = problem.cell
     dtype = floating_dtype(cell.dtype)
-    working = np.finfo(np.float64 if cell.dtype == "float64" else np.float32)
+    working = np.finfo(floating_working(cell.dtype))
     if truth.gradient is not None and not cell.gradient:
         value, gradient = result, None
     elif truth.gradient is not None:
@@ -54,14 +54,112 @@ def errors(result: Any, problem: Problem, truth: Answer) -> dict[str, float | No
     }
     if gradient is not None and truth.gradient is not None:
         assert truth.gradient_magnitude is not None
-        tiny = _smallest_normal(dtype)
+        tiny = smallest_normal(dtype)
         found["gradient"] = worst_relative_error(
             gradient, truth.gradient, truth.gradient_magnitude, tiny
         )
     return found
 
 
-def _smallest_normal(dtype: np.dtype[Any]) -> float:
+def ulp_of(x: Array, dtype: np.dtype[Any]) -> Array:
+    """The distance between neighbours of ``dtype`` at each x."""
+    _, exponent = np.frexp(np.maximum(np.abs(x), smallest_normal(dtype)))
+    return np.ldexp(np.asarray(_epsilon(dtype), x.dtype), exponent - 1)
+
+
+class Yardstick:
+    """What a result is measured against, wherever the truth is a normal number of ``dtype``.
+
+    ``magnitude`` is what an error is relative to, ``bound`` what is allowed, in ULP of it.
+    """
+
+    def __init__(
+        self, truth: Array, magnitude: Array, dtype: np.dtype[Any], bound: Array | float = 1.0
+    ):
+        self.counts = np.isfinite(truth) & (np.abs(truth) >= smallest_normal(dtype))
+        self.truth = truth[self.counts]
+        # Errors are small numbers of few digits: float64 is enough for them.
+        self.magnitude = magnitude[self.counts].astype(np.float64)
+        self.ulp = ulp_of(self.magnitude, dtype)
+        allowed = np.broadcast_to(np.asarray(bound, np.float64), truth.shape)[self.counts]
+        self.allowed = allowed * self.ulp
+
+    def errors(self, result: Any) -> tuple[float, float, float]:
+        """Worst error in ULP, relative, and as a share of the bound; a NaN is infinitely wrong."""
+        if not self.truth.size:
+            return 0.0, 0.0, 0.0
+        actual = as_longdouble(result)[self.counts]
+        error = np.abs(actual - self.truth).astype(np.float64)
+        error[np.isnan(error)] = np.inf
+        ulp, relative, share = (
+            float((error / scale).max()) for scale in (self.ulp, self.magnitude, self.allowed)
+        )
+        return ulp, relative, share
+
+
+def rounded_differences(problem: Problem) -> tuple[Array | float, Array | float]:
+    """What the rounding of z_j − max z alone may do to value and gradient, absolute, in eps / 2.
+
+    With m = max z, d_j = |z_j − m| and an error of at most d_j eps / 2 in z_j − m, to first order:
+
+        log Σ e^z                Σ p_i d_i                           =: D
+        p_j                      p_j (d_j + D)
+        q = Σ_{i≠y} p_i          Σ_{i≠y} p_i d_i + q D               =: Q
+        −log p_y                 D
+        Σ_c t_c (lse − z_c)      Σ t_c (d_c + D)
+        q^γ (−log p_y)           q^γ (γ (Q / q) ce + D)
+        A p_j, A = q^γ (1 + γ p_y ce / q)
+                                 |A p_j| (d_j + D + (γ + 1) Q / q + D / ce + (d_y + D))
+
+    The sigmoid losses form no difference.
+    """
+    cell = problem.cell
+    if cell.target == "binary":
+        return 0.0, 0.0
+    z = problem.logits.astype(np.float64).astype(np.longdouble)
+    m = z.max(axis=-1, keepdims=True)
+    e = np.exp(z - m)
+    p = e / e.sum(axis=-1, keepdims=True)
+    d = np.where(e == 0, 0, m - z)
+    of_lse = (p * d).sum(axis=-1, keepdims=True)
+    of_p = p * (d + of_lse)
+    if cell.target == "probabilities":
+        t = problem.target.astype(np.longdouble)
+        return (t * (m - z + of_lse)).sum(axis=-1), of_p
+    label = problem.target[..., None]
+    one_hot = np.arange(z.shape[-1]) == label
+    q = np.where(one_hot, 0, p).sum(axis=-1, keepdims=True)
+    of_q = np.where(one_hot, 0, p * d).sum(axis=-1, keepdims=True) + q * of_lse
+    if cell.operation == "softmax_focal_loss":
+        gamma = cell.gamma
+        d_y = np.take_along_axis(m - z, label, axis=-1)
+        p_y = np.take_along_axis(p, label, axis=-1)
+        tail = np.where(e == 1, 0, e).sum(-1, keepdims=True) + ((e == 1).sum(-1, keepdims=True) - 1)
+        ce = np.log1p(tail) + d_y
+        with np.errstate(all="ignore"):
+            by_q, by_ce = (np.where(x == 0, 0, y / x) for x, y in ((q, of_q), (ce, of_lse)))
+            a = q**gamma * (1 + gamma * np.where(q == 0, 1, p_y * ce / q))
+        value = q**gamma * ce * (gamma * by_q + by_ce)
+        growth = np.where(one_hot, by_q, d + of_lse) + (gamma + 1) * by_q + by_ce + d_y + of_lse
+        return value[..., 0], a * np.where(one_hot, q, p) * growth
+    value = of_lse[..., 0]
+    if cell.label_smoothing:
+        share = cell.label_smoothing / cell.classes
+        value = value + share * np.where(np.isinf(z), 0, m - z).sum(axis=-1)
+        return value, of_p
+    return value, np.where(one_hot, of_q, of_p)
+
+
+def floating_working(name: str) -> np.dtype[Any]:
+    """The dtype that logits of this dtype are computed in, and their single losses returned in."""
+    return np.dtype(np.float64 if name == "float64" else np.float32)
+
+
+def _epsilon(dtype: np.dtype[Any]) -> float:
+    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def smallest_normal(dtype: np.dtype[Any]) -> float:
     if dtype.name == "bfloat16":  # np.finfo does not know it; its exponent is float32's
         return float(np.finfo(np.float32).smallest_normal)
     return float(np.finfo(dtype).smallest_normal)

@@ -5,12 +5,13 @@
 >>> logits = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
 >>> loss, grad = fastce.SoftmaxCrossEntropy().value_and_grad(logits, [0, 2])
 >>> round(loss, 6)
-0.162072
+0.160927
 """
 
 from fastce._configuration import show_config
 from fastce._parallel import get_num_threads, set_num_threads
 from fastce._version import __version__
+from fastce.linear import linear_cross_entropy
 from fastce.losses import (
     BCEWithLogits,
     SigmoidFocalLoss,
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "bce_with_logits",
     "get_num_threads",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "set_num_threads",

@@ -67,23 +67,20 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
     """Return a read-only float64 copy of weights, all finite and at least 0."""
     if value is None:
         return None
-    array = _real(name, value)
+    array = real(name, value)
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} must have one number a class, got an array of shape {array.shape}")
+        raise ValueError(f"{name} must have one number a class, got shape {array.shape}")
     result = np.array(array, dtype=np.float64, order="C")
-    good = np.isfinite(result) & (result >= 0)
-    if not good.all():
-        at = _first(~good)
-        raise ValueError(
-            f"{name} must be finite and at least 0, got {result[at]} at position {_position(at)}"
-        )
+    _weights(name, result)
     result.flags.writeable = False
     return result
 
 
 def weights_fit(name: str, value: Array | None, classes: int) -> None:
     if value is not None and value.shape[0] != classes:
-        raise ValueError(f"{name} has {value.shape[0]} weights, but the logits have {classes} classes")
+        raise ValueError(
+            f"{name} has {value.shape[0]} weights, but the logits have {classes} classes"
+        )
 
 
 # Logits and targets -------------------------------------------------------------------------------
@@ -91,9 +88,8 @@ def weights_fit(name: str, value: Array | None, classes: int) -> None:
 
 def logits(value: npt.ArrayLike) -> Array:
     array = _array("logits", value)
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        if array.dtype.name != "bfloat16":
-            raise TypeError(f"logits must be {ACCEPTED_LOGITS}, got {array.dtype}")
+    if not is_float(array) or array.dtype.itemsize > 8:
+        raise TypeError(f"logits must be {ACCEPTED_LOGITS}, got {array.dtype}")
     return array
 
 
@@ -119,42 +115,45 @@ def softmax_target(
         if logits.ndim > 1 and axis != 1 and array.shape == logits.shape[:1] + logits.shape[2:]:
             hint = f" (axis=1 would fit; it is {axis - logits.ndim})"
         raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: class labels"
-            f" must have shape {shape}{hint}"
+            f"target of shape {array.shape} does not fit logits of shape {logits.shape}:"
+            f" class labels must have shape {shape}{hint}"
         )
-    is_real = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    if probabilities and is_real and array.shape == logits.shape:
+    if probabilities and is_float(array) and array.shape == logits.shape:
         return array, False
     accepted = "integer class labels"
     if probabilities:
         accepted += ", or floating-point probabilities of the logits' shape"
-    if is_real and probabilities and array.shape != shape:
+    if probabilities and is_float(array) and array.shape != shape:
         raise ValueError(
             f"target of shape {array.shape} does not fit logits of shape {logits.shape}: it must be"
             f" {accepted}"
         )
-    raise TypeError(f"target must be {accepted} {logits.shape}, got {array.dtype} of shape {array.shape}")
+    raise TypeError(
+        f"target must be {accepted} {logits.shape}, got {array.dtype} of shape {array.shape}"
+    )
 
 
 def bad_label(target: Array, flat_position: int, classes: int) -> NoReturn:
     at = np.unravel_index(flat_position, target.shape)
     raise IndexError(
-        f"target holds the label {target[at]} at position {_position(at)}, but the labels of"
-        f" {classes} classes are 0 to {classes - 1}"
+        f"target holds the label {target[at]}{_position(at)}, but the labels of {classes} classes"
+        f" are 0 to {classes - 1}"
     )
 
 
 def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
     array = _array("target", value)
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+    if array.dtype.kind not in "iub" and not is_float(array):
         raise TypeError(f"target must be floating, integer or bool, got {array.dtype}")
     if array.shape != logits.shape:
-        raise ValueError(f"target of shape {array.shape} does not fit logits of shape {logits.shape}")
+        raise ValueError(
+            f"target of shape {array.shape} does not fit logits of shape {logits.shape}"
+        )
     return array
 
 
-def bad_probability(target: Array, at: tuple[int, ...]) -> NoReturn:
-    raise ValueError(f"target must lie in [0, 1], got {target[at]} at position {_position(at)}")
+def bad_probability(name: str, array: Array, at: tuple[Any, ...]) -> NoReturn:
+    raise ValueError(f"{name} must lie in [0, 1], got {array[at]}{_position(at)}")
 
 
 # Other arguments of a call ------------------------------------------------------------------------
@@ -164,13 +163,8 @@ def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
     """Return the weights broadcast to ``shape``, as they are stored."""
     if value is None:
         return None
-    array = _real("sample_weight", value)
-    good = np.isfinite(array) & (array >= 0)
-    if not good.all():
-        at = _first(~good)
-        raise ValueError(
-            f"sample_weight must be finite and at least 0, got {array[at]} at position {_position(at)}"
-        )
+    array = real("sample_weight", value)
+    _weights("sample_weight", array)
     return _broadcast("sample_weight", array, shape)
 
 
@@ -195,7 +189,7 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
     """Return a number, or an array of the loss's shape."""
     if value is None:
         return 1.0
-    array = _real("grad_output", value)
+    array = real("grad_output", value)
     if array.ndim == 0:
         return float(array)
     if reduction != "none":
@@ -219,7 +213,8 @@ def outputs(
     if count == 1 and not isinstance(value, tuple):
         value = (value,)
     if not isinstance(value, tuple) or len(value) != count:
-        raise ValueError(f"out must be {'an array' if count == 1 else f'a tuple of {count} arrays'}")
+        accepted = "an array" if count == 1 else f"a tuple of {count} arrays"
+        raise ValueError(f"out must be {accepted}")
     for position, array in enumerate(value):
         if array is not None:
             output(array, logits.shape, _output_types(logits), inputs, logits)
@@ -274,16 +269,18 @@ def _is_same(a: Array, b: Array) -> bool:
 def _may_overlap(a: Array, b: Array) -> bool:
     if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):
         return False
+    max_work: Any = 10_000  # NumPy's own annotation knows 0 and -1 alone
     try:
-        return bool(np.shares_memory(a, b, max_work=10_000))
+        return np.shares_memory(a, b, max_work)
     except np.exceptions.TooHardError:
         return True
 
 
 def _overlaps_itself(array: Array) -> bool:
-    """Whether two elements may share memory: exact for all that slicing and transposing can make."""
+    """Whether elements may share memory: exact for what slicing and transposing can make."""
     reach = array.dtype.itemsize
-    for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape) if n > 1):
+    axes = zip(array.strides, array.shape, strict=True)
+    for stride, size in sorted((abs(stride), size) for stride, size in axes if size > 1):
         if stride < reach:
             return True
         reach = stride * size
@@ -296,7 +293,8 @@ def _overlaps_itself(array: Array) -> bool:
 def instruction_set(name: str, available: tuple[str, ...]) -> None:
     if name not in available:
         raise ImportError(
-            f"FASTCE_ISA={name} is not available: this build and machine have {', '.join(available)}"
+            f"FASTCE_ISA={name} is not available:"
+            f" this build and machine have {', '.join(available)}"
         )
 
 
@@ -314,20 +312,83 @@ def threads_of_environment(text: str) -> int:
         raise ValueError(f"FASTCE_NUM_THREADS must be an integer from 1 up, got {text!r}") from None
 
 
-# ---------------------------------------------------------------------------------------------------
+# Probabilities ------------------------------------------------------------------------------------
+
+
+def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
+    """Check that ``values``, in float64, are a distribution along ``axis``."""
+    if values.shape[axis] == 0:
+        raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
+    _weights(name, values, "a probability distribution")
+    total = values.sum(axis=axis, keepdims=True)
+    wrong = abs(total - 1) > tolerance
+    if wrong.any():
+        at = _first(wrong)
+        along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))
+        raise ValueError(
+            f"{name} must be a probability distribution, but {name}[{along}] sums to {total[at]},"
+            f" not to 1 within {tolerance}"
+        )
+
+
+def unit_interval(name: str, values: Array) -> None:
+    wrong = ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        bad_probability(name, values, _first(wrong))
+
+
+def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
+    """Return labels in [0, classes), of the shape of log-probabilities less the class axis."""
+    array = _array("target", value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"target must be integer class labels, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(
+            f"target has shape {array.shape}; {shape}, that of log_probs less axis, was expected"
+        )
+    wrong = (array < 0) | (array >= classes)
+    if wrong.any():
+        bad_label(array, int(np.argmax(wrong)), classes)
+    return array
+
+
+# Other arguments ----------------------------------------------------------------------------------
+
+
+def drawn_on(axes: Sequence[Any], count: int) -> None:
+    """Check how many axes there are to draw on."""
+    if len(axes) != count:
+        raise ValueError(f"axes must be {count} axes, and {len(axes)} were given")
+
+
+# Arrays -------------------------------------------------------------------------------------------
+
+
+def real(name: str, value: Any) -> Array:
+    """Return an array of a real dtype; bfloat16 is none of NumPy's, and known by its name."""
+    array = _array(name, value)
+    if array.dtype.kind not in "iub" and not is_float(array):
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    return array
+
+
+def is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
 def _array(name: str, value: Any) -> Array:
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, which is not supported: pass its data and a weight")
+        raise TypeError(
+            f"{name} is a masked array, which is not supported: pass its data and a weight"
+        )
     return np.asarray(value)
 
 
-def _real(name: str, value: Any) -> Array:
-    array = _array(name, value)
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
-    return array
+def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:
+    good = np.isfinite(array) & (array >= 0)
+    if not good.all():
+        at = _first(~good)
+        raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at)}")
 
 
 def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
@@ -341,5 +402,7 @@ def _first(wrong: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
 
 
-def _position(at: Sequence[Any]) -> str:
-    return str(int(at[0])) if len(at) == 1 else str(tuple(int(i) for i in at))
+def _position(at: tuple[Any, ...]) -> str:
+    """Say where an element is; a scalar has no position."""
+    index = tuple(int(i) for i in at)
+    return f" at position {index[0] if len(index) == 1 else index}" if index else ""

@@ -1,8 +1,8 @@
-"""One call of a loss: arguments checked, arrays laid out, rows split over threads, losses reduced."""
+"""One call of a loss: check arguments, lay out arrays, spread rows over threads, reduce losses."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastce import _checks, _isa, _layout, _parallel
 
 Array = npt.NDArray[Any]
+Work = Callable[[int, int], float]  # does the rows [start, stop), returns the sum of their losses
 
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
 
@@ -41,7 +42,7 @@ def working_type(logits: Array) -> Any:
 
 
 def _sum(parts: list[float]) -> float:
-    """Add up exactly, in any order. (fsum raises where +inf meets -inf; NaN is right.)"""
+    """Add up exactly, in any order; fsum raises where +inf meets -inf, and NaN is right there."""
     try:
         return math.fsum(parts)
     except (OverflowError, ValueError):
@@ -54,7 +55,7 @@ def _sum(parts: list[float]) -> float:
 def softmax_family(
     loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
 ) -> tuple[Any, ...]:
-    """Evaluate a loss whose rows are samples and whose last axis, or ``loss.axis``, is the classes."""
+    """Evaluate a loss whose samples are rows, with its classes along ``loss.axis``."""
     z = _checks.logits(logits)
     axis = _checks.class_axis(z, loss.axis)
     y, is_labels = _checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
@@ -78,7 +79,7 @@ def softmax_family(
     )
     denominator = batch.denominator(loss.reduction == "mean" and normalizer is None)
     denominator = normalizer if normalizer is not None else denominator
-    arrays = [np.empty_like(z, z.dtype.newbyteorder("="), subok=False) if a is None else a for a in outs]
+    arrays = [new_like(z) if array is None else array for array in outs]
     grad, hess = [last_axis(a, axis) for a in arrays] + [None] * (2 - len(arrays))
     scale = 1.0 if isinstance(factor, np.ndarray) else factor
     if loss.reduction == "none":
@@ -92,6 +93,11 @@ def softmax_family(
             array[...] = 0
         return math.nan, *arrays
     return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *arrays
+
+
+def new_like(logits: Array) -> Array:
+    """Make an array to write derivatives to: of the logits' memory order, in native bytes."""
+    return np.empty_like(logits, logits.dtype.newbyteorder("="), subok=False)
 
 
 def last_axis(array: Array, axis: int) -> Array:
@@ -135,30 +141,29 @@ class Batch:
                 return float(self.rows)
             return float(weight.sum(dtype=np.float64))
         total = 0.0
-        for start, stop, block in self._label_blocks():
-            part, position = block
+        for start, (part, position) in self._label_blocks():
             if position >= 0:
                 _checks.bad_label(labels, start + position, self.classes)
             total += part
         return total
 
-    def _label_blocks(self) -> Any:
+    def _label_blocks(self) -> Iterator[tuple[int, tuple[float, int]]]:
+        """Yield where a block of labels starts, its weight, and where its first bad label is."""
         labels, weight = self._direct("labels"), self._direct("sample_weight")
         names = ("labels", "sample_weight")
         given = [name for name in names if self.inputs[name] is not None]
         if labels is not None and (weight is not None or "sample_weight" not in given):
-            yield 0, self.rows, _isa.core.weigh(self.kernel, self.classes, labels, weight)
+            yield 0, _isa.core.weigh(self.kernel, self.classes, labels, weight)
             return
         for start in range(0, self.rows, BLOCK_ELEMENTS):
             stop = min(start + BLOCK_ELEMENTS, self.rows)
             labels, weight = (
                 self._gathered(name, start, stop) if name in given else None for name in names
             )
-            yield start, stop, _isa.core.weigh(self.kernel, self.classes, labels, weight)
+            yield start, _isa.core.weigh(self.kernel, self.classes, labels, weight)
 
-    def _type(self, name: str) -> Any:
+    def _type(self, name: str, array: Array) -> Any:
         """Return the type that the kernel takes an argument in: its own where there is a choice."""
-        array = self.inputs[name]
         if name == "mask":
             return np.dtype(bool)
         if name == "probabilities":
@@ -169,7 +174,7 @@ class Batch:
     def _direct(self, name: str) -> Array | None:
         """Return an argument as a view that the kernel can read in place, if there is one."""
         array = self.inputs[name]
-        if array is None or array.dtype != self._type(name) or not array.dtype.isnative:
+        if array is None or array.dtype != self._type(name, array) or not array.dtype.isnative:
             return None
         return _layout.matrix(array) if name in ("mask", "probabilities") else _layout.vector(array)
 
@@ -178,10 +183,14 @@ class Batch:
         if array is None:
             return None
         view = self._direct(name)
-        flat = view is not None and view.ndim == (2 if name in ("mask", "probabilities") else 1)
-        if flat and (name == "mask" or view.ndim == 1 or _layout.is_rows(view)):
+        ndim = 2 if name in ("mask", "probabilities") else 1
+        if (
+            view is not None
+            and view.ndim == ndim
+            and (ndim == 1 or name == "mask" or _layout.is_rows(view))
+        ):
             return view[start:stop]
-        return _layout.gather(array, self.axes, start, stop, self._type(name))
+        return _layout.gather(array, self.axes, start, stop, self._type(name, array))
 
     def _views(self, grad: Array | None, hess: Array | None) -> dict[str, Array] | None:
         """Return all arrays as the kernel reads them in place, or None if one cannot be."""
@@ -222,7 +231,7 @@ class Batch:
         flat = {name: array.reshape(-1) for name, array in rows.items()}
         views = self._views(grad, hess)
         if views is not None:
-            work: Callable[[int, int], float] = _isa.core.SoftmaxRun(self.kernel, scale, **views, **flat)
+            work: Work = _isa.core.SoftmaxRun(self.kernel, scale, **views, **flat)
         else:
             work = self._by_blocks(scale, grad, hess, flat)
         tasks = _parallel.tasks_of(self.rows, self.classes, self.group_rows())
@@ -233,28 +242,32 @@ class Batch:
 
     def _by_blocks(
         self, scale: float, grad: Array | None, hess: Array | None, rows: dict[str, Array]
-    ) -> Callable[[int, int], float]:
-        step = max(BLOCK_ELEMENTS // max(self.classes, 1) // self.group_rows(), 1) * self.group_rows()
+    ) -> Work:
+        group = self.group_rows()
+        step = max(BLOCK_ELEMENTS // max(self.classes, 1) // group, 1) * group
         native = self.logits.dtype.newbyteorder("=")
+
+        derivatives = {
+            name: array for name, array in (("grad", grad), ("hess", hess)) if array is not None
+        }
 
         def work(start: int, stop: int) -> float:
             total = 0.0
             for first in range(start, stop, step):
                 last = min(first + step, stop)
-                block = {name: array[first:last] for name, array in rows.items()}
-                for name in self.inputs:
-                    block[name] = self._gathered(name, first, last)
-                block["logits"] = _layout.gather(self.logits, self.axes, first, last, native)
-                for name, array in (("grad", grad), ("hess", hess)):
-                    if array is not None:
-                        block[name] = np.empty(
-                            (last - first, self.classes), array.dtype.newbyteorder("=")
-                        )
-                total = _isa.core.SoftmaxRun(self.kernel, scale, **block)(0, last - first, total)
-                if grad is not None:
-                    _layout.scatter(block["grad"], grad, self.axes, first, last)
-                if hess is not None:
-                    _layout.scatter(block["hess"], hess, self.axes, first, last)
+                logits = _layout.gather(self.logits, self.axes, first, last, native)
+                inputs = {name: self._gathered(name, first, last) for name in self.inputs}
+                losses = {name: array[first:last] for name, array in rows.items()}
+                written = {
+                    name: np.empty((last - first, self.classes), array.dtype.newbyteorder("="))
+                    for name, array in derivatives.items()
+                }
+                block = _isa.core.SoftmaxRun(
+                    self.kernel, scale, logits, **inputs, **losses, **written
+                )
+                total = block(0, last - first, total)
+                for name, array in derivatives.items():
+                    _layout.scatter(written[name], array, self.axes, first, last)
             return total
 
         return work
@@ -287,7 +300,7 @@ def sigmoid_family(
     outs = _checks.outputs(call.out, results - 1, z, list(inputs.values())) if results > 1 else ()
     elements = Elements(loss.kernel(), z, inputs)
     elements.check_target()
-    arrays = [np.empty_like(z, z.dtype.newbyteorder("="), subok=False) if a is None else a for a in outs]
+    arrays = [new_like(z) if array is None else array for array in outs]
     outputs = dict(zip(("grad", "hess"), arrays, strict=False))
     if loss.reduction == "none":
         losses: Any = np.empty_like(z, working_type(z), subok=False)
@@ -319,18 +332,18 @@ class Elements:
         native = array.dtype.newbyteorder("=")
         if name in ("logits", "grad", "hess", "loss"):
             return native
-        own = (self.logits.dtype.newbyteorder("="), self.real) if name == "target" else (self.real,)
-        return native if native in own else self.real
+        if name == "target" and native == self.logits.dtype.newbyteorder("="):
+            return native
+        return self.real
 
     def denominator(self) -> float:
         """Add up the weights of the elements that count."""
         weight, mask = self.inputs.get("sample_weight"), self.inputs.get("mask")
-        if weight is None and mask is None:
-            return float(self.logits.size)
         if weight is None:
-            return float(np.count_nonzero(mask))
-        kept: Any = True if mask is None else mask
-        return float(np.sum(weight, dtype=np.float64, where=kept))
+            return float(self.logits.size if mask is None else np.count_nonzero(mask))
+        if mask is None:
+            return float(np.sum(weight, dtype=np.float64))
+        return float(np.sum(weight, dtype=np.float64, where=mask))
 
     def check_target(self) -> None:
         """Raise if a target is not in [0, 1], before anything is written."""
@@ -358,7 +371,9 @@ class Elements:
         tasks = _parallel.tasks_of(target.size, 1, GROUP_ROWS)
         position = min(_parallel.run(check, tasks, target.size))
         if position < math.inf:
-            _checks.bad_probability(target, np.unravel_index(int(position), target.shape))
+            order: Literal["C", "F"] = "F" if flat and not target.flags.c_contiguous else "C"
+            at = np.unravel_index(int(position), target.shape, order)
+            _checks.bad_probability("target", target, at)
 
     def _flat(self, arrays: dict[str, Array]) -> dict[str, Array] | None:
         """View all arrays as one contiguous axis, or None if they do not lie alike."""
@@ -366,7 +381,9 @@ class Elements:
             if not array.dtype.isnative or array.dtype != self._type(name, array):
                 return None
         for order in ("C", "F"):
-            if all(getattr(array.flags, f"{order}_contiguous".lower()) for array in arrays.values()):
+            if all(
+                getattr(array.flags, f"{order}_contiguous".lower()) for array in arrays.values()
+            ):
                 return {
                     name: array.reshape(-1) if order == "C" else array.T.reshape(-1)
                     for name, array in arrays.items()
@@ -380,15 +397,13 @@ class Elements:
         arrays = {"logits": self.logits, **self.inputs, **outputs}
         flat = self._flat(arrays)
         if flat is not None:
-            work: Callable[[int, int], float] = _isa.core.SigmoidRun(self.kernel, scale, **flat)
+            work: Work = _isa.core.SigmoidRun(self.kernel, scale, **flat)
         else:
             work = self._by_blocks(scale, arrays, tuple(outputs))
         tasks = _parallel.tasks_of(self.logits.size, 1, _isa.core.ELEMENTS_CHUNK)
         return _sum(_parallel.run(work, tasks, self.logits.size))
 
-    def _by_blocks(
-        self, scale: float, arrays: dict[str, Array], outputs: tuple[str, ...]
-    ) -> Callable[[int, int], float]:
+    def _by_blocks(self, scale: float, arrays: dict[str, Array], outputs: tuple[str, ...]) -> Work:
         axes = self.logits.ndim
         step = _isa.core.ELEMENTS_CHUNK * 8
 

@@ -17,7 +17,7 @@ Box = tuple[Any, ...]
 
 
 def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
-    """Return (size, stride) of the leading ``axes`` of an array, neighbours joined where they can be."""
+    """Return (size, stride) of the leading ``axes``, neighbours joined where they can be."""
     joined: list[tuple[int, int]] = []
     for size, stride in zip(array.shape[:axes], array.strides[:axes], strict=True):
         if size == 1:

@@ -183,11 +183,9 @@ def one_shot(cls: type[Loss], name: str) -> Callable[..., tuple[Value, Array]]:
     Its options, arguments and documentation are those of the class.
     """
     options = inspect.signature(cls).parameters
-    arguments = [p for key, p in inspect.signature(cls.value_and_grad).parameters.items() if key != "self"]
+    arguments = list(inspect.signature(cls.value_and_grad).parameters.values())[1:]  # less self
 
-    def function(
-        logits: npt.ArrayLike, target: npt.ArrayLike, **given: Any
-    ) -> tuple[Value, Array]:
+    def function(logits: npt.ArrayLike, target: npt.ArrayLike, **given: Any) -> tuple[Value, Array]:
         chosen = {key: given.pop(key) for key in options if key in given}
         return cls(**chosen).value_and_grad(logits, target, **given)
 

@@ -95,7 +95,7 @@ def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
 
 
 def run(work: Callable[[int, int], float], tasks: Sequence[Task], elements: int) -> list[float]:
-    """Return ``[work(start, stop) for start, stop in tasks]``, from several threads if it is much."""
+    """Return ``[work(start, stop) for start, stop in tasks]``, on several threads if it is much."""
     threads = min(get_num_threads(), len(tasks))
     if threads <= 1 or elements < THREADED_ELEMENTS:
         return [work(start, stop) for start, stop in tasks]
@@ -143,7 +143,7 @@ def _drop_pool() -> None:
 
 
 def _forget_pool() -> None:
-    """In a forked child the pool's threads do not exist, and its lock may be held by one of them."""
+    """Start afresh in a forked child, where no thread of the pool exists to release the lock."""
     global _pool, _lock
     _pool = None
     _lock = threading.Lock()

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_index
 
+from fastce import _checks
+
 __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
@@ -36,93 +38,28 @@ NEAR = 0.25
 ATANH_COEFFICIENTS = [1 / (2 * k + 1) for k in range(13, 0, -1)]
 
 
-def check_real(name: str, values: npt.ArrayLike) -> Array:
-    """Return ``values`` as an array of a real dtype, or raise TypeError."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, which is not supported")
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be real numbers, not {array.dtype}")
-    return array
-
-
-def first(wrong: Array) -> tuple[int, ...]:
-    """Return the index of the first element that is True."""
-    return tuple(int(i) for i in np.argwhere(wrong)[0])
-
-
-def element(name: str, index: tuple[Any, ...]) -> str:
-    """Return how an element is written in an error message: ``p[0, 3]``, or ``p`` for a scalar."""
-    return f"{name}[{', '.join(map(str, index))}]" if index else name
-
-
-def check_distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
-    """Raise ValueError where ``values`` (float64) is not a distribution along ``axis``."""
-    if values.shape[axis] == 0:
-        raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
-    wrong = ~((values >= 0) & np.isfinite(values))
-    if wrong.any():
-        at = first(wrong)
-        raise ValueError(
-            f"{name} must be a probability distribution: {element(name, at)} is {values[at]}"
-        )
-    total = values.sum(axis=axis, keepdims=True)
-    wrong = abs(total - 1) > tolerance
-    if wrong.any():
-        at = first(wrong)
-        along = element(name, (*at[:axis], ":", *at[axis + 1 :]))
-        raise ValueError(
-            f"{name} must be a probability distribution: {along} sums to {total[at]},"
-            f" not to 1 within {tolerance}"
-        )
-
-
-def check_unit_interval(name: str, values: Array) -> None:
-    """Raise ValueError where ``values`` (float64) leaves [0, 1]."""
-    wrong = ~((values >= 0) & (values <= 1))
-    if wrong.any():
-        at = first(wrong)
-        raise ValueError(f"{name} must lie in [0, 1]: {element(name, at)} is {values[at]}")
-
-
-def check_labels(target: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
-    """Return ``target`` as an integer array of ``shape`` with labels in [0, classes), or raise."""
-    labels = np.asarray(target)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"target must be integer class labels, not {labels.dtype}")
-    if labels.shape != shape:
-        raise ValueError(
-            f"target has shape {labels.shape}; {shape}, that of log_probs less axis, was expected"
-        )
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        at = first(wrong)
-        raise IndexError(f"{element('target', at)} is {labels[at]}, outside [0, {classes})")
-    return labels
-
-
 def sum_tolerance(*arrays: Array) -> float:
     """How far from 1 a distribution may sum: the coarsest of the arrays decides."""
-    return 0.05 if any(is_float(a) and a.dtype.itemsize == 2 for a in arrays) else 1e-5
+    return 0.05 if any(_checks.is_float(a) and a.dtype.itemsize == 2 for a in arrays) else 1e-5
 
 
 def result_dtype(*arrays: Array) -> type[np.floating[Any]]:
-    return np.float32 if all(is_float(a) and a.dtype.itemsize <= 4 for a in arrays) else np.float64
-
-
-def is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return (
+        np.float32
+        if all(_checks.is_float(a) and a.dtype.itemsize <= 4 for a in arrays)
+        else np.float64
+    )
 
 
 def distributions(
     axis: int, **named: npt.ArrayLike
 ) -> tuple[int, type[np.floating[Any]], list[Array]]:
     """Return the axis, the result's dtype, and the checked distributions, broadcast, in float64."""
-    arrays = {name: check_real(name, values) for name, values in named.items()}
+    arrays = {name: _checks.real(name, values) for name, values in named.items()}
     values = np.broadcast_arrays(*(array.astype(np.float64) for array in arrays.values()))
     axis = normalize_axis_index(axis, values[0].ndim)
     for (name, array), value in zip(arrays.items(), values, strict=True):
-        check_distribution(name, value, axis, sum_tolerance(array))
+        _checks.distribution(name, value, axis, sum_tolerance(array))
     return axis, result_dtype(*arrays.values()), list(values)
 
 
@@ -296,11 +233,11 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     >>> print(binary_cross_entropy([1, 1, 0], [0.9, 0.01, 0.0]).round(4))
     [0.1054 4.6052 0.    ]
     """
-    y, p = check_real("y", y), check_real("p", p)
+    y, p = _checks.real("y", y), _checks.real("p", p)
     dtype = result_dtype(y, p)
     y, p = np.broadcast_arrays(y.astype(np.float64), p.astype(np.float64))
-    check_unit_interval("y", y)
-    check_unit_interval("p", p)
+    _checks.unit_interval("y", y)
+    _checks.unit_interval("p", p)
     with np.errstate(divide="ignore", invalid="ignore"):
         if_zero = np.where(y == 1, 0.0, (y - 1) * np.log1p(-p))
     # + 0.0 turns the −0.0 of a certain prediction into 0.0.
@@ -351,12 +288,12 @@ def negative_log_likelihood(
     >>> print(negative_log_likelihood(log_probs, [0, 2]).round(4))
     [0.3567 2.3026]
     """
-    given = check_real("log_probs", log_probs)
+    given = _checks.real("log_probs", log_probs)
     values = given.astype(np.float64)
     axis = normalize_axis_index(axis, values.ndim)
     with np.errstate(over="ignore"):
-        check_distribution("exp(log_probs)", np.exp(values), axis, sum_tolerance(given))
+        _checks.distribution("exp(log_probs)", np.exp(values), axis, sum_tolerance(given))
     shape = values.shape[:axis] + values.shape[axis + 1 :]
-    labels = check_labels(target, shape, values.shape[axis])
+    labels = _checks.labels(target, shape, values.shape[axis])
     picked = np.take_along_axis(values, np.expand_dims(labels, axis), axis=axis)
     return (0.0 - picked.squeeze(axis)).astype(result_dtype(given))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastce import _checks, _checks_bridges
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -69,7 +71,8 @@ def loss_curves(
     """
     x = np.linspace(-8, 8, 401) if logits is None else np.asarray(logits, dtype=np.float64)
     quantities = QUANTITIES if hessian else QUANTITIES[:2]
-    axes = new_axes(len(quantities)) if axes is None else check_axes(axes, len(quantities))
+    axes = new_axes(len(quantities)) if axes is None else list(axes)
+    _checks.drawn_on(axes, len(quantities))
 
     for label, loss in labelled(losses).items():
         curves = per_sample(loss, x, target)
@@ -81,19 +84,11 @@ def loss_curves(
     return axes
 
 
-def check_axes(axes: Iterable[Axes], count: int) -> list[Axes]:
-    """Return ``axes`` as a list, or raise ValueError where there are not ``count`` of them."""
-    axes = list(axes)
-    if len(axes) != count:
-        raise ValueError(f"axes must be {count} axes, and {len(axes)} were given")
-    return axes
-
-
 def new_axes(count: int) -> list[Axes]:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError("fastce.plots needs matplotlib: pip install 'fastce[plots]'") from error
+        _checks_bridges.missing_host("matplotlib", "plots", error)
     _, axes = pyplot.subplots(1, count, figsize=(4.5 * count, 3.4), layout="constrained")
     return list(axes)
 

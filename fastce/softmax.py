@@ -1,4 +1,4 @@
-"""Softmax, its logarithm and its denominator, and log-probabilities of tokens: from the row kernels.
+"""Softmax, its logarithm and its denominator, and log-probabilities of tokens.
 
 With m = max_j z_j and T the sum of exp(z_j − m) over all j but one maximum::
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import _checks, _isa
-from fastce._evaluate import Array, Batch, last_axis, working_type
+from fastce._evaluate import Array, Batch, last_axis, new_like, working_type
 
 __all__ = ["TokenLogProbs", "log_softmax", "logsumexp", "softmax", "token_log_probs"]
 
@@ -131,7 +131,16 @@ def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None
 
 
 class TokenLogProbs(NamedTuple):
-    """What `token_log_probs` returns: three arrays of the target's shape."""
+    """What `token_log_probs` returns: three arrays of the target's shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> log_prob, lse, argmax = fastce.token_log_probs(np.array([[0.0, np.log(3.0)]]), [1])
+    >>> print(np.exp(log_prob).round(6), np.exp(lse).round(6), argmax)
+    [0.75] [4.] [1]
+    """
 
     log_prob: Array
     """log p of the target, in nats: float64 for float64 logits, else float32."""
@@ -178,7 +187,7 @@ def token_log_probs(
     >>> logits = np.array([[20.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     >>> result = fastce.token_log_probs(logits, [0, 0])
     >>> print(result.log_prob, result.argmax)
-    [-2.0611537e-09 -1.3132616e+00] [0 1]
+    [-2.0611537e-09 -1.3132617e+00] [0 1]
     """
     z = _checks.logits(logits)
     last = _checks.class_axis(z, axis)
@@ -195,9 +204,7 @@ def _like_logits(kind: str, logits: npt.ArrayLike, axis: int, out: Array | None)
     z = _checks.logits(logits)
     last = _checks.class_axis(z, axis)
     (given,) = _checks.outputs(out, 1, z, [])
-    result: Array = (
-        np.empty_like(z, z.dtype.newbyteorder("="), subok=False) if given is None else given
-    )
+    result = new_like(z) if given is None else given
     Batch(_kernel(kind), last_axis(z, last)).run(1.0, grad=last_axis(result, last))
     return result
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from cases import FUNCTIONS
 
 from fastce import reference
+
+passed_by_variant: Counter[str] = Counter()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -22,6 +26,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("evaluate", ["reference", *variants], indirect=True)
     else:
         metafunc.parametrize("isa", variants, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if report.when == "call" and report.passed and hasattr(item, "callspec"):
+        given = item.callspec.params
+        if variant := given.get("isa") or given.get("evaluate"):
+            passed_by_variant[variant] += 1
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what each variant was put to: a build with fewer of them tests less, and looks alike."""
+    if passed_by_variant:
+        terminalreporter.section("variants of the kernels")
+    for variant, count in sorted(passed_by_variant.items()):
+        terminalreporter.write_line(f"variant {variant}: {count} passed")
 
 
 @pytest.fixture

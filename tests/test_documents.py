@@ -25,6 +25,7 @@ HOSTS = {
     "fastce.jax": ["jax"],
     "fastce.objectives": ["catboost", "lightgbm", "xgboost"],
     "fastce.plots": ["matplotlib"],
+    "fastce._torch_operators": ["torch"],
     "fastce.torch": ["torch"],
 }
 

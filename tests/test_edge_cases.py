@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import THOROUGH, Batch, case, on_grid
+from cases import FUNCTIONS, SOFTMAX, THOROUGH, Batch, case, on_grid
 from layouts import LAYOUTS, zero_strides
 
 import fastce
 
 INF, NAN = np.inf, np.nan
-LOSSES = ("SoftmaxCrossEntropy", "SoftmaxFocalLoss", "BCEWithLogits", "SigmoidFocalLoss")
-SOFTMAX = LOSSES[:2]
-SIGMOID = LOSSES[2:]
+LOSSES = tuple(FUNCTIONS)
+SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
 REDUCTIONS = ("mean", "sum", "none")
 SOFTMAX_OPTIONS = [
     ("SoftmaxCrossEntropy", {}),

@@ -211,9 +211,9 @@ def test_input_is_not_changed_and_no_warning_is_given(recwarn):
     ("bad", "message"),
     [
         ([0.5, 0.6], r"p\[:\] sums to 1.1, not to 1 within 1e-05"),
-        ([1.5, -0.5], r"p\[1\] is -0.5"),
-        ([np.nan, 1.0], r"p\[0\] is nan"),
-        ([np.inf, 1.0], r"p\[0\] is inf"),
+        ([1.5, -0.5], r"p must be a probability distribution, got -0.5 at position 1"),
+        ([np.nan, 1.0], r"p must be a probability distribution, got nan at position 0"),
+        ([np.inf, 1.0], r"p must be a probability distribution, got inf at position 0"),
     ],
 )
 def test_what_is_not_a_distribution(function, bad, message):
@@ -222,7 +222,7 @@ def test_what_is_not_a_distribution(function, bad, message):
         entropy(bad)
     with pytest.raises(ValueError, match=message):
         function(bad, good)
-    with pytest.raises(ValueError, match=message.replace("p", "q", 1)):
+    with pytest.raises(ValueError, match="q" + message[1:]):
         function(good, bad)
 
 
@@ -248,9 +248,9 @@ def test_sum_tolerance():
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan, np.inf])
 def test_binary_cross_entropy_leaves_the_unit_interval(bad):
-    with pytest.raises(ValueError, match=r"y must lie in \[0, 1\]: y\[1\] is"):
+    with pytest.raises(ValueError, match=r"y must lie in \[0, 1\], got .* at position 1$"):
         binary_cross_entropy([0.5, bad], 0.5)
-    with pytest.raises(ValueError, match=r"p must lie in \[0, 1\]: p is"):
+    with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got [-.a-z0-9]+$"):
         binary_cross_entropy(1, bad)
 
 
@@ -260,13 +260,13 @@ def test_negative_log_likelihood_errors():
         negative_log_likelihood(np.exp(log_probs), [0, 1, 2])  # probabilities
     with pytest.raises(ValueError, match=r"exp\(log_probs\).* sums to"):
         negative_log_likelihood(log_probs + 3, [0, 1, 2])  # logits
-    with pytest.raises(IndexError, match=r"target\[2\] is 4, outside \[0, 4\)"):
+    with pytest.raises(IndexError, match=r"label 4 at position 2, .* 4 classes are 0 to 3"):
         negative_log_likelihood(log_probs, [0, 1, 4])
-    with pytest.raises(IndexError, match=r"target\[0\] is -1"):
+    with pytest.raises(IndexError, match="label -1 at position 0"):
         negative_log_likelihood(log_probs, [-1, 1, 4])
     with pytest.raises(ValueError, match=r"target has shape \(2,\); \(3,\)"):
         negative_log_likelihood(log_probs, [0, 1])
-    with pytest.raises(TypeError, match="integer class labels, not float64"):
+    with pytest.raises(TypeError, match="integer class labels, got float64"):
         negative_log_likelihood(log_probs, [0.0, 1.0, 2.0])
 
 

@@ -1,0 +1,291 @@
+"""``python -m bench.accuracy_table``: errors of every loss, dtype, instruction set and peer.
+
+Writes ``results/accuracy.md``. Errors are the worst over 2 to 131,072 classes and over thousands of
+rows of each kind of logits in ``accuracy_problems.py``, against the extended precision of
+``truth.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import machine, subjects
+from bench.accuracy import (
+    Yardstick,
+    floating_working,
+    rounded_differences,
+    ulp_of,
+)
+from bench.accuracy_problems import Group, make, part
+from bench.cells import CROSS_ENTROPY, Cell
+from bench.problems import Problem, floating_dtype
+from bench.report import table
+from bench.subjects import OURS
+from bench.truth import extended_precision, true_answer
+
+RESULTS = Path(__file__).parent / "results"
+CLASSES = (2, 10, 100, 1000, 131_072)
+CLASSES_16_BIT = (10, 1000)  # float32 underneath
+ELEMENTS = 2**15  # of each kind
+TARGET_ULP = 4.0
+ROUNDED_ONCE = 0.6  # ULP of a 16-bit gradient: half, and float32's own error
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+LOSSES = {
+    "softmax cross-entropy": Cell(CROSS_ENTROPY, (1, 2)),
+    "softmax cross-entropy, label_smoothing=0.1": Cell(CROSS_ENTROPY, (1, 2), label_smoothing=0.1),
+    "softmax cross-entropy, probabilities": Cell(CROSS_ENTROPY, (1, 2), target="probabilities"),
+    "softmax focal loss, gamma=2": Cell("softmax_focal_loss", (1, 2)),
+    "softmax focal loss, gamma=1.5": Cell("softmax_focal_loss", (1, 2), gamma=1.5),
+    "BCE with logits": Cell("bce_with_logits", (2,), target="binary"),
+    "sigmoid focal loss, gamma=2": Cell("sigmoid_focal_loss", (2,), target="binary", alpha=0.25),
+    "sigmoid focal loss, gamma=1.5": Cell(
+        "sigmoid_focal_loss", (2,), target="binary", alpha=0.25, gamma=1.5
+    ),
+}
+
+BUILT_FOR_TESTS = ("wide", "scalar")  # the same bits as avx512 and as baseline
+FASTCE = "fastce "  # and the variant, as a subject's name
+PEERS = ("NumPy", "SciPy", "scikit-learn", "torch", "JAX")
+
+Found = dict[str, Any]
+
+
+def problems(
+    loss: str, dtype: str, elements: int = ELEMENTS
+) -> Iterator[tuple[Problem, list[Group]]]:
+    """The problems of one loss, one for each number of classes."""
+    cell = replace(LOSSES[loss], dtype=dtype)
+    if cell.target == "binary":
+        yield make(cell, 4 * elements)
+        return
+    for classes in CLASSES if floating_dtype(dtype).itemsize > 2 else CLASSES_16_BIT:
+        yield make(replace(cell, shape=(1, classes)), elements)
+
+
+def yardsticks(problem: Problem, exact: bool) -> dict[str, Yardstick]:
+    """What value and gradient are measured against: ``TARGET_ULP``, and rounded differences."""
+    dtype, working = floating_dtype(problem.cell.dtype), floating_working(problem.cell.dtype)
+    truth = true_answer(problem)
+    assert truth.gradient is not None
+    assert truth.gradient_magnitude is not None
+    magnitudes = np.abs(truth.value), truth.gradient_magnitude
+    value, gradient = TARGET_ULP, TARGET_ULP if dtype.itemsize > 2 else ROUNDED_ONCE
+    if not exact:
+        half_eps = float(np.finfo(working).eps) / 2
+        of_value, of_gradient = rounded_differences(problem)
+        value = value + half_eps * of_value / ulp_of(magnitudes[0], working)
+        gradient = gradient + half_eps * of_gradient / ulp_of(magnitudes[1], dtype)
+    return {
+        "value": Yardstick(truth.value, magnitudes[0], working, value),
+        "gradient": Yardstick(truth.gradient, magnitudes[1], dtype, gradient),
+    }
+
+
+def answers(problem: Problem, variants: list[str], peers: bool) -> Iterator[tuple[str, Any]]:
+    """Name and (value, gradient) of each variant of fastce, then of each peer that can do it."""
+    from fastce import _isa
+
+    for subject in subjects.subjects_of(problem.cell):
+        if subject.name == OURS[0]:
+            for variant in variants:
+                with _isa.using(variant):
+                    result = subject.prepare(problem)()
+                    yield FASTCE + variant, tuple(map(np.array, result))
+        elif peers and subject.name in PEERS:
+            yield subject.name, subject.prepare(problem)()
+
+
+def measure(loss: str, dtype: str, variants: list[str], peers: bool = True) -> list[Found]:
+    """One entry a number of classes, kind of logits and subject."""
+    found = []
+    for problem, groups in problems(loss, dtype):
+        results = dict(answers(problem, variants, peers and dtype in ("float32", "float64")))
+        for group in groups:
+            piece = part(problem, group.rows)
+            facts = {
+                "loss": loss,
+                "dtype": dtype,
+                "classes": None if piece.cell.target == "binary" else piece.cell.classes,
+                "kind": group.kind,
+                "exact": group.exact,
+            }
+            measures = yardsticks(piece, group.exact)
+            for name, result in results.items():
+                entry: Found = facts | {"subject": name}
+                for array, (key, yardstick) in zip(result, measures.items(), strict=True):
+                    ulp, relative, share = yardstick.errors(array[group.rows])
+                    entry |= {key: ulp, f"{key}_relative": relative, f"{key}_share": share}
+                found.append(entry)
+    return found
+
+
+# The report -------------------------------------------------------------------------------------
+
+HOW_TO_READ = f"""\
+Worst errors of a single sample's loss and of a gradient's element, "loss / gradient", in ULP of the
+truth in the logits' dtype (the losses of 16-bit logits: of float32), wherever the truth is a normal
+number. ∞: NaN, infinite, or the relative error is 1 or more: no digit is right. Where the gradient
+is a difference of two terms (label smoothing, probabilities), its error is in ULP of the larger.
+
+Classes: {", ".join(f"{k:,}" for k in CLASSES)}. Logits: *normal*, standard deviation 3;
+*confident*, the right class leads by 10 to 60; *zipf*, log-frequencies of a vocabulary; *cauchy*,
+heavy tails up to 2¹⁷; *adversarial*, ties, subnormal tails, tails lost one by one, masks, large
+offsets. *Exact*: rounded to multiples of 1/32, so that z_j − max z is exact. *As drawn*: it is
+rounded, which alone makes a relative error of |z_j − max z|·eps/2 in e^(z_j − max z).
+
+The bound is {TARGET_ULP:g} ULP, and for logits as drawn what that rounding adds to first order
+(`rounded_differences` in `accuracy.py`); {ROUNDED_ONCE} ULP for 16-bit gradients."""
+
+
+def worst(entries: list[Found], key: str) -> float:
+    return max((float(entry[key]) for entry in entries), default=0.0)
+
+
+def pick(entries: list[Found], **fields: Any) -> list[Found]:
+    return [e for e in entries if all(e[key] == value for key, value in fields.items())]
+
+
+def in_ulp(entries: list[Found]) -> str:
+    """ "loss / gradient", or "-" where there is nothing."""
+    texts = []
+    for key in ("value", "gradient"):
+        error = worst(entries, key)
+        if not worst(entries, f"{key}_relative") < 1:
+            texts.append("∞")
+        elif error < 1000:
+            texts.append(f"{error:.1f}" if error < 100 else f"{error:.0f}")
+        else:
+            mantissa, exponent = f"{error:.0e}".split("e")
+            texts.append(f"{mantissa}e{int(exponent)}")
+    return " / ".join(texts) if entries else "-"
+
+
+def summary(entries: list[Found]) -> str:
+    """Loss × dtype × instruction set: ULP and relative error, and the share of the bound."""
+    header = ["loss", "dtype", "variant", "exact: ULP", "relative", "as drawn: ULP", "relative"]
+    rows = []
+    ours = [e for e in entries if e["subject"].startswith(FASTCE)]
+    for loss, dtype, subject in dict.fromkeys((e["loss"], e["dtype"], e["subject"]) for e in ours):
+        found = pick(ours, loss=loss, dtype=dtype, subject=subject)
+        row = [loss, dtype, subject.removeprefix(FASTCE)]
+        for exact in (True, False):
+            some = pick(found, exact=exact)
+            relative = (f"{worst(some, f'{key}_relative'):.1e}" for key in ("value", "gradient"))
+            row += [in_ulp(some), " / ".join(relative) if some else "-"]
+        shares = (worst(found, f"{key}_share") for key in ("value", "gradient"))
+        rows.append([*row, " / ".join(f"{share:.0%}" for share in shares)])
+    return table([*header, "share of the bound"], rows, 3)
+
+
+def beyond(entries: list[Found]) -> str:
+    """Where fastce errs by more than its bound, worst over instruction sets and kinds of logits."""
+    ours = [e for e in entries if e["subject"].startswith(FASTCE)]
+    rows = []
+    for loss, dtype, exact, classes in dict.fromkeys(
+        (e["loss"], e["dtype"], e["exact"], e["classes"]) for e in ours
+    ):
+        found = pick(ours, loss=loss, dtype=dtype, exact=exact, classes=classes)
+        over = [e for e in found if max(e["value_share"], e["gradient_share"]) > 1]
+        if over:
+            kinds = ", ".join(dict.fromkeys(e["kind"] for e in over))
+            form = "exact" if exact else "as drawn"
+            share = (f"{worst(over, f'{key}_share'):.0%}" for key in ("value", "gradient"))
+            where = [loss, dtype, "-" if classes is None else f"{classes:,}", kinds, form]
+            rows.append([*where, in_ulp(over), " / ".join(share)])
+    header = ["loss", "dtype", "classes", "logits", "differences", "ULP", "share of the bound"]
+    return table(header, rows, 5) if rows else "Nowhere."
+
+
+def beside_peers(entries: list[Found], loss: str, dtype: str) -> str:
+    """Kinds of logits down, subjects across, worst over all numbers of classes."""
+    found = pick(entries, loss=loss, dtype=dtype)
+    names = list(dict.fromkeys(e["subject"] for e in found))
+    rows = []
+    for exact, kind in dict.fromkeys((e["exact"], e["kind"]) for e in found):
+        some = pick(found, exact=exact, kind=kind)
+        form = ", exact" if exact else ""
+        rows.append([kind + form, *(in_ulp(pick(some, subject=name)) for name in names)])
+    return table(["logits", *names], rows, 1)
+
+
+def by_classes(entries: list[Found], dtype: str) -> str:
+    """Losses down, numbers of classes across, worst over exact logits and instruction sets."""
+    rows = []
+    for loss in LOSSES:
+        found = pick(entries, loss=loss, dtype=dtype, exact=True)
+        found = [e for e in found if e["subject"].startswith(FASTCE)]
+        if found:
+            rows.append([loss, *(in_ulp(pick(found, classes=classes)) for classes in CLASSES)])
+    return table(["loss", *(f"{classes:,}" for classes in CLASSES)], rows, 1)
+
+
+def _where_and_what(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"{facts['processor']}, {facts['architecture']}, {facts['system']}. Python "
+        f"{facts['python']}, {versions}. {facts['date']}. Written by "
+        "`python -m bench.accuracy_table`."
+    )
+
+
+def report(results: dict[str, Any]) -> str:
+    entries = results["errors"]
+    parts = [
+        "# Accuracy of every loss, dtype and instruction set",
+        _where_and_what(results["machine"]),
+        HOW_TO_READ,
+        "## fastce",
+        summary(entries),
+        "## Beyond the bound",
+        beyond(entries),
+    ]
+    for dtype in dict.fromkeys(e["dtype"] for e in entries):
+        if floating_dtype(dtype).itemsize == 2:
+            continue  # peers' 16-bit losses are 16-bit numbers: nothing to compare
+        parts += [f"## By the number of classes, {dtype}, exact differences"]
+        parts += [by_classes(entries, dtype)]
+        for loss in dict.fromkeys(e["loss"] for e in pick(entries, dtype=dtype)):
+            parts += [f"## {loss}, {dtype}", beside_peers(entries, loss, dtype)]
+    if results["missing"]:
+        parts += ["Not installed: " + ", ".join(sorted(results["missing"])) + "."]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.accuracy_table")
+    parser.add_argument("--dtypes", default=",".join(DTYPES), metavar="NAME,NAME")
+    parser.add_argument("--no-peers", action="store_true", help="fastce alone, nothing written")
+    arguments = parser.parse_args()
+    if not extended_precision():
+        raise SystemExit("np.longdouble is no wider than float64 here: there is no truth")
+    from fastce import _isa
+
+    missing = {} if arguments.no_peers else subjects.load()
+    if arguments.no_peers:
+        importlib.import_module("bench.subjects.with_fastce")
+    variants = [name for name in _isa.available() if name not in BUILT_FOR_TESTS]
+    facts, started, errors = machine.facts([1]), time.monotonic(), []
+    for dtype in arguments.dtypes.split(","):
+        for loss in LOSSES:
+            errors += measure(loss, dtype, variants, not arguments.no_peers)
+            print(f"[{time.monotonic() - started:4.0f} s] {dtype} {loss}", file=sys.stderr)
+    results = {"machine": facts, "missing": missing, "errors": errors}
+    text = report(results)
+    print(text)
+    if not arguments.no_peers and arguments.dtypes == ",".join(DTYPES):
+        (RESULTS / "accuracy.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

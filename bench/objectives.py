@@ -1,0 +1,229 @@
+"""``python -m bench.objectives``: boosting objectives beside hand-written and built-in ones.
+
+Two tables in Markdown. The first: time of one call of the objective, on raw scores in the host's
+type and memory order, fastce beside the same formula in NumPy. The second: time of one boosting
+round of the real host with its built-in objective, with fastce and with NumPy; no host lets its own
+gradient be called alone. Trees are small there, so that the objective's share is large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import fastce
+from fastce.objectives import LightGBMObjective, XGBoostObjective
+
+GAMMA = 2.0
+LOSSES = {
+    "softmax cross-entropy": fastce.SoftmaxCrossEntropy(),
+    "softmax focal": fastce.SoftmaxFocalLoss(gamma=GAMMA),
+    "binary cross-entropy": fastce.BCEWithLogits(),
+    "sigmoid focal": fastce.SigmoidFocalLoss(gamma=GAMMA, alpha=None),
+}
+
+
+# The same in NumPy, as one writes it by hand ------------------------------------------------------
+
+
+def softmax_cross_entropy(scores, labels, factor):
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    hess = np.maximum(factor * p * (1 - p), 1e-16)
+    p[np.arange(len(p)), labels.astype(np.int64)] -= 1
+    return p, hess
+
+
+def softmax_focal(scores, labels, factor):
+    at = (np.arange(len(scores)), labels.astype(np.int64))
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    p_y = p[at]
+    q, log_p = 1 - p_y, np.log(p_y)
+    a = q**GAMMA * (GAMMA * p_y * log_p / q - 1)
+    b = GAMMA * q ** (GAMMA - 1) * (log_p + 2 - (GAMMA - 1) * p_y * log_p / q)
+    v = -p
+    v[at] += 1
+    grad = a[:, None] * v
+    hess = factor * ((p_y * b)[:, None] * v * v - a[:, None] * p * (1 - p))
+    return grad, np.maximum(hess, np.maximum(0.05 * np.abs(grad), 1e-16))
+
+
+def binary_cross_entropy(scores, labels, factor):
+    p = 1 / (1 + np.exp(-scores))
+    return p - labels, np.maximum(p * (1 - p), 1e-16)
+
+
+def sigmoid_focal(scores, labels, factor):
+    p = 1 / (1 + np.exp(-scores))
+    p_t, sign = np.where(labels == 1, p, 1 - p), np.where(labels == 1, -1, 1)
+    q, log_p = 1 - p_t, np.log(p_t)
+    grad = sign * q**GAMMA * (q - GAMMA * p_t * log_p)
+    bracket = q * (1 + 2 * GAMMA + GAMMA * log_p) - GAMMA**2 * p_t * log_p
+    hess = p_t * q**GAMMA * bracket
+    return grad, np.maximum(hess, np.maximum(0.05 * np.abs(grad), 1e-16))
+
+
+HAND_WRITTEN: dict[str, Callable[..., Any]] = {
+    "softmax cross-entropy": softmax_cross_entropy,
+    "softmax focal": softmax_focal,
+    "binary cross-entropy": binary_cross_entropy,
+    "sigmoid focal": sigmoid_focal,
+}
+
+
+def least(seconds: dict[str, float], runs: dict[str, Callable[[], Any]]) -> None:
+    """Give every run a turn, and keep the least processor time of each.
+
+    A busy machine stretches the time on the wall more. With one thread the two are the same.
+    """
+    for key, run in runs.items():
+        start = time.process_time()
+        run()
+        seconds[key] = min(time.process_time() - start, seconds.get(key, np.inf))
+
+
+# One call -----------------------------------------------------------------------------------------
+
+
+def calls(rows: int, classes: int, turns: int = 9) -> None:
+    print(f"One call, {rows} rows; nanoseconds of processor time an element\n")
+    print("| loss | classes | as | fastce | NumPy | ratio | largest difference |")
+    print("|---|---|---|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for name, loss in LOSSES.items():
+        several = name.startswith("softmax")
+        shape = (rows, classes) if several else (rows,)
+        scores = 2 * rng.normal(size=shape)
+        labels = rng.integers(classes if several else 2, size=rows).astype(np.float32)
+        for host, objective, factor, given in (
+            ("XGBoost", XGBoostObjective(loss), 2, scores.astype(np.float32)),
+            (
+                "LightGBM",
+                LightGBMObjective(loss),
+                classes / (classes - 1),
+                np.asfortranarray(scores),
+            ),
+        ):
+            by_hand = HAND_WRITTEN[name]
+            runs = {
+                "fastce": lambda o=objective, z=given, y=labels: o.derivatives(z, y),
+                "NumPy": lambda f=by_hand, z=given, y=labels, c=factor: f(z, y, c),
+            }
+            pairs = zip(runs["fastce"](), runs["NumPy"](), strict=True)
+            difference = max(float(np.abs(a - b).max()) for a, b in pairs)
+            seconds: dict[str, float] = {}
+            for _ in range(turns):
+                least(seconds, runs)
+            ours, theirs = (1e9 * seconds[key] / given.size for key in ("fastce", "NumPy"))
+            order = "class-major" if several and host == "LightGBM" else "by rows"
+            kind = f"{host}, {given.dtype}, {order}"
+            print(
+                f"| {name} | {classes if several else 2} | {kind} | {ours:.2f} | {theirs:.2f} "
+                f"| {theirs / ours:.1f} | {difference:.0e} |",
+                flush=True,
+            )
+
+
+# One round of the host ----------------------------------------------------------------------------
+
+
+def rounds(rows: int, classes: int, threads: int, count: int = 5) -> None:
+    print(
+        f"\nOne boosting round, {rows} rows, 3 features, trees of 4 leaves;"
+        " milliseconds of processor time\n"
+    )
+    print("| host | loss | built in | fastce | NumPy |")
+    print("|---|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(rows, 3))
+    for host, train in (("XGBoost", xgboost_trainer), ("LightGBM", lightgbm_trainer)):
+        for name in LOSSES:
+            labels = rng.integers(classes if name.startswith("softmax") else 2, size=rows)
+            run = train(features, labels, name, classes, threads)
+            if run is None:
+                print(f"| {host} | not installed | | | |")
+                break
+            best: dict[str, float] = {}
+            for _ in range(3):
+                least(best, {key: partial(one, count) for key, one in run.items()})
+            best = {key: seconds / count for key, seconds in best.items()}
+            cells = (
+                f"{1e3 * best[key]:.1f}" if key in best else "none"
+                for key in ("built in", "fastce", "NumPy")
+            )
+            print(f"| {host} | {name} | {' | '.join(cells)} |", flush=True)
+
+
+def xgboost_trainer(features, labels, name, classes, threads):
+    try:
+        import xgboost
+    except ImportError:
+        return None
+    data = xgboost.QuantileDMatrix(features, labels, nthread=threads)
+    settings = {"max_depth": 2, "nthread": threads, "disable_default_eval_metric": True}
+    if name.startswith("softmax"):
+        settings["num_class"] = classes
+    by_hand, objective = HAND_WRITTEN[name], XGBoostObjective(LOSSES[name])
+
+    def hand_written(scores, data):
+        return by_hand(scores, data.get_label(), 2)
+
+    built_in = {
+        "softmax cross-entropy": "multi:softprob",
+        "binary cross-entropy": "binary:logistic",
+    }
+    runs = {
+        "fastce": lambda n: xgboost.train(settings, data, n, obj=objective),
+        "NumPy": lambda n: xgboost.train(settings, data, n, obj=hand_written),
+    }
+    if name in built_in:
+        own = settings | {"objective": built_in[name]}
+        runs["built in"] = lambda n: xgboost.train(own, data, n)
+    return runs
+
+
+def lightgbm_trainer(features, labels, name, classes, threads):
+    try:
+        import lightgbm
+    except ImportError:
+        return None
+    data = lightgbm.Dataset(features, labels, params={"verbose": -1}).construct()
+    settings = {"num_leaves": 4, "num_threads": threads, "verbose": -1, "metric": "None"}
+    if name.startswith("softmax"):
+        settings["num_class"] = classes
+    by_hand, objective = HAND_WRITTEN[name], LightGBMObjective(LOSSES[name])
+
+    def hand_written(scores, data):
+        return by_hand(scores, data.get_label(), classes / (classes - 1))
+
+    built_in = {"softmax cross-entropy": "multiclass", "binary cross-entropy": "binary"}
+    runs = {
+        "fastce": lambda n: lightgbm.train(settings | {"objective": objective}, data, n),
+        "NumPy": lambda n: lightgbm.train(settings | {"objective": hand_written}, data, n),
+    }
+    if name in built_in:
+        own = settings | {"objective": built_in[name]}
+        runs["built in"] = lambda n: lightgbm.train(own, data, n)
+    return runs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.objectives", description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    fastce.set_num_threads(arguments.threads)
+    calls(arguments.rows, arguments.classes)
+    rounds(arguments.rows, arguments.classes, arguments.threads)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,208 @@
+"""What a split costs: time and bytes of shards, of chunks on Dask, and of an array beyond memory.
+
+Run: python -m bench.scale [shards] [overhead] [cluster] [--gigabytes 20] [--split rows]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+import fastce
+from fastce import sharded
+
+CLASSES = 32_000
+CHUNK_ROWS = 264  # of 32000 float32 classes: 32 MiB
+
+
+def seconds(function: Any, rounds: int = 7) -> tuple[float, float]:
+    """The least time of several rounds: by the clock, and of the processors.
+
+    On a machine with other things to do, the second one means more.
+    """
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter(), time.process_time()
+        function()
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return tuple(min(column) for column in zip(*times, strict=True))
+
+
+def problem(rows: int, classes: int, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((rows, classes), dtype=np.float32) * 3
+    return logits, rng.integers(classes, size=rows)
+
+
+# The steps of a class-sharded loss ----------------------------------------------------------------
+
+
+def shards() -> None:
+    """Processor time an element of each step, and a row where no logits are seen; one thread."""
+    fastce.set_num_threads(1)
+    logits, y = problem(CHUNK_ROWS, CLASSES)
+    out = np.empty_like(logits)
+    print("| loss | unsplit | summarise | gradient | merge, a row | finish, a row | bytes, a row |")
+    print("|---|---|---|---|---|---|---|")
+    for smoothing in (0.0, 0.1):
+        loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
+        summarise = functools.partial(sharded.summarise, logits, y, 0, loss, classes=CLASSES)
+        part = summarise()
+        element = [
+            seconds(functools.partial(loss.value_and_grad, logits, y, out=out)),
+            seconds(summarise),
+            seconds(
+                functools.partial(
+                    sharded.gradient, logits, y, 0, part, part, loss, classes=CLASSES, out=out
+                )
+            ),
+        ]
+        row = [
+            seconds(functools.partial(sharded.merge, part, part)),
+            seconds(functools.partial(sharded.finish, part, y, loss, classes=CLASSES)),
+        ]
+        cells = [f"{t / logits.size * 1e9:.2f} ns" for _, t in element]
+        cells += [f"{t / len(y) * 1e6:.2f} µs" for _, t in row]
+        print(f"| label_smoothing={smoothing} | {' | '.join(cells)} | {8 * len(part.packed())} |")
+
+
+# Dask beside a plain loop -------------------------------------------------------------------------
+
+
+def norms_of(grad: Any) -> Any:
+    """The norm of each row as a column, with no temporary of the gradient's size."""
+    return np.sqrt(np.einsum("ij,ij->i", grad, grad))[:, None]
+
+
+def norms_by_chunk(grad: Any) -> Any:
+    """The same on dask. (`drop_axis` would say it more plainly, but copies each chunk first.)"""
+    meta = np.empty((0, 0), grad.dtype)
+    return grad.map_blocks(norms_of, chunks=(grad.chunks[0], (1,)), dtype=grad.dtype, meta=meta)
+
+
+def overhead(chunks: int = 12) -> None:
+    """Loss and gradient norms of chunks of 32 MiB: dask's time over that of a loop of calls."""
+    import dask
+    import dask.array as da
+
+    import fastce.dask
+
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum")
+    block, y = problem(CHUNK_ROWS, CLASSES)
+    logits = da.map_blocks(
+        lambda block_id: block,
+        chunks=((CHUNK_ROWS,) * chunks, (CLASSES,)),
+        dtype=block.dtype,
+        meta=block[:0, :0],
+    )
+    target = np.tile(y, chunks)
+    value, grad = fastce.dask.value_and_grad(loss, logits, target)
+    norms = norms_by_chunk(grad)
+
+    def one(_: int) -> tuple[float, Any]:
+        value, grad = loss.value_and_grad(block, y)
+        return value, norms_of(grad)
+
+    def plain(map_: Any) -> tuple[float, Any]:
+        values, norms = zip(*map_(one, range(chunks)), strict=True)
+        return sum(values), np.concatenate(norms)
+
+    fastce.set_num_threads(1)
+    print("| threads | loop | dask | overhead | loop, processors | dask, processors | overhead |")
+    print("|---|---|---|---|---|---|---|")
+    for threads in (1, 2):
+        with ThreadPoolExecutor(threads) as pool, dask.config.set(pool=pool):
+            scheduler = "sync" if threads == 1 else "threads"
+            loop = functools.partial(plain, map if threads == 1 else pool.map)
+            graph = functools.partial(dask.compute, value, norms, scheduler=scheduler)
+            (a, a_norms), (b, b_norms) = loop(), graph()
+            assert a == b
+            assert np.array_equal(a_norms, b_norms)
+            rounds = [(seconds(loop, 1), seconds(graph, 1)) for _ in range(15)]
+            cells = []
+            for clock in (0, 1):
+                by_loop = min(loop_times[clock] for loop_times, _ in rounds)
+                by_graph = min(graph_times[clock] for _, graph_times in rounds)
+                cells += [f"{by_loop * 1e3:.0f} ms", f"{by_graph * 1e3:.0f} ms"]
+                cells += [f"{by_graph / by_loop - 1:+.1%}"]
+            print(f"| {threads} | {' | '.join(cells)} |")
+
+
+# An array beyond memory ---------------------------------------------------------------------------
+
+
+def made_up(block_info: Any = None) -> Any:
+    """A chunk of normal logits, made from its place in the array."""
+    place = block_info[None]
+    seed = [int(i) for i in place["chunk-location"]]
+    rng = np.random.Generator(np.random.SFC64(seed))
+    return rng.standard_normal(place["chunk-shape"], dtype=np.float32)
+
+
+def peak_bytes(dask_worker: Any) -> tuple[int, int]:
+    """The most memory that a worker has had, and what it has sent to the others."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak, int(dask_worker.transfer_outgoing_bytes_total)
+
+
+def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
+    """Loss and gradient norms of a virtual array on worker processes of 2 GiB each."""
+    import dask.array as da
+    from distributed import Client, LocalCluster
+
+    import fastce.dask
+
+    rows = round(gigabytes * 1e9 / 4 / CLASSES)
+    sizes = {"rows": (CHUNK_ROWS, CLASSES), "classes": (4 * CHUNK_ROWS, CLASSES // 4)}
+    chunks = da.core.normalize_chunks(sizes[split], (rows, CLASSES), dtype=np.float32)
+    meta = np.empty((0, 0), np.float32)
+    logits = da.map_blocks(made_up, chunks=chunks, dtype=np.float32, meta=meta)
+    target = np.random.default_rng(1).integers(CLASSES, size=rows)
+    loss = fastce.SoftmaxCrossEntropy()
+    value, grad = fastce.dask.value_and_grad(loss, logits, target, normalizer=float(rows))
+    norms = norms_by_chunk(grad) if split == "rows" else da.sqrt((grad * grad).sum(axis=1))
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit="2GiB",
+            dashboard_address=None,
+            env={"FASTCE_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        ) as local,
+        Client(local) as client,
+    ):
+        start = time.perf_counter()
+        total, norm = client.gather(client.compute((value, norms.sum())))
+        took = time.perf_counter() - start
+        figures = client.run(peak_bytes).values()
+    print(
+        f"{logits.nbytes / 1e9:.1f} GB of logits, split over {split}, {logits.npartitions} chunks"
+    )
+    print(f"loss {float(total):.9f}, sum of gradient norms {float(norm):.9f}")
+    print(f"{took:.0f} s on {len(figures)} workers; peak memory of each, and bytes sent by it:")
+    for peak, sent in figures:
+        print(f"  {peak / 2**20:.0f} MiB, {sent / rows:.0f} bytes a row of the array")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["shards", "overhead", "cluster"])
+    parser.add_argument("--gigabytes", type=float, default=20)
+    parser.add_argument("--split", choices=["rows", "classes"], default="rows")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part == "cluster":
+            cluster(options.gigabytes, options.split)
+        else:
+            {"shards": shards, "overhead": overhead}[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Forward and backward of torch's cross-entropy, eager and compiled, and of fastce.torch.
+
+Run: python -m bench.torch_bridge [--threads 1 2] [--no-compile]. Each thread count has a process of
+its own; the losses take turns; the figure is the ratio of the fastest rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from bench.threads import available_cpus, hold_to
+from bench.timing import Budget, interleave
+
+SHAPES = ((64, 10), (8192, 1000), (1024, 32000))
+TYPES = ("float32", "bfloat16")
+
+
+def measure(threads: int, with_compile: bool) -> None:
+    hold_to(threads)
+    import torch
+
+    import fastce
+    import fastce.torch
+
+    torch.set_num_threads(threads)
+    fastce.set_num_threads(threads)
+    torch.manual_seed(0)
+
+    def forward_and_backward(loss, logits, target):
+        def run():
+            logits.grad = None
+            value = loss(logits, target)
+            value.backward()
+            return value
+
+        return run
+
+    for name in TYPES:
+        for shape in SHAPES:
+            logits = (2 * torch.randn(shape)).to(getattr(torch, name)).requires_grad_()
+            target = torch.randint(0, shape[1], shape[:1])
+            losses = {
+                "torch": torch.nn.CrossEntropyLoss(),
+                "fastce": fastce.torch.CrossEntropyLoss(),
+            }
+            if with_compile:
+                losses["torch.compile"] = torch.compile(torch.nn.CrossEntropyLoss())
+            runs, results = {}, {}
+            for key, loss in losses.items():
+                runs[key] = forward_and_backward(loss, logits, target)
+                value = runs[key]()
+                results[key] = value.item(), logits.grad.double().clone()
+            value, grad = results["torch"]
+            difference = abs(results["fastce"][0] - value) / value
+            grad_difference = (results["fastce"][1] - grad).abs().max() / grad.abs().max()
+            samples = interleave(runs, Budget(3.0, (4, 20)))
+            best = {key: min(seconds) for key, seconds in samples.items()}
+            line = "  ".join(
+                f"{key} {1e3 * seconds:9.3f} ms ({seconds / best['fastce']:4.1f})"
+                for key, seconds in best.items()
+            )
+            print(
+                f"{threads} threads  {name:8}  {shape[0]:5} x {shape[1]:5}  {line}"
+                f"  differences {difference:.1e} {float(grad_difference):.1e}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    if len(arguments.threads) == 1:
+        measure(arguments.threads[0], not arguments.no_compile)
+        return
+    for threads in arguments.threads:
+        command = [sys.executable, "-m", "bench.torch_bridge", "--threads", str(threads)]
+        subprocess.run(command + ["--no-compile"] * arguments.no_compile, check=True)
+
+
+if __name__ == "__main__":
+    main()

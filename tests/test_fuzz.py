@@ -1,0 +1,95 @@
+"""Random arguments and options: each call ends in a result or in a clear error.
+
+The search is the same in every run; `tools/fuzz.py` goes on from there for as long as it is given.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from cases import FUNCTIONS
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import fastce
+
+# tools/fuzz.py sets how long to search, and lets the search differ from run to run.
+EXAMPLES = int(os.environ.get("FASTCE_FUZZ_EXAMPLES", "150"))
+settings.register_profile(
+    "fuzz",
+    max_examples=EXAMPLES,
+    derandomize="FASTCE_FUZZ_EXAMPLES" not in os.environ,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(
+        Phase.explicit,
+        Phase.generate,
+    ),  # a failure names its arguments; shrinking takes minutes
+)
+FUZZ = settings.get_profile("fuzz")
+
+NUMBERS = st.one_of(st.integers(-3, 9), st.floats(), st.lists(st.floats(), max_size=3))
+DTYPE_CODES = ["?", "i1", "u8", "i8", "f2", "f4", "f8", "g", "c8", "O", "M8[s]", "U2", ">f4", "V3"]
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.complex_numbers(),
+    st.text(max_size=3),
+    st.lists(NUMBERS, max_size=4),
+    st.builds(np.zeros, st.lists(st.integers(0, 4), max_size=4), st.sampled_from(DTYPE_CODES)),
+)
+NAMES = ["sample_weight", "where", "normalizer", "grad_output", "out"]
+
+
+@FUZZ
+@given(
+    loss=st.sampled_from(sorted(FUNCTIONS)),
+    logits=ANYTHING,
+    target=ANYTHING,
+    call=st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=2),
+    good_logits=st.booleans(),
+    good_target=st.booleans(),
+)
+def test_any_argument_ends_in_a_result_or_a_clear_error(
+    loss, logits, target, call, good_logits, good_target
+):
+    if good_logits:
+        logits = np.zeros((3, 4), np.float32)
+    if good_target:
+        target = [0, 1, 2] if "Softmax" in loss else np.zeros((3, 4))
+    made = getattr(fastce, loss)(reduction="none")
+    try:
+        value, grad, hess = made.value_grad_hess(logits, target, **call)
+    except (IndexError, TypeError, ValueError) as error:
+        assert str(error)
+        return
+    assert grad.shape == hess.shape == np.shape(logits)
+    assert np.shape(value) == np.shape(target)[: np.ndim(value)]
+
+
+OPTIONS = {
+    "SoftmaxCrossEntropy": "weight ignore_index label_smoothing z_loss logit_scale softcap axis",
+    "SoftmaxFocalLoss": "gamma alpha ignore_index reduction axis",
+    "BCEWithLogits": "pos_weight label_smoothing reduction",
+    "SigmoidFocalLoss": "gamma alpha label_smoothing reduction",
+}
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_option_ends_in_a_loss_or_a_clear_error(data):
+    loss = data.draw(st.sampled_from(sorted(OPTIONS)))
+    names = st.sampled_from(OPTIONS[loss].split())
+    options = data.draw(st.dictionaries(names, ANYTHING, min_size=1, max_size=3))
+    try:
+        made = getattr(fastce, loss)(**options)
+    except (TypeError, ValueError) as error:
+        assert str(error)
+        return
+    assert made == made
+    assert hash(made) == hash(getattr(fastce, loss)(**options))
+    assert loss in repr(made)

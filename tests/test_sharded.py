@@ -1,0 +1,336 @@
+"""Rows whose classes are split over shards give what whole rows give, to rounding."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from bounds import assert_within, tolerances, ulps, working
+from cases import DTYPES, SOFTMAX_CASES, confident, far_apart, on_grid
+from layouts import LAYOUTS
+
+import fastce
+from fastce import reference, sharded
+
+SHARDABLE = [
+    c
+    for c in SOFTMAX_CASES
+    if "where" not in c.call and np.asarray(c.batch().target).dtype.kind in "iu"
+]
+
+
+def splits(classes):
+    """Where shards begin and end: halves, singles, uneven ones, and with empty ones between."""
+    third = classes // 3
+    return {
+        "whole": [0, classes],
+        "halves": [0, classes // 2, classes],
+        "uneven": [0, 1, classes],
+        "empty": [0, 0, third, third, classes, classes],
+        "many": [0, *sorted({third // 2, third, 2 * third, classes - 1} - {0}), classes],
+    }
+
+
+def shards_of(logits, axis, bounds):
+    for first, last in itertools.pairwise(bounds):
+        index = [slice(None)] * logits.ndim
+        index[axis] = slice(first, last)
+        yield first, logits[tuple(index)]
+
+
+def evaluate(loss, logits, target, bounds, **call):
+    """Value and gradient of the loss, step by step as several processes would do it."""
+    classes = logits.shape[loss.axis]
+    shards = list(shards_of(logits, loss.axis, bounds))
+    parts = [sharded.summarise(z, target, first, loss, classes=classes) for first, z in shards]
+    summary = functools.reduce(sharded.merge, parts)
+    grad_output = call.pop("grad_output", None)
+    value = sharded.finish(summary, target, loss, classes=classes, **call)
+    grads = [
+        sharded.gradient(
+            z,
+            target,
+            first,
+            part,
+            summary,
+            loss,
+            classes=classes,
+            grad_output=grad_output,
+            **call,
+        )
+        for (first, z), part in zip(shards, parts, strict=True)
+    ]
+    return value, np.concatenate(grads, axis=loss.axis)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("c", SHARDABLE, ids=str)
+def test_equals_the_reference(c, dtype):
+    batch = c.batch(dtype)
+    truth, bound = c.truth(batch), tolerances(c, batch)
+    for name, split in splits(batch.logits.shape[c.axis]).items():
+        value, grad = evaluate(c.build(), batch.logits, batch.target, split, **batch.call)
+        assert grad.dtype == batch.logits.dtype, name
+        assert_within(value, truth[0], bound[0], working(batch.logits.dtype))
+        assert_within(grad, truth[1], bound[1], batch.logits.dtype)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 4), ("float64", 8)])
+@pytest.mark.parametrize("logits", [on_grid, confident, far_apart])
+@pytest.mark.parametrize("classes", [2, 3, 10, 33, 257, 4097])
+def test_few_ulp_in_every_split(classes, logits, dtype, limit, rng):
+    """As unsplit, 4 ULP; each merge rounds twice more, in float64, which float64 shows."""
+    z = logits(rng, (19, classes)).astype(dtype)
+    y = np.where(rng.random(19) < 0.5, np.argmax(z, axis=1), rng.integers(classes, size=19))
+    wide = z.astype(np.float64 if dtype == "float32" else np.longdouble)
+    truth = reference.softmax_cross_entropy(wide, y, reduction="none")
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    for split in splits(classes).values():
+        value, grad = evaluate(loss, z, y, split)
+        assert ulps(value.astype(dtype), truth[0], np.dtype(dtype)) <= limit
+        assert ulps(grad, truth[1], np.dtype(dtype)) <= limit
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 30.0}])
+def test_equals_fastce_on_a_vocabulary(options, rng):
+    classes = 40_000
+    z = on_grid(rng, (7, classes)).astype(np.float32)
+    z[3] = confident(rng, (1, classes))
+    y = np.append(np.argmax(z, axis=1)[:4], rng.integers(classes, size=3))
+    loss = fastce.SoftmaxCrossEntropy(z_loss=1e-3, **options)
+    expected, expected_grad = loss.value_and_grad(z, y)
+    value, grad = evaluate(loss, z, y, [0, 5_000, 5_001, 32_768, classes])
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=5e-6, atol=1e-12)
+
+
+def test_a_confident_row_keeps_its_digits():
+    """Loss and gradient of a margin of 60, the target alone in its shard or not."""
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    z = np.array([[60.0, 0.0, 0.0, 0.0]], dtype=np.float32)
+    tail = 3 * np.exp(-60.0)
+    for split in ([0, 1, 4], [0, 2, 4], [0, 1, 2, 3, 4]):
+        value, grad = evaluate(loss, z, [0], split)
+        assert value[0] == pytest.approx(tail, rel=1e-6)
+        assert grad[0] == pytest.approx([-tail, *3 * [tail / 3]], rel=1e-6)
+
+
+# Merging ------------------------------------------------------------------------------------------
+
+
+def summaries(rng, loss, logits, target, bounds):
+    classes = logits.shape[-1]
+    return [
+        sharded.summarise(z, target, first, loss, classes=classes)
+        for first, z in shards_of(logits, -1, bounds)
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.3, "weight": np.arange(12) % 4}])
+def test_every_order_of_merging_gives_the_same(options, rng):
+    loss = fastce.SoftmaxCrossEntropy(**options)
+    z, y = far_apart(rng, (50, 12)), rng.integers(12, size=50)
+    z[:10] = confident(rng, (10, 12))
+    z[5] = -np.inf
+    z[6, :9] = -np.inf
+    parts = summaries(rng, loss, z, y, [0, 2, 3, 7, 7, 12])
+    whole = summaries(rng, loss, z, y, [0, 12])[0]
+    for order in itertools.permutations(parts):
+        left = functools.reduce(sharded.merge, order)
+        right = functools.reduce(lambda a, b: sharded.merge(b, a), reversed(order))
+        for merged in (left, right):
+            np.testing.assert_array_equal(merged.maximum, whole.maximum)
+            np.testing.assert_array_equal(merged.target_logit, whole.target_logit)
+            for a, b in zip(merged[1:], whole[1:], strict=True):
+                if b is not None:
+                    np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+def test_nothing_is_neutral(rng):
+    """Merging with a shard of no classes changes no bit."""
+    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+    z, y = on_grid(rng, (20, 5)), rng.integers(5, size=20)
+    nothing, part = summaries(rng, loss, z, y, [0, 0, 5])
+    assert np.all(nothing.maximum == -np.inf)
+    assert np.all(nothing.others == -1)
+    for merged in (sharded.merge(nothing, part), sharded.merge(part, nothing)):
+        for a, b in zip(merged, part, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_three_numbers_a_row_move(rng):
+    z, y = on_grid(rng, (20, 6)), rng.integers(6, size=20)
+    plain, soft = fastce.SoftmaxCrossEntropy(), fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+    for loss, count in ((plain, 3), (soft, 5), (fastce.SoftmaxFocalLoss(), 3)):
+        part = sharded.summarise(z[:, :3], y, 0, loss, classes=6)
+        packed = part.packed()
+        assert packed.dtype == np.float64
+        assert packed.shape == (count, 20)
+        for a, b in zip(sharded.Summary(*packed), part, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# Rows over processes, too -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": np.arange(1, 11) / 4, "label_smoothing": 0.1}])
+def test_total_weight_normalises_rows_that_are_spread(options, rng):
+    loss = fastce.SoftmaxCrossEntropy(**options)
+    z = on_grid(rng, (40, 10))
+    y = np.where(rng.random(40) < 0.3, -100, rng.integers(10, size=40))
+    weight = rng.integers(3, size=40).astype(np.float32)
+    expected, expected_grad = loss.value_and_grad(z, y, sample_weight=weight)
+    groups = np.array_split(np.arange(40), 3)
+    normalizer = sum(
+        sharded.total_weight(y[g], loss, classes=10, sample_weight=weight[g]) for g in groups
+    )
+    results = [
+        evaluate(loss, z[g], y[g], [0, 4, 10], sample_weight=weight[g], normalizer=normalizer)
+        for g in groups
+    ]
+    assert sum(value for value, _ in results) == pytest.approx(expected, rel=1e-14)
+    grad = np.concatenate([grad for _, grad in results])
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-13, atol=1e-17)
+
+
+# Edge cases: the rules of the unsplit loss --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss_class", "options"),
+    [
+        (fastce.SoftmaxCrossEntropy, {}),
+        (fastce.SoftmaxCrossEntropy, {"label_smoothing": 0.2}),
+        (fastce.SoftmaxCrossEntropy, {"softcap": 5.0}),
+        (fastce.SoftmaxFocalLoss, {}),
+    ],
+)
+def test_infinite_and_missing_logits(loss_class, options, rng):
+    loss = loss_class(reduction="none", **options)
+    z, y = on_grid(rng, (12, 6)), np.arange(12) % 6
+    z[0, 3:] = -np.inf  # a whole shard of the row
+    z[1, y[1]] = -np.inf  # the target
+    z[2, 0] = np.inf
+    z[3, 5] = np.nan
+    z[4] = -np.inf
+    z[5, :] = np.nan
+    y[5] = -100  # the logits of an ignored row are not used
+    z[6, :3] = -np.inf
+    z[7, 4] = z[7, 1] = np.inf
+    z[8, 3:] = -np.inf
+    y[8] = 4  # the target is in a shard of -inf alone
+    expected, expected_grad = loss.value_and_grad(z, y)
+    for split in ([0, 3, 6], [0, 1, 2, 3, 4, 5, 6], [0, 5, 6]):
+        value, grad = evaluate(loss, z, y, split)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-15)
+
+
+def test_no_rows_and_no_weight():
+    loss = fastce.SoftmaxCrossEntropy()
+    value, grad = evaluate(loss, np.zeros((0, 4)), np.zeros(0, int), [0, 2, 4])
+    assert np.isnan(value)
+    assert grad.shape == (0, 4)
+    value, grad = evaluate(loss, np.ones((3, 4)), np.full(3, -100), [0, 2, 4])
+    assert np.isnan(value)
+    np.testing.assert_array_equal(grad, np.zeros((3, 4)))
+    value, grad = evaluate(loss, np.array([1.0, 2.0, 3.0]), 1, [0, 1, 3])  # one row, no batch axis
+    expected, expected_grad = loss.value_and_grad(np.array([1.0, 2.0, 3.0]), 1)
+    assert value == pytest.approx(expected, rel=1e-15)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-14)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_layouts_give_the_same_bits(layout, smoothing, rng):
+    loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
+    z, y = on_grid(rng, (37, 24)), rng.integers(24, size=37)
+    args = (y, 0, loss)
+    part = sharded.summarise(z, *args, classes=30)
+    other = sharded.summarise(on_grid(rng, (37, 6)), y, 24, loss, classes=30)
+    merged = sharded.merge(part, other)
+    again = sharded.summarise(LAYOUTS[layout](z), *args, classes=30)
+    np.testing.assert_array_equal(again.packed(), part.packed())
+    grad = sharded.gradient(z, y, 0, part, merged, loss, classes=30)
+    grad_again = sharded.gradient(LAYOUTS[layout](z), y, 0, part, merged, loss, classes=30)
+    np.testing.assert_array_equal(grad_again, grad)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_in_place(smoothing, rng):
+    loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing, softcap=8.0)
+    z, y = on_grid(rng, (40, 300)).astype(np.float32), rng.integers(300, size=40)
+    part = sharded.summarise(z, y, 0, loss, classes=300)
+    grad = sharded.gradient(z, y, 0, part, part, loss, classes=300)
+    assert sharded.gradient(z, y, 0, part, part, loss, classes=300, out=z) is z
+    np.testing.assert_array_equal(z, grad)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_every_number_of_threads_gives_the_same_bits(smoothing, threads, rng):
+    loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
+    z, y = on_grid(rng, (64, 9_000)).astype(np.float32), rng.integers(9_000, size=64)
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        part = sharded.summarise(z, y, 0, loss, classes=9_000)
+        results.append((part.packed(), sharded.gradient(z, y, 0, part, part, loss, classes=9_000)))
+    for packed, grad in results[1:]:
+        np.testing.assert_array_equal(packed, results[0][0])
+        np.testing.assert_array_equal(grad, results[0][1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_float32_gradient_of_16_bit_logits(dtype, rng):
+    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+    z, y = on_grid(rng, (20, 30)).astype(dtype), rng.integers(30, size=20)
+    wide = z.astype(np.float32)
+    part = sharded.summarise(z, y, 0, loss, classes=30)
+    out = np.empty((20, 30), np.float32)
+    grad = sharded.gradient(z, y, 0, part, part, loss, classes=30, out=out)
+    np.testing.assert_array_equal(grad, sharded.gradient(wide, y, 0, part, part, loss, classes=30))
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+def test_errors():
+    loss, z, y = fastce.SoftmaxCrossEntropy(), np.zeros((2, 3)), np.array([0, 5])
+    with pytest.raises(ValueError, match="3 classes from first_class=4 is not part of 6"):
+        sharded.summarise(z, y, 4, loss, classes=6)
+    with pytest.raises(ValueError, match="first_class=-1"):
+        sharded.summarise(z, y, -1, loss, classes=6)
+    with pytest.raises(IndexError, match=r"label 5 at position 1.* 0 to 4"):
+        sharded.summarise(z, y, 0, loss, classes=5)
+    with pytest.raises(TypeError, match="integer class labels"):
+        sharded.summarise(z, y.astype(float), 0, loss, classes=6)
+    with pytest.raises(TypeError, match="SoftmaxCrossEntropy or SoftmaxFocalLoss"):
+        sharded.summarise(z, y, 0, fastce.BCEWithLogits(), classes=6)
+    with pytest.raises(ValueError, match="2 weights"):
+        sharded.summarise(z, y, 0, fastce.SoftmaxCrossEntropy(weight=[1, 2]), classes=6)
+    with pytest.raises(TypeError, match="classes must be an integer"):
+        sharded.summarise(z, y, 0, loss, classes=6.5)
+
+    part = sharded.summarise(z, y, 0, loss, classes=6)
+    soft_loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+    soft = sharded.summarise(z, y, 3, soft_loss, classes=6)
+    short = sharded.summarise(z[:1], y[:1], 3, loss, classes=6)
+    for other in (soft, short):
+        with pytest.raises(ValueError, match="cannot be merged"):
+            sharded.merge(part, other)
+    with pytest.raises(ValueError, match="made without label smoothing, the loss is with"):
+        sharded.finish(part, y, soft_loss, classes=6)
+    with pytest.raises(ValueError, match=r"\(1,\) does not fit a target of shape \(2,\)"):
+        sharded.finish(short, y, loss, classes=6)
+    with pytest.raises(ValueError, match=r"\(1,\) does not fit a target of shape \(2,\)"):
+        sharded.gradient(z, y, 0, short, part, loss, classes=6)
+    for negative in ({"sample_weight": [-1, 1]}, {"normalizer": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(negative))):
+            sharded.finish(part, y, loss, classes=6, **negative)
+    out = np.full((2, 3), 7.0, np.float32)
+    with pytest.raises(ValueError, match="out must be float64"):
+        sharded.gradient(z, y, 0, part, part, loss, classes=6, out=out)
+    assert np.all(out == 7)

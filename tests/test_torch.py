@@ -1,0 +1,395 @@
+"""fastce.torch against torch: values, gradients, compiled graphs, and a swapped training script."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as functional  # noqa: E402
+
+import fastce  # noqa: E402
+import fastce.torch as bridge  # noqa: E402
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+# torch computes 16-bit losses with intermediates in 16 bits: it is the one that is off.
+RELATIVE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(20240607)
+
+
+def logits_of(*shape, dtype=torch.float32):
+    return (2 * torch.randn(*shape, dtype=torch.float64)).to(dtype).requires_grad_()
+
+
+def both(ours, theirs, logits, *arguments, **options):
+    """Return (loss, gradient) of two functions, for a loss of any shape."""
+    results = []
+    for function in (ours, theirs):
+        leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        loss = function(leaf, *arguments, **options)
+        factor = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
+        loss.backward(factor if loss.ndim else None)
+        results.append((loss.detach(), leaf.grad))
+    return results
+
+
+def assert_same(results, scale=1.0):
+    (loss, grad), (expected_loss, expected_grad) = results
+    assert loss.dtype == expected_loss.dtype
+    assert loss.shape == expected_loss.shape
+    assert grad.dtype == expected_grad.dtype
+    relative = RELATIVE[grad.dtype] * scale
+    torch.testing.assert_close(loss, expected_loss, rtol=relative, atol=relative)
+    largest = float(expected_grad.abs().max())
+    torch.testing.assert_close(grad, expected_grad, rtol=relative, atol=relative * largest)
+
+
+# Cross-entropy ------------------------------------------------------------------------------------
+
+CROSS_ENTROPY_OPTIONS = [
+    {},
+    {"label_smoothing": 0.1},
+    {"weight": True},
+    {"weight": True, "label_smoothing": 0.2, "ignore_index": 3},
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("options", CROSS_ENTROPY_OPTIONS, ids=repr)
+@pytest.mark.parametrize("shape", [(40, 7), (3, 7, 5, 4), (7,)], ids=str)
+def test_cross_entropy_is_torchs(shape, options, reduction, dtype):
+    logits = logits_of(*shape, dtype=dtype)
+    labels_shape = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    target = torch.randint(0, 7, labels_shape)
+    if target.numel() > 9:
+        target.view(-1)[::9] = options.get("ignore_index", -100)
+    if "weight" in options:
+        options = options | {"weight": torch.linspace(0.0, 2.0, 7).to(dtype)}
+    if options.get("ignore_index") == target.flatten()[0] and target.ndim == 0:
+        target = target - 1  # else nothing counts
+    assert_same(
+        both(
+            bridge.cross_entropy,
+            functional.cross_entropy,
+            logits,
+            target,
+            reduction=reduction,
+            **options,
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropy_of_probabilities_is_torchs(reduction, dtype):
+    logits = logits_of(4, 7, 5, dtype=dtype)
+    target = torch.rand(4, 7, 5, dtype=dtype).softmax(1)
+    weight = torch.linspace(0.5, 2.0, 7, dtype=dtype)
+    options = {"reduction": reduction, "label_smoothing": 0.1, "weight": weight}
+    assert_same(both(bridge.cross_entropy, functional.cross_entropy, logits, target, **options))
+
+
+def test_no_torch_gradient_of_other_arguments():
+    logits, weight = logits_of(2, 3), torch.ones(3, requires_grad=True)
+    target = torch.full((2, 3), 1 / 3, requires_grad=True)
+    with pytest.raises(ValueError, match="target must be detached"):
+        bridge.cross_entropy(logits, target)
+    with pytest.raises(ValueError, match="weight must be detached"):
+        bridge.cross_entropy(logits, torch.tensor([0, 1]), weight)
+    with torch.no_grad():
+        assert bridge.cross_entropy(logits, target) > 0
+
+
+def test_torch_label_out_of_range():
+    with pytest.raises(IndexError, match="label 3 at position 1"):
+        bridge.cross_entropy(logits_of(2, 3), torch.tensor([0, 3]))
+
+
+def test_all_ignored_is_torchs():
+    target = torch.full((4,), -100)
+    for reduction in ("mean", "sum", "none"):
+        ours, theirs = both(
+            bridge.cross_entropy,
+            functional.cross_entropy,
+            logits_of(4, 3),
+            target,
+            reduction=reduction,
+        )
+        torch.testing.assert_close(ours[0], theirs[0], equal_nan=True)
+        assert not ours[1].any()
+
+
+# The other losses ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_cross_entropy_is_torchs(weighted, reduction, dtype):
+    logits, target = logits_of(30, 6, dtype=dtype), torch.rand(30, 6).to(dtype)
+    options = {"reduction": reduction}
+    if weighted:
+        options["weight"] = torch.linspace(0, 3, 30).to(dtype)[:, None]
+        options["pos_weight"] = torch.linspace(0.5, 4, 6).to(dtype)
+    ours, theirs = (
+        bridge.binary_cross_entropy_with_logits,
+        functional.binary_cross_entropy_with_logits,
+    )
+    assert_same(both(ours, theirs, logits, target, **options), scale=2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_softmax_focal_is_its_formula_in_torch(gamma, reduction):
+    logits, target = logits_of(5, 7, 3, dtype=torch.float64), torch.randint(0, 7, (5, 3))
+    alpha = torch.linspace(0.5, 2.0, 7, dtype=torch.float64)
+
+    def formula(z, target):
+        log_p = -functional.cross_entropy(z, target, reduction="none")
+        loss = -alpha[target] * (1 - log_p.exp()) ** gamma * log_p
+        return loss if reduction == "none" else getattr(loss, reduction)()
+
+    def ours(z, target):
+        return bridge.softmax_focal_loss(z, target, gamma, alpha=alpha, reduction=reduction)
+
+    assert_same(both(ours, formula, logits, target), scale=10)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_sigmoid_focal_is_its_formula_in_torch(alpha, reduction):
+    logits, target = logits_of(5, 7, dtype=torch.float64), torch.randint(0, 2, (5, 7)).double()
+
+    def formula(z, y):
+        p = z.sigmoid()
+        loss = functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+        loss = loss * (p * (1 - y) + (1 - p) * y) ** 2
+        if alpha is not None:
+            loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+        return loss if reduction == "none" else getattr(loss, reduction)()
+
+    def ours(z, y):
+        return bridge.sigmoid_focal_loss(z, y, gamma=2.0, alpha=alpha, reduction=reduction)
+
+    assert_same(both(ours, formula, logits, target), scale=10)
+
+
+# What torch asks of an operator -------------------------------------------------------------------
+
+
+def calls(dtype):
+    """One call of each operator: (operator, logits, target, options less the loss's dtype)."""
+    labels = torch.tensor([0, 4, -100, 2, 1, 3])
+    weight = torch.linspace(0.5, 1.5, 5, dtype=dtype)
+    halves = torch.tensor([[0.0, 1.0], [0.25, 1.0], [1.0, 0.0]], dtype=dtype)
+    for reduction in ("mean", "sum", "none"):
+        for name, logits, target, options in (
+            ("softmax_cross_entropy", (6, 5), labels, (weight, -100, 0.1)),
+            ("softmax_cross_entropy", (3, 5, 2), labels.reshape(3, 2), (None, -100, 0.0)),
+            ("softmax_focal_loss", (6, 5), labels, (1.5, weight, -100)),
+            ("bce_with_logits", (3, 2), halves, (weight[:2], weight[:2])),
+            ("sigmoid_focal_loss", (3, 2), halves, (2.0, 0.25, 0.1)),
+        ):
+            yield name, logits_of(*logits, dtype=dtype), target, (*options, reduction)
+
+
+def test_torch_opcheck():
+    for name, logits, target, options in calls(torch.float64):
+        operator = getattr(torch.ops.fastce, name)
+        if options[-1] == "mean" or (options[-1] == "none" and logits.ndim == 3):
+            torch.library.opcheck(operator, (logits, target, *options, torch.float64, True))
+    half = logits_of(6, 5, dtype=torch.float16)
+    arguments = torch.tensor([0, 4, -100, 2, 1, 3]), None, -100, 0.0, "mean"
+    operator = torch.ops.fastce.softmax_cross_entropy
+    torch.library.opcheck(operator, (half, *arguments, torch.float32, True))
+    torch.library.opcheck(operator, (half.detach(), *arguments, torch.float16, False))
+
+
+def test_torch_gradcheck():
+    for name, logits, target, options in calls(torch.float64):
+        operator = getattr(torch.ops.fastce, name)
+
+        def loss(z, operator=operator, target=target, options=options):
+            return operator(z, target, *options, torch.float64, True)[0]
+
+        assert torch.autograd.gradcheck(loss, (logits,))
+
+
+def test_second_torch_derivative_raises():
+    for name, logits, target, options in calls(torch.float32):
+        operator = getattr(torch.ops.fastce, name)
+        loss = operator(logits, target, *options, torch.float32, True)[0].sum()
+        with pytest.raises(RuntimeError, match=f"{name} has no second derivative"):
+            torch.autograd.grad(loss, logits, create_graph=True)
+
+
+def test_torch_backward_twice():
+    logits = logits_of(4, 3)
+    loss = bridge.cross_entropy(logits, torch.tensor([0, 1, 2, 0]))
+    first, second, third = (
+        torch.autograd.grad(loss, logits, torch.tensor(factor), retain_graph=True)[0].clone()
+        for factor in (1.0, 3.0, 1.0)
+    )
+    torch.testing.assert_close(second, 3 * first)
+    assert torch.equal(first, third)
+
+
+def test_torch_saves_no_gradient_that_nobody_wants():
+    logits, target = logits_of(4, 3), torch.tensor([0, 1, 2, 0])
+    with torch.no_grad():
+        loss = bridge.cross_entropy(logits, target)
+    assert not loss.requires_grad
+    assert not bridge.cross_entropy(logits.detach(), target).requires_grad
+    assert torch.equal(loss, bridge.cross_entropy(logits, target).detach())
+
+
+def test_torch_reads_strided_tensors():
+    logits = torch.randn(5, 4, 6)
+    target = torch.randint(0, 6, (4, 5))
+    for view in (
+        logits.permute(1, 2, 0),
+        torch.randn(8, 12, 5)[::2, ::2],
+        torch.randn(1, 6, 5).expand(4, 6, 5),
+    ):
+        ours, theirs = both(bridge.cross_entropy, functional.cross_entropy, view, target)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_torch_16_bit_gradients_survive_a_gradient_scaler():
+    logits = (8 * torch.randn(4096, 10)).half()
+    target = torch.randint(0, 10, (4096,))
+    leaf = logits.clone().requires_grad_()
+    (16384.0 * bridge.cross_entropy(leaf, target).float()).backward()
+    double = logits.double().requires_grad_()
+    (16384.0 * functional.cross_entropy(double, target)).backward()
+    torch.testing.assert_close(leaf.grad.double(), double.grad, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_torch_autocast_returns_float32(dtype, reduction):
+    logits, target = torch.randn(6, 5).to(dtype), torch.randint(0, 5, (6,))
+    results = []
+    for function in (bridge.cross_entropy, functional.cross_entropy):
+        leaf = logits.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = function(leaf, target, reduction=reduction)
+        loss.sum().backward()
+        results.append((loss.detach(), leaf.grad))
+    assert results[0][0].dtype == torch.float32
+    torch.testing.assert_close(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-2, atol=1e-5)
+
+
+def test_torch_tails_are_exact():
+    logits = torch.tensor([[20.0, 0.0]], requires_grad=True)
+    loss = bridge.cross_entropy(logits, torch.tensor([0]))
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), 2.0611536181902037e-09, rtol=1e-6)
+    np.testing.assert_allclose(logits.grad[0, 0].item(), -2.0611536181902037e-09, rtol=1e-6)
+
+
+def test_torch_bfloat16_is_not_copied():
+    from fastce import _torch_operators
+
+    for dtype in DTYPES:
+        tensor = torch.zeros(3, dtype=dtype)
+        array = _torch_operators._array(tensor)
+        assert array.dtype.name == str(dtype).removeprefix("torch.")
+        assert array.__array_interface__["data"][0] == tensor.data_ptr()
+
+
+# Modules, compiled graphs and training ------------------------------------------------------------
+
+
+def test_torch_modules_have_torchs_state():
+    weight = torch.linspace(0.5, 1.5, 5)
+    ours = bridge.CrossEntropyLoss(weight, ignore_index=1, label_smoothing=0.1)
+    theirs = torch.nn.CrossEntropyLoss(weight, ignore_index=1, label_smoothing=0.1)
+    ours.load_state_dict(theirs.state_dict())
+    assert repr(ours) == repr(theirs)
+    logits, target = logits_of(6, 5), torch.randint(0, 5, (6,))
+    assert_same(both(ours, theirs, logits, target))
+    binary = {"pos_weight": weight, "weight": weight, "reduction": "sum"}
+    ours, theirs = bridge.BCEWithLogitsLoss(**binary), torch.nn.BCEWithLogitsLoss(**binary)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert_same(both(ours, theirs, logits, torch.rand(6, 5)))
+
+
+def test_torch_focal_modules():
+    logits, target = logits_of(6, 5), torch.randint(0, 5, (6,))
+    alpha = torch.linspace(0.5, 1.5, 5)
+    softmax = bridge.SoftmaxFocalLoss(1.5, alpha, reduction="sum")
+    assert "alpha" in softmax.state_dict()
+    array, labels = logits.detach().numpy(), target.numpy()
+    expected = fastce.SoftmaxFocalLoss(gamma=1.5, alpha=alpha.numpy(), reduction="sum")
+    np.testing.assert_allclose(softmax(logits, target).item(), expected(array, labels), rtol=1e-6)
+    sigmoid = bridge.SigmoidFocalLoss(gamma=1.0, alpha=0.4, label_smoothing=0.1)
+    halves = functional.one_hot(target, 5).float()
+    expected = fastce.SigmoidFocalLoss(gamma=1.0, alpha=0.4, label_smoothing=0.1)
+    np.testing.assert_allclose(
+        sigmoid(logits, halves).item(), expected(array, halves.numpy()), rtol=1e-6
+    )
+
+
+def network():
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+
+
+def train(model, loss, steps=30):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(64, 8, generator=generator)
+    target = torch.randint(0, 5, (64,), generator=generator)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    history = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss(model(features), target)
+        value.backward()
+        optimizer.step()
+        history.append(value.item())
+    return history
+
+
+def test_swapping_torchs_loss_changes_nothing():
+    model = network()
+    ours = train(copy.deepcopy(model), bridge.CrossEntropyLoss(label_smoothing=0.1))
+    theirs = train(copy.deepcopy(model), torch.nn.CrossEntropyLoss(label_smoothing=0.1))
+    assert ours[-1] < ours[0] - 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compile(backend):
+    model, loss = network(), bridge.CrossEntropyLoss(label_smoothing=0.1)
+    expected = train(copy.deepcopy(model), loss, steps=5)
+
+    def whole(model):
+        return torch.compile(
+            lambda features, target: loss(model(features), target), backend=backend, fullgraph=True
+        )
+
+    model = copy.deepcopy(model)
+    compiled = whole(model)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(64, 8, generator=generator)
+    target = torch.randint(0, 5, (64,), generator=generator)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    history = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        value = compiled(features, target)
+        value.backward()
+        optimizer.step()
+        history.append(value.item())
+    np.testing.assert_allclose(history, expected, rtol=1e-5)

@@ -1,0 +1,62 @@
+"""Copies the source tree and builds the copy, with other flags or with fewer variants.
+
+What breaks or instruments the kernels on purpose never does it in the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("fastce", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis")
+
+
+def copy_tree(to: Path) -> None:
+    """Copy what is needed to build the package and to run its tests."""
+    to.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, to / part, ignore=LEFT_OUT, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, to / part)
+
+
+def restrict(tree: Path, variants: Sequence[str], flags: Sequence[str] = ()) -> None:
+    """Let the copy's setup.py build these variants alone, with these flags after its own."""
+    script = tree / "setup.py"
+    text = script.read_text("utf-8")
+    call = "setup(ext_modules="
+    if text.count(call) != 1:
+        raise SystemExit(f"{script} has no longer one call of {call}...): follow it here")
+    wanted = (
+        f"INSTRUCTION_SETS = {{name: INSTRUCTION_SETS[name] for name in {list(variants)!r}}}\n"
+        f"FLAGS += {list(flags)!r}\n"
+    )
+    script.write_text(text.replace(call, wanted + call), "utf-8")
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """Make processes import the copy, whatever is installed."""
+    return {**os.environ, "PYTHONPATH": str(tree), "FASTCE_ISA": ""}
+
+
+def build(tree: Path, link_flags: str = "") -> None:
+    """Build the extension modules in place; a failure shows what the compiler said."""
+    flags = {"FASTCE_BUILD_TEST_VARIANTS": "1", "LDFLAGS": link_flags}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=tree,
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"the build in {tree} failed:\n{done.stdout}\n{done.stderr}")

@@ -1,0 +1,353 @@
+"""Breaks the package on purpose, one way at a time, and shows that the tests notice.
+
+Each mutation is a replacement in one file of a private copy, which is built with the baseline
+variant alone. A mutation whose text is no longer there, or is there more than once, is an error:
+the list has to follow the source. A mutation that the tests survive is one too.
+
+    python tools/mutate.py              all of them: about half a minute each on an idle core
+    python tools/mutate.py sign label   those whose name contains one of the words
+    python tools/mutate.py --check      only whether every text is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import build_copy
+
+VARIANTS = ("_core",)
+FLAGS = ("-O1",)  # the mutations are about what is computed, not how fast
+
+
+class Mutation(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
+SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
+EDGES = ("test_edge_cases.py", "test_hostile.py")
+
+MUTATIONS = [
+    # Formulas of the softmax family
+    Mutation(
+        "wrong sign of the gradient at the target",
+        "_formulas.pxi",
+        "- (hard + soft_at_target) * target_others))",
+        "+ (hard + soft_at_target) * target_others))",
+        SOFTMAX,
+    ),
+    Mutation(
+        "z-loss left out of the gradient",
+        "_formulas.pxi",
+        "pull = hard + soft + two_z * lse",
+        "pull = hard + soft",
+        SOFTMAX,
+    ),
+    Mutation(
+        "Hessian short of a denominator",
+        "_formulas.pxi",
+        "product = pull * scale * inverse",
+        "product = pull * scale",
+        SOFTMAX,
+    ),
+    Mutation(
+        "0 times infinity",
+        "_formulas.pxi",
+        "keep(less(zero, hard), hard * nll)",
+        "hard * nll",
+        SOFTMAX,
+    ),
+    Mutation(
+        "wrong sign in the focal gradient",
+        "_formulas.pxi",
+        "(one + g * ratio)",
+        "(one - g * ratio)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "p for 1 - p in the focal gradient",
+        "_formulas.pxi",
+        "store(&block.at_target[i], factor * a * q)",
+        "store(&block.at_target[i], factor * a * p)",
+        SOFTMAX,
+    ),
+    # Rows, labels and weights
+    Mutation(
+        "a label of K accepted",
+        "_batch.pxi",
+        "return OK if 0 <= value < classes else BAD_LABEL",
+        "return OK if 0 <= value <= classes else BAD_LABEL",
+        EDGES,
+    ),
+    Mutation(
+        "negative labels accepted",
+        "_batch.pxi",
+        "return OK if 0 <= value < classes else BAD_LABEL",
+        "return OK if value < classes else BAD_LABEL",
+        EDGES,
+    ),
+    Mutation(
+        "ignore_index off by one",
+        "_batch.pxi",
+        "value == labels.ignore_index:",
+        "value == labels.ignore_index + 1:",
+        EDGES,
+    ),
+    Mutation(
+        "unsigned labels wrap",
+        "_batch.pxi",
+        "if labels.unsigned and value < 0:",
+        "if labels.unsigned and value < -(1 << 62):",
+        EDGES,
+    ),
+    Mutation(
+        "rows of weight 0 used",
+        "_batch.pxi",
+        "block.active[i] = block.weight[i] != 0.0 and (",
+        "block.active[i] = (",
+        SOFTMAX,
+    ),
+    Mutation(
+        "sample weight missing from the denominator",
+        "_batch.pxi",
+        "total += weight * read_scalar(&batch.sample_weight, row)",
+        "total += weight",
+        SOFTMAX,
+    ),
+    Mutation(
+        "class weight of the label without smoothing's share",
+        "_batch.pxi",
+        "batch.class_weight[label] * (1.0 - batch.label_smoothing)",
+        "batch.class_weight[label]",
+        SOFTMAX,
+    ),
+    Mutation(
+        "labels not checked again when they are used",
+        "_batch.pxi",
+        "if read_label(&batch.labels, first + i, batch.classes, &label) != OK:",
+        "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
+        ("test_races.py",),
+    ),
+    # Loops
+    Mutation(
+        "a vector read past the end of a row",
+        "_passes.pxi",
+        "c = max(load_first(u + i, count - i, <real> -INFINITY), c)",
+        "c = max(load(u + i), c)",
+        ("test_guard_pages.py", *SOFTMAX),
+    ),
+    Mutation(
+        "one element of an ignored row not cleared",
+        "_row_kernel.pxi",
+        "memset(grad_row, 0, batch.classes * grad_size)",
+        "memset(grad_row, 0, (batch.classes - 1) * grad_size)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "lanes past the end added up",
+        "_sigmoid_kernel.pxi",
+        "if i + width > count:",
+        "if i > count:",
+        SIGMOID,
+    ),
+    # Formulas of the sigmoid family
+    Mutation(
+        "wrong sign in the gradient of BCE",
+        "_sigmoid_kernel.pxi",
+        "grad[0] = negative * p - positive * q",
+        "grad[0] = negative * p + positive * q",
+        SIGMOID,
+    ),
+    Mutation(
+        "wrong Hessian of BCE",
+        "_sigmoid_kernel.pxi",
+        "hess[0] = (negative + positive) * (p * q)",
+        "hess[0] = (negative + positive) * (p * p)",
+        SIGMOID,
+    ),
+    Mutation(
+        "BCE of 0 times infinity",
+        "_sigmoid_kernel.pxi",
+        "keep(less(zero, wrong_side), wrong_side * abs(z))",
+        "wrong_side * abs(z)",
+        SIGMOID,
+    ),
+    Mutation(
+        "smoothing without its constant",
+        "_sigmoid_kernel.pxi",
+        "y_i = y_i * keep_target + half_smoothing",
+        "y_i = y_i * keep_target",
+        SIGMOID,
+    ),
+    Mutation(
+        "alpha swapped",
+        "_core.pyx",
+        "1.0 if alpha is None else 1.0 - alpha",
+        "1.0 if alpha is None else alpha",
+        SIGMOID,
+    ),
+    # Checks
+    Mutation(
+        "no upper limit of options",
+        "_checks.py",
+        "low <= result <= high",
+        "low <= result",
+        EDGES,
+    ),
+    Mutation(
+        "negative weights accepted",
+        "_checks.py",
+        "good = np.isfinite(array) & (array >= 0)",
+        "good = np.isfinite(array)",
+        EDGES,
+    ),
+    Mutation(
+        "read-only outputs accepted",
+        "_checks.py",
+        "if not array.flags.writeable:",
+        "if not array.flags.aligned:",
+        EDGES,
+    ),
+    Mutation(
+        "overlap not seen",
+        "_checks.py",
+        "if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):",
+        "if a.size or not np.may_share_memory(a, b):",
+        EDGES,
+    ),
+    Mutation(
+        "an output that overlaps itself accepted",
+        "_checks.py",
+        "if stride < reach:",
+        "if stride < 0:",
+        EDGES,
+    ),
+    Mutation(
+        "out=logits taken for an overlap",
+        "_checks.py",
+        "if other is same and _is_same(array, other):",
+        "if other is array and not _is_same(array, other):",
+        ("test_softmax_family.py", "test_interface.py"),
+    ),
+    # One call
+    Mutation(
+        "mean without its denominator",
+        "_evaluate.py",
+        "return batch.run(scale / denominator, grad=grad, hess=hess) / denominator",
+        "return batch.run(scale, grad=grad, hess=hess) / denominator",
+        SOFTMAX,
+    ),
+    Mutation(
+        "position of a bad label within its block",
+        "_evaluate.py",
+        "_checks.bad_label(labels, start + position, self.classes)",
+        "_checks.bad_label(labels, position, self.classes)",
+        EDGES,
+    ),
+    Mutation(
+        "targets not checked",
+        "_evaluate.py",
+        'if target.dtype.kind == "b" or target.size == 0:',
+        'if target.dtype.kind != "b" or target.size == 0:',
+        EDGES,
+    ),
+    Mutation(
+        "gathered blocks off by one",
+        "_layout.py",
+        "first, last = start // inner, (stop - 1) // inner",
+        "first, last = start // inner, stop // inner",
+        EDGES,
+    ),
+    Mutation(
+        "results of threads in each other's place",
+        "_parallel.py",
+        "results[i] = work(start, stop)",
+        "results[0] = work(start, stop)",
+        ("test_interface.py", "test_races.py"),
+    ),
+]
+
+
+def check(tree: Path) -> None:
+    """Every text is there, once."""
+    wrong = [
+        f"{m.name}: {count} times in {m.file}: {m.old}"
+        for m in MUTATIONS
+        if (count := (tree / "fastce" / m.file).read_text("utf-8").count(m.old)) != 1
+    ]
+    if wrong:
+        raise SystemExit("these mutations have to follow the source:\n" + "\n".join(wrong))
+
+
+def tests_pass(tree: Path, tests: tuple[str, ...]) -> bool:
+    """Run tests in a process of their own, which a mutation may well kill."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/{test}" for test in tests)],
+            cwd=tree,
+            env=build_copy.environment(tree),
+            capture_output=True,
+            timeout=900,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode in (2, 3, 4, 5):  # pytest did not get as far as a test
+        raise SystemExit(done.stdout.decode() + done.stderr.decode())
+    return done.returncode == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("words", nargs="*", help="mutations whose name contains one of these")
+    parser.add_argument("--check", action="store_true", help="only see that every text is there")
+    arguments = parser.parse_args()
+    check(build_copy.ROOT)
+    chosen = [
+        m for m in MUTATIONS if not arguments.words or any(w in m.name for w in arguments.words)
+    ]
+    if arguments.check:
+        print(f"{len(MUTATIONS)} mutations, and every text is there")
+        return
+    survived = []
+    with tempfile.TemporaryDirectory(prefix="fastce-mutate-") as folder:
+        tree = Path(folder)
+        build_copy.copy_tree(tree)
+        build_copy.restrict(tree, VARIANTS, FLAGS)
+        build_copy.build(tree)
+        files = tuple(sorted({test for m in chosen for test in m.tests}))
+        if not tests_pass(tree, files):
+            raise SystemExit("the tests fail before anything is broken")
+        print(f"unbroken, the tests pass: {', '.join(files)}", flush=True)
+        # Python first: it needs the unbroken build, and each kernel is built anew anyway.
+        for m in sorted(chosen, key=lambda m: not m.file.endswith(".py")):
+            began = time.monotonic()
+            source = tree / "fastce" / m.file
+            text = source.read_text("utf-8")
+            source.write_text(text.replace(m.old, m.new), "utf-8")
+            if source.suffix != ".py":
+                build_copy.build(tree)
+            caught = not tests_pass(tree, m.tests)
+            source.write_text(text, "utf-8")
+            seconds = time.monotonic() - began
+            print(f"{'caught  ' if caught else 'SURVIVED'}  {m.name} ({seconds:.0f} s)", flush=True)
+            if not caught:
+                survived.append(m.name)
+    print(f"{len(chosen) - len(survived)} of {len(chosen)} caught")
+    if survived:
+        raise SystemExit("survived: " + "; ".join(survived))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Compute the polynomials of fastce/simd.hpp, and their errors, with mpmath.
+
+    python tools/polynomials.py           # print every polynomial and its worst relative error
+    python tools/polynomials.py --check   # compare with the literals that stand in the header
+
+Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
+because it is multiplied by something small:
+
+    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2
+    log1p x   = x + x² P(x)            0 ≤ x ≤ 1
+    2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1)
+
+P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
+the best polynomial; every coefficient is then rounded to the precision it is used in. The error
+printed is that of the function as a whole with such a P evaluated exactly, in ULP at 1: what is
+left to the evaluation's own roundings is measured by tests/test_elementary.py.
+
+Source of the method: L. N. Trefethen, "Approximation Theory and Approximation Practice", SIAM 2013,
+chapters 4 and 8.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import numpy as np
+from mpmath import mpf
+
+HEADER = Path(__file__).resolve().parent.parent / "fastce" / "simd.hpp"
+POINTS = 2001
+
+Number = Any  # mpmath has no types
+Function = Callable[[Number], Number]
+
+mpmath.mp.prec = 160
+
+# A thousandth beyond the ends, for the reduced argument is rounded.
+HALF_LN2 = mpmath.log(2) / 2 * mpf("1.001")
+LARGEST_S = (mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1) * mpf("1.001")
+NEAR_ZERO = mpf("1e-25")  # here the rest is its limit, to all of the digits kept
+
+
+def exp_rest(r: Number) -> Number:
+    """(e^r − 1 − r) / r²."""
+    return (mpmath.expm1(r) - r) / r**2 if abs(r) > NEAR_ZERO else mpf(1) / 2
+
+
+def log1p_rest(x: Number) -> Number:
+    """(log(1 + x) − x) / x²."""
+    return (mpmath.log1p(x) - x) / x**2 if abs(x) > NEAR_ZERO else -mpf(1) / 2
+
+
+def atanh_rest(square: Number) -> Number:
+    """(2 atanh s − 2 s) / s³ as a function of s²."""
+    if square < NEAR_ZERO:
+        return mpf(2) / 3
+    s = mpmath.sqrt(square)
+    return (2 * mpmath.atanh(s) - 2 * s) / s**3
+
+
+def exp_error(r: Number, p: Number) -> Number:
+    """Relative error of e^r with P(r) = p."""
+    return (1 + r + r * r * p) / mpmath.exp(r) - 1
+
+
+def log1p_error(x: Number, p: Number) -> Number:
+    """Relative error of log(1 + x) with P(x) = p."""
+    return (x + x * x * p) / mpmath.log1p(x) - 1 if x else mpf(0)
+
+
+def atanh_error(square: Number, p: Number) -> Number:
+    """Relative error of atanh s with P(s²) = p."""
+    if not square:
+        return mpf(0)
+    s = mpmath.sqrt(square)
+    return (s + s * square * p / 2) / mpmath.atanh(s) - 1
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """One polynomial of the header: what it approximates, where, and with how many coefficients."""
+
+    name: str
+    signature: str  # how its C++ function begins in the header
+    dtype: type[np.float32] | type[np.float64]
+    count: int
+    rest: Function
+    error: Callable[[Number, Number], Number]
+    interval: tuple[Number, Number]
+
+    def coefficients(self) -> list[float]:
+        """Coefficients of P from the highest power down, as the header has them, rounded."""
+        exact = mpmath.chebyfit(self.rest, self.interval, self.count)
+        return [float(self.dtype(float(c))) for c in exact]
+
+    def worst_error(self) -> float:
+        """Largest relative error of the function over the interval, in ULP at 1."""
+        coefficients = [mpf(c) for c in self.coefficients()]
+        errors = (
+            abs(self.error(x, mpmath.polyval(coefficients, x)))
+            for x in mpmath.linspace(*self.interval, POINTS)
+        )
+        return float(max(errors) / mpf(float(np.finfo(self.dtype).eps)))
+
+    def in_header(self, header: str) -> list[float]:
+        """Literals of the function's body, in the order in which they stand there."""
+        start = header.index(self.signature)
+        body = header[start : header.index("\n}", start)]
+        return [
+            float.fromhex(text) for text in re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", body)
+        ]
+
+
+EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
+LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
+ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
+
+POLYNOMIALS = [
+    Polynomial("exp, float32", "vec<float> exp_polynomial(", np.float32, 5, *EXP),
+    Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
+    Polynomial("log1p, float32", "vec<float> log1p(", np.float32, 9, *LOG1P),
+    Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
+    Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
+]
+
+
+def literal(coefficient: float, dtype: type[np.float32] | type[np.float64]) -> str:
+    """Write a coefficient as a C++ literal, without the zeros that its precision cannot hold."""
+    mantissa, _, exponent = coefficient.hex().partition("p")
+    places = 6 if dtype is np.float32 else 13
+    whole, _, fraction = mantissa.partition(".")
+    suffix = "f" if dtype is np.float32 else ""
+    return f"{whole}.{fraction[:places]}p{int(exponent)}{suffix}"
+
+
+def differences(header: str) -> list[str]:
+    """Say where the header's literals are not the ones computed here."""
+    found = []
+    for polynomial in POLYNOMIALS:
+        computed, written = polynomial.coefficients(), polynomial.in_header(header)
+        if computed != written:
+            lists = (
+                ", ".join(literal(c, polynomial.dtype) for c in x) for x in (written, computed)
+            )
+            found.append("{}: the header has {}; computed: {}".format(polynomial.name, *lists))
+    return found
+
+
+def main() -> int:
+    """Print the polynomials, or check the header."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with fastce/simd.hpp")
+    if parser.parse_args().check:
+        found = differences(HEADER.read_text(encoding="utf-8"))
+        print("\n".join(found) or f"{len(POLYNOMIALS)} polynomials are as in {HEADER.name}")
+        return int(bool(found))
+    for polynomial in POLYNOMIALS:
+        print(f"{polynomial.name}: worst relative error {polynomial.worst_error():.2g} ULP")
+        for coefficient in polynomial.coefficients():
+            print("   ", literal(coefficient, polynomial.dtype))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

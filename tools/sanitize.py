@@ -1,0 +1,85 @@
+"""Builds a copy of the package under sanitizers, and runs the tests there.
+
+    python tools/sanitize.py                  AddressSanitizer and UndefinedBehaviorSanitizer
+    python tools/sanitize.py thread           ThreadSanitizer, on the tests that use threads
+    python tools/sanitize.py address -k focal further words are handed to pytest
+
+Every array of NumPy is a heap block of its exact size, so that one element too far is seen. Leaks
+are not looked for: the interpreter itself does not free all it has. GCC on Linux is needed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import build_copy
+
+# No wide tile of AVX-512: a sanitizer sees what runs, and the wide variant runs its logic anywhere.
+VARIANTS = ("_core", "_core_avx2", "_core_wide", "_core_scalar")
+COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
+THREAD_TESTS = (
+    "tests/test_races.py",
+    "tests/test_interface.py",
+    "-k",
+    "thread or caller or rewritten",
+)
+# Processes of their own, address space limits and a fault on purpose are for the plain build.
+ADDRESS_TESTS = ("tests", "-k", "not test_guest and not too_far and not typed and not document")
+
+
+def library(name: str) -> str:
+    done = subprocess.run(
+        ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def main() -> None:
+    kind = sys.argv[1] if len(sys.argv) > 1 else "address"
+    if kind not in ("address", "thread"):
+        raise SystemExit("usage: python tools/sanitize.py [address | thread] [arguments of pytest]")
+    sanitizers = "address,undefined" if kind == "address" else "thread"
+    libraries = ("libasan.so", "libubsan.so") if kind == "address" else ("libtsan.so",)
+    arguments = sys.argv[2:] or (ADDRESS_TESTS if kind == "address" else THREAD_TESTS)
+    flags = [*COMMON, f"-fsanitize={sanitizers}"]
+    if kind == "address":
+        flags.append("-fno-sanitize-recover=all")
+    with tempfile.TemporaryDirectory(prefix="fastce-sanitize-") as folder:
+        tree, log = Path(folder) / "tree", Path(folder) / "log"
+        build_copy.copy_tree(tree)
+        build_copy.restrict(tree, VARIANTS, flags)
+        began = time.monotonic()
+        build_copy.build(tree, f"-fsanitize={sanitizers}")
+        print(f"built with -fsanitize={sanitizers} in {time.monotonic() - began:.0f} s", flush=True)
+        # libstdc++ has to be there before the sanitizer looks for the functions that it wraps.
+        preload = " ".join(library(name) for name in (*libraries, "libstdc++.so.6"))
+        options = f"log_path={log}:halt_on_error=1"
+        environment = {
+            **build_copy.environment(tree),
+            "LD_PRELOAD": preload,
+            "PYTHONMALLOC": "malloc",
+            "ASAN_OPTIONS": f"{options}:detect_leaks=0:allocator_may_return_null=1",
+            "UBSAN_OPTIONS": f"{options}:print_stacktrace=1",
+            "TSAN_OPTIONS": f"log_path={log}:halt_on_error=0:exitcode=0",
+        }
+        began = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        code = subprocess.run(
+            [*command, *arguments], cwd=tree, env=environment, check=False
+        ).returncode
+        logs = sorted(tree.parent.glob("log.*"))
+        reports = [path.read_text("utf-8", "replace") for path in logs]
+        print("\n".join(reports))
+        print(f"{time.monotonic() - began:.0f} s, {len(reports)} reports, exit code {code}")
+    # ThreadSanitizer knows nothing of the interpreter's lock: what counts are reports in our modules.
+    ours = [text for text in reports if kind == "address" or "_core" in text]
+    if code or ours:
+        raise SystemExit("not clean")
+
+
+if __name__ == "__main__":
+    main()
