@@ -299,7 +299,8 @@ def sigmoid_family(
     }
     outs = _checks.outputs(call.out, results - 1, z, list(inputs.values())) if results > 1 else ()
     elements = Elements(loss.kernel(), z, inputs)
-    elements.check_target()
+    if any(array is not None for array in outs):
+        elements.check_target()
     arrays = [new_like(z) if array is None else array for array in outs]
     outputs = dict(zip(("grad", "hess"), arrays, strict=False))
     if loss.reduction == "none":
@@ -310,6 +311,7 @@ def sigmoid_family(
         return elements.run(scale, **outputs), *arrays
     denominator = normalizer if normalizer is not None else elements.denominator()
     if not denominator:
+        elements.check_target()
         for array in arrays:
             array[...] = 0
         return math.nan, *arrays
@@ -401,7 +403,12 @@ class Elements:
         else:
             work = self._by_blocks(scale, arrays, tuple(outputs))
         tasks = _parallel.tasks_of(self.logits.size, 1, _isa.core.ELEMENTS_CHUNK)
-        return _sum(_parallel.run(work, tasks, self.logits.size))
+        total = _sum(_parallel.run(work, tasks, self.logits.size))
+        # Targets are watched on the way, which costs nothing: a pass of its own is needed only
+        # before an array of the caller's is written.
+        if flat is None or work.suspect:  # type: ignore[attr-defined]
+            self.check_target()
+        return total
 
     def _by_blocks(self, scale: float, arrays: dict[str, Array], outputs: tuple[str, ...]) -> Work:
         axes = self.logits.ndim

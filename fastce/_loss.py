@@ -52,6 +52,10 @@ class Loss:
         normalizer: float | None = None,
     ) -> Value:
         """Return the loss alone; see `value_grad_hess`."""
+        if sample_weight is None and where is None and normalizer is None:
+            result = self.kernel().quick(False, logits, target, None)
+            if result is not None:
+                return result
         call = Call(sample_weight, where, normalizer)
         return self._family(self, VALUE, logits, target, call)[0]
 
@@ -67,6 +71,10 @@ class Loss:
         out: Any = None,
     ) -> tuple[Value, Array]:
         """Return the loss and its gradient by the logits, in one pass; see `value_grad_hess`."""
+        if sample_weight is None and where is None and normalizer is None and grad_output is None:
+            result = self.kernel().quick(True, logits, target, out)
+            if result is not None:
+                return result
         call = Call(sample_weight, where, normalizer, grad_output, out)
         loss, grad = self._family(self, GRADIENT, logits, target, call)
         return loss, grad

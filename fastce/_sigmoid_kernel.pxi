@@ -11,6 +11,7 @@ cdef struct SigmoidFocal:
     double gamma
     double alpha_positive  # alpha, or 1 for None
     double alpha_negative  # 1 - alpha, or 1
+    int whole_gamma        # 0, 1 or 2 where gamma is that, else -1
 
 
 ctypedef fused sigmoid_loss:
@@ -55,48 +56,43 @@ cdef struct Elements:
     int hess_storage
 
 
-cdef inline vec[real] logistic(vec[real] z, vec[real]* p, vec[real]* q, vec[real]* above,
-                               vec[real]* below) noexcept nogil:
-    # p = sigma(z), q = sigma(-z), above = max(z, 0), below = max(-z, 0); returns log1p(exp(-|z|)),
-    # so that softplus(z) is above plus it, and softplus(-z) is below plus it.
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
-    cdef vec[real] e = exp(-abs(z))
-    cdef vec[real] larger = one / (one + e)
-    cdef vec[real] smaller = e * larger
-    cdef mask[real] negative = less(z, zero)
-    p[0] = select(negative, smaller, larger)
-    q[0] = select(negative, larger, smaller)
-    above[0] = max(z, zero)
-    below[0] = max(-z, zero)
+cdef inline vec[real] logistic(vec[real] z, vec[real]* larger, vec[real]* smaller) noexcept nogil:
+    # larger = sigma(|z|), smaller = sigma(-|z|); returns log1p(exp(-|z|)), so that softplus(z) is
+    # max(z, 0) plus it, and softplus(-z) is max(-z, 0) plus it.
+    cdef vec[real] one = splat(<real> 1), e = exp(negative_abs(z))
+    larger[0] = one / (one + e)
+    smaller[0] = e * larger[0]
     return log1p(e)
 
 
 cdef inline vec[real] bce(vec[real] z, vec[real] y, vec[real] opposite, vec[real] pos_weight,
                           vec[real]* grad, vec[real]* hess) noexcept nogil:
-    # pos_weight y softplus(-z) + opposite softplus(z), opposite = 1 - y. Only one of max(z, 0) and max(-z, 0) is not 0;
+    # pos_weight y softplus(-z) + opposite softplus(z), opposite = 1 - y. The side that z is on the
+    # wrong side of has |z| more of loss, and the gradient's sign is that of z.
     # keep: a side of weight 0 has no loss at +-inf.
-    cdef vec[real] p, q, above, below, zero = splat(<real> 0)
-    cdef vec[real] positive = pos_weight * y, negative = opposite
-    cdef vec[real] log_term = logistic(z, &p, &q, &above, &below)
-    grad[0] = negative * p - positive * q
-    hess[0] = (negative + positive) * (p * q)
-    cdef vec[real] wrong_side = select(less(z, zero), positive, negative)
-    return keep(less(zero, wrong_side), wrong_side * abs(z)) + (positive + negative) * log_term
+    cdef vec[real] larger, smaller
+    cdef vec[real] log_term = logistic(z, &larger, &smaller)
+    cdef vec[real] positive = pos_weight * y
+    cdef vec[real] wrong = select_negative(z, positive, opposite)
+    cdef vec[real] right = select_negative(z, opposite, positive)
+    grad[0] = flip_sign(wrong * larger - right * smaller, z)
+    hess[0] = (wrong + right) * (larger * smaller)
+    return keep(less(splat(<real> 0), wrong), wrong * abs(z)) + (wrong + right) * log_term
 
 
-cdef inline vec[real] power_of_sigmoid(vec[real] above, vec[real] log_term, vec[real] q,
-                                       double gamma) noexcept nogil:
+cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
+                                       const SigmoidFocal* loss) noexcept nogil:
     # q^gamma for q = sigma(-x), from -log q = softplus(x) = above + log_term. The rounding errors of
     # the sum and of the product with gamma would be multiplied by their size (a relative error of
     # 90 ULP at x = 90): they are carried into the exponential.
     cdef vec[real] g, sum, low, high
-    if gamma == 0.0:
-        return splat(<real> 1) + (q - q)
-    if gamma == 1.0:
-        return q
-    if gamma == 2.0:
+    if loss.whole_gamma == 2:
         return q * q
-    g = splat(<real> gamma)
+    if loss.whole_gamma == 1:
+        return q
+    if loss.whole_gamma == 0:
+        return splat(<real> 1) + (q - q)  # NaN stays
+    g = splat(<real> loss.gamma)
     sum = above + log_term
     low = g * (log_term - (sum - above))
     high = g * sum
@@ -107,185 +103,247 @@ cdef inline vec[real] power_of_sigmoid(vec[real] above, vec[real] log_term, vec[
 cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, vec[real] opposite,
                                     const SigmoidFocal* loss, vec[real]* grad,
                                     vec[real]* hess) noexcept nogil:
-    # f = a r^gamma b with b = BCE, r = 1 - p_t = p (1 - y) + q y, a = alpha_t:
+    # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
+    # b = softplus(x) is -log p_t, and by x
+    #     f   = a r^gamma b
+    #     f'  = a r^gamma (r + gamma p b)
+    #     f'' = a p r^gamma ((1 + 2 gamma) r + gamma b (gamma p - r))
+    # where a = alpha_t. Targets between 0 and 1 are rare: their lanes are replaced.
+    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
+    cdef vec[real] larger, smaller
+    cdef vec[real] log_term = logistic(z, &larger, &smaller)
+    cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
+    cdef vec[real] x = flip_sign(z, sign)
+    cdef vec[real] r = select_negative(x, smaller, larger)
+    cdef vec[real] p = select_negative(x, larger, smaller)
+    cdef vec[real] b = max(x, zero) + log_term
+    cdef vec[real] alpha = (y * splat(<real> loss.alpha_positive)
+                            + opposite * splat(<real> loss.alpha_negative))
+    cdef vec[real] weight = alpha * power_of_sigmoid(r, max(-x, zero), log_term, loss)
+    cdef vec[real] p_b = select(equal(p, zero), p, p * b)  # not 0 * inf
+    cdef vec[real] value = select(equal(weight, zero), weight, weight * b)
+    cdef mask[real] soft = less(zero, y * opposite)
+    grad[0] = flip_sign(weight * (r + g * p_b), sign)
+    hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
+    if any(soft):
+        value = select(soft, soft_focal(z, y, opposite, larger, smaller, log_term, alpha, loss, &r, &p),
+                       value)
+        grad[0] = select(soft, r, grad[0])
+        hess[0] = select(soft, p, hess[0])
+    return value
+
+
+cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
+                                 vec[real] smaller, vec[real] log_term, vec[real] alpha,
+                                 const SigmoidFocal* loss, vec[real]* grad,
+                                 vec[real]* hess) noexcept nogil:
+    # f = a r^gamma b with r = 1 - p_t = p (1 - y) + q y for p = sigma(z), q = sigma(-z), b = BCE of y:
     #     f'  = a r^gamma (gamma rho b + b'),         rho = r' / r,  r' = p q (1 - 2 y)
     #     f'' = a r^gamma (gamma rho b ((gamma - 1) rho + q - p) + 2 gamma rho b' + p q)
-    # For hard targets r is p or q itself, and rho is 1 - r with the sign of 1 - 2 y: no division.
-    cdef vec[real] one = splat(<real> 1), zero = splat(<real> 0), g = splat(<real> loss.gamma)
-    cdef vec[real] p, q, above, below, log_term, r, rho, rho_b, b, slope, power, weight
-    cdef mask[real] positive = less(splat(<real> 0.5), y), soft = less(zero, y * opposite)
-    log_term = logistic(z, &p, &q, &above, &below)
-    r = select(positive, q, p)
-    rho = select(positive, -p, q)
-    b = select(positive, below, above) + log_term
-    slope = select(positive, -q, p)
-    power = power_of_sigmoid(select(positive, above, below), log_term, r, loss.gamma)
-    if any(soft):
-        r = select(soft, p * opposite + q * y, r)
-        rho = select(soft, p * q * (opposite - y) / r, rho)
-        b = select(soft, y * (below + log_term) + opposite * (above + log_term), b)
-        slope = select(soft, opposite * p - y * q, slope)
-        power = select(soft, exp(g * log(r)), power)
-    weight = (y * splat(<real> loss.alpha_positive) + opposite * splat(<real> loss.alpha_negative)) * power
-    rho_b = select(equal(rho, zero), zero, rho * b)  # not 0 * inf
+    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
+    cdef vec[real] p = select_negative(z, smaller, larger)
+    cdef vec[real] q = select_negative(z, larger, smaller)
+    cdef vec[real] r = p * opposite + q * y
+    cdef vec[real] rho = p * q * (opposite - y) / r
+    cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
+    cdef vec[real] slope = opposite * p - y * q
+    cdef vec[real] weight = alpha * exp(g * log(r))
+    cdef vec[real] rho_b = select(equal(rho, zero), zero, rho * b)
     grad[0] = weight * (g * rho_b + slope)
     hess[0] = weight * (g * rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
-    return select(equal(weight, zero), zero, weight * b)
+    return select(equal(weight, zero), weight, weight * b)
 
 
 cdef enum:
     ELEMENTS = 1024  # a chunk: its five buffers of float32 fit the first-level cache
 
 
-cdef inline const real* element_chunk(const char* source, int storage, Py_ssize_t count,
-                                      real* buffer) noexcept nogil:
+cdef struct Plain:
+    # A whole chunk with no options: what most calls are made of.
+    char unused
+
+
+cdef struct General:
+    # Any options; those that are not given are ones in a buffer. Gives the same bits.
+    char unused
+
+
+ctypedef fused options:
+    Plain
+    General
+
+
+cdef struct Chunk:
+    # One chunk as the loop takes it, all in the working precision.
+    void* z
+    void* y
+    void* pos_weight
+    void* weight
+    void* factor
+    void* value   # NULL: only the sum is wanted
+    void* grad
+    void* hess
+    double label_smoothing
+    double scale
+    bint suspect  # whether a target may lie outside [0, 1]
+
+
+cdef inline void fill(real* buffer, Py_ssize_t first, Py_ssize_t stop, real value) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(first, stop):
+        buffer[i] = value
+
+
+cdef inline void* element_chunk(const char* source, int storage, Py_ssize_t count,
+                                real* buffer) noexcept nogil:
     # In place, or converted; a short chunk is copied and padded with zeros to whole vectors.
-    cdef Py_ssize_t i
     if storage <= FLOAT64 and count == ELEMENTS:
-        return <const real*> source
+        return <void*> source
     widen(source, storage, buffer, count)
-    for i in range(count, min_size(count + 16, ELEMENTS + 16)):
-        buffer[i] = 0
+    fill(buffer, count, count + 16, <real> 0)
     return buffer
 
 
-cdef inline const real* argument_chunk(const void* argument, Py_ssize_t first, Py_ssize_t count,
-                                       real* buffer) noexcept nogil:
-    if argument == NULL:
-        return NULL
-    return element_chunk(<const char*> (<const real*> argument + first), FLOAT32, count, buffer)
+cdef inline void* argument_chunk(const void* argument, Py_ssize_t first, Py_ssize_t count,
+                                 real* buffer) noexcept nogil:
+    # An optional argument, ones where it is not given, zeros past the end.
+    if argument != NULL:
+        return element_chunk(<const char*> (<const real*> argument + first), FLOAT32, count, buffer)
+    fill(buffer, 0, count, <real> 1)
+    fill(buffer, count, count + 16, <real> 0)
+    return buffer
 
 
-cdef inline const real* weight_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t count,
-                                     real* buffer) noexcept nogil:
-    # Sample weight, 0 where masked; NULL where neither is given.
-    cdef const real* weight = argument_chunk(arrays.sample_weight, first, count, buffer)
-    cdef Py_ssize_t i
-    if arrays.mask == NULL:
-        return weight
+cdef void general_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t count, Chunk* chunk,
+                        real* buffers) noexcept nogil:
+    # The options of a chunk. The weight is 0 where masked and past the end, the factor of the
+    # derivatives is weight * scale * grad_output, and 0 where the weight is.
+    cdef Py_ssize_t size = ELEMENTS + 16, i
+    cdef real* weight
+    cdef real* factor
+    cdef const real* given
+    chunk.pos_weight = argument_chunk(arrays.pos_weight, first, count, buffers)
+    given = <const real*> argument_chunk(arrays.sample_weight, first, count, buffers + size)
+    weight = buffers + size
+    if given != weight:
+        memcpy(weight, given, count * sizeof(real))
+        fill(weight, count, count + 16, <real> 0)
+    if arrays.mask != NULL:
+        for i in range(count):
+            if not arrays.mask[first + i]:
+                weight[i] = 0
+    given = <const real*> argument_chunk(arrays.grad_output, first, count, buffers + 2 * size)
+    factor = buffers + 2 * size
     for i in range(count):
-        buffer[i] = (read(weight + i) if weight else <real> 1) if arrays.mask[first + i] else <real> 0
-    for i in range(count, min_size(count + 16, ELEMENTS + 16)):
-        buffer[i] = 0
-    return buffer
+        factor[i] = 0 if weight[i] == 0 else read(given + i) * (weight[i] * <real> arrays.scale)
+    fill(factor, count, count + 16, <real> 0)
+    chunk.weight = weight
+    chunk.factor = factor
 
 
-cdef inline const real* factor_chunk(const Elements* arrays, const real* weight, Py_ssize_t first,
-                                     Py_ssize_t count, real* buffer) noexcept nogil:
-    # What each gradient is multiplied by; NULL where it is `scale` for all.
-    cdef const real* grad_output = argument_chunk(arrays.grad_output, first, count, buffer)
-    cdef real factor, scale = <real> arrays.scale
-    cdef Py_ssize_t i
-    if weight == NULL and grad_output == NULL:
-        return NULL
-    for i in range(count):
-        factor = (read(weight + i) if weight else <real> 1)
-        buffer[i] = 0 if factor == 0 else factor * scale * (read(grad_output + i) if grad_output else <real> 1)
-    for i in range(count, min_size(count + 16, ELEMENTS + 16)):
-        buffer[i] = 0
-    return buffer
-
-
-cdef inline vec[real] first_lanes_of(vec[real] x, Py_ssize_t count) noexcept nogil:
-    cdef real lane[16]
-    store(&lane[0], x)
-    return load_first(<const real*> &lane[0], count, <real> 0)
-
-
-cdef void run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssize_t start,
-                       Py_ssize_t stop_element, derivatives order, real tag,
-                       double* total) noexcept nogil:
-    # The elements from `start`, a multiple of ELEMENTS. Adds the weighted losses up in fixed order.
-    cdef real buffers[6][ELEMENTS + 16]
-    cdef Py_ssize_t first = start, count, i
+cdef inline void loss_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss,
+                               derivatives order, options kind, real tag,
+                               wide_sum[real]* sum) noexcept nogil:
     cdef int width = lanes(tag)
-    cdef const real* z
-    cdef const real* y
-    cdef const real* w
-    cdef const real* factor
-    cdef const real* pos_weight
-    cdef real* value_to
-    cdef real* grad_to
-    cdef real* hess_to
-    cdef vec[real] value, grad, hess, y_i, w_i, factor_i, opposite_i
+    cdef const real* z = <const real*> chunk.z
+    cdef const real* y = <const real*> chunk.y
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
-    cdef vec[real] pos_weight_i = splat(<real> 1)
-    cdef vec[real] keep_target = splat(<real> (1.0 - arrays.label_smoothing))
-    cdef vec[real] half_smoothing = splat(<real> (0.5 * arrays.label_smoothing))
-    cdef vec[real] partial
-    cdef wide_sum[real] sum
+    cdef vec[real] kept = splat(<real> (1.0 - chunk.label_smoothing))
+    cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
+    cdef vec[real] factor = splat(<real> chunk.scale), pos_weight = one
+    cdef vec[real] value, grad, hess, y_i, opposite, weight, partial
+    cdef unit_watch[real] targets
+    cdef Py_ssize_t i = 0, stop
+    while i < count:
+        partial = zero
+        stop = min_size(count, i + STRIDE_VECTORS * width)
+        while i < stop:
+            y_i = load(y + i)
+            targets.see(y_i)
+            opposite = one - y_i
+            if options is General:
+                y_i = y_i * kept + half_smoothing
+                opposite = opposite * kept + half_smoothing
+                pos_weight = load(<const real*> chunk.pos_weight + i)
+            if sigmoid_loss is Bce:
+                value = bce(load(z + i), y_i, opposite, pos_weight, &grad, &hess)
+            else:
+                value = sigmoid_focal(load(z + i), y_i, opposite, loss, &grad, &hess)
+            if options is General:
+                # keep: an element of weight 0 counts nothing, even if it is NaN.
+                weight = load(<const real*> chunk.weight + i)
+                factor = load(<const real*> chunk.factor + i)
+                value = keep(less(zero, weight), weight * value)
+                grad = keep(less(zero, weight), grad)
+                hess = keep(less(zero, weight), hess)
+                if chunk.value:
+                    store(<real*> chunk.value + i, value)
+            partial = partial + value
+            if derivatives is WithHessian:
+                store(<real*> chunk.hess + i, factor * hess)
+            if derivatives is not ValueOnly:
+                store(<real*> chunk.grad + i, factor * grad)
+            i += width
+        sum.add(partial)
+    chunk.suspect |= targets.suspects()
+
+
+cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssize_t start,
+                       Py_ssize_t stop, derivatives order, real tag, double* total) noexcept nogil:
+    # The elements from `start`, a multiple of ELEMENTS. Adds the weighted losses up in fixed order.
+    # True if a target may lie outside [0, 1].
+    cdef real buffers[6][ELEMENTS + 16]
+    cdef Py_ssize_t first = start, count
     cdef Py_ssize_t logits_size = storage_size(arrays.logits_storage)
     cdef Py_ssize_t target_size = storage_size(arrays.target_storage)
     cdef Py_ssize_t grad_size = storage_size(arrays.grad_storage)
     cdef Py_ssize_t hess_size = storage_size(arrays.hess_storage)
-    cdef Py_ssize_t stop
-    cdef bint smoothed = arrays.label_smoothing != 0.0
-    while first < stop_element:
-        count = min_size(ELEMENTS, stop_element - first)
-        z = element_chunk(arrays.logits + first * logits_size, arrays.logits_storage, count, &buffers[0][0])
-        y = element_chunk(arrays.target + first * target_size, arrays.target_storage, count, &buffers[1][0])
-        pos_weight = argument_chunk(arrays.pos_weight, first, count, &buffers[2][0])
-        w = weight_chunk(arrays, first, count, &buffers[3][0])
-        factor = factor_chunk(arrays, w, first, count, &buffers[4][0])
-        value_to = <real*> arrays.loss + first if arrays.loss else NULL
-        grad_to = &buffers[0][0]
-        hess_to = &buffers[1][0]
+    cdef bint plain = (arrays.pos_weight == NULL and arrays.sample_weight == NULL
+                       and arrays.mask == NULL and arrays.grad_output == NULL and arrays.loss == NULL
+                       and arrays.label_smoothing == 0.0)
+    cdef Chunk chunk
+    cdef Plain is_plain_chunk
+    cdef General is_general_chunk
+    cdef wide_sum[real] sum
+    chunk.label_smoothing = arrays.label_smoothing
+    chunk.scale = arrays.scale
+    chunk.suspect = False
+    while first < stop:
+        count = min_size(ELEMENTS, stop - first)
+        chunk.z = element_chunk(arrays.logits + first * logits_size, arrays.logits_storage, count,
+                                &buffers[0][0])
+        chunk.y = element_chunk(arrays.target + first * target_size, arrays.target_storage, count,
+                                &buffers[1][0])
+        chunk.grad = &buffers[0][0]
+        chunk.hess = &buffers[1][0]
+        chunk.value = NULL
         if count == ELEMENTS:
             if derivatives is not ValueOnly:
                 if arrays.grad_storage <= FLOAT64:
-                    grad_to = <real*> arrays.grad + first
+                    chunk.grad = arrays.grad + first * grad_size
             if derivatives is WithHessian:
                 if arrays.hess_storage <= FLOAT64:
-                    hess_to = <real*> arrays.hess + first
-        if count < ELEMENTS and value_to:
-            value_to = &buffers[5][0]
-        i = 0
-        while i < count:
-            partial = zero
-            stop = min_size(count, i + STRIDE_VECTORS * width)
-            while i < stop:
-                y_i = load(y + i)
-                opposite_i = one - y_i
-                if smoothed:
-                    y_i = y_i * keep_target + half_smoothing
-                    opposite_i = opposite_i * keep_target + half_smoothing
-                if sigmoid_loss is Bce:
-                    if pos_weight:
-                        pos_weight_i = load(pos_weight + i)
-                    value = bce(load(z + i), y_i, opposite_i, pos_weight_i, &grad, &hess)
-                else:
-                    value = sigmoid_focal(load(z + i), y_i, opposite_i, loss, &grad, &hess)
-                if w:
-                    w_i = load(w + i)
-                    value = keep(less(zero, w_i), w_i * value)
-                if value_to:
-                    store(value_to + i, value)
-                if i + width > count:  # the lanes past the end, whatever they hold, are not summed
-                    value = first_lanes_of(value, count - i)
-                partial = partial + value
-                if derivatives is not ValueOnly:
-                    if factor:
-                        factor_i = load(factor + i)
-                        if w:
-                            grad = keep(less(zero, w_i), grad)
-                            hess = keep(less(zero, w_i), hess)
-                    else:
-                        factor_i = splat(<real> arrays.scale)
-                    if derivatives is WithHessian:
-                        store(hess_to + i, factor_i * hess)
-                    store(grad_to + i, factor_i * grad)
-                i += width
-            sum.add(partial)
-        if value_to == &buffers[5][0]:
-            memcpy(<real*> arrays.loss + first, value_to, count * sizeof(real))
+                    chunk.hess = arrays.hess + first * hess_size
+        if plain and count == ELEMENTS:
+            loss_of_chunk(&chunk, count, loss, order, is_plain_chunk, tag, &sum)
+        else:
+            general_chunk(arrays, first, count, &chunk, &buffers[2][0])
+            if arrays.loss != NULL:
+                chunk.value = &buffers[5][0]
+            loss_of_chunk(&chunk, count, loss, order, is_general_chunk, tag, &sum)
+            if arrays.loss != NULL:
+                memcpy(<real*> arrays.loss + first, chunk.value, count * sizeof(real))
         if derivatives is not ValueOnly:
-            if grad_to == &buffers[0][0]:
-                narrow(grad_to, arrays.grad + first * grad_size, arrays.grad_storage, count)
+            if chunk.grad == &buffers[0][0]:
+                narrow(<const real*> chunk.grad, arrays.grad + first * grad_size, arrays.grad_storage,
+                       count)
         if derivatives is WithHessian:
-            if hess_to == &buffers[1][0]:
-                narrow(hess_to, arrays.hess + first * hess_size, arrays.hess_storage, count)
+            if chunk.hess == &buffers[1][0]:
+                narrow(<const real*> chunk.hess, arrays.hess + first * hess_size, arrays.hess_storage,
+                       count)
         first += count
     total[0] += sum.total()
+    return chunk.suspect
 
 
 cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
@@ -293,19 +351,18 @@ cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
     # The position of the first number outside [0, 1], NaN included, or -1.
     cdef real buffer[ELEMENTS + 16]
     cdef const real* y
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), y_i, outside
     cdef Py_ssize_t first = 0, i, chunk
+    cdef unit_watch[real] seen
     cdef int width = lanes(tag)
     while first < count:
         chunk = min_size(ELEMENTS, count - first)
-        y = element_chunk(target + first * storage_size(storage), storage, chunk, &buffer[0])
-        outside = zero
+        y = <const real*> element_chunk(target + first * storage_size(storage), storage, chunk,
+                                        &buffer[0])
         i = 0
         while i < chunk:
-            y_i = load(y + i)
-            outside = max(outside, select(at_most(zero, y_i) & at_most(y_i, one), zero, one))
+            seen.see(load(y + i))
             i += width
-        if reduce_max(outside) > 0:
+        if seen.suspects():
             for i in range(chunk):
                 if not 0 <= read(y + i) <= 1:
                     return first + i

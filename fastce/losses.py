@@ -137,6 +137,8 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             z_loss=self.z_loss,
             logit_scale=self.logit_scale,
             softcap=self.softcap or 0.0,
+            reduction=self.reduction,
+            axis=self.axis,
         )
 
 
@@ -203,7 +205,12 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 
     def _new_kernel(self, core: Any) -> Any:
         return core.SoftmaxKernel(
-            "focal", class_weight=self.alpha, ignore_index=self.ignore_index, gamma=self.gamma
+            "focal",
+            class_weight=self.alpha,
+            ignore_index=self.ignore_index,
+            gamma=self.gamma,
+            reduction=self.reduction,
+            axis=self.axis,
         )
 
 
@@ -268,7 +275,12 @@ class BCEWithLogits(_SigmoidLoss):
         )
 
     def _new_kernel(self, core: Any) -> Any:
-        return core.SigmoidKernel("bce", label_smoothing=self.label_smoothing)
+        return core.SigmoidKernel(
+            "bce",
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+            is_quick=self.pos_weight is None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -331,7 +343,11 @@ class SigmoidFocalLoss(_SigmoidLoss):
 
     def _new_kernel(self, core: Any) -> Any:
         return core.SigmoidKernel(
-            "focal", label_smoothing=self.label_smoothing, gamma=self.gamma, alpha=self.alpha
+            "focal",
+            label_smoothing=self.label_smoothing,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            reduction=self.reduction,
         )
 
 

@@ -239,7 +239,9 @@ class Objective:
         y = np.asarray(target)
         weight = _checks.sample_weight(sample_weight, y.shape[:1])
         if self.is_softmax:
-            return _boosting.softmax_start(self._sum, _checks_bridges.integral_labels(y), weight, classes)
+            return _boosting.softmax_start(
+                self._sum, _checks_bridges.integral_labels(y), weight, classes
+            )
         if classes is not None:
             y = _boosting.one_hot(_checks_bridges.integral_labels(y), classes, np.float64, "C")
         start = _boosting.sigmoid_start(self._sum, y.reshape(len(y), -1), weight)

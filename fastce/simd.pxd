@@ -19,6 +19,11 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         void store_lanes(double*)
         double total()
 
+    cdef cppclass unit_watch[T]:
+        unit_watch()
+        void see(vec[T])
+        bint suspects()
+
     cdef cppclass DefaultEnvironment:
         DefaultEnvironment()
 
@@ -35,10 +40,13 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     mask[T] at_most[T](vec[T], vec[T])
     vec[T] select[T](mask[T], vec[T], vec[T])
     vec[T] keep[T](mask[T], vec[T])
+    vec[T] select_negative[T](vec[T], vec[T], vec[T])
+    vec[T] flip_sign[T](vec[T], vec[T])
     vec[T] drop[T](mask[T], vec[T])
     bint any[T](mask[T])
     vec[T] max[T](vec[T], vec[T])
     vec[T] abs[T](vec[T])
+    vec[T] negative_abs[T](vec[T])
     vec[T] fma[T](vec[T], vec[T], vec[T])
 
     vec[T] load[T](const T*)
@@ -51,7 +59,11 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] load_narrowed[T](const double*, T)
     T reduce_max[T](vec[T])
     double reduce_add[T](vec[T])
-    void transpose[T](vec[T]*)
+    int quad[T](T)
+    void load_columns[T](const char*, Py_ssize_t, Py_ssize_t, vec[T]*)
+    void store_columns[T](char*, Py_ssize_t, Py_ssize_t, vec[T]*)
+    void prefetch(const void*)
+    void prefetch_to_write(const void*)
 
     vec[T] exp[T](vec[T])
     vec[T] raised_exp[T](vec[T])

@@ -75,7 +75,7 @@ def main() -> None:
         reports = [path.read_text("utf-8", "replace") for path in logs]
         print("\n".join(reports))
         print(f"{time.monotonic() - began:.0f} s, {len(reports)} reports, exit code {code}")
-    # ThreadSanitizer knows nothing of the interpreter's lock: what counts are reports in our modules.
+    # ThreadSanitizer does not know the interpreter's lock: what counts are reports in our modules.
     ours = [text for text in reports if kind == "address" or "_core" in text]
     if code or ours:
         raise SystemExit("not clean")
