@@ -42,8 +42,8 @@ else:
             INSTRUCTION_SETS["_core_wide"] = [*avx2, "-DFASTCE_VECTOR_BYTES=64"]
             INSTRUCTION_SETS["_core_scalar"] = ["-DFASTCE_VECTOR_BYTES=0"]
 
-# For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others (the baseline is always needed);
-# FASTCE_SANITIZE=address,undefined (or thread) builds them with a sanitizer.
+# For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others (the baseline is always
+# needed); FASTCE_SANITIZE=address,undefined (or thread) builds them with a sanitizer.
 ONLY = os.environ.get("FASTCE_BUILD_ONLY")
 if ONLY:
     INSTRUCTION_SETS = {name: INSTRUCTION_SETS[name] for name in ONLY.split(",")}

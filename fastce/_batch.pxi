@@ -134,11 +134,20 @@ cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t clas
         if labels.unsigned and value < 0:  # 2**63 and more: a label of no class, ignored by no index
             return BAD_LABEL
     elif labels.itemsize == 4:
-        value = read(<const unsigned int*> at) if labels.unsigned else read(<const int*> at)
+        if labels.unsigned:
+            value = read(<const unsigned int*> at)
+        else:
+            value = read(<const int*> at)
     elif labels.itemsize == 2:
-        value = read(<const unsigned short*> at) if labels.unsigned else read(<const short*> at)
+        if labels.unsigned:
+            value = read(<const unsigned short*> at)
+        else:
+            value = read(<const short*> at)
     else:
-        value = read(<const unsigned char*> at) if labels.unsigned else read(<const signed char*> at)
+        if labels.unsigned:
+            value = read(<const unsigned char*> at)
+        else:
+            value = read(<const signed char*> at)
     if labels.ignores and value == labels.ignore_index:
         label[0] = -1
         return OK
@@ -233,6 +242,8 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
             block.factor[i] = block.weight[i] * batch.scale * read_scalar(&batch.grad_output, first + i)
         else:
             block.weight[i] = 0.0
+            block.target_logit[i] = 0.0  # that of an earlier row may be -inf, and 0 * inf is NaN
+            block.soft_at_target[i] = 0.0
             block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
             block.label[i] = -1
             block.all_active = False
@@ -277,17 +288,17 @@ cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t cou
         return
     if real is float:
         if storage == FLOAT16:
-            while i + lanes(to[0]) <= count:
+            while i + lanes(<real> 0) <= count:
                 store(to + i, load_half(<const half*> source + i))
-                i += lanes(to[0])
+                i += lanes(<real> 0)
             if i < count:
                 memcpy(pending_half, <const half*> source + i, (count - i) * sizeof(half))
                 store(buffer, load_half(pending_half))
                 memcpy(to + i, buffer, (count - i) * sizeof(float))
         else:
-            while i + lanes(to[0]) <= count:
+            while i + lanes(<real> 0) <= count:
                 store(to + i, load_bfloat16(<const bfloat16*> source + i))
-                i += lanes(to[0])
+                i += lanes(<real> 0)
             if i < count:
                 memcpy(pending_bfloat16, <const bfloat16*> source + i, (count - i) * sizeof(bfloat16))
                 store(buffer, load_bfloat16(pending_bfloat16))
@@ -305,17 +316,17 @@ cdef inline void narrow(const real* source, char* to, int storage, Py_ssize_t co
         return
     if real is float:
         if storage == FLOAT16:
-            while i + lanes(source[0]) <= count:
+            while i + lanes(<real> 0) <= count:
                 store_half(<half*> to + i, load(source + i))
-                i += lanes(source[0])
+                i += lanes(<real> 0)
             if i < count:
                 memcpy(buffer, source + i, (count - i) * sizeof(float))
                 store_half(pending_half, load(<const float*> buffer))
                 memcpy(<half*> to + i, pending_half, (count - i) * sizeof(half))
         else:
-            while i + lanes(source[0]) <= count:
+            while i + lanes(<real> 0) <= count:
                 store_bfloat16(<bfloat16*> to + i, load(source + i))
-                i += lanes(source[0])
+                i += lanes(<real> 0)
             if i < count:
                 memcpy(buffer, source + i, (count - i) * sizeof(float))
                 store_bfloat16(pending_bfloat16, load(<const float*> buffer))

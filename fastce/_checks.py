@@ -22,7 +22,7 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 
 
 def reduction(value: str) -> str:
-    if value not in REDUCTIONS:
+    if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
     return value
 
@@ -48,7 +48,11 @@ def number(
 ) -> float:
     """Return a finite number with low <= value <= high and value > above."""
     try:
+        if isinstance(value, str | bytes | bytearray):  # float() would read text, too
+            raise TypeError
         result = float(value)
+    except OverflowError:
+        result = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
     if math.isfinite(result) and low <= result <= high and result > above:
@@ -70,7 +74,8 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
     array = real(name, value)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} must have one number a class, got shape {array.shape}")
-    result = np.array(array, dtype=np.float64, order="C")
+    with np.errstate(all="ignore"):
+        result = np.array(array, dtype=np.float64, order="C")
     _weights(name, result)
     result.flags.writeable = False
     return result
@@ -164,6 +169,9 @@ def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
     if value is None:
         return None
     array = real("sample_weight", value)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        with np.errstate(all="ignore"):
+            array = array.astype(np.float64)
     _weights("sample_weight", array)
     return _broadcast("sample_weight", array, shape)
 
@@ -278,6 +286,8 @@ def _may_overlap(a: Array, b: Array) -> bool:
 
 def _overlaps_itself(array: Array) -> bool:
     """Whether elements may share memory: exact for what slicing and transposing can make."""
+    if array.size == 0:
+        return False
     reach = array.dtype.itemsize
     axes = zip(array.strides, array.shape, strict=True)
     for stride, size in sorted((abs(stride), size) for stride, size in axes if size > 1):
@@ -385,7 +395,8 @@ def _array(name: str, value: Any) -> Array:
 
 
 def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:
-    good = np.isfinite(array) & (array >= 0)
+    with np.errstate(all="ignore"):  # a signalling NaN
+        good = np.isfinite(array) & (array >= 0)
     if not good.all():
         at = _first(~good)
         raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at)}")

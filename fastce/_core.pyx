@@ -279,8 +279,9 @@ cdef class SoftmaxKernel:
         cached = self.soft_weights.get(key)
         if cached is None:
             weight = np.ones(classes) if self.class_weight is None else self.class_weight
-            cached = (weight * (self.options.label_smoothing / classes)).astype(
-                np.float64 if double_precision else np.float32)
+            with np.errstate(all="ignore"):
+                cached = (weight * (self.options.label_smoothing / classes)).astype(
+                    np.float64 if double_precision else np.float32)
             self.soft_weights = {key: cached}  # a loss is used with one number of classes
         return cached
 
@@ -373,6 +374,7 @@ cdef class SoftmaxRun:
 cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
                      bint tiles, double* total) noexcept nogil:
     cdef DefaultEnvironment environment
+    environment.enter()
     if tiles:
         if double_precision:
             return run_tiles(batch, start, stop, <double> 0, total)
@@ -512,6 +514,7 @@ cdef bint run_kernel(SigmoidKernel kernel, const Elements* elements, Py_ssize_t 
 cdef bint run_sigmoid(const Elements* elements, const sigmoid_loss* loss, Py_ssize_t start,
                       Py_ssize_t stop, bint double_precision, double* total) noexcept nogil:
     cdef DefaultEnvironment environment
+    environment.enter()
     if double_precision:
         return run_derivatives(elements, loss, start, stop, <double> 0, total)
     return run_derivatives(elements, loss, start, stop, <float> 0, total)
@@ -560,9 +563,10 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
     cdef DefaultEnvironment environment
     cdef vec[real] x_i
     cdef Py_ssize_t i = 0, lane_count
+    environment.enter()
     while i < count:
-        lane_count = min_size(lanes(x[0]), count - i)
-        if lane_count < lanes(x[0]):
+        lane_count = min_size(lanes(<real> 0), count - i)
+        if lane_count < lanes(<real> 0):
             x_i = load_first(x + i, lane_count, <real> 0)
         else:
             x_i = load(x + i)
@@ -574,7 +578,7 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
             x_i = log(x_i)
         else:
             x_i = tanh_of(x_i)
-        if lane_count < lanes(x[0]):
+        if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:
             store(to + i, x_i)

@@ -21,6 +21,9 @@ PLANE_CLASSES = 1024
 # Elements of a gathered block: with one of outputs beside it, 256 KB of float32.
 BLOCK_ELEMENTS = 1 << 15
 
+# Labels that are checked between two looks for an interrupt: some 10 milliseconds.
+LABELS = 1 << 23
+
 # The kernels finish their rows in groups of a power of two up to this: a split between groups
 # changes no sum.
 GROUP_ROWS = 32
@@ -85,6 +88,8 @@ def softmax_family(
     if loss.reduction == "none":
         losses: Any = np.empty(shape, working_type(z))
         batch.run(scale, grad=grad, hess=hess, loss=losses)
+        if classes == 0:  # only ignored rows, or probabilities of nothing
+            losses[...] = 0
         return losses, *arrays
     if loss.reduction == "sum":
         return batch.run(scale, grad=grad, hess=hess), *arrays
@@ -139,7 +144,8 @@ class Batch:
         if labels is None:
             if not wanted or weight is None:
                 return float(self.rows)
-            return float(weight.sum(dtype=np.float64))
+            with np.errstate(over="ignore"):
+                return float(weight.sum(dtype=np.float64))
         total = 0.0
         for start, (part, position) in self._label_blocks():
             if position >= 0:
@@ -153,7 +159,10 @@ class Batch:
         names = ("labels", "sample_weight")
         given = [name for name in names if self.inputs[name] is not None]
         if labels is not None and (weight is not None or "sample_weight" not in given):
-            yield 0, _isa.core.weigh(self.kernel, self.classes, labels, weight)
+            for start in range(0, self.rows, LABELS):
+                part = None if weight is None else weight[start : start + LABELS]
+                block = labels[start : start + LABELS]
+                yield start, _isa.core.weigh(self.kernel, self.classes, block, part)
             return
         for start in range(0, self.rows, BLOCK_ELEMENTS):
             stop = min(start + BLOCK_ELEMENTS, self.rows)
@@ -343,9 +352,10 @@ class Elements:
         weight, mask = self.inputs.get("sample_weight"), self.inputs.get("mask")
         if weight is None:
             return float(self.logits.size if mask is None else np.count_nonzero(mask))
-        if mask is None:
-            return float(np.sum(weight, dtype=np.float64))
-        return float(np.sum(weight, dtype=np.float64, where=mask))
+        with np.errstate(over="ignore"):
+            if mask is None:
+                return float(np.sum(weight, dtype=np.float64))
+            return float(np.sum(weight, dtype=np.float64, where=mask))
 
     def check_target(self) -> None:
         """Raise if a target is not in [0, 1], before anything is written."""

@@ -90,10 +90,11 @@ def gather(array: Array, axes: int, start: int, stop: int, dtype: Any) -> Array:
     """Copy the rows [start, stop) of the leading ``axes`` to a new contiguous array."""
     rest = array.shape[axes:]
     block: Array = np.empty((stop - start, *rest), dtype)
-    for offset, box in boxes(array.shape[:axes], start, stop):
-        part = array[box]
-        rows = math.prod(part.shape[:axes])
-        block[offset : offset + rows].reshape(part.shape)[...] = part
+    with np.errstate(all="ignore"):  # of a number that the working precision cannot hold
+        for offset, box in boxes(array.shape[:axes], start, stop):
+            part = array[box]
+            rows = math.prod(part.shape[:axes])
+            block[offset : offset + rows].reshape(part.shape)[...] = part
     return block
 
 

@@ -72,9 +72,9 @@ class Loss:
     ) -> tuple[Value, Array]:
         """Return the loss and its gradient by the logits, in one pass; see `value_grad_hess`."""
         if sample_weight is None and where is None and normalizer is None and grad_output is None:
-            result = self.kernel().quick(True, logits, target, out)
-            if result is not None:
-                return result
+            quick: tuple[Value, Array] | None = self.kernel().quick(True, logits, target, out)
+            if quick is not None:
+                return quick
         call = Call(sample_weight, where, normalizer, grad_output, out)
         loss, grad = self._family(self, GRADIENT, logits, target, call)
         return loss, grad

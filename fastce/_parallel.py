@@ -110,8 +110,13 @@ def run(work: Callable[[int, int], float], tasks: Sequence[Task], elements: int)
                 return
             results[i] = work(start, stop)
 
-    helpers = [_submit(drain) for _ in range(threads - 1)]
+    helpers: list[Any] = []
     try:
+        try:
+            for _ in range(threads - 1):
+                helpers.append(_submit(drain))
+        except RuntimeError:
+            pass  # the system has no thread left, or the interpreter is on its way out
         drain()
     finally:
         # After an error or an interrupt nothing new is begun, and nobody writes when this returns.

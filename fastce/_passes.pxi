@@ -8,7 +8,7 @@ cdef enum:
 cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima) noexcept nogil:
     # -inf for none; NaN is passed over here and found by the exponentials. `maxima` gets the
     # maximum of each stride of STRIDE_VECTORS whole vectors, lane by lane.
-    cdef int width = lanes(u[0])
+    cdef int width = lanes(<real> 0)
     cdef vec[real] a = splat(<real> -INFINITY), b = a, c = a
     cdef Py_ssize_t i = 0, k
     while i + STRIDE_VECTORS * width <= count:
@@ -34,7 +34,7 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
     # e_j = 2^raised exp(u_j - maximum), stored unless e is NULL. Returns the sum of the exp less one
     # for a maximum. Elements equal to the maximum are counted, not added, so that a small tail
     # beside them keeps its digits; a stride that has none of them, as `maxima` tells, is only added.
-    cdef int width = lanes(u[0])
+    cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] x, y, tail, ties
     cdef mask[real] is_maximum
@@ -80,7 +80,7 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
 cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real maximum,
                            double* mass, double* distance) noexcept nogil:
     # sum t_j and sum t_j (maximum - u_j), with 0 * inf = 0.
-    cdef int width = lanes(u[0])
+    cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0)
     cdef vec[real] t_j, masses, distances
     cdef wide_sum[real] all_masses, all_distances
@@ -119,11 +119,11 @@ cdef inline void multiply(const real* e, real factor, real* to, Py_ssize_t count
 
 cdef inline void lower_and_scale(const real* e, double factor, real* to, Py_ssize_t count) noexcept nogil:
     # to = factor * exp from raised exponentials; in two products where one factor would be subnormal.
-    if 0.0 < fabs(factor) < smallest_lowering(e[0]):
-        multiply(e, <real> lowering(e[0]), to, count)
+    if 0.0 < fabs(factor) < smallest_lowering(<real> 0):
+        multiply(e, <real> lowering(<real> 0), to, count)
         multiply(<const real*> to, <real> factor, to, count)
     else:
-        multiply(e, <real> (factor * lowering(e[0])), to, count)
+        multiply(e, <real> (factor * lowering(<real> 0)), to, count)
 
 
 cdef inline vec[real] soft_gradient(vec[real] e, vec[real] t, vec[real] pull, vec[real] others,
@@ -180,7 +180,7 @@ cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:
 cdef inline void transform(real* z, Py_ssize_t count, double logit_scale, double softcap) noexcept nogil:
     # z becomes u, in place: logit_scale z, or softcap tanh(logit_scale z / softcap).
     # `count` is rounded up to whole vectors: buffers are padded.
-    cdef int width = lanes(z[0])
+    cdef int width = lanes(<real> 0)
     cdef vec[real] factor, cap, infinity
     cdef Py_ssize_t i
     if softcap == 0.0:
@@ -206,7 +206,7 @@ cdef inline void chain_rule(const real* z, Py_ssize_t count, double logit_scale,
     # From derivatives by u to derivatives by z: u' = logit_scale (1 - tanh^2),
     # u'' = -2 logit_scale / softcap tanh u'. 1 - tanh(x)^2 = 4 e / (1 + e)^2 with e = exp(-2|x|).
     # A derivative that is 0 stays 0. grad or hess may be NULL.
-    cdef int width = lanes(z[0])
+    cdef int width = lanes(<real> 0)
     cdef vec[real] one = splat(<real> 1), four = splat(<real> 4)
     cdef vec[real] x, e, slope, first
     cdef vec[real] factor = splat(<real> logit_scale)

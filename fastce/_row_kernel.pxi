@@ -56,6 +56,16 @@ cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssiz
     return buffer
 
 
+cdef inline void clear_masked(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
+                              real* derivatives, Py_ssize_t stride) noexcept nogil:
+    # No loss depends on a masked logit.
+    cdef const char* mask = row_address(&batch.mask, row) + first * batch.mask.class_stride
+    cdef Py_ssize_t i
+    for i in range(count):
+        if not mask[i * batch.mask.class_stride]:
+            derivatives[i * stride] = 0
+
+
 cdef inline void uncapped_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
                                 real* z) noexcept nogil:
     # The logits before scale and cap; 0 where masked, for they may be NaN there.
@@ -72,7 +82,8 @@ cdef inline void uncapped_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t f
 
 cdef inline const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
                                      Py_ssize_t count, double uniform, real* buffer) noexcept nogil:
-    # Soft target mass t_c = w_c ((1 - label_smoothing) q_c + uniform), 0 for a masked class.
+    # Soft target mass t_c = w_c ((1 - label_smoothing) q_c + uniform). A masked class takes no label
+    # smoothing; probability on it makes the loss +inf, as a masked label does.
     cdef const real* shared = <const real*> batch.soft_weight
     cdef const real* q = NULL
     cdef const char* mask = NULL
@@ -87,14 +98,12 @@ cdef inline const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssiz
     if mask == NULL and batch.class_weight == NULL and uniform == 0.0:
         return q
     for i in range(count):
-        buffer[i] = (rest * read(q + i) if q else <real> 0) + floor_mass
+        buffer[i] = (rest * read(q + i) if q else <real> 0)
+        if mask == NULL or mask[i * batch.mask.class_stride]:
+            buffer[i] += floor_mass
     if batch.class_weight:
         for i in range(count):
             buffer[i] *= <real> batch.class_weight[first + i]
-    if mask:
-        for i in range(count):
-            if not mask[i * batch.mask.class_stride]:
-                buffer[i] = 0
     return buffer
 
 
@@ -255,6 +264,10 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             write(grad + label - first, <real> (block.at_target[i] * chain))
             if wants_hess:
                 hess[label - first] = <real> (block.hess_at_target[i] * chain * chain)
+        if batch.mask.data != NULL and soft:
+            clear_masked(batch, row, first, count, grad, 1)
+            if wants_hess:
+                clear_masked(batch, row, first, count, hess, 1)
         if batch.softcap != 0.0:
             uncapped_chunk(batch, row, first, count, <real*> work.u)
             chain_rule(<real*> work.u, count, batch.logit_scale, batch.softcap, grad,

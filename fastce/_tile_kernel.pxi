@@ -24,7 +24,7 @@ cdef inline void transpose_in(const char* source, Py_ssize_t row_stride, Py_ssiz
     # Rows of at least one quad into a tile, and their maxima, while they are in registers. The last
     # quad of classes overlaps the one before it; missing rows repeat the last one. Where there are
     # fewer classes than that, what lies behind them is not taken.
-    cdef int width = lanes(tile[0]), step = quad(tile[0]), k
+    cdef int width = lanes(<real> 0), step = quad(<real> 0), k
     cdef int inside = <int> min_size(step, classes)
     cdef vec[real] block[4]
     cdef vec[real] m
@@ -48,14 +48,14 @@ cdef inline void transpose_in(const char* source, Py_ssize_t row_stride, Py_ssiz
 cdef inline void transpose_out(const real* tile, Py_ssize_t rows, Py_ssize_t classes, char* to,
                                Py_ssize_t row_stride, const double* factors) noexcept nogil:
     # The other way, each row times its factor if there are factors.
-    cdef int width = lanes(tile[0]), step = quad(tile[0]), k
+    cdef int width = lanes(<real> 0), step = quad(<real> 0), k
     cdef vec[real] block[4]
     cdef vec[real] factor = splat(<real> 1)
     cdef Py_ssize_t group = 0, first
     while group < rows:
         first = 0
         if factors:
-            factor = load_narrowed(factors + group, tile[0])
+            factor = load_narrowed(factors + group, <real> 0)
         while True:
             for k in range(step):
                 block[k] = load(tile + (first + k) * BLOCK_ROWS + group) * factor
@@ -81,7 +81,7 @@ cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ss
     # Converts if need be. The lanes past `rows` hold what some row holds.
     cdef char* source = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i, j
-    cdef int width = lanes(tile[0])
+    cdef int width = lanes(<real> 0)
     if is_plane(matrix):
         for j in range(classes):
             widen(source + j * matrix.class_stride, matrix.storage, tile + j * BLOCK_ROWS, rows)
@@ -92,7 +92,7 @@ cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ss
             tile_maximum(<const real*> tile + i, BLOCK_ROWS, classes, maximum + i)
             i += width
         return
-    if matrix.storage <= FLOAT64 and classes >= quad(tile[0]):
+    if matrix.storage <= FLOAT64 and classes >= quad(<real> 0):
         transpose_in(source, matrix.row_stride, rows, classes, tile, maximum)
         return
     # Rows narrower than a quad, or of another type, are first laid side by side; a vector may then
@@ -112,16 +112,16 @@ cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_
     # `factors` are for rows alone: planes are multiplied in the tile.
     cdef char* to = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i, j, apart
-    cdef int width = lanes(tile[0])
+    cdef int width = lanes(<real> 0)
     if is_plane(matrix):
         for j in range(classes):
             narrow(tile + j * BLOCK_ROWS, to + j * matrix.class_stride, matrix.storage, rows)
         return
-    if matrix.storage <= FLOAT64 and classes >= quad(tile[0]):
+    if matrix.storage <= FLOAT64 and classes >= quad(<real> 0):
         transpose_out(tile, rows, classes, to, matrix.row_stride, factors)
         return
     # Rows narrower than a quad are stored a quad apart, then moved together.
-    apart = classes if classes > quad(tile[0]) else quad(tile[0])
+    apart = classes if classes > quad(<real> 0) else quad(<real> 0)
     transpose_out(tile, rows, apart, <char*> stage, apart * sizeof(real), factors)
     if classes < apart:
         for i in range(rows):
@@ -139,12 +139,12 @@ cdef inline void tile_exponentials(const real* u, Py_ssize_t u_stride, real* e, 
                                    double* others) noexcept nogil:
     # As `exponentials`, for one vector of rows; e may be u.
     cdef vec[real] one = splat(<real> 1), zero = splat(<real> 0)
-    cdef vec[real] m = load_narrowed(maximum, u[0]), x, y, tail, ties = zero
+    cdef vec[real] m = load_narrowed(maximum, <real> 0), x, y, tail, ties = zero
     cdef mask[real] is_maximum
     cdef wide_sum[real] total
     cdef double sums[16]
     cdef double tied[16]
-    cdef double lower = lowering(u[0])
+    cdef double lower = lowering(<real> 0)
     cdef Py_ssize_t j = 0, stop
     cdef int k
     m = select(equal(m, splat(<real> -INFINITY)), zero, m)
@@ -163,7 +163,7 @@ cdef inline void tile_exponentials(const real* u, Py_ssize_t u_stride, real* e, 
         total.add(tail)
     total.store_lanes(&sums[0])
     store_widened(&tied[0], ties)
-    for k in range(lanes(u[0])):
+    for k in range(lanes(<real> 0)):
         others[k] = (tied[k] - 1.0) + sums[k] * lower
 
 
@@ -172,7 +172,7 @@ cdef void tile_targets(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
     # Soft target mass of every row of the tile: see target_chunk.
     cdef const char* mask
     cdef double share
-    cdef real rest = <real> (1.0 - batch.label_smoothing), weight
+    cdef real rest = <real> (1.0 - batch.label_smoothing), weight, given
     cdef Py_ssize_t i, j
     cdef bint masked = batch.mask.data != NULL
     cdef double unused[BLOCK_ROWS]
@@ -189,18 +189,16 @@ cdef void tile_targets(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
             mask = row_address(&batch.mask, row + i)
         for j in range(batch.classes):
             weight = <real> batch.class_weight[j] if batch.class_weight else 1
-            if masked and not mask[j * batch.mask.class_stride]:
-                weight = 0
-            if weight == 0:
-                t[j * BLOCK_ROWS + i] = 0
-            else:
-                t[j * BLOCK_ROWS + i] = weight * (rest * t[j * BLOCK_ROWS + i] + <real> share)
+            given = rest * t[j * BLOCK_ROWS + i]
+            if not masked or mask[j * batch.mask.class_stride]:
+                given += <real> share
+            t[j * BLOCK_ROWS + i] = weight * given
 
 
 cdef inline void tile_soft_sums(const Batch* batch, const real* u, Py_ssize_t u_stride, const real* t,
                                 bint shared, Py_ssize_t group, RowBlock* block) noexcept nogil:
     cdef vec[real] zero = splat(<real> 0), t_j, masses, distances
-    cdef vec[real] m = load_narrowed(&block.maximum[group], u[0])
+    cdef vec[real] m = load_narrowed(&block.maximum[group], <real> 0)
     cdef wide_sum[real] all_masses, all_distances
     cdef Py_ssize_t j = 0, stop
     m = select(less(abs(m), splat(<real> INFINITY)), m, zero)
@@ -250,15 +248,15 @@ cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssi
     # One vector of rows: exponentials, `lowers` times what they are worth, become gradients in place,
     # or stay where there are no `factors`.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
-    cdef vec[real] others = load_narrowed(&block.others[group], e[0])
-    cdef vec[real] pull = load_narrowed(&block.pull[group], e[0])
+    cdef vec[real] others = load_narrowed(&block.others[group], <real> 0)
+    cdef vec[real] pull = load_narrowed(&block.pull[group], <real> 0)
     cdef vec[real] by_chain = splat(<real> chain), lower = splat(lowers)
-    cdef vec[real] scale = load_narrowed(&block.scale[group], e[0]) * by_chain
+    cdef vec[real] scale = load_narrowed(&block.scale[group], <real> 0) * by_chain
     cdef vec[real] product, square, plain, e_j
     cdef Py_ssize_t j
     if hess:
-        product = load_narrowed(&block.hess_product[group], e[0]) * by_chain * by_chain
-        square = load_narrowed(&block.hess_square[group], e[0]) * by_chain * by_chain
+        product = load_narrowed(&block.hess_product[group], <real> 0) * by_chain * by_chain
+        square = load_narrowed(&block.hess_square[group], <real> 0) * by_chain * by_chain
         for j in range(batch.classes):
             store(hess + j * BLOCK_ROWS, hessian(load(e + j * stride) * lower, others, product, square))
     if t:
@@ -267,7 +265,7 @@ cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssi
             store(e + j * stride, soft_gradient(
                 e_j, splat(t[j]) if shared else load(t + j * BLOCK_ROWS), pull, others, scale))
     elif factors:
-        plain = load_narrowed(factors + group, e[0])
+        plain = load_narrowed(factors + group, <real> 0)
         for j in range(batch.classes):
             store(e + j * stride, load(e + j * stride) * plain)
 
@@ -276,8 +274,8 @@ cdef inline void tile_log_softmax(const RowBlock* block, Py_ssize_t group, const
                                   Py_ssize_t u_stride, real* to, Py_ssize_t stride,
                                   Py_ssize_t classes) noexcept nogil:
     # One vector of rows of (u - m) - log1p(others); `to` may be u.
-    cdef vec[real] m = load_narrowed(&block.maximum[group], u[0])
-    cdef vec[real] log_total = load_narrowed(&block.pull[group], u[0])
+    cdef vec[real] m = load_narrowed(&block.maximum[group], <real> 0)
+    cdef vec[real] log_total = load_narrowed(&block.pull[group], <real> 0)
     cdef Py_ssize_t j
     for j in range(classes):
         store(to + j * stride, (load(u + j * u_stride) - m) - log_total)
@@ -287,12 +285,12 @@ cdef inline void clear_unused(const RowBlock* block, Py_ssize_t group, real* til
                               Py_ssize_t classes) noexcept nogil:
     # Zero logits for rows that are not used: their own may be NaN.
     cdef double used[BLOCK_ROWS]
-    cdef int k, width = lanes(tile[0])
+    cdef int k, width = lanes(<real> 0)
     cdef Py_ssize_t j
     cdef mask[real] active
     for k in range(width):
         used[k] = block.active[group + k]
-    active = less(splat(<real> 0), load_narrowed(&used[0], tile[0]))
+    active = less(splat(<real> 0), load_narrowed(&used[0], <real> 0))
     for j in range(classes):
         store(tile + j * stride, keep(active, load(tile + j * stride)))
 
@@ -309,7 +307,7 @@ cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBl
         group = 0
         while group < rows:
             clear_unused(block, group, u + group, BLOCK_ROWS, batch.classes)
-            group += lanes(u[0])
+            group += lanes(<real> 0)
     if batch.softcap != 0.0:
         memcpy(work.z, u, batch.classes * BLOCK_ROWS * sizeof(real))
         z = <real*> work.z
@@ -327,7 +325,7 @@ cdef void tile_logits(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBl
         group = 0
         while group < rows:
             tile_maximum(<const real*> u + group, BLOCK_ROWS, batch.classes, &block.maximum[group])
-            group += lanes(u[0])
+            group += lanes(<real> 0)
 
 
 cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -344,18 +342,18 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     cdef real* hess_group = hess
     cdef const real* t_group = t
     cdef Py_ssize_t group, i, label
-    cdef int width = lanes(e[0])
+    cdef int width = lanes(<real> 0)
     # The plain gradient of rows is multiplied on its way out, and its targets replaced in memory.
     cdef bint on_the_way = (scratch and t == NULL and batch.softcap == 0.0 and block.all_active
                             and batch.grad.storage <= FLOAT64 and not is_plane(&batch.grad))
-    cdef real lowers = <real> lowering(e[0])
+    cdef real lowers = <real> lowering(<real> 0)
     if not on_the_way:
         in_tile = &factors[0]
-    if plain_factors(block, rows, chain, &factors[0], e[0]):
+    if plain_factors(block, rows, chain, &factors[0], <real> 0):
         lowers = 1
         group = 0
         while group < rows:
-            tile_multiply(e + group, stride, batch.classes, splat(<real> lowering(e[0])))
+            tile_multiply(e + group, stride, batch.classes, splat(<real> lowering(<real> 0)))
             group += width
     group = 0
     while group < rows:
@@ -380,6 +378,11 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
                 write(e + label * stride + i, <real> (block.at_target[i] * chain))
             if wants_hess:
                 hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)
+    if batch.mask.data != NULL and t != NULL:
+        for i in range(rows):
+            clear_masked(batch, row + i, 0, batch.classes, e + i, stride)
+            if wants_hess:
+                clear_masked(batch, row + i, 0, batch.classes, hess + i, BLOCK_ROWS)
     if batch.softcap != 0.0:
         chain_rule(<real*> work.z, batch.classes * BLOCK_ROWS, batch.logit_scale, batch.softcap, e, hess)
     if not block.all_active:  # 0 * factor is -0.0 where the factor is negative

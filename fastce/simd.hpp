@@ -782,6 +782,7 @@ public:
 #if defined(__SSE2__) && defined(__GNUC__)
     DefaultEnvironment() : saved(_mm_getcsr()) { _mm_setcsr(0x1f80); }
     ~DefaultEnvironment() { _mm_setcsr(saved); }
+    void enter() {}  // Cython leaves out an object that nothing uses
 
 private:
     unsigned saved;
@@ -791,6 +792,7 @@ private:
         std::fesetenv(FE_DFL_ENV);
     }
     ~DefaultEnvironment() { std::fesetenv(&saved); }
+    void enter() {}
 
 private:
     std::fenv_t saved;

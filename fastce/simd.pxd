@@ -26,6 +26,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
 
     cdef cppclass DefaultEnvironment:
         DefaultEnvironment()
+        void enter()
 
     cdef cppclass half:
         pass
