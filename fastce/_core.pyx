@@ -59,6 +59,7 @@ cdef extern from *:
     bint has_avx2()
     bint has_avx512()
 
+
 def supported():
     """Name the variants that the processor and the operating system can run."""
     return ("baseline", "scalar") + (("avx2", "wide") if has_avx2() else ()) + (
@@ -411,7 +412,6 @@ cdef class SigmoidKernel:
         self.sigmoid_focal.whole_gamma = <int> gamma if gamma in (0.0, 1.0, 2.0) else -1
         self.sigmoid_focal.alpha_positive = 1.0 if alpha is None else alpha
         self.sigmoid_focal.alpha_negative = 1.0 if alpha is None else 1.0 - alpha
-
 
     def quick(self, bint wants_grad, logits, target, out):
         """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""

@@ -132,7 +132,8 @@ cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t first, RowB
 
 cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
     # Whether e_j may wait in the gradient's own row.
-    return (batch.grad.data != NULL and batch.kind != LOG_SOFTMAX and batch.grad.storage <= FLOAT64 and batch.softcap == 0.0
+    return (batch.grad.data != NULL and batch.kind != LOG_SOFTMAX
+            and batch.grad.storage <= FLOAT64 and batch.softcap == 0.0
             and batch.classes <= KEPT_CHUNKS * CHUNK)
 
 

@@ -356,8 +356,11 @@ public:
         error = error + ((sum - (next - rounded)) + (x - rounded));
         sum = next;
     }
-    FASTCE_INLINE void store_lanes(double *to) const { store(to, sum + error); }
-    FASTCE_INLINE double total() const { return reduce_add(sum + error); }
+    FASTCE_INLINE vec<double> corrected() const {  // an infinite sum has NaN for its error
+        return select(equal(sum - sum, vec<double>(0.0)), sum + error, sum);
+    }
+    FASTCE_INLINE void store_lanes(double *to) const { store(to, corrected()); }
+    FASTCE_INLINE double total() const { return reduce_add(corrected()); }
 };
 
 // Watches whether all numbers seen lie in [0, 1], at one operation a vector: as unsigned integers such
@@ -518,7 +521,8 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
 
 // 2 atanh(s) = 2 s + s^3 * atanh_polynomial(s^2) for |s| <= 0.1717 = (sqrt2 - 1) / (sqrt2 + 1).
 FASTCE_INLINE vec<float> atanh_polynomial(vec<float> z) {
-    return fma(pair(0x1.997c12p-2f, 0x1.2eeb80p-2f, z), z, vec<float>(0x1.55555cp-1f));
+    const vec<float> p01 = pair(0x1.55555cp-1f, 0x1.997c12p-2f, z);
+    return fma(vec<float>(0x1.2eeb80p-2f), z * z, p01);
 }
 FASTCE_INLINE vec<double> atanh_polynomial(vec<double> z) {
     const vec<double> z2 = z * z;

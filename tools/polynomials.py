@@ -108,12 +108,11 @@ class Polynomial:
         return float(max(errors) / mpf(float(np.finfo(self.dtype).eps)))
 
     def in_header(self, header: str) -> list[float]:
-        """Literals of the function's body, in the order in which they stand there."""
+        """Literals of the function's body, which stand there from the lowest power up, reversed."""
         start = header.index(self.signature)
         body = header[start : header.index("\n}", start)]
-        return [
-            float.fromhex(text) for text in re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", body)
-        ]
+        literals = re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", body)
+        return [float.fromhex(text) for text in reversed(literals)]
 
 
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
