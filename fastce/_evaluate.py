@@ -277,6 +277,7 @@ class Batch:
                 total = block(0, last - first, total)
                 for name, array in derivatives.items():
                     _layout.scatter(written[name], array, self.axes, first, last)
+                del logits, inputs, written, block  # before the next ones are made, not after
             return total
 
         return work
