@@ -332,7 +332,7 @@ def test_peak_memory_is_the_outputs_and_little_more(layout, dtype, rng):
         z = room[1:].view(z.dtype).reshape(z.shape)
     y = rng.integers(z.shape[axis], size=np.delete(z.shape, axis))
     loss = fastce.SoftmaxCrossEntropy(axis=axis, label_smoothing=0.1, reduction="none")
-    loss.value_and_grad(z[:1], y[:1])
+    loss.value_and_grad(z, y)  # the first large call imports and starts the thread pool
     per_row = 8 * y.size
     assert peak(lambda: loss(z, y)) < per_row + MIB
     assert peak(lambda: loss.value_and_grad(z, y)) < z.nbytes + per_row + MIB
@@ -353,7 +353,7 @@ def test_peak_memory_of_the_sigmoid_family(name, soft, rng):
     }
     options = {"pos_weight": rng.random(1024)} if name == "BCEWithLogits" else {"gamma": 1.5}
     loss = getattr(fastce, name)(**options)
-    loss.value_and_grad(z[:1], y[:1])
+    loss.value_and_grad(z, y)  # the first large call imports and starts the thread pool
     assert peak(lambda: loss(z, y, **call)) < MIB
     assert peak(lambda: loss.value_and_grad(z, y, **call)) < z.nbytes + MIB
     assert peak(lambda: loss.value_grad_hess(z, y, **call)) < 2 * z.nbytes + MIB
@@ -364,6 +364,7 @@ def test_peak_memory_of_the_sigmoid_family(name, soft, rng):
 def test_peak_memory_of_the_functions(dtype, rng):
     z = on_grid(rng, (1024, 2048)).astype(dtype)
     y = rng.integers(2048, size=1024)
+    fastce.softmax(z)  # the first large call imports and starts the thread pool
     for name in ("softmax", "log_softmax"):
         assert peak(lambda name=name: getattr(fastce, name)(z)) < z.nbytes + MIB
         assert peak(lambda name=name: getattr(fastce, name)(z, out=z)) < MIB
