@@ -58,7 +58,12 @@ def check_train_digits(printed, directory):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-CHECKS = {"train_digits.py": check_train_digits}
+def check_evaluate_logits(printed, tmp_path):
+    greedy = float(re.search(r"greedy match ([\d.]+)%", printed)[1])
+    assert 65 < greedy < 76  # three tokens of four are favoured, and the best of 16,000 others is near
+
+
+CHECKS = {"evaluate_logits.py": check_evaluate_logits, "train_digits.py": check_train_digits}
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
