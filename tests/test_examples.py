@@ -60,7 +60,7 @@ def check_train_digits(printed, directory):
 
 def check_evaluate_logits(printed, tmp_path):
     greedy = float(re.search(r"greedy match ([\d.]+)%", printed)[1])
-    assert 65 < greedy < 76  # three tokens of four are favoured, and the best of 16,000 others is near
+    assert 65 < greedy < 76  # three tokens of four are favoured; now and then another is best
 
 
 CHECKS = {"evaluate_logits.py": check_evaluate_logits, "train_digits.py": check_train_digits}

@@ -20,6 +20,7 @@ chapters 4 and 8.
 """
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -102,7 +103,7 @@ class Polynomial:
         """Largest relative error of the function over the interval, in ULP at 1."""
         coefficients = [mpf(c) for c in self.coefficients()]
         errors = (
-            abs(self.error(x, mpmath.polyval(coefficients, x)))
+            abs(self.error(x, functools.reduce(lambda p, c, x=x: p * x + c, coefficients)))
             for x in mpmath.linspace(*self.interval, POINTS)
         )
         return float(max(errors) / mpf(float(np.finfo(self.dtype).eps)))
