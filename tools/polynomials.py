@@ -23,6 +23,7 @@ import argparse
 import functools
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,9 @@ class Polynomial:
 
     def coefficients(self) -> list[float]:
         """Coefficients of P from the highest power down, as the header has them, rounded."""
-        exact = mpmath.chebyfit(self.rest, self.interval, self.count)
+        with warnings.catch_warnings():  # mpmath 1.4 would rather return the lowest power first
+            warnings.simplefilter("ignore", DeprecationWarning)
+            exact = mpmath.chebyfit(self.rest, self.interval, self.count)
         return [float(self.dtype(float(c))) for c in exact]
 
     def worst_error(self) -> float:
