@@ -13,6 +13,7 @@ import doctest
 import importlib.util
 import io
 import re
+import tempfile
 from pathlib import Path
 
 FENCE = re.compile(
@@ -82,12 +83,14 @@ def run_pages(app, env, docnames):
     from sphinx.util.logging import getLogger  # the tests use this module without Sphinx
 
     for name in sorted(docnames):
-        page = Path(env.doc2path(name))
+        page = Path(env.doc2path(name)).resolve()
         missing = [p for p in required(page.read_text("utf-8")) if not importlib.util.find_spec(p)]
         if missing:
             getLogger(__name__).info("not run, for want of %s: %s", ", ".join(missing), name)
         else:
-            run_page(page)
+            # Away from the checkout: pages may write files.
+            with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+                run_page(page)
 
 
 def setup(app):
