@@ -139,7 +139,7 @@ cdef Scalars scalars_of(array) except *:
 
 
 # The short way for what most calls are: native contiguous float32 or float64 arrays and no more
-# arguments. It decides in 0.3 microseconds, writes nothing before it has decided, and says nothing: if
+# arguments. It writes nothing before it has decided, and says nothing: if
 # anything is unusual, or wrong, it returns None, and the long way does the call or raises.
 
 cdef enum:

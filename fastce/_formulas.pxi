@@ -6,7 +6,7 @@
 #     grad_j = scale * ((pull - t_j) e_j - t_j others_j),        t_j: soft target mass, 0 where none
 #     hess_j = hess_product * e_j others_j + hess_square * e_j^2
 # and replaces both at a hard label y by at_target and hess_at_target.
-# Rows are few against their elements: double costs little (3 ns a row) and spares the error analysis.
+# Rows are few against their elements: double costs little and spares the error analysis.
 
 
 cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss,
