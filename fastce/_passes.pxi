@@ -30,7 +30,7 @@ cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima) noexc
 
 
 cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, const real* maxima,
-                                real* e) noexcept nogil:
+                                real* e, const Ahead* ahead) noexcept nogil:
     # e_j = 2^raised exp(u_j - maximum), stored unless e is NULL. Returns the sum of the exp less one
     # for a maximum. Elements equal to the maximum are counted, not added, so that a small tail
     # beside them keeps its digits; a stride that has none of them, as `maxima` tells, is only added.
@@ -42,6 +42,7 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
     cdef Py_ssize_t i = 0, stop
     while i < count:
         stop = i + STRIDE_VECTORS * width
+        fetch_elements(ahead, i, stop)
         tail = zero
         if stop <= count and not any(equal(load(maxima), m)):
             while i < stop:

@@ -137,8 +137,28 @@ cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
             and batch.classes <= KEPT_CHUNKS * CHUNK)
 
 
-cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py_ssize_t i,
-                         RowWork* work, real* e_row) noexcept nogil:
+cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t stop,
+                            bint in_grad, Ahead* ahead) noexcept nogil:
+    # What will be needed when another CHUNK of elements has been done, of rows before `stop`.
+    memset(ahead, 0, sizeof(ahead[0]))
+    first += CHUNK
+    if first >= batch.classes:
+        row += CHUNK // batch.classes + 1
+        first = 0
+    if row >= stop:
+        return
+    ahead.logits_size = batch.logits.class_stride
+    ahead.logits = row_address(&batch.logits, row) + first * ahead.logits_size
+    if batch.probabilities.data != NULL:
+        ahead.target_size = batch.probabilities.class_stride
+        ahead.target = row_address(&batch.probabilities, row) + first * ahead.target_size
+    if in_grad:
+        ahead.grad_size = batch.grad.class_stride
+        ahead.grad = row_address(&batch.grad, row) + first * ahead.grad_size
+
+
+cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row, RowBlock* block,
+                         Py_ssize_t i, RowWork* work, real* e_row, bint in_grad) noexcept nogil:
     cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i], best = 0, k
     cdef const real* u
     cdef const real* t
@@ -148,6 +168,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py
     cdef double uniform = 0.0, mass = 0.0, distance = 0.0, soft_reference = 0.0
     cdef double chunk_mass, chunk_distance
     cdef bint soft = is_soft(batch)
+    cdef Ahead ahead
     if soft:
         uniform = smoothing_share(batch, row)
     while first < batch.classes:
@@ -174,8 +195,9 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, RowBlock* block, Py
                 chunk_distance += chunk_mass * (soft_reference - reference)
             mass += chunk_mass
             distance += chunk_distance
+        look_ahead(batch, row, first, last_row, in_grad, &ahead)
         chunk_others = exponentials(u, count, reference, <real*> work.maxima,
-                                    e_row + first if e_row else NULL)
+                                    e_row + first if e_row else NULL, &ahead)
         if chunk_maximum > m:
             if others != -1.0:
                 chunk_others += (1.0 + others) * scalar_exp(m - chunk_maximum)
@@ -227,6 +249,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
     cdef double plain
+    cdef Ahead nothing
+    memset(&nothing, 0, sizeof(nothing))
     if not block.active[i]:
         memset(grad_row, 0, batch.classes * grad_size)
         if wants_hess:
@@ -243,7 +267,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
             maximum_of(u, count, <real*> work.maxima)
-            exponentials(u, count, <real> block.maximum[i], <real*> work.maxima, <real*> work.e)
+            exponentials(u, count, <real> block.maximum[i], <real*> work.maxima, <real*> work.e,
+                         &nothing)
             e = <const real*> work.e
             rescale = 1.0
         if soft:
@@ -345,7 +370,7 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
                     e_row = <real*> row_address(&batch.grad, row + i)
                 elif scratch:
                     e_row = <real*> work.row
-                row_statistics(batch, row + i, &block, i, &work, e_row)
+                row_statistics(batch, row + i, stop, &block, i, &work, e_row, in_grad)
             else:
                 block.maximum[i] = block.others[i] = 0.0
                 block.soft_mass[i] = block.soft_distance[i] = 0.0

@@ -60,24 +60,24 @@ cdef inline vec[real] logistic(vec[real] z, vec[real]* larger, vec[real]* smalle
     # larger = sigma(|z|), smaller = sigma(-|z|); returns log1p(exp(-|z|)), so that softplus(z) is
     # max(z, 0) plus it, and softplus(-z) is max(-z, 0) plus it.
     cdef vec[real] one = splat(<real> 1), e = exp(negative_abs(z))
-    larger[0] = one / (one + e)
-    smaller[0] = e * larger[0]
+    smaller[0] = e / (one + e)
+    larger[0] = one - smaller[0]
     return log1p(e)
 
 
-cdef inline vec[real] bce(vec[real] z, vec[real] y, vec[real] opposite, vec[real] pos_weight,
+cdef inline vec[real] bce(vec[real] z, vec[real] positive, vec[real] negative, vec[real] total,
                           vec[real]* grad, vec[real]* hess) noexcept nogil:
-    # pos_weight y softplus(-z) + opposite softplus(z), opposite = 1 - y. The side that z is on the
-    # wrong side of has |z| more of loss, and the gradient's sign is that of z.
+    # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y and
+    # total their sum. The side that z is on the wrong side of has |z| more of loss. The gradient is
+    # total sigma(z) - positive; with sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below
+    # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
     # keep: a side of weight 0 has no loss at +-inf.
     cdef vec[real] larger, smaller
     cdef vec[real] log_term = logistic(z, &larger, &smaller)
-    cdef vec[real] positive = pos_weight * y
-    cdef vec[real] wrong = select_negative(z, positive, opposite)
-    cdef vec[real] right = select_negative(z, opposite, positive)
-    grad[0] = flip_sign(wrong * larger - right * smaller, z)
-    hess[0] = (wrong + right) * (larger * smaller)
-    return keep(less(splat(<real> 0), wrong), wrong * abs(z)) + (wrong + right) * log_term
+    cdef vec[real] wrong = select_negative(z, positive, negative)
+    grad[0] = flip_sign(wrong - total * smaller, z)
+    hess[0] = total * (larger * smaller)
+    return keep(less(splat(<real> 0), wrong), wrong * abs(z)) + total * log_term
 
 
 cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
@@ -117,26 +117,24 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, vec[real] opposite
     cdef vec[real] r = select_negative(x, smaller, larger)
     cdef vec[real] p = select_negative(x, larger, smaller)
     cdef vec[real] b = max(x, zero) + log_term
-    cdef vec[real] alpha = (y * splat(<real> loss.alpha_positive)
-                            + opposite * splat(<real> loss.alpha_negative))
+    cdef vec[real] alpha = select_negative(sign, splat(<real> loss.alpha_positive),
+                                           splat(<real> loss.alpha_negative))
     cdef vec[real] weight = alpha * power_of_sigmoid(r, max(-x, zero), log_term, loss)
     cdef vec[real] p_b = select(equal(p, zero), p, p * b)  # not 0 * inf
     cdef vec[real] value = select(equal(weight, zero), weight, weight * b)
-    cdef mask[real] soft = less(zero, y * opposite)
+    cdef mask[real] soft = less(zero, y) & less(y, one)
     grad[0] = flip_sign(weight * (r + g * p_b), sign)
     hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
     if any(soft):
-        value = select(soft, soft_focal(z, y, opposite, larger, smaller, log_term, alpha, loss, &r, &p),
-                       value)
+        value = select(soft, soft_focal(z, y, opposite, larger, smaller, log_term, loss, &r, &p), value)
         grad[0] = select(soft, r, grad[0])
         hess[0] = select(soft, p, hess[0])
     return value
 
 
 cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
-                                 vec[real] smaller, vec[real] log_term, vec[real] alpha,
-                                 const SigmoidFocal* loss, vec[real]* grad,
-                                 vec[real]* hess) noexcept nogil:
+                                 vec[real] smaller, vec[real] log_term, const SigmoidFocal* loss,
+                                 vec[real]* grad, vec[real]* hess) noexcept nogil:
     # f = a r^gamma b with r = 1 - p_t = p (1 - y) + q y for p = sigma(z), q = sigma(-z), b = BCE of y:
     #     f'  = a r^gamma (gamma rho b + b'),         rho = r' / r,  r' = p q (1 - 2 y)
     #     f'' = a r^gamma (gamma rho b ((gamma - 1) rho + q - p) + 2 gamma rho b' + p q)
@@ -147,6 +145,8 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] rho = p * q * (opposite - y) / r
     cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
     cdef vec[real] slope = opposite * p - y * q
+    cdef vec[real] alpha = (y * splat(<real> loss.alpha_positive)
+                            + opposite * splat(<real> loss.alpha_negative))
     cdef vec[real] weight = alpha * exp(g * log(r))
     cdef vec[real] rho_b = select(equal(rho, zero), zero, rho * b)
     grad[0] = weight * (g * rho_b + slope)
@@ -250,7 +250,7 @@ cdef inline void loss_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_los
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] kept = splat(<real> (1.0 - chunk.label_smoothing))
     cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
-    cdef vec[real] factor = splat(<real> chunk.scale), pos_weight = one
+    cdef vec[real] factor = splat(<real> chunk.scale), total = one
     cdef vec[real] value, grad, hess, y_i, opposite, weight, partial
     cdef unit_watch[real] targets
     cdef Py_ssize_t i = 0, stop
@@ -264,9 +264,11 @@ cdef inline void loss_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_los
             if options is General:
                 y_i = y_i * kept + half_smoothing
                 opposite = opposite * kept + half_smoothing
-                pos_weight = load(<const real*> chunk.pos_weight + i)
             if sigmoid_loss is Bce:
-                value = bce(load(z + i), y_i, opposite, pos_weight, &grad, &hess)
+                if options is General:
+                    y_i = y_i * load(<const real*> chunk.pos_weight + i)
+                    total = y_i + opposite
+                value = bce(load(z + i), y_i, opposite, total, &grad, &hess)
             else:
                 value = sigmoid_focal(load(z + i), y_i, opposite, loss, &grad, &hess)
             if options is General:

@@ -506,17 +506,17 @@ template <class T> FASTCE_INLINE double smallest_lowering(T) {
     return double(std::numeric_limits<T>::min()) / constants<T>::lowering();
 }
 
-// log(1 + x) in float for x in [0, 1]: all that softplus and its tail need. Worst error 1.9 ULP (1.5
-// with FMA), over every float in the range.
+// log(1 + x) in float for x in [0, 1]: all that softplus and its tail need. Worst error @@ ULP, over
+// every float in the range. log(1 + x) = 2 atanh(s), s = x / (2 + x), written x - s (x - tail) so that
+// x itself enters unrounded. The division runs beside the multiplications, which the loops wait for:
+// a polynomial in x alone needs 11 of them, this 6 (BCE: 0.52 and 0.@@ ns an element with AVX2).
 template <class T> vec<T> log1p(vec<T> x);
 template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
-    const vec<float> x2 = x * x, x4 = x2 * x2;
-    const vec<float> p01 = pair(-0x1.fffffep-2f, 0x1.55540cp-2f, x);
-    const vec<float> p23 = pair(-0x1.ffb95cp-3f, 0x1.969cb2p-3f, x);
-    const vec<float> p45 = pair(-0x1.448ee2p-3f, 0x1.d992bcp-4f, x);
-    const vec<float> p67 = pair(-0x1.11708cp-4f, 0x1.9d455ap-6f, x);
-    const vec<float> p03 = fma(p23, x2, p01), p47 = fma(p67, x2, p45);
-    return fma(x2, fma(fma(vec<float>(-0x1.24b298p-8f), x4, p47), x4, p03), x);
+    const vec<float> s = x / (x + 2.0f), z = s * s;
+    vec<float> p = pair(0x1.2120c4p-2f, 0x1.13115cp-2f, z);
+    p = fma(p, z, vec<float>(0x1.99ad8cp-2f));
+    p = fma(p, z, vec<float>(0x1.55554cp-1f));
+    return fma(-s, x - z * p, x);
 }
 
 // 2 atanh(s) = 2 s + s^3 * atanh_polynomial(s^2) for |s| <= 0.1717 = (sqrt2 - 1) / (sqrt2 + 1).
@@ -760,17 +760,18 @@ template <class T> FASTCE_INLINE void store_columns(char *to, std::ptrdiff_t row
             store_pieces<false>(to, row_stride, last, k, columns[k]);
 }
 
-// Fetches a cache line ahead of its use, to read or to write it.
-FASTCE_INLINE void prefetch(const void *at) {
+// Starts to fetch a cache line that will be read, into the second-level cache, or written, into the first.
+enum { cache_line = 64 };
+FASTCE_INLINE void fetch(const void *at) {
 #if defined(__GNUC__)
-    __builtin_prefetch(at, 0);
+    __builtin_prefetch(at, 0, 2);
 #else
     (void)at;
 #endif
 }
-FASTCE_INLINE void prefetch_to_write(const void *at) {
+FASTCE_INLINE void fetch_to_write(const void *at) {
 #if defined(__GNUC__)
-    __builtin_prefetch(at, 1);
+    __builtin_prefetch(at, 1, 3);
 #else
     (void)at;
 #endif

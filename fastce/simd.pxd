@@ -63,8 +63,9 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     int quad[T](T)
     void load_columns[T](const char*, Py_ssize_t, Py_ssize_t, vec[T]*)
     void store_columns[T](char*, Py_ssize_t, Py_ssize_t, vec[T]*)
-    void prefetch(const void*)
-    void prefetch_to_write(const void*)
+    enum: cache_line
+    void fetch(const void*)
+    void fetch_to_write(const void*)
 
     vec[T] exp[T](vec[T])
     vec[T] raised_exp[T](vec[T])
