@@ -154,6 +154,14 @@ cdef inline void fetch_elements(const Ahead* ahead, Py_ssize_t first, Py_ssize_t
     fetch_range(ahead.grad, ahead.grad_size, first, stop, True)
 
 
+cdef inline void fetch_class(const Ahead* ahead, Py_ssize_t j) noexcept nogil:
+    # One line of each, in tiles.
+    if ahead.logits != NULL:
+        fetch(ahead.logits + j * ahead.logits_size)
+    if ahead.grad != NULL:
+        fetch_to_write(ahead.grad + j * ahead.grad_size)
+
+
 cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,
                            long long* label) noexcept nogil:
     # Loads a label once, and judges the value that was loaded: another thread may change the array
@@ -231,20 +239,20 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
 cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
                              RowBlock* block) noexcept nogil:
     # The usual labels without a branch for each: contiguous int64, all of them classes and none
-    # ignored. False for any others.
+    # ignored. False for any others. The sign of each number below says whether something is wrong, so
+    # that the loop runs over vectors.
     cdef const long long* labels = <const long long*> batch.labels.data + first
-    cdef bint bad = False
-    cdef long long label
+    cdef long long wrong = 0, ignored = batch.labels.ignore_index
     cdef Py_ssize_t i
     if batch.labels.itemsize != 8 or batch.labels.stride != 8:
         return False
+    memcpy(&block.label[0], labels, rows * sizeof(long long))
     for i in range(rows):
-        label = read(labels + i)
-        block.label[i] = label
-        bad |= label < 0
-        bad |= label >= batch.classes
-        bad |= label == batch.labels.ignore_index
-    return not bad
+        wrong |= block.label[i] | (batch.classes - 1 - block.label[i])
+    if batch.labels.ignores and 0 <= ignored < batch.classes:  # any other is not a class, and found above
+        for i in range(rows):
+            wrong |= (block.label[i] ^ ignored) - 1
+    return wrong >= 0
 
 
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
@@ -284,24 +292,22 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
 
 cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                    real precision, double* total) noexcept nogil:
-    # Writes the losses of a block, or adds them up: in four sums, for one would wait for each addition.
+    # Writes the losses of a block, or adds them up in vectors.
     cdef Py_ssize_t i
-    cdef double a = 0.0, b = 0.0, c = 0.0, d = 0.0
+    cdef double last = 0.0
+    cdef vec[double] sum = splat(0.0)
     if batch.loss:
         for i in range(rows):
             write(<real*> batch.loss + first + i, <real> (block.value[i] * block.weight[i]))
     else:
         i = 0
-        while i + 4 <= rows:
-            a += block.value[i] * block.weight[i]
-            b += block.value[i + 1] * block.weight[i + 1]
-            c += block.value[i + 2] * block.weight[i + 2]
-            d += block.value[i + 3] * block.weight[i + 3]
-            i += 4
+        while i + lanes(<double> 0) <= rows:
+            sum = fma(load(&block.value[i]), load(&block.weight[i]), sum)
+            i += lanes(<double> 0)
         while i < rows:
-            a += block.value[i] * block.weight[i]
+            last += block.value[i] * block.weight[i]
             i += 1
-        total[0] += (a + b) + (c + d)
+        total[0] += reduce_add(sum) + last
     if batch.log_sum_exp:
         for i in range(rows):
             write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])
@@ -337,29 +343,35 @@ cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t cou
                 memcpy(to + i, buffer, (count - i) * sizeof(float))
 
 
-cdef inline void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
-    # The other way, rounding to nearest.
+cdef inline void narrow_times(const real* source, real factor, char* to, int storage,
+                              Py_ssize_t count) noexcept nogil:
+    # The other way, times a factor, rounding to nearest: 16-bit numbers only.
+    cdef vec[real] a = splat(factor)
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]
     cdef bfloat16 pending_bfloat16[16]
-    if storage == FLOAT32 or storage == FLOAT64:
-        memcpy(to, source, count * sizeof(real))
-        return
     if real is float:
         if storage == FLOAT16:
             while i + lanes(<real> 0) <= count:
-                store_half(<half*> to + i, load(source + i))
+                store_half(<half*> to + i, load(source + i) * a)
                 i += lanes(<real> 0)
             if i < count:
                 memcpy(buffer, source + i, (count - i) * sizeof(float))
-                store_half(pending_half, load(<const float*> buffer))
+                store_half(pending_half, load(<const float*> buffer) * a)
                 memcpy(<half*> to + i, pending_half, (count - i) * sizeof(half))
         else:
             while i + lanes(<real> 0) <= count:
-                store_bfloat16(<bfloat16*> to + i, load(source + i))
+                store_bfloat16(<bfloat16*> to + i, load(source + i) * a)
                 i += lanes(<real> 0)
             if i < count:
                 memcpy(buffer, source + i, (count - i) * sizeof(float))
-                store_bfloat16(pending_bfloat16, load(<const float*> buffer))
+                store_bfloat16(pending_bfloat16, load(<const float*> buffer) * a)
                 memcpy(<bfloat16*> to + i, pending_bfloat16, (count - i) * sizeof(bfloat16))
+
+
+cdef inline void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
+    if storage == FLOAT32 or storage == FLOAT64:
+        memcpy(to, source, count * sizeof(real))
+    else:
+        narrow_times(source, <real> 1, to, storage, count)

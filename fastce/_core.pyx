@@ -268,7 +268,7 @@ cdef class SoftmaxKernel:
             batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
         with nogil:
             status = run_softmax(&batch, 0, rows, type_number == cnp.NPY_FLOAT64,
-                                 batch.classes <= TILE_CLASSES, &total)
+                                 fits_tile(&batch), &total)
         check_status(status)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
@@ -295,6 +295,10 @@ cdef void set_usual(Matrix* matrix, cnp.ndarray array, Py_ssize_t classes):
     matrix.row_stride = classes * cnp.PyArray_ITEMSIZE(array)
     matrix.inner = max_size(cnp.PyArray_SIZE(array) // classes, 1)
     matrix.outer_stride = 0
+
+
+cdef inline bint fits_tile(const Batch* batch) noexcept nogil:
+    return batch.classes * (8 if batch.logits.storage == FLOAT64 else 4) <= TILE_BYTES
 
 
 cdef int check_status(int status) except -1:
@@ -345,7 +349,7 @@ cdef class SoftmaxRun:
         self.batch.sample_weight = scalars_of(sample_weight)
         self.batch.grad_output = scalars_of(grad_output)
         self.double_precision = self.batch.logits.storage == FLOAT64
-        self.tiles = (self.batch.classes <= TILE_CLASSES or is_plane(&self.batch.logits)
+        self.tiles = (fits_tile(&self.batch) or is_plane(&self.batch.logits)
                       or is_plane(&self.batch.grad) or is_plane(&self.batch.hess)
                       or is_plane(&self.batch.probabilities))
         soft_weight = None

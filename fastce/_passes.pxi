@@ -118,9 +118,14 @@ cdef inline void multiply(const real* e, real factor, real* to, Py_ssize_t count
         store_first(to + i, count - i, load_first(e + i, count - i, <real> 0) * a)
 
 
+cdef inline bint lowers_first(double factor, real tag) noexcept nogil:
+    # Whether a factor cannot also lower raised exponentials, for it would be subnormal.
+    return 0.0 < fabs(factor) < smallest_lowering(tag)
+
+
 cdef inline void lower_and_scale(const real* e, double factor, real* to, Py_ssize_t count) noexcept nogil:
-    # to = factor * exp from raised exponentials; in two products where one factor would be subnormal.
-    if 0.0 < fabs(factor) < smallest_lowering(<real> 0):
+    # to = factor * exp from raised exponentials.
+    if lowers_first(factor, <real> 0):
         multiply(e, <real> lowering(<real> 0), to, count)
         multiply(<const real*> to, <real> factor, to, count)
     else:

@@ -138,7 +138,7 @@ cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
 
 
 cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t stop,
-                            bint in_grad, Ahead* ahead) noexcept nogil:
+                            Ahead* ahead) noexcept nogil:
     # What will be needed when another CHUNK of elements has been done, of rows before `stop`.
     memset(ahead, 0, sizeof(ahead[0]))
     first += CHUNK
@@ -152,13 +152,13 @@ cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first
     if batch.probabilities.data != NULL:
         ahead.target_size = batch.probabilities.class_stride
         ahead.target = row_address(&batch.probabilities, row) + first * ahead.target_size
-    if in_grad:
+    if batch.grad.data != NULL:
         ahead.grad_size = batch.grad.class_stride
         ahead.grad = row_address(&batch.grad, row) + first * ahead.grad_size
 
 
 cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row, RowBlock* block,
-                         Py_ssize_t i, RowWork* work, real* e_row, bint in_grad) noexcept nogil:
+                         Py_ssize_t i, RowWork* work, real* e_row) noexcept nogil:
     cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i], best = 0, k
     cdef const real* u
     cdef const real* t
@@ -195,7 +195,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
                 chunk_distance += chunk_mass * (soft_reference - reference)
             mass += chunk_mass
             distance += chunk_distance
-        look_ahead(batch, row, first, last_row, in_grad, &ahead)
+        look_ahead(batch, row, first, last_row, &ahead)
         chunk_others = exponentials(u, count, reference, <real*> work.maxima,
                                     e_row + first if e_row else NULL, &ahead)
         if chunk_maximum > m:
@@ -249,6 +249,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
     cdef double plain
+    cdef real at_target
     cdef Ahead nothing
     memset(&nothing, 0, sizeof(nothing))
     if not block.active[i]:
@@ -274,6 +275,18 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
         plain = block.scale[i] * block.pull[i] * chain * rescale
+        if not direct and not soft and not wants_hess and batch.softcap == 0.0 and not lowers_first(
+                plain, <real> 0):
+            # 16 bits, at one go: by way of work.grad bfloat16 takes 0.31 ns an element of
+            # cached rows with AVX-512, so 0.29.
+            narrow_times(e, <real> (plain * lowering(<real> 0)), grad_row + first * grad_size,
+                         batch.grad.storage, count)
+            if first <= label < first + count:
+                at_target = <real> (block.at_target[i] * chain)
+                narrow(&at_target, grad_row + label * grad_size, batch.grad.storage, 1)
+            chunk += 1
+            first += count
+            continue
         if not soft and not wants_hess:
             lower_and_scale(e, plain, grad, count)
         else:
@@ -370,7 +383,7 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
                     e_row = <real*> row_address(&batch.grad, row + i)
                 elif scratch:
                     e_row = <real*> work.row
-                row_statistics(batch, row + i, stop, &block, i, &work, e_row, in_grad)
+                row_statistics(batch, row + i, stop, &block, i, &work, e_row)
             else:
                 block.maximum[i] = block.others[i] = 0.0
                 block.soft_mass[i] = block.soft_distance[i] = 0.0

@@ -7,8 +7,10 @@
 # of the cache, and each pass over them would miss it.
 
 cdef enum:
-    TILE_CLASSES = 64  # rows of up to this many classes are transposed into tiles: at 48 tiles take 1.7
-    #                    and rows 2.1 ns an element, at 100 tiles 1.75 and rows 1.35
+    TILE_BYTES = 768   # rows of up to this many bytes in the working precision are transposed into
+    #                    tiles: 100 float32 classes take 0.52 ns an element then (AVX-512: 0.36) and 0.76
+    #                    (0.61) as rows, 256 take 0.51 (0.33) and 0.47 (0.45), 400 take 0.60 (0.38) and
+    #                    0.41 (0.38); and a tile must not fill the first-level cache
     MANY_ROWS = 512    # rows of planes that are moved together: 2 KB of float32 of each class
     MANY_BYTES = 131072  # all classes of them: half of a second-level cache at most
     TILE_STRIDE = 4    # terms of a lane that are added up before they are widened: a sum of 10
@@ -22,6 +24,8 @@ cdef struct TileWork:
     void* hess
     void* z       # logits before scale and cap, for the chain rule
     void* stage   # rows on their way to or from a tile
+    Py_ssize_t ahead  # how many rows ahead logits are fetched
+    Py_ssize_t stop
     bint many     # the tiles of several blocks are loaded and stored together, by run_tiles
 
 
@@ -139,32 +143,41 @@ cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_
             narrow(stage + i * classes, to + i * matrix.row_stride, matrix.storage, classes)
 
 
+cdef inline void tile_exponential(const real* u, real* e, Py_ssize_t j, vec[real] m, vec[real]* tail,
+                                  vec[real]* ties) noexcept nogil:
+    # Class j of one vector of rows: a maximum is counted, any other is added.
+    cdef vec[real] x = load(u + j * BLOCK_ROWS), y = raised_exp(x - m)
+    cdef mask[real] is_maximum = equal(x, m)
+    if e:
+        store(e + j * BLOCK_ROWS, y)
+    tail[0] = tail[0] + drop(is_maximum, y)
+    ties[0] = ties[0] + keep(is_maximum, splat(<real> 1))
+
+
 cdef inline void tile_exponentials(const real* u, real* e, Py_ssize_t classes, const double* maximum,
-                                   double* others) noexcept nogil:
+                                   double* others, const Ahead* ahead) noexcept nogil:
     # As `exponentials`, for one vector of rows; e may be u.
-    cdef vec[real] one = splat(<real> 1), zero = splat(<real> 0)
-    cdef vec[real] m = load_narrowed(maximum, <real> 0), x, y, tail, ties = zero
-    cdef mask[real] is_maximum
+    cdef vec[real] zero = splat(<real> 0)
+    cdef vec[real] m = load_narrowed(maximum, <real> 0), tail, ties = zero
     cdef wide_sum[real] total
     cdef double sums[16]
     cdef double tied[16]
     cdef double lower = lowering(<real> 0)
-    cdef Py_ssize_t j = 0, stop
+    cdef Py_ssize_t j = 0
     cdef int k
     m = select(equal(m, splat(<real> -INFINITY)), zero, m)
-    while j < classes:
-        stop = min_size(classes, j + TILE_STRIDE)
+    while j + TILE_STRIDE <= classes:
         tail = zero
-        while j < stop:
-            x = load(u + j * BLOCK_ROWS)
-            y = raised_exp(x - m)
-            if e:
-                store(e + j * BLOCK_ROWS, y)
-            is_maximum = equal(x, m)
-            tail = tail + drop(is_maximum, y)
-            ties = ties + keep(is_maximum, one)
-            j += 1
+        for k in range(TILE_STRIDE):  # a constant: no branch within the stride
+            fetch_class(ahead, j + k)
+            tile_exponential(u, e, j + k, m, &tail, &ties)
         total.add(tail)
+        j += TILE_STRIDE
+    tail = zero
+    while j < classes:
+        tile_exponential(u, e, j, m, &tail, &ties)
+        j += 1
+    total.add(tail)
     total.store_lanes(&sums[0])
     store_widened(&tied[0], ties)
     for k in range(lanes(<real> 0)):
@@ -230,7 +243,7 @@ cdef inline bint plain_factors(const RowBlock* block, Py_ssize_t rows, double ch
     cdef Py_ssize_t i
     for i in range(rows):
         factors[i] = block.scale[i] * block.pull[i] * chain
-        lower_first |= 0.0 < fabs(factors[i]) < smallest_lowering(tag)
+        lower_first |= lowers_first(factors[i], tag)
     if not lower_first:
         for i in range(rows):
             factors[i] *= lowering(tag)
@@ -399,6 +412,23 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
         store_tile(<const real*> hess, &batch.hess, row, rows, batch.classes, <real*> work.stage, NULL)
 
 
+cdef inline void fetch_planes(const Matrix* matrix, Py_ssize_t row, Py_ssize_t classes,
+                              bint to_write) noexcept nogil:
+    # BLOCK_ROWS of each class.
+    cdef const char* at = row_address(matrix, row)
+    cdef Py_ssize_t j
+    for j in range(classes):
+        fetch_range(at, storage_size(matrix.storage), 0, BLOCK_ROWS, to_write)
+        at += matrix.class_stride
+
+
+cdef inline void look_at_rows(const Matrix* matrix, Py_ssize_t row, Py_ssize_t group, int width,
+                              Py_ssize_t classes, const char** at, Py_ssize_t* apart) noexcept nogil:
+    # The bytes of one vector of rows, in as many parts as there are classes: see fetch_class.
+    at[0] = row_address(matrix, row) + group * matrix.row_stride
+    apart[0] = width * matrix.row_stride // classes
+
+
 cdef inline Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
     # How many of `rows` rows from `row` on lie at one distance from each other.
     return rows if matrix.data == NULL else min_size(rows, matrix.inner - row % matrix.inner)
@@ -414,11 +444,17 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     cdef real* u = <real*> work.u
     cdef real* e = NULL  # where exponentials go: in the place of the logits, if they are wanted
     cdef real* t = NULL
+    cdef Ahead ahead
     cdef int status = begin_rows(batch, row, rows, block)
+    memset(&ahead, 0, sizeof(ahead))
     if status != OK:
         return status
     for i in range(rows, BLOCK_ROWS):
         block.active[i] = False
+    if row + work.ahead < work.stop and is_plane(&batch.logits):
+        fetch_planes(&batch.logits, row + work.ahead, classes, False)
+    if wants_grad and is_plane(&batch.grad):
+        fetch_planes(&batch.grad, row, classes, True)
     tile_logits(batch, row, rows, block, work, u)
     if shared:
         t = <real*> batch.soft_weight
@@ -448,8 +484,13 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
                 while j < classes - 1 and read(u + j * BLOCK_ROWS + i) < <real> block.maximum[i]:
                     j += 1
                 write(batch.argmax + row + i, <long long> j)
+        if row + work.ahead < work.stop and not is_plane(&batch.logits):
+            look_at_rows(&batch.logits, row + work.ahead, group, width, classes, &ahead.logits,
+                         &ahead.logits_size)
+        if wants_grad and not is_plane(&batch.grad):
+            look_at_rows(&batch.grad, row, group, width, classes, &ahead.grad, &ahead.grad_size)
         tile_exponentials(u + group, e + group if e else NULL, classes, &block.maximum[group],
-                          &block.others[group])
+                          &block.others[group], &ahead)
         group += width
     if wants_grad:
         for i in range(rows):
@@ -515,6 +556,10 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
     work.memory = <char*> malloc(4 * padded + tiles * tile_size + padded)
     if work.memory == NULL:
         return NO_MEMORY
+    work.stop = stop
+    work.ahead = tiles * BLOCK_ROWS
+    while tiles == 1 and work.ahead * batch.classes < CHUNK:
+        work.ahead += BLOCK_ROWS
     work.stage = work.memory
     work.t = work.memory + padded
     work.hess = work.memory + 2 * padded

@@ -7,8 +7,7 @@ Each function is reduced to a smooth rest whose polynomial need not be exact to 
 because it is multiplied by something small:
 
     exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2
-    log1p x   = x + x² P(x)            0 ≤ x ≤ 1
-    2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1)
+    2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; |s| ≤ 1/3, for log1p
 
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
 the best polynomial; every coefficient is then rounded to the precision it is used in. The error
@@ -52,11 +51,6 @@ def exp_rest(r: Number) -> Number:
     return (mpmath.expm1(r) - r) / r**2 if abs(r) > NEAR_ZERO else mpf(1) / 2
 
 
-def log1p_rest(x: Number) -> Number:
-    """(log(1 + x) − x) / x²."""
-    return (mpmath.log1p(x) - x) / x**2 if abs(x) > NEAR_ZERO else -mpf(1) / 2
-
-
 def atanh_rest(square: Number) -> Number:
     """(2 atanh s − 2 s) / s³ as a function of s²."""
     if square < NEAR_ZERO:
@@ -68,11 +62,6 @@ def atanh_rest(square: Number) -> Number:
 def exp_error(r: Number, p: Number) -> Number:
     """Relative error of e^r with P(r) = p."""
     return (1 + r + r * r * p) / mpmath.exp(r) - 1
-
-
-def log1p_error(x: Number, p: Number) -> Number:
-    """Relative error of log(1 + x) with P(x) = p."""
-    return (x + x * x * p) / mpmath.log1p(x) - 1 if x else mpf(0)
 
 
 def atanh_error(square: Number, p: Number) -> Number:
@@ -120,13 +109,13 @@ class Polynomial:
 
 
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
-LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
+WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
 POLYNOMIALS = [
     Polynomial("exp, float32", "vec<float> exp_polynomial(", np.float32, 5, *EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
-    Polynomial("log1p, float32", "vec<float> log1p(", np.float32, 9, *LOG1P),
+    Polynomial("2 atanh in log1p, float32", "vec<float> log1p(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
     Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
 ]
