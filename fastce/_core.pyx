@@ -583,3 +583,6 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
         else:
             store(to + i, x_i)
         i += lane_count
+
+
+include "_interface.pxi"
