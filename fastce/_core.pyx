@@ -279,10 +279,11 @@ cdef class SoftmaxKernel:
         cdef tuple key = (double_precision, classes)
         cached = self.soft_weights.get(key)
         if cached is None:
-            weight = np.ones(classes) if self.class_weight is None else self.class_weight
-            with np.errstate(all="ignore"):
-                cached = (weight * (self.options.label_smoothing / classes)).astype(
-                    np.float64 if double_precision else np.float32)
+            cached = np.empty(classes, np.float64 if double_precision else np.float32)
+            if double_precision:
+                spread_smoothing(&self.options, classes, <double*> cnp.PyArray_DATA(<cnp.ndarray> cached))
+            else:
+                spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
             self.soft_weights = {key: cached}  # a loss is used with one number of classes
         return cached
 
@@ -345,9 +346,7 @@ cdef class SoftmaxRun:
         self.batch.sample_weight = scalars_of(sample_weight)
         self.batch.grad_output = scalars_of(grad_output)
         self.double_precision = self.batch.logits.storage == FLOAT64
-        self.tiles = (self.batch.classes <= TILE_CLASSES or is_plane(&self.batch.logits)
-                      or is_plane(&self.batch.grad) or is_plane(&self.batch.hess)
-                      or is_plane(&self.batch.probabilities))
+        self.tiles = goes_by_tiles(&self.batch)
         soft_weight = None
         if labels is not None:
             set_labels(&self.batch.labels, labels)
@@ -408,10 +407,7 @@ cdef class SigmoidKernel:
         self.is_quick = is_quick
         self.focal = {"bce": False, "focal": True}[kind]
         self.label_smoothing = label_smoothing
-        self.sigmoid_focal.gamma = gamma
-        self.sigmoid_focal.whole_gamma = <int> gamma if gamma in (0.0, 1.0, 2.0) else -1
-        self.sigmoid_focal.alpha_positive = 1.0 if alpha is None else alpha
-        self.sigmoid_focal.alpha_negative = 1.0 if alpha is None else 1.0 - alpha
+        self.sigmoid_focal = sigmoid_focal_options(gamma, -1.0 if alpha is None else alpha)
 
     def quick(self, bint wants_grad, logits, target, out):
         """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""
