@@ -13,8 +13,8 @@ not given is not written. `grad` may be `logits`, with its strides; outputs over
 given, of the losses as written there. The gradient is that of grad_scale * total: 1 / rows makes it that
 of the mean, where nothing is weighted or ignored.
 
-The result is a status. Unless it is FASTCE_OK, nothing has been written. Labels, targets and options are
-checked; the numbers behind the other pointers are not.
+The result is a status. Unless it is FASTCE_OK, nothing has been written, or another thread has changed a
+label during the call. Labels, targets and options are checked; the numbers behind other pointers are not.
 """
 
 from libc.stdint cimport int64_t
@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t
 cdef enum:
     FASTCE_OK = 0
     FASTCE_BAD_LABEL = 1     # a label is outside [0, classes), and is not ignore_index
-    FASTCE_NO_MEMORY = 2     # for the scratch space, some 100 KB
+    FASTCE_NO_MEMORY = 2     # for the scratch space of the call
     FASTCE_BAD_TARGET = 3    # a target is outside [0, 1]
     FASTCE_BAD_ARGUMENT = 4  # an option out of its range, a negative size, a NULL that may not be, or strides
     #                          of neither kind: classes side by side, or rows
