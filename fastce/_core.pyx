@@ -267,8 +267,7 @@ cdef class SoftmaxKernel:
             loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(z), type_number, False)
             batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
         with nogil:
-            status = run_softmax(&batch, 0, rows, type_number == cnp.NPY_FLOAT64,
-                                 fits_tile(&batch), &total)
+            status = run_softmax(&batch, 0, rows, type_number == cnp.NPY_FLOAT64, &total)
         check_status(status)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
@@ -279,10 +278,11 @@ cdef class SoftmaxKernel:
         cdef tuple key = (double_precision, classes)
         cached = self.soft_weights.get(key)
         if cached is None:
-            weight = np.ones(classes) if self.class_weight is None else self.class_weight
-            with np.errstate(all="ignore"):
-                cached = (weight * (self.options.label_smoothing / classes)).astype(
-                    np.float64 if double_precision else np.float32)
+            cached = np.empty(classes, np.float64 if double_precision else np.float32)
+            if double_precision:
+                spread_smoothing(&self.options, classes, <double*> cnp.PyArray_DATA(<cnp.ndarray> cached))
+            else:
+                spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
             self.soft_weights = {key: cached}  # a loss is used with one number of classes
         return cached
 
@@ -295,10 +295,6 @@ cdef void set_usual(Matrix* matrix, cnp.ndarray array, Py_ssize_t classes):
     matrix.row_stride = classes * cnp.PyArray_ITEMSIZE(array)
     matrix.inner = max_size(cnp.PyArray_SIZE(array) // classes, 1)
     matrix.outer_stride = 0
-
-
-cdef inline bint fits_tile(const Batch* batch) noexcept nogil:
-    return batch.classes * (8 if batch.logits.storage == FLOAT64 else 4) <= TILE_BYTES
 
 
 cdef int check_status(int status) except -1:
@@ -332,7 +328,6 @@ cdef class SoftmaxRun:
 
     cdef Batch batch
     cdef bint double_precision
-    cdef bint tiles
     cdef tuple arrays  # keeps the memory alive
 
     def __init__(self, SoftmaxKernel kernel, double scale, cnp.ndarray logits, labels=None,
@@ -349,9 +344,6 @@ cdef class SoftmaxRun:
         self.batch.sample_weight = scalars_of(sample_weight)
         self.batch.grad_output = scalars_of(grad_output)
         self.double_precision = self.batch.logits.storage == FLOAT64
-        self.tiles = (fits_tile(&self.batch) or is_plane(&self.batch.logits)
-                      or is_plane(&self.batch.grad) or is_plane(&self.batch.hess)
-                      or is_plane(&self.batch.probabilities))
         soft_weight = None
         if labels is not None:
             set_labels(&self.batch.labels, labels)
@@ -371,16 +363,16 @@ cdef class SoftmaxRun:
         """Do the rows [start, stop); return total plus the sum of their losses."""
         cdef int status
         with nogil:
-            status = run_softmax(&self.batch, start, stop, self.double_precision, self.tiles, &total)
+            status = run_softmax(&self.batch, start, stop, self.double_precision, &total)
         check_status(status)
         return total
 
 
 cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
-                     bint tiles, double* total) noexcept nogil:
+                     double* total) noexcept nogil:
     cdef DefaultEnvironment environment
     environment.enter()
-    if tiles:
+    if goes_by_tiles(batch):
         if double_precision:
             return run_tiles(batch, start, stop, <double> 0, total)
         return run_tiles(batch, start, stop, <float> 0, total)
@@ -412,10 +404,7 @@ cdef class SigmoidKernel:
         self.is_quick = is_quick
         self.focal = {"bce": False, "focal": True}[kind]
         self.label_smoothing = label_smoothing
-        self.sigmoid_focal.gamma = gamma
-        self.sigmoid_focal.whole_gamma = <int> gamma if gamma in (0.0, 1.0, 2.0) else -1
-        self.sigmoid_focal.alpha_positive = 1.0 if alpha is None else alpha
-        self.sigmoid_focal.alpha_negative = 1.0 if alpha is None else 1.0 - alpha
+        self.sigmoid_focal = sigmoid_focal_options(gamma, -1.0 if alpha is None else alpha)
 
     def quick(self, bint wants_grad, logits, target, out):
         """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""
@@ -587,3 +576,6 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
         else:
             store(to + i, x_i)
         i += lane_count
+
+
+include "_interface.pxi"

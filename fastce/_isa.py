@@ -2,8 +2,8 @@
 
 The kernels are compiled once an instruction set. The best variant that the processor and the
 operating system support is loaded at import and takes the name ``fastce._core``, so that
-``cimport fastce._core`` in other Cython code binds to it too. The environment variable FASTCE_ISA
-names another one.
+``cimport fastce._core`` in other Cython code, and whoever looks for the functions of the C
+interface in it, bind to it too. The environment variable FASTCE_ISA names another one.
 """
 
 import importlib
@@ -55,6 +55,7 @@ def use(name: str) -> None:
     core = load(name)
     selected = name
     sys.modules["fastce._core"] = core
+    vars(sys.modules["fastce"])["_core"] = core  # where `import fastce._core as core` looks
 
 
 @contextmanager

@@ -17,6 +17,12 @@ cdef enum:
     #                    terms in strides of 8 has an error of 3.1 ULP, and focal loss doubles it
 
 
+cdef inline bint goes_by_tiles(const Batch* batch) noexcept nogil:
+    return (batch.classes * (8 if batch.logits.storage == FLOAT64 else 4) <= TILE_BYTES
+            or is_plane(&batch.logits) or is_plane(&batch.grad) or is_plane(&batch.hess)
+            or is_plane(&batch.probabilities))
+
+
 cdef struct TileWork:
     char* memory
     void* u       # logits, then exponentials, then gradient

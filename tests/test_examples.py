@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +32,12 @@ def run(example, directory):
     ]
     if missing:
         pytest.skip(f"could not import {missing}")
+    return run_script(example, directory)
+
+
+def run_script(script, directory, *arguments):
     finished = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", str(example)],
+        [sys.executable, "-W", "error::RuntimeWarning", str(script), *arguments],
         cwd=directory,
         capture_output=True,
         text=True,
@@ -63,7 +68,21 @@ def check_evaluate_logits(printed, tmp_path):
     assert 65 < greedy < 76  # three tokens of four are favoured; now and then another is best
 
 
-CHECKS = {"evaluate_logits.py": check_evaluate_logits, "train_digits.py": check_train_digits}
+def check_numba_trainer(printed, tmp_path):
+    assert float(re.search(r"([\d.]+)% held-out accuracy", printed)[1]) >= 96
+
+
+def check_ctypes_caller(printed, tmp_path):
+    assert "the Python interface gives the same bits" in printed
+    assert "status of a target of 1.5: 3; gradient written: False" in printed
+
+
+CHECKS = {
+    "ctypes_caller.py": check_ctypes_caller,
+    "evaluate_logits.py": check_evaluate_logits,
+    "numba_trainer.py": check_numba_trainer,
+    "train_digits.py": check_train_digits,
+}
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
@@ -74,6 +93,20 @@ def test_example_runs(example, tmp_path):
         check(printed, tmp_path)
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_cython_trainer_builds_and_runs(tmp_path):
+    shutil.copytree(EXAMPLES / "cython_trainer", tmp_path, dirs_exist_ok=True)
+    run_script("setup.py", tmp_path, "build_ext", "--inplace")
+    printed = run_script("train.py", tmp_path)
+    rows = re.findall(r"training loss ([\d.]+), ([\d.]+)% held-out accuracy", printed)
+    losses, accuracies = zip(*((float(a), float(b)) for a, b in rows), strict=True)
+    assert len(losses) == 4
+    assert list(losses) == sorted(losses, reverse=True)
+    assert max(accuracies) >= 96
+
+
+SOURCES = [path for path in sorted(EXAMPLES.rglob("*")) if path.suffix in (".py", ".pyx")]
+
+
+@pytest.mark.parametrize("example", SOURCES, ids=lambda path: path.name)
 def test_example_is_short(example):
     assert len(example.read_text(encoding="utf-8").splitlines()) < 100

@@ -36,6 +36,7 @@ class Mutation(NamedTuple):
 SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
 SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
 EDGES = ("test_edge_cases.py", "test_hostile.py")
+INTERFACE = ("test_c_interface.py",)
 
 MUTATIONS = [
     # Formulas of the softmax family
@@ -191,10 +192,46 @@ MUTATIONS = [
     ),
     Mutation(
         "alpha swapped",
-        "_core.pyx",
-        "1.0 if alpha is None else 1.0 - alpha",
-        "1.0 if alpha is None else alpha",
+        "_interface.pxi",
+        "1.0 if alpha < 0.0 else 1.0 - alpha",
+        "1.0 if alpha < 0.0 else alpha",
         SIGMOID,
+    ),
+    Mutation(
+        "smoothing without class weights",
+        "_interface.pxi",
+        "batch.class_weight[j] * share if batch.class_weight else share",
+        "share",
+        SOFTMAX,
+    ),
+    # C interface
+    Mutation(
+        "C interface: labels are not checked first",
+        "_interface.pxi",
+        "return weigh_labels(batch, rows, denominator, &position)",
+        "weigh_labels(batch, rows, denominator, &position)",
+        INTERFACE,
+    ),
+    Mutation(
+        "C interface: targets are not checked",
+        "_interface.pxi",
+        "return BAD_TARGET",
+        "pass",
+        INTERFACE,
+    ),
+    Mutation(
+        "C interface: no sum beside the losses",
+        "_interface.pxi",
+        "total[0] = sum if loss == NULL else sum_of(<const real*> loss, rows)",
+        "total[0] = sum",
+        INTERFACE,
+    ),
+    Mutation(
+        "C interface: labels equal to an index that is not in use are ignored",
+        "_interface.pxi",
+        "batch.labels.ignores = ignores",
+        "batch.labels.ignores = True",
+        INTERFACE,
     ),
     # Checks
     Mutation(

@@ -1,0 +1,99 @@
+"""What a call costs through the C interface, beside the Python interface: microseconds.
+
+Run: python -m bench.c_interface. It compiles bench/c_calls.pyx, calls each function in a loop, with
+the gradient written to an array that is there, and takes the fastest of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+import fastce
+
+SHAPES = [(1, 10), (64, 10), (64, 100), (1024, 10)]
+SAMPLE = 5e-3  # seconds
+
+
+def build(directory: Path) -> ModuleType:
+    """Compile the loops and import them."""
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+
+    source = str(Path(__file__).with_name("c_calls.pyx"))
+    modules = cythonize(
+        [Extension("c_calls", [source])],
+        include_path=[str(Path(fastce.__file__).parents[1])],
+        build_dir=str(directory),
+        quiet=True,
+    )
+    command = Distribution({"name": "c_calls", "ext_modules": modules}).get_command_obj("build_ext")
+    command.build_lib = command.build_temp = str(directory)
+    command.ensure_finalized()
+    command.run()
+    (built,) = command.get_outputs()
+    spec = importlib.util.spec_from_file_location("c_calls", built)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def in_python(loss: Callable, z, y, grad, calls: int) -> float:
+    for _ in range(calls):
+        value, _ = loss(z, y, out=grad)
+    return value
+
+
+def microseconds(run: Callable[[int], float], calls: int) -> float:
+    start = time.perf_counter()
+    run(calls)
+    return (time.perf_counter() - start) / calls * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.c_interface", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as directory:
+        c_calls = build(Path(directory))
+    rng = np.random.default_rng(0)
+    fastce.set_num_threads(1)
+    print("| function, float32 | shape | C interface | Python interface |")
+    print("|---|---|---|---|")
+    for name, loss in [
+        ("softmax_cross_entropy", fastce.SoftmaxCrossEntropy().value_and_grad),
+        ("bce_with_logits", fastce.BCEWithLogits().value_and_grad),
+    ]:
+        for shape in SHAPES:
+            z = rng.normal(scale=3, size=shape).astype(np.float32)
+            if name == "softmax_cross_entropy":
+                y = rng.integers(shape[1], size=shape[0])
+            else:
+                y = rng.integers(2, size=shape).astype(np.float32)
+            grads = np.empty_like(z), np.empty_like(z)
+            runs = [
+                partial(getattr(c_calls, name), z, y, grads[0]),
+                partial(in_python, loss, z, y, grads[1]),
+            ]
+            assert runs[0](1) / y.size == runs[1](1)
+            assert (grads[0] == grads[1]).all()
+            counts = [int(SAMPLE * 1e6 / microseconds(run, 100)) + 1 for run in runs]
+            samples = [
+                [microseconds(run, count) for run, count in zip(runs, counts, strict=True)]
+                for _ in range(rounds)
+            ]
+            best = [min(column) for column in zip(*samples, strict=True)]
+            shape_text = " × ".join(map(str, shape))
+            print(f"| {name} | {shape_text} | {best[0]:.2f} | {best[1]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+# The C interface that _core.pxd declares and describes. Its functions are `api`, because only the baseline
+# finds that file: so __pyx_capi__ has them in every variant, and `cimport` takes them from the one in use.
+# Plain arguments, because a struct's name would differ between variants, and a pointer to one says nothing
+# of its fields. The signature, which is checked when a caller is imported, is all there is to agree on.
+
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t
+
+cdef enum:  # what the kernels themselves do not report
+    BAD_TARGET = 3
+    BAD_ARGUMENT = 4
+
+
+cdef inline bint is_at_least_0(double option) noexcept nogil:
+    return isfinite(option) and option >= 0.0
+
+
+cdef int set_rows(Matrix* matrix, const void* data, Py_ssize_t size, Py_ssize_t rows, Py_ssize_t classes,
+                  Py_ssize_t row_stride, Py_ssize_t class_stride) noexcept nogil:
+    # The kernels go along classes or along rows: one of them lies side by side.
+    matrix.data = <char*> data
+    matrix.storage = FLOAT64 if size == sizeof(double) else FLOAT32
+    matrix.row_stride = row_stride
+    matrix.class_stride = size if classes == 1 else class_stride
+    matrix.inner = max_size(rows, 1)
+    if rows > 1 and matrix.row_stride != size and matrix.class_stride != size:
+        return BAD_ARGUMENT
+    return OK
+
+
+cdef int set_hard_labels(Batch* batch, const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes,
+                         bint ignores, int64_t ignore_index, const double* class_weight,
+                         const void* sample_weight, Py_ssize_t size, double* denominator) noexcept nogil:
+    # Checks them all: nothing has been written yet.
+    cdef Py_ssize_t position
+    if rows < 0 or classes < 1 or (labels == NULL and rows > 0):
+        return BAD_ARGUMENT
+    batch.classes = classes
+    batch.class_weight = class_weight
+    batch.labels.data = <char*> labels
+    batch.labels.itemsize = sizeof(int64_t)
+    batch.labels.stride = sizeof(int64_t)
+    batch.labels.ignores = ignores
+    batch.labels.ignore_index = ignore_index if ignores else -1  # the kernels look for it either way
+    batch.sample_weight.data = <char*> sample_weight
+    batch.sample_weight.storage = FLOAT64 if size == sizeof(double) else FLOAT32
+    batch.sample_weight.stride = size
+    return weigh_labels(batch, rows, denominator, &position)
+
+
+cdef double sum_of(const real* losses, Py_ssize_t count) noexcept nogil:
+    cdef double total = 0.0
+    cdef Py_ssize_t i
+    for i in range(count):
+        total += read(losses + i)
+    return total
+
+
+cdef int run_hard_labels(
+        Batch* batch, const real* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
+        Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
+        const double* class_weight, const real* sample_weight, double grad_scale, real* grad,
+        Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride, real* loss, double* total) noexcept nogil:
+    # A batch whose options are set.
+    cdef Py_ssize_t size = sizeof(real)
+    cdef double denominator, sum = 0.0
+    cdef void* soft_weight = NULL
+    cdef int status = set_hard_labels(batch, labels, rows, classes, ignores, ignore_index, class_weight,
+                                      sample_weight, size, &denominator)
+    if status != OK:
+        return status
+    if total == NULL or (logits == NULL and rows > 0) or not isfinite(grad_scale):
+        return BAD_ARGUMENT
+    if set_rows(&batch.logits, logits, size, rows, classes, row_stride, class_stride) != OK:
+        return BAD_ARGUMENT
+    if grad != NULL:
+        if set_rows(&batch.grad, grad, size, rows, classes, grad_row_stride, grad_class_stride) != OK:
+            return BAD_ARGUMENT
+    batch.scale = grad_scale
+    batch.loss = <char*> loss
+    if batch.label_smoothing != 0.0 and rows > 0:
+        soft_weight = malloc(classes * size)
+        if soft_weight == NULL:
+            return NO_MEMORY
+        spread_smoothing(batch, classes, <real*> soft_weight)
+        batch.soft_weight = soft_weight
+    status = run_softmax(batch, 0, rows, real is double, &sum)
+    free(soft_weight)
+    if status == OK:
+        total[0] = sum if loss == NULL else sum_of(<const real*> loss, rows)
+    return status
+
+
+cdef void spread_smoothing(const Batch* batch, Py_ssize_t classes, real* soft_weight) noexcept nogil:
+    # What label smoothing gives each class.
+    cdef double share = batch.label_smoothing / classes
+    cdef Py_ssize_t j
+    for j in range(classes):
+        soft_weight[j] = <real> (batch.class_weight[j] * share if batch.class_weight else share)
+
+
+cdef int begin_cross_entropy(Batch* batch, double label_smoothing, double z_loss) noexcept nogil:
+    memset(batch, 0, sizeof(batch[0]))
+    batch.kind = CROSS_ENTROPY
+    batch.logit_scale = 1.0
+    batch.label_smoothing = label_smoothing
+    batch.z_loss = z_loss
+    return OK if 0.0 <= label_smoothing <= 1.0 and isfinite(z_loss) else BAD_ARGUMENT
+
+
+cdef int begin_softmax_focal(Batch* batch, double gamma) noexcept nogil:
+    memset(batch, 0, sizeof(batch[0]))
+    batch.kind = FOCAL
+    batch.logit_scale = 1.0
+    batch.gamma = gamma
+    return OK if is_at_least_0(gamma) else BAD_ARGUMENT
+
+
+cdef api int softmax_cross_entropy_float32(
+        const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
+        Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
+        const double* class_weight, const float* sample_weight, double label_smoothing, double z_loss,
+        double grad_scale, float* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+        float* loss, double* total) noexcept nogil:
+    cdef Batch batch
+    if begin_cross_entropy(&batch, label_smoothing, z_loss) != OK:
+        return BAD_ARGUMENT
+    return run_hard_labels(&batch, logits, rows, classes, row_stride, class_stride, labels, ignores,
+                           ignore_index, class_weight, sample_weight, grad_scale, grad,
+                           grad_row_stride, grad_class_stride, loss, total)
+
+
+cdef api int softmax_cross_entropy_float64(
+        const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
+        Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
+        const double* class_weight, const double* sample_weight, double label_smoothing, double z_loss,
+        double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+        double* loss, double* total) noexcept nogil:
+    cdef Batch batch
+    if begin_cross_entropy(&batch, label_smoothing, z_loss) != OK:
+        return BAD_ARGUMENT
+    return run_hard_labels(&batch, logits, rows, classes, row_stride, class_stride, labels, ignores,
+                           ignore_index, class_weight, sample_weight, grad_scale, grad,
+                           grad_row_stride, grad_class_stride, loss, total)
+
+
+cdef api int softmax_focal_loss_float32(
+        const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
+        Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
+        const double* alpha, const float* sample_weight, double gamma,
+        double grad_scale, float* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+        float* loss, double* total) noexcept nogil:
+    cdef Batch batch
+    if begin_softmax_focal(&batch, gamma) != OK:
+        return BAD_ARGUMENT
+    return run_hard_labels(&batch, logits, rows, classes, row_stride, class_stride, labels, ignores,
+                           ignore_index, alpha, sample_weight, grad_scale, grad, grad_row_stride,
+                           grad_class_stride, loss, total)
+
+
+cdef api int softmax_focal_loss_float64(
+        const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
+        Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
+        const double* alpha, const double* sample_weight, double gamma,
+        double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+        double* loss, double* total) noexcept nogil:
+    cdef Batch batch
+    if begin_softmax_focal(&batch, gamma) != OK:
+        return BAD_ARGUMENT
+    return run_hard_labels(&batch, logits, rows, classes, row_stride, class_stride, labels, ignores,
+                           ignore_index, alpha, sample_weight, grad_scale, grad, grad_row_stride,
+                           grad_class_stride, loss, total)
+
+
+cdef int sum_label_weights(
+        const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
+        const double* class_weight, const real* sample_weight, double* sum) noexcept nogil:
+    cdef Batch batch
+    if begin_cross_entropy(&batch, 0.0, 0.0) != OK or sum == NULL:
+        return BAD_ARGUMENT
+    return set_hard_labels(&batch, labels, rows, classes, ignores, ignore_index, class_weight,
+                           sample_weight, sizeof(real), sum)
+
+
+cdef api int sum_label_weights_float32(
+        const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
+        const double* class_weight, const float* sample_weight, double* sum) noexcept nogil:
+    return sum_label_weights(labels, rows, classes, ignores, ignore_index, class_weight, sample_weight, sum)
+
+
+cdef api int sum_label_weights_float64(
+        const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
+        const double* class_weight, const double* sample_weight, double* sum) noexcept nogil:
+    return sum_label_weights(labels, rows, classes, ignores, ignore_index, class_weight, sample_weight, sum)
+
+
+cdef int run_contiguous(
+        const real* logits, const real* target, Py_ssize_t count, const real* pos_weight,
+        const real* sample_weight, double label_smoothing, double grad_scale, real* grad, real* loss,
+        double* total, const sigmoid_loss* options_of_loss) noexcept nogil:
+    cdef Elements elements
+    cdef int storage = FLOAT64 if real is double else FLOAT32
+    cdef double sum = 0.0
+    if (count < 0 or total == NULL or (count > 0 and (logits == NULL or target == NULL))
+            or not 0.0 <= label_smoothing <= 1.0 or not isfinite(grad_scale)):
+        return BAD_ARGUMENT
+    if first_outside(<const char*> target, storage, count, <real> 0) >= 0:
+        return BAD_TARGET
+    memset(&elements, 0, sizeof(elements))
+    elements.logits = <const char*> logits
+    elements.target = <const char*> target
+    elements.logits_storage = elements.target_storage = elements.grad_storage = storage
+    elements.pos_weight = pos_weight
+    elements.sample_weight = sample_weight
+    elements.label_smoothing = label_smoothing
+    elements.scale = grad_scale
+    elements.grad = <char*> grad
+    elements.loss = <char*> loss
+    run_sigmoid(&elements, options_of_loss, 0, count, real is double, &sum)
+    total[0] = sum if loss == NULL else sum_of(<const real*> loss, count)
+    return OK
+
+
+cdef SigmoidFocal sigmoid_focal_options(double gamma, double alpha) noexcept nogil:
+    cdef SigmoidFocal options
+    options.gamma = gamma
+    options.whole_gamma = <int> gamma if gamma == 0.0 or gamma == 1.0 or gamma == 2.0 else -1
+    options.alpha_positive = 1.0 if alpha < 0.0 else alpha
+    options.alpha_negative = 1.0 if alpha < 0.0 else 1.0 - alpha
+    return options
+
+
+cdef int run_contiguous_focal(
+        const real* logits, const real* target, Py_ssize_t count, const real* sample_weight, double gamma,
+        double alpha, double label_smoothing, double grad_scale, real* grad, real* loss,
+        double* total) noexcept nogil:
+    cdef SigmoidFocal options
+    if not is_at_least_0(gamma) or not alpha <= 1.0:
+        return BAD_ARGUMENT
+    options = sigmoid_focal_options(gamma, alpha)
+    return run_contiguous(logits, target, count, <const real*> NULL, sample_weight, label_smoothing,
+                          grad_scale, grad, loss, total, &options)
+
+
+cdef api int bce_with_logits_float32(
+        const float* logits, const float* target, Py_ssize_t count,
+        const float* pos_weight, const float* sample_weight, double label_smoothing,
+        double grad_scale, float* grad, float* loss, double* total) noexcept nogil:
+    cdef Bce options
+    return run_contiguous(logits, target, count, pos_weight, sample_weight, label_smoothing, grad_scale,
+                          grad, loss, total, &options)
+
+
+cdef api int bce_with_logits_float64(
+        const double* logits, const double* target, Py_ssize_t count,
+        const double* pos_weight, const double* sample_weight, double label_smoothing,
+        double grad_scale, double* grad, double* loss, double* total) noexcept nogil:
+    cdef Bce options
+    return run_contiguous(logits, target, count, pos_weight, sample_weight, label_smoothing, grad_scale,
+                          grad, loss, total, &options)
+
+
+cdef api int sigmoid_focal_loss_float32(
+        const float* logits, const float* target, Py_ssize_t count,
+        const float* sample_weight, double gamma, double alpha, double label_smoothing,
+        double grad_scale, float* grad, float* loss, double* total) noexcept nogil:
+    return run_contiguous_focal(logits, target, count, sample_weight, gamma, alpha, label_smoothing,
+                                grad_scale, grad, loss, total)
+
+
+cdef api int sigmoid_focal_loss_float64(
+        const double* logits, const double* target, Py_ssize_t count,
+        const double* sample_weight, double gamma, double alpha, double label_smoothing,
+        double grad_scale, double* grad, double* loss, double* total) noexcept nogil:
+    return run_contiguous_focal(logits, target, count, sample_weight, gamma, alpha, label_smoothing,
+                                grad_scale, grad, loss, total)
