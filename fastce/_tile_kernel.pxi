@@ -432,7 +432,7 @@ cdef inline void look_at_rows(const Matrix* matrix, Py_ssize_t row, Py_ssize_t g
                               Py_ssize_t classes, const char** at, Py_ssize_t* apart) noexcept nogil:
     # The bytes of one vector of rows, in as many parts as there are classes: see fetch_class.
     at[0] = row_address(matrix, row) + group * matrix.row_stride
-    apart[0] = width * matrix.row_stride // classes
+    apart[0] = width * matrix.row_stride // classes if classes else 0
 
 
 cdef inline Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
@@ -564,8 +564,8 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
         return NO_MEMORY
     work.stop = stop
     work.ahead = tiles * BLOCK_ROWS
-    while tiles == 1 and work.ahead * batch.classes < CHUNK:
-        work.ahead += BLOCK_ROWS
+    if tiles == 1 and work.ahead * batch.classes < CHUNK:
+        work.ahead = CHUNK // (batch.classes + 1) // BLOCK_ROWS * BLOCK_ROWS + BLOCK_ROWS
     work.stage = work.memory
     work.t = work.memory + padded
     work.hess = work.memory + 2 * padded

@@ -1,4 +1,4 @@
-"""Compute the polynomials of fastce/simd.hpp, and their errors, with mpmath.
+"""Compute the polynomials of fastce/simd_functions.hpp, and their errors, with mpmath.
 
     python tools/polynomials.py           # print every polynomial and its worst relative error
     python tools/polynomials.py --check   # compare with the literals that stand in the header
@@ -32,7 +32,7 @@ import mpmath
 import numpy as np
 from mpmath import mpf
 
-HEADER = Path(__file__).resolve().parent.parent / "fastce" / "simd.hpp"
+HEADER = Path(__file__).resolve().parent.parent / "fastce" / "simd_functions.hpp"
 POINTS = 2001
 
 Number = Any  # mpmath has no types
@@ -146,7 +146,7 @@ def differences(header: str) -> list[str]:
 def main() -> int:
     """Print the polynomials, or check the header."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare with fastce/simd.hpp")
+    parser.add_argument("--check", action="store_true", help="compare with fastce/simd_functions.hpp")
     if parser.parse_args().check:
         found = differences(HEADER.read_text(encoding="utf-8"))
         print("\n".join(found) or f"{len(POLYNOMIALS)} polynomials are as in {HEADER.name}")
