@@ -1,0 +1,62 @@
+"""From how many elements on a second thread pays: what THREADED_ELEMENTS of fastce/_parallel.py is.
+
+Run: python -m bench.threshold, on an idle machine of at least two CPUs. It calls each loss on one
+thread and on two, whatever the size, in turns, and prints the medians in microseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+import fastce
+from fastce import _parallel
+
+ROUNDS = 200
+SIZES = [3 << 16, 1 << 18, 3 << 17, 1 << 19, 1 << 20, 1 << 21]  # smaller calls never ask
+
+
+def calls(elements: int) -> dict[str, Callable[[], object]]:
+    """Loss and gradient of the cheapest and the dearest loss an element."""
+    rng = np.random.default_rng(0)
+    classes = 1000
+    logits = rng.normal(size=(elements // classes, classes)).astype(np.float32)
+    labels = rng.integers(classes, size=len(logits))
+    flat = rng.normal(size=elements).astype(np.float32)
+    binary = rng.integers(2, size=elements).astype(np.float32)
+    cross_entropy, focal = fastce.SoftmaxCrossEntropy(), fastce.SigmoidFocalLoss(gamma=0.5)
+    grad, flat_grad = np.empty_like(logits), np.empty_like(flat)
+    return {
+        "softmax CE": lambda: cross_entropy.value_and_grad(logits, labels, out=grad),
+        "sigmoid focal": lambda: focal.value_and_grad(flat, binary, out=flat_grad),
+    }
+
+
+def microseconds(call: Callable[[], object], counts: tuple[int, ...]) -> list[float]:
+    """Median time of a call on each number of threads, taken in turns."""
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(ROUNDS):
+        for count in counts:
+            fastce.set_num_threads(count)
+            call()  # the pool is new
+            start = time.perf_counter()
+            call()
+            times[count].append(time.perf_counter() - start)
+    return [median(times[count]) * 1e6 for count in counts]
+
+
+def main() -> None:
+    # Tasks small enough, and a threshold low enough, that every size is shared out.
+    _parallel.TASK_ELEMENTS = 2**15
+    _parallel.THREADED_ELEMENTS = 0
+    for elements in SIZES:
+        for name, call in calls(elements).items():
+            one, two = microseconds(call, (1, 2))
+            print(f"{elements:8d} elements, {name:13s}  one thread {one:7.1f}  two {two:7.1f}")
+
+
+if __name__ == "__main__":
+    main()
