@@ -11,14 +11,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import on_grid
+from cases import FUNCTIONS, SOFTMAX, on_grid
 
 import fastce
 
 INF, NAN = np.inf, np.nan
-SOFTMAX = ("SoftmaxCrossEntropy", "SoftmaxFocalLoss")
-SIGMOID = ("BCEWithLogits", "SigmoidFocalLoss")
-LOSSES = SOFTMAX + SIGMOID
+LOSSES = tuple(FUNCTIONS)
+SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
 REDUCTIONS = ("mean", "sum", "none")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 ROWS, CLASSES = 6, 3
