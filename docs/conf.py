@@ -114,10 +114,11 @@ def copy_mathjax(app, exception):
 
 
 def prefer_the_package(app, doctree):
-    """Let a bare name mean the package's own, where a bridge has one of that name too."""
+    """Let a bare name mean the package's own, unless the module at hand has one of that name."""
     for reference in doctree.findall(addnodes.pending_xref):
-        if reference.get("refdomain") == "py" and reference["reftarget"] in fastce.__all__:
-            reference["reftarget"] = f"fastce.{reference['reftarget']}"
+        name, module = reference["reftarget"], sys.modules.get(reference.get("py:module"))
+        if name in fastce.__all__ and name not in getattr(module, "__all__", ()):
+            reference["reftarget"] = f"fastce.{name}"
 
 
 def own_signature(app, what, name, cls, options, signature, returns):
