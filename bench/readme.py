@@ -28,15 +28,16 @@ ROWS = {
 }
 
 BLOCK = """\
-Loss and gradient, one thread, float32 unless stated, time an element (a call for 64×10). The limit is a copy of
-the array, or a product of two. From [bench/results/summary.md](bench/results/summary.md), which shows the cells that
-fastce loses too (two threads, other losses): {processor}, {instruction_set}, one run of {date}.
+Loss and gradient, one thread, float32 unless stated, time an element (a call for 64×10). The limit
+is a copy of the array, or a product of two. From
+[bench/results/summary.md](bench/results/summary.md), which shows the cells that fastce loses too
+(two threads, other losses): {processor}, {instruction_set}, one run of {date}.
 
 {table}
 
-Confident, correct rows (margin 10 to 60), worst relative error of the float32 loss in the softmax rows above:
-fastce {ours:.1e}, the best of the peers {theirs:.2g}; at 1 no digit is right (error columns of
-[bench/results/table.md](bench/results/table.md)).
+Confident, correct rows (margin 10 to 60), worst relative error of the float32 loss in the softmax
+rows above: fastce {ours:.1e}, the best of the peers {theirs:.2g}; at 1 no digit is right (error
+columns of [bench/results/table.md](bench/results/table.md)).
 """
 
 

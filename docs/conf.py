@@ -52,6 +52,7 @@ napoleon_use_rtype = False
 html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = f"fastce {version}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["fastce.css"]
 html_show_sphinx = False

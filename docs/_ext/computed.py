@@ -13,7 +13,8 @@ folded, below it.
     ```{table-script} errors
     ```
 
-imports docs/computed/errors.py and shows the Markdown that its `table()` returns.
+imports docs/computed/errors.py and shows the Markdown that its `table()` returns: a table, or a
+sentence with a number in it.
 """
 
 import importlib.util
