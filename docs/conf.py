@@ -2,7 +2,11 @@
 
 import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+
+from sphinx import addnodes
+from sphinx.util import inspect
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -34,17 +38,21 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
 
-default_role = "code"
+default_role = "py:obj"  # a link if the site has it, else code
 highlight_language = "none"  # of literal blocks; doctests and fences say their own
 
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # the docstrings name types and shapes
 autodoc_member_order = "bysource"
+# What is missing is mocked, so that the docstrings of its bridge appear all the same.
+autodoc_mock_imports = [name for name in ("dask", "jax", "torch") if not find_spec(name)]
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
 html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = f"fastce {version}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["fastce.css"]
 html_show_sphinx = False
@@ -106,5 +114,25 @@ def copy_mathjax(app, exception):
             copy.write_bytes((source / name).read_bytes())
 
 
+def prefer_the_package(app, doctree):
+    """Let a bare name mean the package's own, unless the module at hand has one of that name."""
+    for reference in doctree.findall(addnodes.pending_xref):
+        name, module = reference["reftarget"], sys.modules.get(reference.get("py:module"))
+        if name in fastce.__all__ and name not in getattr(module, "__all__", ()):
+            reference["reftarget"] = f"fastce.{name}"
+
+
+def own_signature(app, what, name, cls, options, signature, returns):
+    """Give a class whose base is mocked the signature of its own constructor, or none."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    if "__init__" not in vars(cls):
+        return "", returns
+    own = inspect.signature(vars(cls)["__init__"], bound_method=True)
+    return inspect.stringify_signature(own, show_annotation=False), returns
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", own_signature)
+    app.connect("doctree-read", prefer_the_package)
     app.connect("build-finished", copy_mathjax)

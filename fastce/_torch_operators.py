@@ -5,6 +5,8 @@ An operator takes ``logits, target``, its options, ``reduction``, ``dtype`` (the
 backward pass multiplies the gradient by ``grad_output``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

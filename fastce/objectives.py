@@ -28,7 +28,8 @@ The Hessians to choose from:
     entries: it is the same as "positive". Cross-entropy: twice the diagonal. Softmax focal loss has
     H = a·(diag(p) − p·pᵀ) + b·v·vᵀ with v_j = δ_jy − p_j, a = −A and b = p_y·B in the terms of
     `SoftmaxFocalLoss`. The first part is bounded as above; for the second, v·vᵀ is at most
-    diag(|v_j|·Σ_k |v_k|), and Σ_k |v_k| = 2q. Hence D_j = 2a·p_j (1−p_j) + 2·max(b, 0)·q·|v_j|.
+    ``diag(|v_j|·Σ_k |v_k|)``, and ``Σ_k |v_k| = 2q``. Hence
+    ``D_j = 2a·p_j (1−p_j) + 2·max(b, 0)·q·|v_j|``.
 
 References
 ----------
@@ -133,7 +134,7 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """The name that the metrics report: "softmax_focal_loss", say."""
+        """The name that the metrics report, such as "softmax_focal_loss"."""
         return _NAMES[type(self.loss)]
 
     def derivatives(

@@ -12,6 +12,8 @@ logits alone, and there is no second derivative.
 # Where torch is not installed, its classes have no type:
 # mypy: disallow-subclassing-any=False
 
+from __future__ import annotations
+
 from fastce import _checks, _checks_bridges
 
 try:

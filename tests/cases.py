@@ -29,7 +29,7 @@ FUNCTIONS = {
     "BCEWithLogits": "bce_with_logits",
     "SigmoidFocalLoss": "sigmoid_focal_loss",
 }
-SOFTMAX = ("SoftmaxCrossEntropy", "SoftmaxFocalLoss")
+SOFTMAX = tuple(loss for loss in FUNCTIONS if loss.startswith("Softmax"))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -140,6 +141,16 @@ def test_links_between_documents_lead_somewhere():
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_readme_shows_the_last_benchmark(monkeypatch):
+    """`python -m bench.readme` mends it."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench import readme
+
+    results = json.loads((ROOT / "bench/results/results.json").read_text("utf-8"))
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert f"{readme.START}{readme.block(results)}{readme.END}" in text
 
 
 def test_dependencies_that_are_listed_twice_agree():

@@ -208,6 +208,7 @@ def test_a_large_call_where_no_thread_can_start(when):
 
 @FORKS
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # where the run has imported JAX
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_forked_child_computes_the_same_bits(busy, threads):
     """Also one that is forked while another thread is in a large call."""
@@ -252,6 +253,7 @@ def evaluate_large(seed):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # where the run has imported JAX
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_multiprocessing(method, threads):
     threads(2)

@@ -13,7 +13,8 @@ folded, below it.
     ```{table-script} errors
     ```
 
-imports docs/computed/errors.py and shows the Markdown that its `table()` returns.
+imports docs/computed/errors.py and shows the Markdown that its `table()` returns: a table, or a
+sentence with a number in it.
 """
 
 import importlib.util
@@ -59,6 +60,8 @@ def style(ink, grid, cycle):
     }
 
 
+WIDE = 8  # inches: a figure that is wider is not shrunk to the width of a narrow screen
+
 STYLES = {
     "light": style(
         "#24292f", "#d8dee4", ["#1a5fb4", "#c64600", "#26813f", "#813d9c", "#8a6d00", "#5e5c64"]
@@ -82,7 +85,7 @@ def load(script):
 
 
 def draw(script, folder):
-    """Draw a script's figure in each style and return the paths of the pictures."""
+    """Draw a script's figure in each style; return the paths of the pictures, and their width."""
     module = load(script)
     paths = {}
     for name, values in STYLES.items():
@@ -91,7 +94,7 @@ def draw(script, folder):
             paths[name] = folder / f"{script.stem}-{name}.svg"
             figure.savefig(paths[name], metadata={"Date": None})
             pyplot.close(figure)
-    return paths
+    return paths, figure.get_figwidth()
 
 
 class FigureScript(SphinxDirective):
@@ -106,8 +109,9 @@ class FigureScript(SphinxDirective):
         folder.mkdir(parents=True, exist_ok=True)
         self.env.note_dependency(str(script))
 
-        figure = nodes.figure(classes=["drawn"])
-        for name, path in draw(script, folder).items():
+        paths, width = draw(script, folder)
+        figure = nodes.figure(classes=["drawn", "wide"] if width > WIDE else ["drawn"])
+        for name, path in paths.items():
             uri = f"/{path.relative_to(source).as_posix()}"
             figure += nodes.image(uri=uri, alt=self.options["alt"], classes=[f"only-{name}"])
         caption = nodes.caption()

@@ -1,0 +1,80 @@
+"""The table of the README, from the last full run: ``python -m bench.readme`` writes it there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.__main__ import RESULTS
+from bench.report import FASTCE, digits, fastest_peer, minimum, table, time_of
+from bench.subjects import LIMIT, OURS
+
+README = Path(__file__).parent.parent / "README.md"
+START, END = "<!-- bench:start -->\n", "<!-- bench:end -->\n"
+
+# What each row is called, and the cell that it shows.
+ROWS = {
+    "softmax CE, 64×10": "softmax_cross_entropy-64x10-float32",
+    "65536×10": "softmax_cross_entropy-65536x10-float32",
+    "65536×100": "softmax_cross_entropy-65536x100-float32",
+    "8192×1000": "softmax_cross_entropy-8192x1000-float32",
+    "1024×32000": "softmax_cross_entropy-1024x32000-float32",
+    "256×131072": "softmax_cross_entropy-256x131072-float32",
+    "8192×1000, float64": "softmax_cross_entropy-8192x1000-float64",
+    "1024×32000, bfloat16": "softmax_cross_entropy-1024x32000-bfloat16",
+    "BCE, 4 million": "bce_with_logits-4194304-float32",
+    "sigmoid focal, 4 million": "sigmoid_focal_loss-4194304-float32-gamma=2",
+}
+
+BLOCK = """\
+Loss and gradient, one thread, float32 unless stated, time an element (a call for 64×10). The limit
+is a copy of the array, or a product of two. From
+[bench/results/summary.md](bench/results/summary.md), which shows the cells that fastce loses too
+(two threads, other losses): {processor}, {instruction_set}, one run of {date}.
+
+{table}
+
+Confident, correct rows (margin 10 to 60), worst relative error of the float32 loss in the softmax
+rows above: fastce {ours:.1e}, the best of the peers {theirs:.2g}; at 1 no digit is right (error
+columns of [bench/results/table.md](bench/results/table.md)).
+"""
+
+
+def block(results: dict[str, Any]) -> str:
+    """What stands between the README's markers."""
+    cells = {m["cell"]: m for m in results["cells"] if m["threads"] == 1}
+    rows, ours, theirs = [], [], []
+    for label, name in ROWS.items():
+        measured = cells[name]
+        limit, time = minimum(measured, LIMIT), minimum(measured, FASTCE)
+        peer = fastest_peer(measured)
+        if limit is None or time is None or peer is None:
+            raise ValueError(f"{name}: limit, fastce or every peer was left out")
+        ahead, best = digits(peer[1] / time), f"{peer[0]}, {time_of(measured, peer[1])}"
+        rows.append([label, time_of(measured, limit), time_of(measured, time), best, ahead])
+        if name.startswith("softmax") and name.endswith("float32"):
+            errors = {n: e["confident"]["value"] for n, e in measured["errors"].items()}
+            ours.append(errors[FASTCE])
+            theirs += [error for n, error in errors.items() if n not in (LIMIT, *OURS)]
+    header = ["", "limit", "fastce", "fastest peer", "times ahead"]
+    machine = results["machine"]
+    return BLOCK.format(
+        processor=machine["processor"],
+        instruction_set=machine["instruction_set"],
+        date=machine["date"],
+        table=table(header, rows, 1),
+        ours=max(ours),
+        theirs=min(theirs),
+    )
+
+
+def main() -> None:
+    results = json.loads((RESULTS / "results.json").read_text("utf-8"))
+    before, rest = README.read_text("utf-8").split(START)
+    after = rest.split(END)[1]
+    README.write_text(before + START + block(results) + END + after, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""How many blocks of Python the site and the README hold."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent
+PYTHON = re.compile(r"^`{3,}python$", re.M)
+
+
+def blocks(paths):
+    counts = [len(PYTHON.findall(path.read_text("utf-8"))) for path in paths]
+    return sum(counts), sum(count > 0 for count in counts)
+
+
+def table():
+    pages = [path for path in DOCS.glob("**/*.md") if "_build" not in path.parts]
+    on_site, with_code = blocks(pages)
+    of_guide, _ = blocks((DOCS / "guide").glob("*.md"))
+    in_readme, _ = blocks([DOCS.parent / "README.md"])
+    return (
+        f"That is {of_guide} blocks of Python in this guide, {on_site} on {with_code} pages of the "
+        f"site, and {in_readme} in the README."
+    )
