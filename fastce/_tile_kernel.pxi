@@ -149,22 +149,22 @@ cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_
             narrow(stage + i * classes, to + i * matrix.row_stride, matrix.storage, classes)
 
 
-cdef inline void tile_exponential(const real* u, real* e, Py_ssize_t j, vec[real] m, vec[real]* tail,
-                                  vec[real]* ties) noexcept nogil:
-    # Class j of one vector of rows: a maximum is counted, any other is added.
+cdef inline vec[real] tile_exponential(const real* u, real* e, Py_ssize_t j, vec[real] m,
+                                       vec[real]* ties) noexcept nogil:
+    # Class j of one vector of rows, what it adds to the tail: a maximum is counted instead.
     cdef vec[real] x = load(u + j * BLOCK_ROWS), y = raised_exp(x - m)
     cdef mask[real] is_maximum = equal(x, m)
     if e:
         store(e + j * BLOCK_ROWS, y)
-    tail[0] = tail[0] + drop(is_maximum, y)
     ties[0] = ties[0] + keep(is_maximum, splat(<real> 1))
+    return drop(is_maximum, y)
 
 
 cdef inline void tile_exponentials(const real* u, real* e, Py_ssize_t classes, const double* maximum,
                                    double* others, const Ahead* ahead) noexcept nogil:
     # As `exponentials`, for one vector of rows; e may be u.
     cdef vec[real] zero = splat(<real> 0)
-    cdef vec[real] m = load_narrowed(maximum, <real> 0), tail, ties = zero
+    cdef vec[real] m = load_narrowed(maximum, <real> 0), first, tail, ties = zero
     cdef wide_sum[real] total
     cdef double sums[16]
     cdef double tied[16]
@@ -174,14 +174,16 @@ cdef inline void tile_exponentials(const real* u, real* e, Py_ssize_t classes, c
     m = select(equal(m, splat(<real> -INFINITY)), zero, m)
     while j + TILE_STRIDE <= classes:
         tail = zero
-        for k in range(TILE_STRIDE):  # a constant: no branch within the stride
+        for k in range(0, TILE_STRIDE, 2):  # a constant: no branch within the stride
             fetch_class(ahead, j + k)
-            tile_exponential(u, e, j + k, m, &tail, &ties)
+            fetch_class(ahead, j + k + 1)
+            first = tile_exponential(u, e, j + k, m, &ties)
+            tail = tail + (first + tile_exponential(u, e, j + k + 1, m, &ties))
         total.add(tail)
         j += TILE_STRIDE
     tail = zero
     while j < classes:
-        tile_exponential(u, e, j, m, &tail, &ties)
+        tail = tail + tile_exponential(u, e, j, m, &ties)
         j += 1
     total.add(tail)
     total.store_lanes(&sums[0])
@@ -232,7 +234,7 @@ cdef inline void tile_soft_sums(const Batch* batch, const real* u, const real* t
         while j < stop:
             t_j = splat(t[j]) if shared else load(t + j * BLOCK_ROWS)
             masses = masses + t_j
-            distances = distances + keep(less(zero, abs(t_j)), t_j * (m - load(u + j * BLOCK_ROWS)))
+            distances = distances + soft_distance_of(t_j, load(u + j * BLOCK_ROWS), m)
             j += 1
         all_masses.add(masses)
         all_distances.add(distances)
