@@ -106,7 +106,7 @@ CELLS = [
     Cell(CROSS_ENTROPY, (1024, 32000), gradient=False, limit="max", over_limit=ONE_READ),
     Cell(CROSS_ENTROPY, (1024, 32000), target="probabilities"),
     Cell(CROSS_ENTROPY, (1024, 32000), label_smoothing=0.1),
-    Cell(CROSS_ENTROPY, (8, 21, 256, 256), axis=1, lead={1: 3, 2: 3}),
+    Cell(CROSS_ENTROPY, (8, 21, 256, 256), axis=1, ahead_of={"torch": 3, "JAX": 3}),
     Cell("softmax_focal_loss", (1024, 1000)),
     Cell("bce_with_logits", (1000,), target="binary", limit="multiply", microseconds=6),
     Cell(
