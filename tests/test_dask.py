@@ -19,6 +19,7 @@ import dask.array as da
 from dask.callbacks import Callback
 
 import fastce.dask
+from fastce._dask_graph import MERGED_AT_ONCE
 
 CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "normalizer"}]
 
@@ -128,7 +129,7 @@ def test_no_task_holds_more_than_a_chunk_and_its_outputs(chunks, smoothing):
     z = da.random.default_rng(1).normal(size=(80, 4_000), chunks=chunks)
     y = np.zeros(80, int)
     chunk = int(np.prod(chunks)) * 8
-    rows = chunks[0] * fastce.dask.MERGED_AT_ONCE * 5 * 8
+    rows = chunks[0] * MERGED_AT_ONCE * 5 * 8
     taken, given = [], []
 
     def size(x):
