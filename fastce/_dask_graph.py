@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Graph:
         probabilities: bool = True,
     ) -> None:
         self.loss, self.logits = loss, logits
+        self.loss_of_chunk = loss if loss.reduction == "none" else replace(loss, reduction="sum")
         _checks_bridges.dask_logits(logits, da.Array)
         z = _checks.logits(_stand_in(logits))
         self.real = working_type(z)
@@ -110,7 +112,7 @@ class Graph:
             *(total, (*self.rows, self.fields)),
             *self._optional(self.sample_weight, self.rows),
             *self._optional(self._denominator(), ()),
-            loss=self.loss,
+            loss=self.loss_of_chunk,
             classes=self.classes,
             concatenate=True,
             align_arrays=False,
@@ -134,7 +136,7 @@ class Graph:
             self.rows,
             *(self.target, self.rows),
             *self._optional(self.sample_weight, self.rows),
-            loss=self.loss,
+            loss=self.loss_of_chunk,
             classes=self.classes,
             adjust_chunks=dict.fromkeys(self.rows, tasks.one),
             dtype=np.float64,
@@ -146,10 +148,16 @@ class Graph:
         """Return the loss from an array whose chunks hold tuples of which it is the first."""
         if self.loss.reduction == "none":
             return self.rows_of(results, 0, self.real)
-        chunks = tuple((1,) * count for count in results.numblocks)
-        meta = _nothing(results.ndim)
-        sums = da.map_blocks(tasks.pick, results, 0, chunks=chunks, dtype=np.float64, meta=meta)
-        total = sums.sum()
+        # One task a chunk, and few more: each takes dask as long as megabytes of logits take fastce.
+        total = da.reduction(
+            results,
+            tasks.first,
+            np.sum,
+            axis=tuple(range(results.ndim)),
+            split_every=dict.fromkeys(range(results.ndim), ADDED_AT_ONCE),
+            dtype=np.float64,
+            meta=_nothing(0),
+        )
         if self.loss.reduction == "sum":
             return total
         denominator = self._optional(self._denominator(), ())
@@ -169,7 +177,7 @@ class Graph:
             *self._optional(self.sample_weight, self.rows),
             *self._optional(denominator, ()),
             *self._pos_weight(),
-            loss=self.loss,
+            loss=self.loss_of_chunk,
             concatenate=True,
             align_arrays=False,
             dtype=self.logits.dtype,
@@ -194,7 +202,7 @@ class Graph:
             *(total, (*self.rows, self.fields)),
             *(self.target, self.rows),
             *self._optional(self.sample_weight, self.rows),
-            loss=self.loss,
+            loss=self.loss_of_chunk,
             classes=self.classes,
             dtype_of_rows=self.real,
             concatenate=True,
@@ -231,7 +239,7 @@ class Graph:
             *(self.logits, self.axes),
             *(self.target, self.rows),
             *(self.first_classes(), (self.axis,)),
-            loss=self.loss,
+            loss=self.loss_of_chunk,
             classes=self.classes,
             argmax=argmax,
             new_axes={self.fields: count + argmax},
@@ -270,6 +278,9 @@ class Graph:
 
 # Summaries of as many chunks of a row are merged by one task.
 MERGED_AT_ONCE = 8
+
+# The losses of as many chunks along an axis are added up by one task.
+ADDED_AT_ONCE = 16
 
 
 def _stand_in(array: Any) -> Any:

@@ -1,6 +1,7 @@
 """The tasks of `dask`'s graphs: what is done to one chunk, or to the summaries of a row of chunks.
 
-They take and give NumPy arrays, or tuples of them, and are pickled by name.
+They take and give NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the sum
+over the chunk, or the losses themselves: what they are divided by is the graph's business.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ def unchanged(array: Any, axis: Any, keepdims: bool) -> Any:
     return array
 
 
+def first(results: Any, axis: Any, keepdims: bool) -> Any:
+    return results[0]
+
+
 def pick(results: Any, i: int, axis: int | None = None) -> Any:
     return results[i] if axis is None else np.expand_dims(results[i], axis)
 
@@ -33,12 +38,8 @@ def quotient(total: Any, denominator: Any) -> Any:
     return np.asarray(float(total) / float(denominator) if denominator else math.nan)
 
 
-def without_mean(loss: Any, **options: Any) -> Any:
-    return replace(loss, reduction="none" if loss.reduction == "none" else "sum", **options)
-
-
 def of_chunk(loss: Any, pos_weight: Any) -> Any:
-    return without_mean(loss) if pos_weight is None else without_mean(loss, pos_weight=pos_weight)
+    return loss if pos_weight is None else replace(loss, pos_weight=pos_weight)
 
 
 def as_chunk(value: Any, ndim: int) -> Any:
@@ -104,7 +105,6 @@ def unpacked(packed: Any) -> sharded.Summary:
 def finish(
     total: Any, y: Any, weight: Any, loss: Any, classes: int, dtype_of_rows: Any
 ) -> tuple[Any, ...]:
-    loss = without_mean(loss)
     value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
         return (value.astype(dtype_of_rows),)
@@ -130,7 +130,7 @@ def gradient_of_chunk(
         int(first_class[0]),
         unpacked(part[..., 0, :]),
         unpacked(total),
-        without_mean(loss),
+        loss,
         classes=classes,
         sample_weight=weight,
         grad_output=1.0 / float(denominator),
