@@ -145,10 +145,12 @@ def overhead_of_chunks(chunks: int, rows: int) -> None:
 
 def made_up(block_info: Any = None) -> Any:
     """A chunk of normal logits, made from its place in the array."""
-    place = block_info[None]
-    seed = [int(i) for i in place["chunk-location"]]
-    rng = np.random.Generator(np.random.SFC64(seed))
-    return rng.standard_normal(place["chunk-shape"], dtype=np.float32)
+    return chunk_at(block_info[None]["chunk-location"], block_info[None]["chunk-shape"])
+
+
+def chunk_at(place: Any, shape: Any) -> Any:
+    rng = np.random.Generator(np.random.SFC64([int(i) for i in place]))
+    return rng.standard_normal(shape, dtype=np.float32)
 
 
 def peak_bytes(dask_worker: Any) -> tuple[int, int]:
@@ -159,8 +161,11 @@ def peak_bytes(dask_worker: Any) -> tuple[int, int]:
     return peak, int(dask_worker.transfer_outgoing_bytes_total)
 
 
-def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
-    """Loss and gradient norms of a virtual array on worker processes of 2 GiB each."""
+def cluster(gigabytes: float, split: str, path: str, workers: int) -> None:
+    """Loss and gradient norms of a virtual array on worker processes of 2 GiB each.
+
+    The norms, one a row, are written to a file; those of a few rows are computed once more, here.
+    """
     import dask.array as da
     from distributed import Client, LocalCluster
 
@@ -174,7 +179,11 @@ def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
     target = np.random.default_rng(1).integers(CLASSES, size=rows)
     loss = fastce.SoftmaxCrossEntropy()
     value, grad = fastce.dask.value_and_grad(loss, logits, target, normalizer=float(rows))
-    norms = norms_by_chunk(grad) if split == "rows" else da.sqrt((grad * grad).sum(axis=1))
+    norms = (
+        norms_by_chunk(grad)
+        if split == "rows"
+        else da.sqrt((grad * grad).sum(axis=1, keepdims=True))
+    )
     with (
         LocalCluster(
             n_workers=workers,
@@ -186,13 +195,18 @@ def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
         Client(local) as client,
     ):
         start = time.perf_counter()
-        total, norm = client.gather(client.compute((value, norms.sum())))
+        total, norms_of_rows = client.gather(client.compute((value, norms)))
+        np.save(path, norms_of_rows)
         took = time.perf_counter() - start
         figures = client.run(peak_bytes).values()
     print(
         f"{logits.nbytes / 1e9:.1f} GB of logits, split over {split}, {logits.npartitions} chunks"
     )
-    print(f"loss {float(total):.9f}, sum of gradient norms {float(norm):.9f}")
+    few = min(chunks[0][0], 16)
+    first = [chunk_at((0, i), (chunks[0][0], width))[:few] for i, width in enumerate(chunks[1])]
+    _, expected = loss.value_and_grad(np.hstack(first), target[:few], normalizer=float(rows))
+    np.testing.assert_allclose(norms_of_rows[:few], norms_of(expected), rtol=1e-5)
+    print(f"loss {float(total):.9f}; {norms_of_rows.shape[0]} gradient norms in {path}")
     print(f"{took:.0f} s on {len(figures)} workers; peak memory of each, and bytes sent by it:")
     for peak, sent in figures:
         print(f"  {peak / 2**20:.0f} MiB, {sent / rows:.0f} bytes a row of the array")
@@ -203,10 +217,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["shards", "overhead", "cluster"])
     parser.add_argument("--gigabytes", type=float, default=20)
     parser.add_argument("--split", choices=["rows", "classes"], default="rows")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--norms", default="norms.npy", help="where to write the gradient norms")
     options = parser.parse_args()
     for part in options.parts:
         if part == "cluster":
-            cluster(options.gigabytes, options.split)
+            cluster(options.gigabytes, options.split, options.norms, options.workers)
         else:
             {"shards": shards, "overhead": overhead}[part]()
 

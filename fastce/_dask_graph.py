@@ -148,7 +148,7 @@ class Graph:
         """Return the loss from an array whose chunks hold tuples of which it is the first."""
         if self.loss.reduction == "none":
             return self.rows_of(results, 0, self.real)
-        # One task a chunk, and few more: each takes dask as long as megabytes of logits take fastce.
+        # One task a chunk and few more: each takes dask as long as megabytes of logits take us.
         total = da.reduction(
             results,
             tasks.first,
