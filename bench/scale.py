@@ -161,11 +161,12 @@ def peak_bytes(dask_worker: Any) -> tuple[int, int]:
     return peak, int(dask_worker.transfer_outgoing_bytes_total)
 
 
-def cluster(gigabytes: float, split: str, path: str, workers: int) -> None:
+def cluster(gigabytes: float, split: str, path: str, workers: int, stealing: bool) -> None:
     """Loss and gradient norms of a virtual array on worker processes of 2 GiB each.
 
     The norms, one a row, are written to a file; those of a few rows are computed once more, here.
     """
+    import dask
     import dask.array as da
     from distributed import Client, LocalCluster
 
@@ -185,6 +186,7 @@ def cluster(gigabytes: float, split: str, path: str, workers: int) -> None:
         else da.sqrt((grad * grad).sum(axis=1, keepdims=True))
     )
     with (
+        dask.config.set({"distributed.scheduler.work-stealing": stealing}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -218,11 +220,13 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=20)
     parser.add_argument("--split", choices=["rows", "classes"], default="rows")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-stealing", action="store_true", help="dask moves no planned task")
     parser.add_argument("--norms", default="norms.npy", help="where to write the gradient norms")
     options = parser.parse_args()
     for part in options.parts:
         if part == "cluster":
-            cluster(options.gigabytes, options.split, options.norms, options.workers)
+            stealing = not options.no_stealing
+            cluster(options.gigabytes, options.split, options.norms, options.workers, stealing)
         else:
             {"shards": shards, "overhead": overhead}[part]()
 
