@@ -108,7 +108,7 @@ def overhead_of_chunks(chunks: int, rows: int) -> None:
         chunks=((rows,) * chunks, (CLASSES,)),
         dtype=block.dtype,
         meta=block[:0, :0],
-    )
+    ).persist(scheduler="sync")  # in memory, as for the loop
     target = np.tile(y, chunks)
     value, grad = fastce.dask.value_and_grad(loss, logits, target)
     norms = norms_by_chunk(grad)
