@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bounds import assert_within, tolerances, working
 from cases import CASES, DTYPES, SOFTMAX, confident, on_grid
+from clusters import worker_processes
 
 import fastce
 
@@ -170,18 +171,9 @@ def test_nothing_runs_before_compute():
 
 @pytest.fixture(scope="module")
 def client():
-    """Several worker processes on this machine."""
-    distributed = pytest.importorskip("distributed")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 10}),
-        distributed.LocalCluster(
-            n_workers=3,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster) as client,
+        worker_processes(3) as client,
     ):
         yield client
 

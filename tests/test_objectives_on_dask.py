@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import worker_processes
 
 import fastce
 from fastce.objectives import LightGBMObjective, XGBoostObjective
@@ -40,17 +41,7 @@ OF_LIGHTGBM = {fastce.SoftmaxCrossEntropy(): "multiclass", fastce.BCEWithLogits(
 
 @pytest.fixture(scope="module")
 def client():
-    """Two worker processes of one thread."""
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with worker_processes(2) as client:
         yield client
 
 
