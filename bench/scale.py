@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -85,21 +86,29 @@ def norms_by_chunk(grad: Any) -> Any:
     return grad.map_blocks(norms_of, chunks=(grad.chunks[0], (1,)), dtype=grad.dtype, meta=meta)
 
 
-def overhead(chunks: int = 12) -> None:
-    """Loss and gradient norms of chunks of 32 MiB: dask's time over that of a loop of calls."""
+def overhead() -> None:
+    """Loss and gradient norms, chunk by chunk: dask's time over that of a loop of calls."""
+    fastce.set_num_threads(1)
+    print("| chunks | threads | time of the | loop | dask | | graph as it is | |")
+    print("|---|---|---|---|---|---|---|---|")
+    overhead_of_chunks(12, CHUNK_ROWS)
+    overhead_of_chunks(4, 4 * CHUNK_ROWS)
+
+
+def overhead_of_chunks(chunks: int, rows: int) -> None:
     import dask
     import dask.array as da
 
     import fastce.dask
 
     loss = fastce.SoftmaxCrossEntropy(reduction="sum")
-    block, y = problem(CHUNK_ROWS, CLASSES)
+    block, y = problem(rows, CLASSES)
     logits = da.map_blocks(
         lambda block_id: block,
-        chunks=((CHUNK_ROWS,) * chunks, (CLASSES,)),
+        chunks=((rows,) * chunks, (CLASSES,)),
         dtype=block.dtype,
         meta=block[:0, :0],
-    )
+    ).persist(scheduler="sync")  # in memory, as for the loop
     target = np.tile(y, chunks)
     value, grad = fastce.dask.value_and_grad(loss, logits, target)
     norms = norms_by_chunk(grad)
@@ -112,25 +121,25 @@ def overhead(chunks: int = 12) -> None:
         values, norms = zip(*map_(one, range(chunks)), strict=True)
         return sum(values), np.concatenate(norms)
 
-    fastce.set_num_threads(1)
-    print("| threads | loop | dask | overhead | loop, processors | dask, processors | overhead |")
-    print("|---|---|---|---|---|---|---|")
     for threads in (1, 2):
         with ThreadPoolExecutor(threads) as pool, dask.config.set(pool=pool):
             scheduler = "sync" if threads == 1 else "threads"
             loop = functools.partial(plain, map if threads == 1 else pool.map)
             graph = functools.partial(dask.compute, value, norms, scheduler=scheduler)
+            as_it_is = functools.partial(graph, optimize_graph=False)
             (a, a_norms), (b, b_norms) = loop(), graph()
-            assert a == b
+            assert math.isclose(a, b, rel_tol=1e-14)  # dask adds in another order
             assert np.array_equal(a_norms, b_norms)
-            rounds = [(seconds(loop, 1), seconds(graph, 1)) for _ in range(15)]
-            cells = []
-            for clock in (0, 1):
-                by_loop = min(loop_times[clock] for loop_times, _ in rounds)
-                by_graph = min(graph_times[clock] for _, graph_times in rounds)
-                cells += [f"{by_loop * 1e3:.0f} ms", f"{by_graph * 1e3:.0f} ms"]
-                cells += [f"{by_graph / by_loop - 1:+.1%}"]
-            print(f"| {threads} | {' | '.join(cells)} |")
+            rounds = [[seconds(f, 1) for f in (loop, graph, as_it_is)] for _ in range(40)]
+            for clock, name in enumerate(("clock", "processors")):
+                least = [
+                    min(times[clock] for times in column) for column in zip(*rounds, strict=True)
+                ]
+                cells = [f"{chunks} of {block.nbytes / 2**20:.0f} MiB", str(threads), name]
+                cells += [f"{least[0] * 1e3:.0f} ms"]
+                for t in least[1:]:
+                    cells += [f"{t * 1e3:.0f} ms", f"{t / least[0] - 1:+.1%}"]
+                print(f"| {' | '.join(cells)} |")
 
 
 # An array beyond memory ---------------------------------------------------------------------------
@@ -138,10 +147,12 @@ def overhead(chunks: int = 12) -> None:
 
 def made_up(block_info: Any = None) -> Any:
     """A chunk of normal logits, made from its place in the array."""
-    place = block_info[None]
-    seed = [int(i) for i in place["chunk-location"]]
-    rng = np.random.Generator(np.random.SFC64(seed))
-    return rng.standard_normal(place["chunk-shape"], dtype=np.float32)
+    return chunk_at(block_info[None]["chunk-location"], block_info[None]["chunk-shape"])
+
+
+def chunk_at(place: Any, shape: Any) -> Any:
+    rng = np.random.Generator(np.random.SFC64([int(i) for i in place]))
+    return rng.standard_normal(shape, dtype=np.float32)
 
 
 def peak_bytes(dask_worker: Any) -> tuple[int, int]:
@@ -152,8 +163,12 @@ def peak_bytes(dask_worker: Any) -> tuple[int, int]:
     return peak, int(dask_worker.transfer_outgoing_bytes_total)
 
 
-def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
-    """Loss and gradient norms of a virtual array on worker processes of 2 GiB each."""
+def cluster(gigabytes: float, split: str, path: str, workers: int, stealing: bool) -> None:
+    """Loss and gradient norms of a virtual array on worker processes of 2 GiB each.
+
+    The norms, one a row, are written to a file; those of a few rows are computed once more, here.
+    """
+    import dask
     import dask.array as da
     from distributed import Client, LocalCluster
 
@@ -167,8 +182,13 @@ def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
     target = np.random.default_rng(1).integers(CLASSES, size=rows)
     loss = fastce.SoftmaxCrossEntropy()
     value, grad = fastce.dask.value_and_grad(loss, logits, target, normalizer=float(rows))
-    norms = norms_by_chunk(grad) if split == "rows" else da.sqrt((grad * grad).sum(axis=1))
+    norms = (
+        norms_by_chunk(grad)
+        if split == "rows"
+        else da.sqrt((grad * grad).sum(axis=1, keepdims=True))
+    )
     with (
+        dask.config.set({"distributed.scheduler.work-stealing": stealing}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -179,13 +199,18 @@ def cluster(gigabytes: float, split: str, workers: int = 2) -> None:
         Client(local) as client,
     ):
         start = time.perf_counter()
-        total, norm = client.gather(client.compute((value, norms.sum())))
+        total, norms_of_rows = client.gather(client.compute((value, norms)))
+        np.save(path, norms_of_rows)
         took = time.perf_counter() - start
         figures = client.run(peak_bytes).values()
     print(
         f"{logits.nbytes / 1e9:.1f} GB of logits, split over {split}, {logits.npartitions} chunks"
     )
-    print(f"loss {float(total):.9f}, sum of gradient norms {float(norm):.9f}")
+    few = min(chunks[0][0], 16)
+    first = [chunk_at((0, i), (chunks[0][0], width))[:few] for i, width in enumerate(chunks[1])]
+    _, expected = loss.value_and_grad(np.hstack(first), target[:few], normalizer=float(rows))
+    np.testing.assert_allclose(norms_of_rows[:few], norms_of(expected), rtol=1e-5)
+    print(f"loss {float(total):.9f}; {norms_of_rows.shape[0]} gradient norms in {path}")
     print(f"{took:.0f} s on {len(figures)} workers; peak memory of each, and bytes sent by it:")
     for peak, sent in figures:
         print(f"  {peak / 2**20:.0f} MiB, {sent / rows:.0f} bytes a row of the array")
@@ -196,10 +221,14 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["shards", "overhead", "cluster"])
     parser.add_argument("--gigabytes", type=float, default=20)
     parser.add_argument("--split", choices=["rows", "classes"], default="rows")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-stealing", action="store_true", help="dask moves no planned task")
+    parser.add_argument("--norms", default="norms.npy", help="where to write the gradient norms")
     options = parser.parse_args()
     for part in options.parts:
         if part == "cluster":
-            cluster(options.gigabytes, options.split)
+            stealing = not options.no_stealing
+            cluster(options.gigabytes, options.split, options.norms, options.workers, stealing)
         else:
             {"shards": shards, "overhead": overhead}[part]()
 

@@ -78,6 +78,10 @@ cdef struct Batch:
     char* loss                # one number a row in the working precision, or NULL
     char* log_sum_exp
     long long* argmax
+    double* maximum           # of RowBlock, or NULL: what is known of a row before it is finished
+    double* others
+    double* target_logit
+    double* soft_distance
 
 
 cdef struct RowBlock:
@@ -290,6 +294,12 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
     return OK
 
 
+cdef inline void write_rows(double* to, Py_ssize_t first, Py_ssize_t rows,
+                            const double* numbers) noexcept nogil:
+    if to:
+        memcpy(to + first, numbers, rows * sizeof(double))
+
+
 cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                    real precision, double* total) noexcept nogil:
     # Writes the losses of a block, or adds them up in vectors.
@@ -311,6 +321,10 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
     if batch.log_sum_exp:
         for i in range(rows):
             write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])
+    write_rows(batch.maximum, first, rows, &block.maximum[0])
+    write_rows(batch.others, first, rows, &block.others[0])
+    write_rows(batch.target_logit, first, rows, &block.target_logit[0])
+    write_rows(batch.soft_distance, first, rows, &block.soft_distance[0])
 
 
 # ------------------------------------------------------------------- conversion to and from storage

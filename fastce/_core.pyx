@@ -332,7 +332,8 @@ cdef class SoftmaxRun:
 
     def __init__(self, SoftmaxKernel kernel, double scale, cnp.ndarray logits, labels=None,
                  probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
-                 grad=None, hess=None, log_sum_exp=None, argmax=None):
+                 grad=None, hess=None, log_sum_exp=None, argmax=None, maximum=None, others=None,
+                 target_logit=None, soft_distance=None):
         self.batch = kernel.options
         self.batch.scale = scale
         self.batch.classes = cnp.PyArray_DIM(logits, cnp.PyArray_NDIM(logits) - 1)
@@ -350,14 +351,16 @@ cdef class SoftmaxRun:
             if kernel.options.label_smoothing != 0.0 and self.batch.classes:
                 soft_weight = kernel.soft_weight(self.batch.classes, self.double_precision)
                 self.batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
-        if loss is not None:
-            self.batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
-        if log_sum_exp is not None:
-            self.batch.log_sum_exp = <char*> cnp.PyArray_DATA(<cnp.ndarray> log_sum_exp)
-        if argmax is not None:
-            self.batch.argmax = <long long*> cnp.PyArray_DATA(<cnp.ndarray> argmax)
+        self.batch.loss = data_of(loss)
+        self.batch.log_sum_exp = data_of(log_sum_exp)
+        self.batch.argmax = <long long*> data_of(argmax)
+        self.batch.maximum = <double*> data_of(maximum)
+        self.batch.others = <double*> data_of(others)
+        self.batch.target_logit = <double*> data_of(target_logit)
+        self.batch.soft_distance = <double*> data_of(soft_distance)
         self.arrays = (kernel, logits, labels, probabilities, mask, sample_weight, grad_output, loss,
-                       grad, hess, log_sum_exp, argmax, soft_weight)
+                       grad, hess, log_sum_exp, argmax, maximum, others, target_logit, soft_distance,
+                       soft_weight)
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
         """Do the rows [start, stop); return total plus the sum of their losses."""

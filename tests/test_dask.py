@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bounds import assert_within, tolerances, working
 from cases import CASES, DTYPES, SOFTMAX, confident, on_grid
+from clusters import worker_processes
 
 import fastce
 
@@ -19,6 +20,7 @@ import dask.array as da
 from dask.callbacks import Callback
 
 import fastce.dask
+from fastce._dask_graph import MERGED_AT_ONCE
 
 CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "normalizer"}]
 
@@ -128,7 +130,7 @@ def test_no_task_holds_more_than_a_chunk_and_its_outputs(chunks, smoothing):
     z = da.random.default_rng(1).normal(size=(80, 4_000), chunks=chunks)
     y = np.zeros(80, int)
     chunk = int(np.prod(chunks)) * 8
-    rows = chunks[0] * fastce.dask.MERGED_AT_ONCE * 5 * 8
+    rows = chunks[0] * MERGED_AT_ONCE * 5 * 8
     taken, given = [], []
 
     def size(x):
@@ -169,18 +171,9 @@ def test_nothing_runs_before_compute():
 
 @pytest.fixture(scope="module")
 def client():
-    """Several worker processes on this machine."""
-    distributed = pytest.importorskip("distributed")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 10}),
-        distributed.LocalCluster(
-            n_workers=3,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs=50,
-        ) as cluster,
-        distributed.Client(cluster) as client,
+        worker_processes(3) as client,
     ):
         yield client
 

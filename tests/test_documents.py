@@ -22,6 +22,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # What a module's examples need beside NumPy.
 HOSTS = {
+    "fastce._dask_graph": ["dask"],
     "fastce.dask": ["dask"],
     "fastce.jax": ["jax"],
     "fastce.objectives": ["catboost", "lightgbm", "xgboost"],

@@ -24,10 +24,15 @@ def imported_packages(source):
     return names
 
 
+# What examples need besides what they import: dask.dataframe, for XGBoost on Dask, wants pyarrow.
+ALSO_NEEDED = {"boosting_on_dask.py": {"pyarrow"}}
+
+
 def run(example, directory):
+    imported = imported_packages(example.read_text(encoding="utf-8"))
     missing = [
         name
-        for name in sorted(imported_packages(example.read_text(encoding="utf-8")))
+        for name in sorted(imported | ALSO_NEEDED.get(example.name, set()))
         if importlib.util.find_spec(name) is None
     ]
     if missing:
@@ -77,7 +82,13 @@ def check_ctypes_caller(printed, tmp_path):
     assert "status of a target of 1.5: 3; gradient written: False" in printed
 
 
+def check_boosting_on_dask(printed, tmp_path):
+    assert float(re.search(r"difference of raw scores: (\S+)", printed)[1]) < 1e-4
+    assert float(re.search(r"on 2 workers: accuracy ([\d.]+)", printed)[1]) > 0.7
+
+
 CHECKS = {
+    "boosting_on_dask.py": check_boosting_on_dask,
     "ctypes_caller.py": check_ctypes_caller,
     "evaluate_logits.py": check_evaluate_logits,
     "numba_trainer.py": check_numba_trainer,

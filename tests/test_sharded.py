@@ -81,7 +81,7 @@ def test_equals_the_reference(c, dtype):
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 4), ("float64", 8)])
 @pytest.mark.parametrize("logits", [on_grid, confident, far_apart])
 @pytest.mark.parametrize("classes", [2, 3, 10, 33, 257, 4097])
-def test_few_ulp_in_every_split(classes, logits, dtype, limit, rng):
+def test_few_ulp_in_every_split(classes, logits, dtype, limit, isa, rng):
     """As unsplit, 4 ULP; each merge rounds twice more, in float64, which float64 shows."""
     z = logits(rng, (19, classes)).astype(dtype)
     y = np.where(rng.random(19) < 0.5, np.argmax(z, axis=1), rng.integers(classes, size=19))

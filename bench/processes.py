@@ -1,0 +1,167 @@
+"""Whether the cost model of a split holds: steps on 1, 2 and 4 MPI processes of this machine.
+
+A process computes for what its processor spends on it, whoever else runs; what it exchanges takes
+the time of the clock. The model is made from the run on one process.
+
+Run: python -m bench.processes [--rows 528] [--classes 32000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastce
+from bench.scale import problem
+from fastce import sharded
+
+PROCESSES = (1, 2, 4)
+ROUNDS = 15
+LOSS = fastce.SoftmaxCrossEntropy(reduction="sum")
+
+
+# On each process ----------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """The least time of each part of a step: of the processor, or by the clock for what waits."""
+
+    def __init__(self) -> None:
+        self.least: dict[str, float] = {}
+
+    def time(self, part: str, function: Any, clock: Any = time.process_time) -> Any:
+        start = clock()
+        result = function()
+        self.least[part] = min(self.least.get(part, np.inf), clock() - start)
+        return result
+
+
+def share(count: int, comm: Any) -> slice:
+    return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
+
+
+def step_on_rows(comm: Any, watch: Stopwatch, logits: Any, y: Any, out: Any) -> int:
+    """The loss of this process's rows, added up over all; returns the bytes that it sends."""
+    call = functools.partial(LOSS.value_and_grad, logits, y, out=out)
+    value, _ = watch.time("unsplit", call)
+    sent = np.array([value])
+    comm.Barrier()
+    watch.time("exchange", lambda: comm.allreduce(sent), time.perf_counter)
+    return sent.nbytes
+
+
+def step_on_classes(
+    comm: Any, watch: Stopwatch, logits: Any, y: Any, out: Any, first: int, classes: int
+) -> int:
+    """The same for this process's classes of all the rows."""
+    place = (y, first)
+    part = watch.time("summarise", lambda: sharded.summarise(logits, *place, LOSS, classes=classes))
+    sent = part.packed()
+    received = np.empty((comm.size, *sent.shape))
+    comm.Barrier()
+    watch.time("exchange", lambda: comm.Allgather(sent, received), time.perf_counter)
+    parts = [sharded.Summary(*fields) for fields in received]
+    total = watch.time("merge", lambda: functools.reduce(sharded.merge, parts))
+    watch.time("one merge", lambda: sharded.merge(part, part))
+    watch.time("finish", lambda: sharded.finish(total, y, LOSS, classes=classes))
+    watch.time(
+        "gradient",
+        lambda: sharded.gradient(logits, *place, part, total, LOSS, classes=classes, out=out),
+    )
+    return sent.nbytes
+
+
+def on_each_process(rows: int, classes: int) -> None:
+    """Run the steps of both splits; the first process prints the slowest one's times."""
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    figures: dict[str, Any] = {}
+    for split in ("rows", "classes"):
+        mine = share(rows if split == "rows" else classes, comm)
+        shape = (
+            (mine.stop - mine.start, classes) if split == "rows" else (rows, mine.stop - mine.start)
+        )
+        logits, _ = problem(*shape, seed=comm.rank)
+        y = np.random.default_rng(1).integers(classes, size=shape[0])
+        out, watch = np.empty_like(logits), Stopwatch()
+        for _ in range(ROUNDS):
+            if split == "rows":
+                sent = step_on_rows(comm, watch, logits, y, out)
+            else:
+                sent = step_on_classes(comm, watch, logits, y, out, mine.start, classes)
+        gathered = comm.gather(watch.least)
+        if comm.rank == 0:
+            figures[split] = {part: max(t[part] for t in gathered) for part in watch.least}
+            figures[split]["sent"] = sent
+    if comm.rank == 0:
+        print(json.dumps(figures))
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+def run(processes: int, rows: int, classes: int) -> Any:
+    beside = Path(sys.executable).parent / "mpiexec"
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if mpiexec is None:
+        raise SystemExit("there is no mpiexec: pip install mpich mpi4py")
+    command = [mpiexec, "-n", str(processes), sys.executable, "-m", "bench.processes", "--process"]
+    command += ["--rows", str(rows), "--classes", str(classes)]
+    one_thread = {"FASTCE_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        command, env=os.environ | one_thread, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(finished.stdout)
+
+
+def table(rows: int, classes: int) -> None:
+    computing = {"rows": ["unsplit"], "classes": ["summarise", "merge", "finish", "gradient"]}
+    runs = {processes: run(processes, rows, classes) for processes in PROCESSES}
+    alone = runs[1]["rows"] | runs[1]["classes"]
+    elements = rows * classes
+    print(f"{rows} rows of {classes} float32 classes. From one process:")
+    for part in ("unsplit", "summarise", "gradient"):
+        print(f"  {part}: {alone[part] / elements * 1e9:.2f} ns an element")
+    for part in ("one merge", "finish"):
+        print(f"  {part}: {alone[part] / rows * 1e6:.2f} µs a row")
+    print(
+        "| split over | processes | computing | by the model | ratio | exchange | sent, received |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for split, parts in computing.items():
+        for processes, figures in runs.items():
+            measured = sum(figures[split][part] for part in parts)
+            model = alone["unsplit"] / processes
+            if split == "classes":
+                model = (alone["summarise"] + alone["gradient"]) / processes + alone["finish"]
+                model += (processes - 1) * alone["one merge"]
+            sent = figures[split]["sent"]
+            print(
+                f"| {split} | {processes} | {measured * 1e3:.2f} ms | {model * 1e3:.2f} ms"
+                f" | {measured / model:.2f} | {figures[split]['exchange'] * 1e6:.0f} µs"
+                f" | {sent} B, {sent * processes} B |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=528)
+    parser.add_argument("--classes", type=int, default=32_000)
+    parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    (on_each_process if options.process else table)(options.rows, options.classes)
+
+
+if __name__ == "__main__":
+    main()
