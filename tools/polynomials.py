@@ -146,7 +146,7 @@ def differences(header: str) -> list[str]:
 def main() -> int:
     """Print the polynomials, or check the header."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare with fastce/simd_functions.hpp")
+    parser.add_argument("--check", action="store_true", help=f"compare with {HEADER.name}")
     if parser.parse_args().check:
         found = differences(HEADER.read_text(encoding="utf-8"))
         print("\n".join(found) or f"{len(POLYNOMIALS)} polynomials are as in {HEADER.name}")
