@@ -84,9 +84,9 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
 #endif
 }
 
-// 2^power e^(x - excess) for 0 >= x, |excess| tiny; 0 where 2^power e^x would be subnormal (to make
-// subnormal numbers costs over 100 cycles on many CPUs, and a row masked with -1e9 would pay it on
-// every element), so e^-inf = 0. Without a power, x may be up to 88 (float) or 709 (double).
+// 2^power e^(x - excess) for 0 >= x, |excess| tiny; 0 where 2^power e^x would be subnormal (many
+// processors make subnormal numbers far more slowly than others, and a row masked with -1e9 would pay
+// for it on every element), so e^-inf = 0. Without a power, x may be up to 88 (float) or 709 (double).
 // x = k ln2 + r; adding the rounder leaves k + bias + power in the low bits of the sum, from where one
 // shift moves it into the exponent. Where it is negative, the maximum with 0 makes 0.0 of it.
 template <class T> FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power) {
