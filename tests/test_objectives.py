@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -152,6 +153,23 @@ def test_class_major_scores_are_read_in_place_and_answered_alike(loss, rng):
             np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
             assert got.flags.f_contiguous  # what LightGBM ravels without a copy
             assert want.flags.c_contiguous
+
+
+@pytest.mark.parametrize("loss", [SOFTMAX[0], SOFTMAX[2]], ids=repr)
+def test_class_major_scores_are_not_copied(loss, rng):
+    """Beside its outputs a call needs integers for the labels, and weights of the scores' type."""
+    scores, labels = scores_and_labels(rng, rows=200_000)
+    scores, weight = np.asfortranarray(scores), rng.random(labels.size).astype(np.float32)
+    objective = LightGBMObjective(loss)
+    objective.derivatives(scores[:10], labels[:10])  # imports, thread pool
+    tracemalloc.start()
+    try:
+        objective.derivatives(scores, labels.astype(np.float32), weight)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak > 2 * scores.nbytes  # NumPy's arrays are being traced
+    assert peak - 2 * scores.nbytes < 3 * 8 * labels.size < scores.nbytes
 
 
 def test_one_vs_rest_is_bce_of_one_hot_labels(rng):
