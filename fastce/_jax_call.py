@@ -15,7 +15,6 @@ from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int64, c_size_
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -31,21 +30,21 @@ METADATA = 1  # the extension by which XLA asks for the version, in place of a c
 EXECUTE = 3  # the stage in which the arrays hold numbers
 INTERNAL = 13  # the code of an error that is the program's fault
 
-# XLA's number of each type.
+# The types by XLA's numbers.
 TYPES = {
-    1: np.dtype(np.bool_),
-    2: np.dtype(np.int8),
-    3: np.dtype(np.int16),
-    4: np.dtype(np.int32),
-    5: np.dtype(np.int64),
-    6: np.dtype(np.uint8),
-    7: np.dtype(np.uint16),
-    8: np.dtype(np.uint32),
-    9: np.dtype(np.uint64),
-    10: np.dtype(np.float16),
-    11: np.dtype(np.float32),
-    12: np.dtype(np.float64),
-    16: np.dtype(jnp.bfloat16),
+    1: "bool",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "uint8",
+    7: "uint16",
+    8: "uint32",
+    9: "uint64",
+    10: "float16",
+    11: "float32",
+    12: "float64",
+    16: "bfloat16",  # NumPy knows it by its name as soon as JAX is imported
 }
 
 
@@ -96,7 +95,7 @@ class Buffer(Sized):
 
     def array(self) -> Array:
         """View the buffer as an array."""
-        shape, dtype = self.dims[: self.rank], TYPES[self.dtype]
+        shape, dtype = self.dims[: self.rank], np.dtype(TYPES[self.dtype])
         if not math.prod(shape):
             return np.empty(shape, dtype)
         memory = (c_char * (math.prod(shape) * dtype.itemsize)).from_address(self.data)
