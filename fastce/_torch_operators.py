@@ -7,7 +7,6 @@ backward pass multiplies the gradient by ``grad_output``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -39,18 +38,19 @@ def _array(tensor: Tensor) -> Array:
 
 # The operators ------------------------------------------------------------------------------------
 
-# From the options of an operator, its reduction and the logits: the loss, and further arguments of
-# its call.
-Evaluate = Callable[..., tuple[Any, dict[str, Any]]]
 
-
-def _operator(name: str, options: str, evaluate: Evaluate) -> Any:
-    """Register an operator with torch, and return it."""
+def _operator(name: str, cls: Any, options: str) -> Any:
+    """Register an operator with torch, and return it: ``options`` as its schema declares them."""
     rows = name.startswith("softmax")
+    names = [*(option.split()[-1] for option in options.split(", ")), "reduction"]
 
     def compute(logits: Tensor, target: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *options, dtype, with_grad = arguments
-        loss, call = evaluate(*options, logits)
+        *values, dtype, with_grad = arguments
+        given = dict(zip(names, values, strict=True))
+        if rows:
+            given["axis"] = _class_axis(logits)
+        call = {} if rows else _of_elements(given, logits)
+        loss = _loss(cls, given)
         if not with_grad:
             value = loss(_array(logits), _array(target), **call)
             return torch.as_tensor(value, dtype=dtype), logits.new_empty(0)
@@ -143,75 +143,39 @@ def _class_axis(logits: Tensor) -> int:
 _cached = lru_cache(maxsize=64)(lambda cls, **options: cls(**options))
 
 
-def _loss(cls: Any, name: str, weights: Tensor | None, **options: Any) -> Any:
+def _loss(cls: Any, options: dict[str, Any]) -> Any:
     """Return a loss, made anew only if it has weights: a tensor's values may have changed."""
-    if weights is None:
-        return _cached(cls, **options)
-    return cls(**{name: _array(weights)}, **options)
+    arrays = {key: _array(value) for key, value in options.items() if isinstance(value, Tensor)}
+    return cls(**options | arrays) if arrays else _cached(cls, **options)
 
 
-def _of_cross_entropy(
-    weight: Tensor | None, ignore_index: int, label_smoothing: float, reduction: str, logits: Tensor
-) -> tuple[Any, dict[str, Any]]:
-    return _loss(
-        losses.SoftmaxCrossEntropy,
-        "weight",
-        weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        axis=_class_axis(logits),
-    ), {}
-
-
-def _of_softmax_focal(
-    gamma: float, alpha: Tensor | None, ignore_index: int, reduction: str, logits: Tensor
-) -> tuple[Any, dict[str, Any]]:
-    return _loss(
-        losses.SoftmaxFocalLoss,
-        "alpha",
-        alpha,
-        gamma=gamma,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        axis=_class_axis(logits),
-    ), {}
-
-
-def _of_bce(
-    weight: Tensor | None, pos_weight: Tensor | None, reduction: str, logits: Tensor
-) -> tuple[Any, dict[str, Any]]:
-    loss = _loss(losses.BCEWithLogits, "pos_weight", pos_weight, reduction=reduction)
+def _of_elements(options: dict[str, Any], logits: Tensor) -> dict[str, Any]:
+    """Take a weight of each element from the options, and return it as the call has it."""
+    weight = options.pop("weight", None)
     if weight is None:
-        return loss, {}
+        return {}
     # torch's mean divides by the number of elements, whatever they weigh.
-    elements = logits.numel() if reduction == "mean" and logits.numel() else None
-    return loss, {"sample_weight": _array(weight), "normalizer": elements}
-
-
-def _of_sigmoid_focal(
-    gamma: float, alpha: float | None, label_smoothing: float, reduction: str, logits: Tensor
-) -> tuple[Any, dict[str, Any]]:
-    return _cached(
-        losses.SigmoidFocalLoss,
-        gamma=gamma,
-        alpha=alpha,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-    ), {}
+    elements = logits.numel() if options["reduction"] == "mean" and logits.numel() else None
+    return {"sample_weight": _array(weight), "normalizer": elements}
 
 
 softmax_cross_entropy = _operator(
     "softmax_cross_entropy",
+    losses.SoftmaxCrossEntropy,
     "Tensor? weight, int ignore_index, float label_smoothing",
-    _of_cross_entropy,
 )
 softmax_focal_loss = _operator(
-    "softmax_focal_loss", "float gamma, Tensor? alpha, int ignore_index", _of_softmax_focal
+    "softmax_focal_loss",
+    losses.SoftmaxFocalLoss,
+    "float gamma, Tensor? alpha, int ignore_index",
 )
-bce_with_logits = _operator("bce_with_logits", "Tensor? weight, Tensor? pos_weight", _of_bce)
+bce_with_logits = _operator(
+    "bce_with_logits", losses.BCEWithLogits, "Tensor? weight, Tensor? pos_weight"
+)
 sigmoid_focal_loss = _operator(
-    "sigmoid_focal_loss", "float gamma, float? alpha, float label_smoothing", _of_sigmoid_focal
+    "sigmoid_focal_loss",
+    losses.SigmoidFocalLoss,
+    "float gamma, float? alpha, float label_smoothing",
 )
 
 

@@ -1,13 +1,11 @@
 """The losses as JAX functions on the CPU: under ``jit``, ``grad``, ``value_and_grad`` and ``vmap``.
 
-The kernels run in a callback to the host, so that the value and its gradient, where one is asked
-for, come from one pass over the logits. The gradient crosses over by one copy.
-
-JAX's callbacks need a second thread of its own: in a process that may use only one CPU, JAX can
-wait for itself for ever when arrays are large.
+The value and its gradient, where one is asked for, come from one pass over the logits. The kernels
+read JAX's arrays where they lie, and write the results where JAX wants them.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,8 @@ try:
     import jax.numpy as jnp
 except ImportError as error:
     _checks_bridges.missing_host("jax", "jax", error)
+
+from fastce import _jax_call
 
 __all__ = ["function"]
 
@@ -75,10 +75,10 @@ def function(loss: Loss) -> Callable[..., Any]:
 
 def _differentiable(loss: Loss) -> Any:
     def value(logits: Any, target: Any, sample_weight: Any) -> Any:
-        return _on_host(loss, False, logits, target, sample_weight)[0]
+        return _call(loss, False, logits, target, sample_weight)[0]
 
     def forward(logits: Any, target: Any, sample_weight: Any) -> tuple[Any, Any]:
-        losses, grad = _on_host(loss, True, logits, target, sample_weight)
+        losses, grad = _call(loss, True, logits, target, sample_weight)
         # An empty array carries the logits' type to the backward pass.
         return losses, (grad, jnp.zeros(0, logits.dtype))
 
@@ -93,35 +93,39 @@ def _differentiable(loss: Loss) -> Any:
     return evaluate
 
 
-def _on_host(loss: Loss, with_grad: bool, logits: Any, target: Any, sample_weight: Any) -> Any:
-    """Call the loss with NumPy arrays; a vmap adds axes in front of all of them."""
+def _call(loss: Loss, with_grad: bool, logits: Any, target: Any, sample_weight: Any) -> Any:
+    """Call the kernels, which XLA knows by a number."""
     shape = _shape_of_losses(loss, logits, target, sample_weight)
-    value_type = np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
-    # The mean's gradient may be below the range of float16, until the chain rule scales it.
-    grad_type = np.dtype(np.float32) if logits.dtype == np.float16 else logits.dtype
-    outlines = [(shape, value_type)] + [(logits.shape, grad_type)] * with_grad
+    results: list[tuple[tuple[int, ...], Any]] = [
+        (shape, np.float64 if logits.dtype.itemsize == 8 else np.float32)
+    ]
+    if with_grad:
+        # The mean's gradient may be below the range of float16, until the chain rule scales it.
+        small = logits.dtype == np.float16
+        results.append((logits.shape, np.float32 if small else logits.dtype))
+    given = (logits, target) if sample_weight is None else (logits, target, sample_weight)
+    return _jax_call.call(_number(loss), logits.ndim, results, *given)
 
-    def host(*arguments: Any) -> tuple[Array, ...]:
-        arrays = [np.asarray(a) for a in arguments]
-        mapped = arrays[0].shape[: arrays[0].ndim - logits.ndim]
-        outs = tuple(np.empty((*mapped, *shape), dtype) for shape, dtype in outlines)
-        for i in np.ndindex(mapped):
+
+@cache
+def _number(loss: Any) -> int:
+    """Let XLA call the kernels: for good, once for each loss."""
+
+    def evaluate(rank: int, arrays: list[Array], outs: list[Array]) -> None:
+        """Write loss and, if there is room for it, gradient; a vmap's axes come first."""
+        for i in np.ndindex(arrays[0].shape[: arrays[0].ndim - rank]):
             z, y, *weight = (array[i] for array in arrays)
             call: dict[str, Any] = {"sample_weight": weight[0]} if weight else {}
             try:
-                if with_grad:
+                if len(outs) > 1:
                     outs[0][i], _ = loss.value_and_grad(z, y, out=outs[1][i], **call)
                 else:
                     outs[0][i] = loss(z, y, **call)
             except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
                 for out in outs:
                     out[i] = np.nan
-        return outs
 
-    given = (logits, target) if sample_weight is None else (logits, target, sample_weight)
-    outline_of: Any = jax.ShapeDtypeStruct
-    results = tuple(outline_of(*outline) for outline in outlines)
-    return jax.pure_callback(host, results, *given, vmap_method="broadcast_all")
+    return _jax_call.register(evaluate)
 
 
 def _shape_of_losses(loss: Any, logits: Any, target: Any, sample_weight: Any) -> tuple[int, ...]:

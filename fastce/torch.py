@@ -14,6 +14,9 @@ logits alone, and there is no second derivative.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from fastce import _checks, _checks_bridges
 
 try:
@@ -239,7 +242,19 @@ def sigmoid_focal_loss(
 # Modules ------------------------------------------------------------------------------------------
 
 
-class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+class _Loss(torch.nn.Module):
+    """A function of this module, called with the attributes that have its options' names."""
+
+    _function: ClassVar[Callable[..., Tensor]]
+    _options: ClassVar[tuple[str, ...]]
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        options = {name: getattr(self, name) for name in self._options}
+        return type(self)._function(input, target, **options)
+
+
+class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss`, computed by `cross_entropy`: the same arguments and state.
 
     Examples
@@ -251,19 +266,11 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     1.386294
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        return cross_entropy(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-        )
+    _function = staticmethod(cross_entropy)
+    _options = ("weight", "ignore_index", "reduction", "label_smoothing")
 
 
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(_Loss, torch.nn.BCEWithLogitsLoss):
     """`torch.nn.BCEWithLogitsLoss`, computed by `binary_cross_entropy_with_logits`.
 
     Examples
@@ -275,14 +282,11 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
     1.039721
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        return binary_cross_entropy_with_logits(
-            input, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
-        )
+    _function = staticmethod(binary_cross_entropy_with_logits)
+    _options = ("weight", "reduction", "pos_weight")
 
 
-class SoftmaxFocalLoss(torch.nn.Module):
+class SoftmaxFocalLoss(_Loss):
     """`softmax_focal_loss` as a module with the same options; alpha is a buffer.
 
     Examples
@@ -293,6 +297,9 @@ class SoftmaxFocalLoss(torch.nn.Module):
     >>> round(loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0])).item(), 6)
     0.001804
     """
+
+    _function = staticmethod(softmax_focal_loss)
+    _options = ("gamma", "alpha", "ignore_index", "reduction")
 
     alpha: Tensor | None
 
@@ -309,19 +316,8 @@ class SoftmaxFocalLoss(torch.nn.Module):
         self.ignore_index = ignore_index
         self.reduction = _checks.reduction(reduction)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        return softmax_focal_loss(
-            input,
-            target,
-            self.gamma,
-            alpha=self.alpha,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
 
-
-class SigmoidFocalLoss(torch.nn.Module):
+class SigmoidFocalLoss(_Loss):
     """`sigmoid_focal_loss` as a module with the same options.
 
     Examples
@@ -332,6 +328,9 @@ class SigmoidFocalLoss(torch.nn.Module):
     >>> round(loss(torch.tensor([2.0]), torch.tensor([1.0])).item(), 6)
     0.001804
     """
+
+    _function = staticmethod(sigmoid_focal_loss)
+    _options = ("gamma", "alpha", "label_smoothing", "reduction")
 
     def __init__(
         self,
@@ -345,14 +344,3 @@ class SigmoidFocalLoss(torch.nn.Module):
         self.alpha = alpha
         self.label_smoothing = label_smoothing
         self.reduction = _checks.reduction(reduction)
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch."""
-        return sigmoid_focal_loss(
-            input,
-            target,
-            gamma=self.gamma,
-            alpha=self.alpha,
-            label_smoothing=self.label_smoothing,
-            reduction=self.reduction,
-        )

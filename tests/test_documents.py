@@ -24,6 +24,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 HOSTS = {
     "fastce._dask_graph": ["dask"],
     "fastce.dask": ["dask"],
+    "fastce._jax_call": ["jax"],
     "fastce.jax": ["jax"],
     "fastce.objectives": ["catboost", "lightgbm", "xgboost"],
     "fastce.plots": ["matplotlib"],

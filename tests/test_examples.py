@@ -87,12 +87,71 @@ def check_boosting_on_dask(printed, tmp_path):
     assert float(re.search(r"on 2 workers: accuracy ([\d.]+)", printed)[1]) > 0.7
 
 
+def check_xgboost_focal(printed, tmp_path):
+    """Focal loss finds the rare class, where the hand-written objective does not."""
+    rows = re.findall(r"^  (.+?) +([\d.]+)  \(([\d.]+) to ([\d.]+)\)$", printed, re.M)
+    mean, least, most = ({row[0]: float(row[column]) for row in rows} for column in (1, 2, 3))
+    built_in, by_hand, ours = (
+        "binary:logistic, built in",
+        "focal loss, hand-written",
+        "focal loss, fastce",
+    )
+    assert list(mean) == [built_in, by_hand, ours]
+    assert float(re.search(r"positive in training: ([\d.]+)%", printed)[1]) < 2
+    # Every tenth digit is an 8: that is the average precision of scores without meaning.
+    assert most[by_hand] < 0.2
+    assert least[ours] > 0.6
+    assert mean[ours] > mean[built_in]
+
+
+def check_lightgbm_multiclass(printed, tmp_path):
+    """The plain loss gives the built-in model, and smoothing harms less where labels are wrong."""
+    rows = re.findall(r"^(.+?) +accuracy ([\d.]+)   cross-entropy ([\d.]+)$", printed, re.M)
+    built_in, plain, smoothed = ((float(a), float(c)) for _, a, c in rows)
+    assert plain == built_in
+    assert smoothed[0] > built_in[0] > 0.8
+    assert float(re.search(r"raw scores of the first two: (\S+)", printed)[1]) < 1e-9
+
+
+def check_logistic_regression_scipy(printed, tmp_path):
+    assert float(re.search(r"from scikit-learn's coefficients: (\S+)", printed)[1]) < 1e-5
+    assert float(re.search(r"largest coefficient ([\d.]+)", printed)[1]) > 1
+    assert "same classes: True" in printed
+
+
+def check_torch_swap(printed, tmp_path):
+    """The same losses, step by step; the time is for the benchmarks to compare."""
+    losses = re.findall(r"loss ([\d.]+) with torch, ([\d.]+) with fastce", printed)
+    assert len(losses) == 3
+    assert float(losses[-1][0]) < float(losses[0][0]) - 1
+    assert float(re.search(r"difference of a step's loss: (\S+)", printed)[1]) < 1e-5
+    assert re.search(r"time in the loss: [\d.]+ s with torch, [\d.]+ s with fastce", printed)
+
+
+def check_linear_cross_entropy(printed, tmp_path):
+    """The losses of the whole logits, in a part of their memory."""
+    logits = float(re.search(r"the logits would take (\d+) MiB", printed)[1])
+    rows = re.findall(r"losses ([\d. ]+); +(\d+) MiB at the peak", printed)
+    (losses, memory), (whole_losses, whole_memory) = rows
+    assert losses == whole_losses
+    losses = [float(loss) for loss in losses.split()]
+    assert len(losses) == 4
+    assert losses == sorted(losses, reverse=True)
+    assert float(memory) < 80 < logits < float(whole_memory)
+
+
 CHECKS = {
     "boosting_on_dask.py": check_boosting_on_dask,
     "ctypes_caller.py": check_ctypes_caller,
     "evaluate_logits.py": check_evaluate_logits,
+    "lightgbm_multiclass.py": check_lightgbm_multiclass,
+    "linear_cross_entropy.py": check_linear_cross_entropy,
+    "logistic_regression_scipy.py": check_logistic_regression_scipy,
+    "mpi_trainer.py": None,  # test_mpi.py runs it on several processes, and checks what it says
     "numba_trainer.py": check_numba_trainer,
+    "torch_swap.py": check_torch_swap,
     "train_digits.py": check_train_digits,
+    "xgboost_focal.py": check_xgboost_focal,
 }
 
 
@@ -100,7 +159,7 @@ CHECKS = {
 def test_example_runs(example, tmp_path):
     printed = run(example, tmp_path)
     assert printed.strip()
-    if check := CHECKS.get(example.name):
+    if check := CHECKS[example.name]:
         check(printed, tmp_path)
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +17,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.jax as bridge  # noqa: E402
+from fastce import _jax_call  # noqa: E402
 
 
 @pytest.fixture
@@ -143,7 +150,7 @@ def test_shapes_that_do_not_fit_raise_while_jax_traces(batch):
 
 def test_second_jax_derivative_raises(batch):
     f = bridge.function(fastce.SoftmaxCrossEntropy())
-    with pytest.raises(ValueError, match="JVP"):
+    with pytest.raises(ValueError, match="cannot be differentiated"):
         jax.hessian(f)(*batch)
 
 
@@ -163,3 +170,110 @@ def test_jax_training_is_the_same(rng):
     ours = train(bridge.function(fastce.SoftmaxCrossEntropy()))
     assert ours[-1] < ours[0] - 0.05
     np.testing.assert_allclose(ours, train(jax_cross_entropy), rtol=1e-5)
+
+
+# The way into XLA ---------------------------------------------------------------------------------
+
+
+def fields_in_header(name):
+    """Return the names of a structure's fields as the header that JAX ships declares them."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text("utf-8")
+    body = re.search(rf"struct {name} \{{(.+?)\n\}}", header, re.DOTALL)[1]
+    body = re.sub(r"//.*", "", body)
+    body = re.sub(r"_XLA_FFI_API_STRUCT_FIELD\((\w+)\)", r"void* \1", body)
+    return re.findall(r"(\w+);", body)
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        ("XLA_FFI_Api_Version", _jax_call.Version),
+        ("XLA_FFI_Metadata", _jax_call.Metadata),
+        ("XLA_FFI_Extension_Base", _jax_call.Extension),
+        ("XLA_FFI_Metadata_Extension", _jax_call.MetadataExtension),
+        ("XLA_FFI_Error_Create_Args", _jax_call.Error),
+        ("XLA_FFI_Api", _jax_call.Api),
+        ("XLA_FFI_Buffer", _jax_call.Buffer),
+        ("XLA_FFI_Args", _jax_call.Arguments),
+        ("XLA_FFI_Rets", _jax_call.Results),
+        ("XLA_FFI_Scalar", _jax_call.Scalar),
+        ("XLA_FFI_Attrs", _jax_call.Attributes),
+        ("XLA_FFI_CallFrame", _jax_call.CallFrame),
+    ],
+)
+def test_structures_are_xlas(name, structure):
+    parents = [*reversed(structure.__mro__)]
+    fields = [field for parent in parents for field, _ in vars(parent).get("_fields_", ())]
+    assert len(fields) > 1
+    assert fields == fields_in_header(name)[: len(fields)]  # more may follow in later versions
+
+
+def test_xlas_version_is_the_one_that_is_known():
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text("utf-8")
+    assert int(re.search(r"define XLA_FFI_API_MAJOR (\d+)", header)[1]) == _jax_call.API_MAJOR
+
+
+@pytest.mark.parametrize("dtype", _jax_call.TYPES.values(), ids=str)
+def test_xla_hands_over_every_type(dtype, double):
+    given = np.arange(6).reshape(2, 3).astype(dtype)
+    seen = []
+
+    def copy(rank, arrays, results):
+        seen.append((rank, arrays[0].copy()))
+        results[0][...] = arrays[0]
+
+    (returned,) = _jax_call.call(_jax_call.register(copy), 2, [((2, 3), dtype)], given)
+    assert returned.dtype == dtype
+    np.testing.assert_array_equal(returned, given)
+    ((rank, array),) = seen
+    assert rank == 2
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, given)
+
+
+def test_an_error_goes_through_xla():
+    def fail(rank, arrays, results):
+        raise MemoryError("no room")
+
+    number = _jax_call.register(fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="MemoryError: no room"):
+        jax.block_until_ready(_jax_call.call(number, 1, [((2,), np.float32)], jnp.zeros(2)))
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_jax_empty_batches(rows):
+    f = jax.value_and_grad(bridge.function(fastce.SoftmaxCrossEntropy(reduction="sum")))
+    loss, grad = f(jnp.zeros((rows, 1)), jnp.zeros(rows, int))
+    assert loss == 0
+    assert grad.shape == (rows, 1)
+    assert not grad.any()
+
+
+ON_ONE_CPU = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, jax.numpy as jnp, numpy as np
+import fastce, fastce.jax
+logits = jnp.asarray(np.random.default_rng(0).normal(size=(1024, 32000)).astype(np.float32))
+target = jnp.zeros(1024, int)
+step = jax.jit(jax.value_and_grad(fastce.jax.function(fastce.SoftmaxCrossEntropy())))
+for _ in range(3):
+    loss, grad = jax.block_until_ready(step(logits, target))
+expected = fastce.SoftmaxCrossEntropy()(np.asarray(logits), np.asarray(target))
+assert np.allclose(loss, expected), (loss, expected)
+step(logits, target)  # and leave while it runs
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not on this system")
+def test_jax_needs_no_second_cpu():
+    finished = subprocess.run(
+        [sys.executable, "-c", ON_ONE_CPU],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "done\n"

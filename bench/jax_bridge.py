@@ -1,0 +1,92 @@
+"""Value and gradient of JAX's cross-entropy, of fastce.jax, and of fastce in a callback.
+
+Run: python -m bench.jax_bridge [--threads 1 2]. Each thread count has a process of its own; the
+losses take turns; the figure is the ratio of the fastest rounds. The callback, jax.pure_callback,
+is the other way from JAX to the kernels. On one CPU it can hang on large arrays, and is left out
+for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from bench.threads import available_cpus, hold_to
+from bench.timing import Budget, interleave
+
+SHAPES = ((64, 10), (1000, 500), (8192, 1000), (1024, 32000))
+LARGE = 1 << 22  # elements: of 1024 x 32000 the callback hung
+
+
+def measure(threads: int) -> None:
+    hold_to(threads)
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import fastce
+    import fastce.jax
+
+    fastce.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    ce = fastce.SoftmaxCrossEntropy()
+
+    def of_jax(logits, target):
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.mean(jnp.take_along_axis(log_p, target[:, None], 1))
+
+    def host(logits, target):
+        loss, grad = ce.value_and_grad(np.asarray(logits), np.asarray(target))
+        return np.float32(loss), grad
+
+    def by_callback(logits, target):
+        results = (
+            jax.ShapeDtypeStruct((), np.float32),
+            jax.ShapeDtypeStruct(logits.shape, np.float32),
+        )
+        return jax.pure_callback(host, results, logits, target)
+
+    for shape in SHAPES:
+        logits = jnp.asarray(2 * rng.standard_normal(shape, dtype=np.float32))
+        target = jnp.asarray(rng.integers(0, shape[1], shape[0]))
+        functions = {
+            "fastce": jax.jit(jax.value_and_grad(fastce.jax.function(ce))),
+            "JAX": jax.jit(jax.value_and_grad(of_jax)),
+            "callback": jax.jit(by_callback),
+        }
+        if threads == 1 and logits.size > LARGE:
+            del functions["callback"]
+        runs, results = {}, {}
+        for name, function in functions.items():
+            runs[name] = lambda f=function, z=logits, y=target: jax.block_until_ready(f(z, y))
+            results[name] = runs[name]()
+        difference = max(
+            abs(float(loss / results["fastce"][0]) - 1) for loss, _ in results.values()
+        )
+        samples = interleave(runs, Budget(3.0, (4, 20)))
+        best = {name: min(seconds) for name, seconds in samples.items()}
+        line = "  ".join(
+            f"{name} {1e3 * seconds:9.3f} ms ({seconds / best['fastce']:4.1f})"
+            for name, seconds in best.items()
+        )
+        print(
+            f"{threads} threads  {shape[0]:5} x {shape[1]:5}  {line}  difference {difference:.1e}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])
+    arguments = parser.parse_args()
+    if len(arguments.threads) == 1:
+        measure(arguments.threads[0])
+        return
+    for threads in arguments.threads:
+        command = [sys.executable, "-m", "bench.jax_bridge", "--threads", str(threads)]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Functions of NumPy arrays as JAX calls them: through XLA's foreign function interface.
+
+XLA hands over the addresses of its arrays, and of those that are to hold the results: nothing is
+copied, and nothing waits for a thread. (`jax.pure_callback` makes JAX arrays of its arguments. For
+large ones it needs a thread, and hangs if the only one is busy with the callback itself.)
+
+The structures are those of ``xla/ffi/api/c_api.h``, version 0, as far as they are used, and their
+fields have the names that they have there.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable
+from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+# Takes a number, the arrays, and the results to be written in place.
+Function = Callable[[int, list[Array], list[Array]], None]
+
+TARGET = "fastce_call"
+API_MAJOR = 0
+OLD_API_MINOR = 1  # of the versions of XLA that do not say theirs
+METADATA = 1  # the extension by which XLA asks for the version, in place of a call
+EXECUTE = 3  # the stage in which the arrays hold numbers
+INTERNAL = 13  # the code of an error that is the program's fault
+
+# The types by XLA's numbers.
+TYPES = {
+    1: "bool",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "uint8",
+    7: "uint16",
+    8: "uint32",
+    9: "uint64",
+    10: "float16",
+    11: "float32",
+    12: "float64",
+    16: "bfloat16",  # NumPy knows it by its name as soon as JAX is imported
+}
+
+
+# XLA's structures ---------------------------------------------------------------------------------
+
+
+class Sized(Structure):
+    """What all of them start with."""
+
+    _fields_ = [("struct_size", c_size_t), ("extension_start", c_void_p)]
+
+
+class Version(Sized):
+    _fields_ = [("major_version", c_int), ("minor_version", c_int)]
+
+
+class Metadata(Structure):
+    _fields_ = [("struct_size", c_size_t), ("api_version", Version)]
+
+
+class Extension(Structure):
+    _fields_ = [("struct_size", c_size_t), ("type", c_int), ("next", c_void_p)]
+
+
+class MetadataExtension(Structure):
+    _fields_ = [("extension_base", Extension), ("metadata", POINTER(Metadata))]
+
+
+class Error(Sized):
+    _fields_ = [("message", c_char_p), ("errc", c_int)]
+
+
+class Api(Sized):
+    _fields_ = [
+        ("api_version", Version),
+        ("internal_api", c_void_p),
+        ("XLA_FFI_Error_Create", ctypes.CFUNCTYPE(c_void_p, POINTER(Error))),
+    ]
+
+
+class Buffer(Sized):
+    _fields_ = [
+        ("dtype", c_int),
+        ("data", c_void_p),
+        ("rank", c_int64),
+        ("dims", POINTER(c_int64)),
+    ]
+
+    def array(self) -> Array:
+        """View the buffer as an array."""
+        shape, dtype = self.dims[: self.rank], np.dtype(TYPES[self.dtype])
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        memory = (c_char * (math.prod(shape) * dtype.itemsize)).from_address(self.data)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+
+class Arguments(Sized):
+    _fields_ = [
+        ("size", c_int64),
+        ("types", POINTER(c_int)),
+        ("args", POINTER(POINTER(Buffer))),
+    ]
+
+    def arrays(self) -> list[Array]:
+        return [self.args[i].contents.array() for i in range(self.size)]
+
+
+class Results(Sized):
+    _fields_ = [
+        ("size", c_int64),
+        ("types", POINTER(c_int)),
+        ("rets", POINTER(POINTER(Buffer))),
+    ]
+
+    def arrays(self) -> list[Array]:
+        return [self.rets[i].contents.array() for i in range(self.size)]
+
+
+class Scalar(Structure):
+    _fields_ = [("dtype", c_int), ("value", POINTER(c_int64))]
+
+
+class Attributes(Sized):
+    _fields_ = [
+        ("size", c_int64),
+        ("types", POINTER(c_int)),
+        ("names", c_void_p),
+        ("attrs", POINTER(POINTER(Scalar))),
+    ]
+
+    def integers(self) -> list[int]:
+        """Return the attributes, which are all integers, in the order of their names."""
+        return [self.attrs[i].contents.value[0] for i in range(self.size)]
+
+
+class CallFrame(Sized):
+    _fields_ = [
+        ("api", POINTER(Api)),
+        ("ctx", c_void_p),
+        ("stage", c_int),
+        ("args", Arguments),
+        ("rets", Results),
+        ("attrs", Attributes),
+    ]
+
+
+# Calls --------------------------------------------------------------------------------------------
+
+# Compiled code knows a function by its place here.
+_functions: list[Function] = []
+
+
+def _handle(pointer: Any) -> int | None:
+    """Answer XLA: None is success, and anything else an error that XLA has made."""
+    frame = pointer.contents
+    if frame.extension_start:
+        extension = MetadataExtension.from_address(frame.extension_start)
+        if extension.extension_base.type == METADATA:
+            # What is used here has not changed within a major version.
+            version = extension.metadata.contents.api_version
+            version.major_version = API_MAJOR
+            own = frame.api.contents.api_version.minor_version if frame.api else OLD_API_MINOR
+            version.minor_version = own
+            return None
+    if frame.stage != EXECUTE:
+        return None
+    try:
+        function, rank = frame.attrs.integers()
+        _functions[function](rank, frame.args.arrays(), frame.rets.arrays())
+    except BaseException as error:  # none can go through XLA
+        message = f"{type(error).__name__}: {error}".encode()
+        made = Error(ctypes.sizeof(Error), None, message, INTERNAL)
+        failure: int = frame.api.contents.XLA_FFI_Error_Create(made)
+        return failure
+    return None
+
+
+_handler = ctypes.CFUNCTYPE(c_void_p, POINTER(CallFrame))(_handle)  # XLA keeps its address
+_ffi: Any = jax.ffi
+_ffi.register_ffi_target(TARGET, _ffi.pycapsule(_handler), platform="cpu")
+
+
+def register(function: Function) -> int:
+    """Return the number by which `call` knows a function, for good."""
+    _functions.append(function)
+    return len(_functions) - 1
+
+
+def call(
+    number: int, rank: int, results: list[tuple[tuple[int, ...], Any]], *arguments: Any
+) -> Any:
+    """Return the results, of the given shapes and types, of a function of ``rank`` and arguments.
+
+    A vmap adds axes in front of all arrays: ``rank`` tells the function how many there were before.
+    """
+    outline_of: Any = jax.ShapeDtypeStruct
+    outlines = [outline_of(shape, dtype) for shape, dtype in results]
+    evaluate = _ffi.ffi_call(TARGET, outlines, vmap_method="broadcast_all")
+    return evaluate(*arguments, function=np.int64(number), rank=np.int64(rank))
