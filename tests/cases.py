@@ -478,3 +478,10 @@ THOROUGH = [
     case("BCEWithLogits", "everything"),
     case("SigmoidFocalLoss", "everything"),
 ]
+
+
+def small_batch(loss: str, dtype: str | type = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """Logits of 6 rows and 3 classes, and a target that the loss accepts."""
+    rng = np.random.default_rng(7)
+    z = on_grid(rng, (6, 3)).astype(dtype)
+    return z, rng.integers(3, size=6) if loss in SOFTMAX else rng.integers(2, size=z.shape)
