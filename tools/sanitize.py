@@ -28,7 +28,16 @@ THREAD_TESTS = (
     "thread or caller or rewritten",
 )
 # Processes of their own, more memory than there is and a fault on purpose are for the plain build.
-PLAIN = ("test_guest", "test_examples", "test_guide", "too_far", "typed", "document", "no_memory", "cython_trainer")
+PLAIN = (
+    "test_guest",
+    "test_examples",
+    "test_guide",
+    "too_far",
+    "typed",
+    "test_documents",
+    "no_memory",
+    "cython_trainer",
+)
 ADDRESS_TESTS = ("tests", "-k", " and ".join(f"not {name}" for name in PLAIN))
 
 
