@@ -275,6 +275,22 @@ def test_ignored_poison_is_harmless(loss, reduction, poison, evaluate):
     assert not result[1][[1, 3]].any()
 
 
+@pytest.mark.parametrize("poison", [NAN, INF, -INF])
+@pytest.mark.parametrize("classes", [3, 40, 300])
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_an_ignored_row_forgets_the_rows_before_it(loss, classes, poison, evaluate, rng):
+    """Kernels take rows block by block; what one block held is no matter of the next."""
+    z = on_grid(rng, (101, classes)).astype(np.float32)
+    y = rng.integers(classes, size=101)
+    z[:64] = poison
+    y[64::2] = -100
+    value, grad, hess = evaluate(loss, z, y, {"reduction": "none"})
+    for x in (value, grad, hess):
+        assert np.isnan(x[:64]).all()
+        assert not x[64::2].any()
+        assert np.isfinite(x[65::2]).all()
+
+
 @pytest.mark.parametrize(
     ("loss", "how"),
     [
