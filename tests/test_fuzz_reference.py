@@ -74,11 +74,13 @@ def shapes(draw, classes):
 
 
 def made_logits(draw, rng, shape, dtype, hostile):
-    logits = np.asarray(draw(st.sampled_from(LOGITS))(rng, shape) if shape and 0 not in shape else np.ones(shape))
+    make = draw(st.sampled_from(LOGITS))
+    logits = make(rng, shape) if shape and 0 not in shape else np.ones(shape)
     if hostile and logits.size:
         some = rng.random(shape) < draw(st.sampled_from([0.01, 0.2]))
-        values = np.array(draw(st.lists(st.sampled_from(hostile_values(dtype)), min_size=1, max_size=3)))
-        logits = np.where(some, rng.choice(values, size=shape), logits)
+        one = st.sampled_from(hostile_values(dtype))
+        values = draw(st.lists(one, min_size=1, max_size=3))
+        logits = np.where(some, rng.choice(np.array(values), size=shape), logits)
     with np.errstate(over="ignore", under="ignore"):
         return logits.astype(DTYPES[dtype])
 
@@ -170,7 +172,8 @@ def sigmoid_batches(draw):
 
     call = {}
     if draw(st.integers(0, 3)) == 0:
-        weigh = element_weight if shape == () else draw(st.sampled_from([element_weight, weight_per_row]))
+        weights = [element_weight, weight_per_row] if shape else [element_weight]
+        weigh = draw(st.sampled_from(weights))
         call["sample_weight"] = weigh(rng, logits, target, -1)
     if draw(st.integers(0, 3)) == 0:
         call["where"] = np.asarray(element_mask(rng, logits, target, -1))
