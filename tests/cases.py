@@ -273,6 +273,7 @@ CASES = [
     cross_entropy("one class", shape=(9, 1)),
     cross_entropy("two classes", shape=(65, 2), reduction="none"),
     cross_entropy("many classes", shape=(3, 1009), reduction="none"),
+    cross_entropy("many classes, logit scale", shape=(3, 1009), logit_scale=0.3),
     cross_entropy("ignored", some_ignored(-100)),
     cross_entropy("ignored class", some_ignored(3), ignore_index=3),
     cross_entropy("all ignored", all_ignored),
