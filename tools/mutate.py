@@ -264,7 +264,7 @@ MUTATIONS = [
         "simd_functions.hpp",
         "const vec<float> p = fma(p23, z * z, p01);\n    return fma(-s, x - z * p, x);",
         "return fma(-s, x - z * p01, x);",
-        ("test_elementary.py", *SIGMOID),
+        SIGMOID,
     ),
     # Formulas of the sigmoid family
     Mutation(
@@ -438,7 +438,7 @@ def check(tree: Path) -> None:
         raise SystemExit("these mutations have to follow the source:\n" + "\n".join(wrong))
 
 
-def tests_pass(tree: Path, tests: tuple[str, ...]) -> bool:
+def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool = False) -> bool:
     """Run tests in a process of their own, which a mutation may well kill."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
@@ -454,6 +454,8 @@ def tests_pass(tree: Path, tests: tuple[str, ...]) -> bool:
         return False
     if done.returncode in (2, 3, 4, 5):  # pytest did not get as far as a test
         raise SystemExit(done.stdout.decode() + done.stderr.decode())
+    if done.returncode and show:
+        print(done.stdout.decode())
     return done.returncode == 0
 
 
@@ -476,7 +478,7 @@ def main() -> None:
         build_copy.restrict(tree, VARIANTS, FLAGS)
         build_copy.build(tree)
         files = tuple(sorted({test for m in chosen for test in m.tests}))
-        if not tests_pass(tree, files):
+        if not tests_pass(tree, files, show=True):
             raise SystemExit("the tests fail before anything is broken")
         print(f"unbroken, the tests pass: {', '.join(files)}", flush=True)
         # Python first: it needs the unbroken build, and each kernel is built anew anyway.
