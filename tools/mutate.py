@@ -438,7 +438,7 @@ def check(tree: Path) -> None:
         raise SystemExit("these mutations have to follow the source:\n" + "\n".join(wrong))
 
 
-def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool = False) -> bool:
+def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool) -> bool:
     """Run tests in a process of their own, which a mutation may well kill."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
@@ -489,7 +489,7 @@ def main() -> None:
             source.write_text(text.replace(m.old, m.new), "utf-8")
             if source.suffix != ".py":
                 build_copy.build(tree)
-            caught = not tests_pass(tree, m.tests)
+            caught = not tests_pass(tree, m.tests, show=False)
             source.write_text(text, "utf-8")
             seconds = time.monotonic() - began
             print(f"{'caught  ' if caught else 'SURVIVED'}  {m.name} ({seconds:.0f} s)", flush=True)

@@ -27,8 +27,8 @@ THREAD_TESTS = (
     "-k",
     "thread or caller or rewritten",
 )
-# Processes of their own, more memory than there is, a fault on purpose and what the compiler made of
-# the whole build are for the plain build.
+# Processes of their own, more memory than there is, a fault on purpose and what the compiler made
+# of all variants are for the plain build.
 PLAIN = (
     "test_guest",
     "test_examples",
