@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+MINUTES ?= 30
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -17,13 +18,17 @@ KERNELS := $(wildcard $(addprefix fastce/*.,hpp pxd pxi pyx))
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-all bench docs lint dist clean
+.PHONY: help demo test test-all sanitize fuzz mutate exhaustive bench docs lint dist clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo        train a digit classifier with fastce as its loss, and draw the run'
 	@echo 'make test        build the package and run the test suite'
 	@echo 'make test-all    the same with torch, JAX and all other optional packages installed'
+	@echo 'make sanitize    the tests under AddressSanitizer and UBSan, those of threads under ThreadSanitizer'
+	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
+	@echo 'make mutate      break the package on purpose, and see that the tests notice'
+	@echo 'make exhaustive  the error of exp, log1p, log and tanh on every float32'
 	@echo 'make bench       time and error of each loss beside its peers and a copy of the array'
 	@echo 'make docs        the documentation, in docs/_build/html'
 	@echo 'make lint        ruff, mypy --strict, cython-lint'
@@ -35,7 +40,7 @@ help:
 demo: $(STAMPS)/package $(STAMPS)/group-demo
 	$(BIN)/python examples/train_digits.py
 
-test test-all $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
+test test-all fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
 
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
@@ -44,6 +49,20 @@ test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
 	$(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, jax, lightgbm, mpi4py, numba, torch, xgboost'
 	$(BIN)/python -m pytest $(ARGS)
+
+# These two build copies of their own, elsewhere.
+sanitize: $(STAMPS)/group-build $(STAMPS)/group-test
+	$(BIN)/python tools/sanitize.py address
+	$(BIN)/python tools/sanitize.py thread
+
+mutate: $(STAMPS)/group-build $(STAMPS)/group-test
+	$(BIN)/python tools/mutate.py $(ARGS)
+
+fuzz: $(STAMPS)/package-for-tests $(STAMPS)/group-test
+	$(BIN)/python tools/fuzz.py $(MINUTES)
+
+exhaustive: $(STAMPS)/package-for-tests $(STAMPS)/group-bench
+	$(BIN)/python -m tools.exhaustive $(ARGS)
 
 bench: $(STAMPS)/package $(STAMPS)/group-bench
 	$(BIN)/python -m bench $(ARGS)

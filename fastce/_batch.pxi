@@ -286,7 +286,8 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
             block.factor[i] = block.weight[i] * batch.scale * read_scalar(&batch.grad_output, first + i)
         else:
             block.weight[i] = 0.0
-            block.target_logit[i] = 0.0  # that of an earlier row may be -inf, and 0 * inf is NaN
+            block.target_logit[i] = 0.0  # those of an earlier row may be infinite or NaN
+            block.target_exp[i] = 0.0
             block.soft_at_target[i] = 0.0
             block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
             block.label[i] = -1

@@ -111,7 +111,7 @@ def _softmax_rows(batch, options, axis):
 
 def _error_of_exponentials(u, kept, exact):
     """The relative error, in eps, of exp(u − max u) beyond its own rounding."""
-    size = np.max(np.where(kept, np.abs(u), 0), axis=-1, keepdims=True)
+    size = np.max(np.where(kept & np.isfinite(u), np.abs(u), 0), axis=-1, keepdims=True)
     exact = exact and np.all(u == np.round(u * 32) / 32)
     return np.where(exact, 0, 2 * size)
 
@@ -125,7 +125,8 @@ def _cross_entropy_terms(batch, options, axis):
     sm = reference._softmax_of(np.where(kept, u, -np.inf))
     p, one_minus_p = sm.p, sm.one_minus_p
     inexact = _error_of_exponentials(u, kept, exact=scale == 1 and softcap is None)
-    lse = np.max(np.where(kept, np.abs(u), 0), axis=-1, keepdims=True) + np.log(sm.total)
+    largest = np.max(np.where(kept & np.isfinite(u), np.abs(u), 0), axis=-1, keepdims=True)
+    lse = largest + np.log(sm.total)
 
     t = w * ((1 - smoothing) * q + smoothing * kept / kept.sum(-1, keepdims=True))
     mass = t.sum(-1, keepdims=True)

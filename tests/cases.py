@@ -273,6 +273,7 @@ CASES = [
     cross_entropy("one class", shape=(9, 1)),
     cross_entropy("two classes", shape=(65, 2), reduction="none"),
     cross_entropy("many classes", shape=(3, 1009), reduction="none"),
+    cross_entropy("many classes, logit scale", shape=(3, 1009), logit_scale=0.3),
     cross_entropy("ignored", some_ignored(-100)),
     cross_entropy("ignored class", some_ignored(3), ignore_index=3),
     cross_entropy("all ignored", all_ignored),
@@ -478,3 +479,10 @@ THOROUGH = [
     case("BCEWithLogits", "everything"),
     case("SigmoidFocalLoss", "everything"),
 ]
+
+
+def small_batch(loss: str, dtype: str | type = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """Logits of 6 rows and 3 classes, and a target that the loss accepts."""
+    rng = np.random.default_rng(7)
+    z = on_grid(rng, (6, 3)).astype(dtype)
+    return z, rng.integers(3, size=6) if loss in SOFTMAX else rng.integers(2, size=z.shape)

@@ -6,30 +6,14 @@ The search is the same in every run; `tools/fuzz.py` goes on from there for as l
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import numpy as np
 from cases import FUNCTIONS
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import FUZZ
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastce
-
-# tools/fuzz.py sets how long to search, and lets the search differ from run to run.
-EXAMPLES = int(os.environ.get("FASTCE_FUZZ_EXAMPLES", "150"))
-settings.register_profile(
-    "fuzz",
-    max_examples=EXAMPLES,
-    derandomize="FASTCE_FUZZ_EXAMPLES" not in os.environ,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(
-        Phase.explicit,
-        Phase.generate,
-    ),  # a failure names its arguments; shrinking takes minutes
-)
-FUZZ = settings.get_profile("fuzz")
 
 NUMBERS = st.one_of(st.integers(-3, 9), st.floats(), st.lists(st.floats(), max_size=3))
 DTYPE_CODES = ["?", "i1", "u8", "i8", "f2", "f4", "f8", "g", "c8", "O", "M8[s]", "U2", ">f4", "V3"]

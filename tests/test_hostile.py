@@ -11,7 +11,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import FUNCTIONS, SOFTMAX, on_grid
+from cases import FUNCTIONS, SOFTMAX, on_grid, small_batch
+from hostile import CLASSES, MARK, ROWS, Failing, refuse
 
 import fastce
 
@@ -20,33 +21,6 @@ LOSSES = tuple(FUNCTIONS)
 SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
 REDUCTIONS = ("mean", "sum", "none")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-ROWS, CLASSES = 6, 3
-MARK = 12345
-
-
-def batch_for(loss, dtype=np.float32):
-    rng = np.random.default_rng(11)
-    z = on_grid(rng, (ROWS, CLASSES)).astype(dtype)
-    y = rng.integers(CLASSES, size=ROWS) if loss in SOFTMAX else rng.integers(2, size=z.shape)
-    return z, y
-
-
-def refuse(error, match, loss, logits, target, options=None, **call):
-    """All three methods raise, and neither outputs nor inputs are written to."""
-    made = getattr(fastce, loss)(**(options or {}))
-    shape = np.shape(logits) if isinstance(logits, np.ndarray) else (ROWS, CLASSES)
-    dtype = getattr(logits, "dtype", np.dtype(np.float32))
-    outs = [np.full(shape, 77, dtype if dtype.kind == "f" else np.float32) for _ in range(2)]
-    arrays = [x for x in (logits, target, *call.values()) if type(x) is np.ndarray]
-    before = [x.tobytes() for x in arrays]
-    with pytest.raises(error, match=match):
-        made(logits, target, **call)
-    with pytest.raises(error, match=match):
-        made.value_and_grad(logits, target, out=outs[0], **call)
-    with pytest.raises(error, match=match):
-        made.value_grad_hess(logits, target, out=tuple(outs), **call)
-    assert all((out == 77).all() for out in outs)
-    assert [x.tobytes() for x in arrays] == before
 
 
 # Labels -------------------------------------------------------------------------------------------
@@ -65,7 +39,7 @@ def limits(dtype):
 )
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_labels_at_the_limits(loss, dtype, label):
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     for order in ("=", "S"):
         bad = y.astype(np.dtype(dtype).newbyteorder(order))
         bad[4] = label
@@ -76,7 +50,7 @@ def test_labels_at_the_limits(loss, dtype, label):
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_ignore_index_at_the_limits(loss, dtype):
     """Any label of any type can be the one that is ignored, and no other number is."""
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     info = np.iinfo(dtype)
     for ignored in {info.min, min(info.max, 2**63 - 1)}:
         some = y.astype(dtype)
@@ -106,7 +80,7 @@ def test_the_first_bad_label_is_named(loss, position):
 
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_a_bad_label_of_a_sample_that_does_not_count_is_an_error_too(loss):
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     y[2] = 3
     weight = np.ones(ROWS)
     weight[2] = 0
@@ -224,11 +198,6 @@ class Liar:
         return self.array
 
 
-class Failing:
-    def __array__(self, dtype=None, copy=None):
-        raise RuntimeError("no array today")
-
-
 class Growing(np.ndarray):
     """A subclass whose attributes and operators mislead."""
 
@@ -248,7 +217,7 @@ class Growing(np.ndarray):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_arrays_that_lie(loss):
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     made = getattr(fastce, loss)()
     expected = made.value_and_grad(z, y)
     for wrap in (Liar, lambda a: a.view(Growing)):
@@ -262,7 +231,7 @@ def test_arrays_that_lie(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_arrays_that_fail(loss):
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     refuse(RuntimeError, "no array today", loss, Failing(), y)
     refuse(RuntimeError, "no array today", loss, z, Failing())
     for name in ("sample_weight", "where", "grad_output"):
@@ -290,7 +259,7 @@ def test_arrays_that_fail(loss):
     ids=lambda x: str(getattr(x, "dtype", type(x).__name__)),
 )
 def test_what_is_neither_logits_nor_target(loss, bad):
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     made = getattr(fastce, loss)()
     with pytest.raises(TypeError, match="logits must be float16, bfloat16, float32 or float64"):
         made.value_and_grad(bad, y)
@@ -300,14 +269,14 @@ def test_what_is_neither_logits_nor_target(loss, bad):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_extended_precision_is_not_narrowed_in_secret(loss):
-    z, y = batch_for(loss, np.longdouble)
+    z, y = small_batch(loss, np.longdouble)
     if z.dtype.itemsize > 8:
         refuse(TypeError, "logits", loss, z, y)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_ragged_lists(loss):
-    z, y = batch_for(loss)
+    z, y = small_batch(loss)
     with pytest.raises(ValueError, match="inhomogeneous"):
         getattr(fastce, loss)()([[1.0, 2.0], [3.0]], y)
     with pytest.raises(ValueError, match="inhomogeneous"):
@@ -318,7 +287,7 @@ def test_ragged_lists(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_fields_of_records_and_mapped_files(loss, dtype):
     """Logits, target and output in one record, in a file: nothing is where vectors like it."""
-    z, y = batch_for(loss, dtype)
+    z, y = small_batch(loss, dtype)
     expected = getattr(fastce, loss)().value_and_grad(z, y)
     label = ("y", "<i2") if loss in SOFTMAX else ("y", "<i2", CLASSES)
     record = np.dtype([("a", "i1"), ("z", dtype, CLASSES), label, ("g", dtype, CLASSES)])
@@ -339,258 +308,6 @@ def test_fields_of_records_and_mapped_files(loss, dtype):
         del mapped, read_only
 
 
-# Outputs ------------------------------------------------------------------------------------------
-
-
-def interleaved(name):
-    """An output whose elements lie between those of an input: they overlap in extent alone."""
-    room = np.zeros((ROWS, 2 * CLASSES), np.float32)
-    return room[:, ::2], room[:, 1::2]
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_output_between_the_logits_is_no_overlap(loss):
-    z, y = batch_for(loss)
-    logits, out = interleaved(loss)
-    logits[...] = z
-    expected = getattr(fastce, loss)().value_and_grad(z, y)
-    value, grad = getattr(fastce, loss)().value_and_grad(logits, y, out=out)
-    assert value == pytest.approx(expected[0], rel=1e-6)
-    np.testing.assert_allclose(grad, expected[1], rtol=4e-6, atol=1e-8)
-    np.testing.assert_array_equal(logits, z)
-
-
-@pytest.mark.parametrize("which", ["sample_weight", "where", "grad_output", "target"])
-@pytest.mark.parametrize("position", [0, 1])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_output_that_overlaps_any_input(loss, position, which):
-    """One shared byte is enough."""
-    z, y = batch_for(loss)
-    room = np.zeros(4 * z.nbytes + 4, np.uint8)
-    shape = y.shape
-    dtypes = {"where": bool, "target": np.int8, "sample_weight": np.float64, "grad_output": "f8"}
-    shape = z.shape if which == "where" else shape
-    size = int(np.prod(shape)) * np.dtype(dtypes[which]).itemsize
-    shared = room[:size].view(dtypes[which]).reshape(shape)
-    start = (size - 1) // 4 * 4
-    out = room[start : start + z.nbytes].view(np.float32).reshape(z.shape)
-    assert np.shares_memory(shared, out)
-    shared[...] = y if which == "target" else 1
-    before = room.copy()
-    other = np.full_like(z, MARK)
-    outs = (out, other) if position == 0 else (other, out)
-    call = {} if which == "target" else {which: shared}
-    target = shared if which == "target" else y
-    with pytest.raises(ValueError, match="overlap"):
-        getattr(fastce, loss)(reduction="none").value_grad_hess(z, target, out=outs, **call)
-    np.testing.assert_array_equal(room, before)
-    assert (other == MARK).all()
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_logits_again_but_read_otherwise(loss):
-    """out=logits is one array, not one address."""
-    z, y = batch_for(loss)
-    square = np.zeros((3, 3), np.float32)
-    labels = y[:3]
-    with pytest.raises(ValueError, match="overlap"):
-        getattr(fastce, loss)().value_and_grad(square, labels, out=square.T)
-    with pytest.raises(ValueError, match="overlap"):
-        getattr(fastce, loss)().value_grad_hess(z, y, out=(z, z))
-    assert not square.any()
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    "out",
-    [
-        0,
-        "out",
-        [np.zeros((ROWS, CLASSES), np.float32)],
-        np.float32(1),
-        np.ma.zeros((ROWS, CLASSES)),
-    ],
-    ids=lambda x: type(x).__name__,
-)
-def test_outputs_that_are_no_arrays(loss, out):
-    z, y = batch_for(loss)
-    with pytest.raises((TypeError, ValueError), match="out"):
-        getattr(fastce, loss)().value_and_grad(z, y, out=out)
-    with pytest.raises((TypeError, ValueError), match="out"):
-        getattr(fastce, loss)().value_grad_hess(z, y, out=(None, out))
-    with pytest.raises(ValueError, match="tuple of 2"):
-        getattr(fastce, loss)().value_grad_hess(z, y, out=np.zeros_like(z))
-
-
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
-def test_outputs_of_functions(name):
-    z = np.arange(18, dtype=np.float32).reshape(ROWS, CLASSES)
-    before = z.copy()
-    function = getattr(fastce, name)
-    shape = (ROWS,) if name == "logsumexp" else z.shape
-    read_only = np.zeros(shape, np.float32)
-    read_only.flags.writeable = False
-    for out in (
-        np.zeros((2, 2), np.float32),
-        np.zeros(shape, np.float64),
-        read_only,
-        z.reshape(-1)[:ROWS] if name == "logsumexp" else z[::-1],
-    ):
-        with pytest.raises(ValueError, match="out"):
-            function(z, out=out)
-    with pytest.raises(TypeError, match="out"):
-        function(z, out=[0.0])
-    np.testing.assert_array_equal(z, before)
-
-
-# Weights and other numbers -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    ("bad", "error"),
-    [
-        ("1", TypeError),
-        (1j, TypeError),
-        (object(), TypeError),
-        (np.ones(ROWS, object), TypeError),
-        (np.ones(ROWS, "M8[s]"), TypeError),
-        (np.zeros(ROWS, [("x", "f4")]), TypeError),
-        (np.ma.ones(ROWS), TypeError),
-        ([[1.0], [1.0, 2.0]], ValueError),
-        (-1, ValueError),
-        (np.float16(-1e-7), ValueError),
-        (NAN, ValueError),
-        (INF, ValueError),
-        (-INF, ValueError),
-        (np.ones(ROWS + 1), ValueError),
-        (np.ones((1, 1, ROWS, CLASSES)), ValueError),
-        (np.ones(0), ValueError),
-    ],
-    ids=str,
-)
-def test_sample_weights_of_every_wrong_kind(loss, bad, error):
-    refuse(error, None, loss, *batch_for(loss), sample_weight=bad)
-
-
-@pytest.mark.parametrize(
-    "good", [True, 1, np.uint64(1), np.float16(1), np.ones((), ml_dtypes.bfloat16), [1.0] * CLASSES]
-)
-@pytest.mark.parametrize("loss", SIGMOID)
-def test_sample_weights_of_every_right_kind(loss, good):
-    z, y = batch_for(loss)
-    expected = getattr(fastce, loss)().value_and_grad(z, y)
-    value, grad = getattr(fastce, loss)().value_and_grad(z, y, sample_weight=good)
-    assert value == expected[0]
-    np.testing.assert_array_equal(grad, expected[1])
-
-
-@pytest.mark.parametrize(
-    ("loss", "name"),
-    [
-        ("SoftmaxCrossEntropy", "weight"),
-        ("SoftmaxFocalLoss", "alpha"),
-        ("BCEWithLogits", "pos_weight"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("bad", "error"),
-    [
-        (["a", "b", "c"], TypeError),
-        ([1j, 1, 1], TypeError),
-        (np.ones(3, object), TypeError),
-        (np.ma.ones(3), TypeError),
-        ([[1], [1, 2]], ValueError),
-        ([1, -1e-300, 1], ValueError),
-        ([1, 1, INF], ValueError),
-        (np.full(3, np.longdouble(10) ** 400), ValueError),
-        (Failing(), RuntimeError),
-    ],
-    ids=str,
-)
-def test_array_options_of_every_wrong_kind(loss, name, bad, error):
-    with pytest.raises(error):
-        getattr(fastce, loss)(**{name: bad})
-
-
-@pytest.mark.parametrize("shape", [(), (3, 1), (1, 3)])
-@pytest.mark.parametrize(
-    ("loss", "name"), [("SoftmaxCrossEntropy", "weight"), ("SoftmaxFocalLoss", "alpha")]
-)
-def test_class_weights_have_one_axis(loss, name, shape):
-    with pytest.raises(ValueError, match=name):
-        getattr(fastce, loss)(**{name: np.ones(shape)})
-
-
-@pytest.mark.parametrize(
-    ("loss", "name"),
-    [
-        ("SoftmaxCrossEntropy", "label_smoothing"),
-        ("SoftmaxCrossEntropy", "z_loss"),
-        ("SoftmaxCrossEntropy", "logit_scale"),
-        ("SoftmaxCrossEntropy", "softcap"),
-        ("SoftmaxFocalLoss", "gamma"),
-        ("BCEWithLogits", "label_smoothing"),
-        ("SigmoidFocalLoss", "gamma"),
-        ("SigmoidFocalLoss", "alpha"),
-    ],
-)
-@pytest.mark.parametrize(
-    "bad",
-    ["0.5", b"0.5", 1j, [0.5], np.array([0.5]), {}, object, 10**400, -(10**400), "nan"],
-    ids=str,
-)
-def test_numbers_of_every_wrong_kind(loss, name, bad):
-    error = ValueError if isinstance(bad, int) else TypeError
-    with pytest.raises(error, match=name):
-        getattr(fastce, loss)(**{name: bad})
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("bad", ["3", [3.0], np.ones(ROWS), 1j, 10**400], ids=str)
-def test_normalizers_of_every_wrong_kind(loss, bad):
-    error = ValueError if isinstance(bad, int) else TypeError
-    refuse(error, "normalizer", loss, *batch_for(loss), normalizer=bad)
-
-
-@pytest.mark.parametrize("loss", SOFTMAX)
-@pytest.mark.parametrize("name", ["ignore_index", "axis"])
-@pytest.mark.parametrize("bad", [1.0, "1", None, [1], np.array([1]), 2**63, -(2**63) - 1], ids=str)
-def test_integers_of_every_wrong_kind(loss, name, bad):
-    with pytest.raises((TypeError, ValueError), match=f"{name}|only integer scalar"):
-        getattr(fastce, loss)(**{name: bad})
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    "bad",
-    [None, "Mean", b"mean", ["mean"], np.array(["mean"]), np.array(["mean", "sum"]), 0],
-    ids=repr,
-)
-def test_reductions_of_every_wrong_kind(loss, bad):
-    with pytest.raises(ValueError, match="reduction must be"):
-        getattr(fastce, loss)(reduction=bad)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    "bad", [1, 0.0, "yes", [None, True, True], np.ones(CLASSES, np.uint8)], ids=str
-)
-def test_masks_that_are_not_bool(loss, bad):
-    refuse(TypeError, "where", loss, *batch_for(loss), where=bad)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_true_in_any_byte(loss):
-    """A bool that is stored as 255, which NumPy takes for true, is true."""
-    z, y = batch_for(loss)
-    odd = np.full(z.shape, 255, np.uint8).view(bool)
-    expected = getattr(fastce, loss)().value_and_grad(z, y)
-    value, grad = getattr(fastce, loss)().value_and_grad(z, y, where=odd)
-    assert value == expected[0]
-    np.testing.assert_array_equal(grad, expected[1])
-
-
 # Numbers that do not fit the working precision ---------------------------------------------------
 
 EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
@@ -601,7 +318,7 @@ EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_extreme_factors_warn_of_nothing(loss, dtype, x):
     """They may overflow or vanish in the result; NumPy's error state never hears of it."""
-    z, y = batch_for(loss, dtype)
+    z, y = small_batch(loss, dtype)
     soft = y if loss in SOFTMAX else np.where(y, min(x, 1.0), 0.0)
     options = {
         "SoftmaxCrossEntropy": "weight",
@@ -633,7 +350,7 @@ def test_extreme_factors_warn_of_nothing(loss, dtype, x):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_signalling_nans_do_not_signal(loss):
     bits = np.full((ROWS, CLASSES), 0x7F800001, np.uint32)
-    _, y = batch_for(loss)
+    _, y = small_batch(loss)
     with np.errstate(all="raise"):
         value, grad = getattr(fastce, loss)().value_and_grad(bits.view(np.float32), y)
         assert np.isnan(value)

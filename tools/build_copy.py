@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("fastce", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis")
+FOLDERS = ("fastce", "tests", "bench", "docs", "examples")  # tests import from all of them
+PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE")
+LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis", "_build")
 
 
 def copy_tree(to: Path) -> None:

@@ -1,9 +1,9 @@
-"""Searches for calls that end in neither a result nor a clear error, for as many minutes as given.
+"""Searches for calls that end in neither a result nor a clear error, or in a wrong result.
 
-    python tools/fuzz.py 30
+    python tools/fuzz.py 30     for half an hour
 
-It runs the search of tests/test_fuzz.py round after round, each with a seed of its own, which is
-printed: `--hypothesis-seed` repeats a round. What it finds becomes a test of its own.
+It runs the searches of the tests named below round after round, each round with a seed of its own,
+which is printed: `--hypothesis-seed` repeats a round. What it finds becomes a test of its own.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TESTS = ("tests/test_fuzz.py", "tests/test_fuzz_reference.py")
 EXAMPLES = 1000  # of each search in a round
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit("usage: python tools/fuzz.py MINUTES")
-    end = time.monotonic() + 60 * float(sys.argv[1])
+    began = time.monotonic()
+    end = began + 60 * float(sys.argv[1])
     rounds = 0
     while time.monotonic() < end:
         seed = secrets.randbelow(1 << 32)
         command = [sys.executable, "-m", "pytest", "-q", "-x", f"--hypothesis-seed={seed}"]
         done = subprocess.run(
-            [*command, "tests/test_fuzz.py"],
+            [*command, *TESTS],
             cwd=ROOT,
             env={**os.environ, "FASTCE_FUZZ_EXAMPLES": str(EXAMPLES)},
             check=False,
@@ -36,7 +38,8 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(f"the round of --hypothesis-seed={seed} found something")
         rounds += 1
-    print(f"{rounds} rounds of {EXAMPLES} examples a search, and nothing found")
+    minutes = (time.monotonic() - began) / 60
+    print(f"{rounds} rounds of {EXAMPLES} examples a search in {minutes:.0f} min: nothing found")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Each mutation is a replacement in one file of a private copy, which is built wit
 variant alone. A mutation whose text is no longer there, or is there more than once, is an error:
 the list has to follow the source. A mutation that the tests survive is one too.
 
-    python tools/mutate.py              all of them: about half a minute each on an idle core
+    python tools/mutate.py              all of them: a quarter of a minute each on an idle core
     python tools/mutate.py sign label   those whose name contains one of the words
     python tools/mutate.py --check      only whether every text is there
 """
@@ -35,7 +35,7 @@ class Mutation(NamedTuple):
 
 SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
 SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
-EDGES = ("test_edge_cases.py", "test_hostile.py")
+ERRORS = ("test_errors.py", "test_hostile.py", "test_hostile_arguments.py")
 INTERFACE = ("test_c_interface.py",)
 
 MUTATIONS = [
@@ -88,28 +88,28 @@ MUTATIONS = [
         "_batch.pxi",
         "return OK if 0 <= value < classes else BAD_LABEL",
         "return OK if 0 <= value <= classes else BAD_LABEL",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "negative labels accepted",
         "_batch.pxi",
         "return OK if 0 <= value < classes else BAD_LABEL",
         "return OK if value < classes else BAD_LABEL",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "ignore_index off by one",
         "_batch.pxi",
         "value == labels.ignore_index:",
         "value == labels.ignore_index + 1:",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "unsigned labels wrap",
         "_batch.pxi",
         "if labels.unsigned and value < 0:",
         "if labels.unsigned and value < -(1 << 62):",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "rows of weight 0 used",
@@ -139,6 +139,34 @@ MUTATIONS = [
         "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
         ("test_races.py",),
     ),
+    Mutation(
+        "ignore_index 0 not seen among contiguous labels",
+        "_batch.pxi",
+        "batch.labels.ignores and 0 <= ignored < batch.classes",
+        "batch.labels.ignores and 0 < ignored < batch.classes",
+        SOFTMAX,
+    ),
+    Mutation(
+        "contiguous labels not checked again when they are used",
+        "_batch.pxi",
+        "wrong |= block.label[i] | (batch.classes - 1 - block.label[i])",
+        "wrong |= block.label[i]",
+        ("test_races.py",),
+    ),
+    Mutation(
+        "an ignored row takes what an earlier one left",
+        "_batch.pxi",
+        "block.target_exp[i] = 0.0",
+        "pass",
+        ("test_edge_cases.py",),
+    ),
+    Mutation(
+        "weight left out of the last rows of a block",
+        "_batch.pxi",
+        "last += block.value[i] * block.weight[i]",
+        "last += block.value[i]",
+        SOFTMAX,
+    ),
     # Loops
     Mutation(
         "a vector read past the end of a row",
@@ -157,38 +185,122 @@ MUTATIONS = [
     Mutation(
         "lanes past the end added up",
         "_sigmoid_kernel.pxi",
-        "if i + width > count:",
-        "if i > count:",
+        "fill(buffer, 0, count, <real> 1)\n    fill(buffer, count, count + 16, <real> 0)",
+        "fill(buffer, 0, count + 16, <real> 1)",
+        SIGMOID,
+    ),
+    Mutation(
+        "the maximum lost among the other exponentials",
+        "_passes.pxi",
+        "if stop <= count and not any(equal(load(maxima), m)):",
+        "if stop <= count:",
+        SOFTMAX,
+    ),
+    Mutation(
+        "a gradient that is lost where its factor is tiny",
+        "_passes.pxi",
+        "return 0.0 < fabs(factor) < smallest_lowering(tag)",
+        "return False",
+        SOFTMAX,
+    ),
+    Mutation(
+        "chunks of a row not brought to one maximum",
+        "_row_kernel.pxi",
+        "rescale = scalar_exp(work.references[chunk] - block.maximum[i])",
+        "rescale = 1.0",
+        SOFTMAX,
+    ),
+    Mutation(
+        "16 bits: logit scale missing at the target",
+        "_row_kernel.pxi",
+        "at_target = <real> (block.at_target[i] * chain)",
+        "at_target = <real> block.at_target[i]",
+        SOFTMAX,
+    ),
+    Mutation(
+        "16 bits: target of a later chunk written to the first",
+        "_row_kernel.pxi",
+        "narrow(&at_target, grad_row + label * grad_size,",
+        "narrow(&at_target, grad_row + (label - first) * grad_size,",
+        SOFTMAX,
+    ),
+    Mutation(
+        "planes taken for rows",
+        "_tile_kernel.pxi",
+        "or is_plane(&batch.logits) or is_plane(&batch.grad)",
+        "or is_plane(&batch.grad)",
+        (*SOFTMAX, "test_layouts.py"),
+    ),
+    Mutation(
+        "tiles: what lies behind a short row taken for its maximum",
+        "_tile_kernel.pxi",
+        "cdef int inside = <int> min_size(step, classes)",
+        "cdef int inside = step",
+        SOFTMAX,
+    ),
+    Mutation(
+        "tiles: the last classes of a row left out",
+        "_tile_kernel.pxi",
+        "while j < classes:\n        tail = tail + tile_exponential(",
+        "while j < classes - 1:\n        tail = tail + tile_exponential(",
+        SOFTMAX,
+    ),
+    Mutation(
+        "tiles: derivatives of rows that do not count",
+        "_tile_kernel.pxi",
+        "if not block.all_active:  # 0 * factor",
+        "if False:  # 0 * factor",
+        SOFTMAX,
+    ),
+    Mutation(
+        "tiles: logit scale once in the Hessian at the target",
+        "_tile_kernel.pxi",
+        "hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)",
+        "hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "log1p short of its last term",
+        "simd_functions.hpp",
+        "const vec<float> p = fma(p23, z * z, p01);\n    return fma(-s, x - z * p, x);",
+        "return fma(-s, x - z * p01, x);",
         SIGMOID,
     ),
     # Formulas of the sigmoid family
     Mutation(
         "wrong sign in the gradient of BCE",
         "_sigmoid_kernel.pxi",
-        "grad[0] = negative * p - positive * q",
-        "grad[0] = negative * p + positive * q",
+        "flip_sign(wrong - total * smaller, z)",
+        "flip_sign(wrong + total * smaller, z)",
         SIGMOID,
     ),
     Mutation(
         "wrong Hessian of BCE",
         "_sigmoid_kernel.pxi",
-        "hess[0] = (negative + positive) * (p * q)",
-        "hess[0] = (negative + positive) * (p * p)",
+        "hess[0] = total * (larger * smaller)",
+        "hess[0] = total * (larger * larger)",
         SIGMOID,
     ),
     Mutation(
         "BCE of 0 times infinity",
         "_sigmoid_kernel.pxi",
-        "keep(less(zero, wrong_side), wrong_side * abs(z))",
-        "wrong_side * abs(z)",
+        "keep(less(splat(<real> 0), wrong), wrong * abs(z))",
+        "wrong * abs(z)",
         SIGMOID,
     ),
     Mutation(
         "smoothing without its constant",
         "_sigmoid_kernel.pxi",
-        "y_i = y_i * keep_target + half_smoothing",
-        "y_i = y_i * keep_target",
+        "y_i = y_i * kept + half_smoothing",
+        "y_i = y_i * kept",
         SIGMOID,
+    ),
+    Mutation(
+        "targets outside of 0 to 1 passed over",
+        "_sigmoid_kernel.pxi",
+        "chunk.suspect |= targets.suspects()",
+        "chunk.suspect |= False",
+        ERRORS,
     ),
     Mutation(
         "alpha swapped",
@@ -239,35 +351,35 @@ MUTATIONS = [
         "_checks.py",
         "low <= result <= high",
         "low <= result",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "negative weights accepted",
         "_checks.py",
         "good = np.isfinite(array) & (array >= 0)",
         "good = np.isfinite(array)",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "read-only outputs accepted",
         "_checks.py",
         "if not array.flags.writeable:",
         "if not array.flags.aligned:",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "overlap not seen",
         "_checks.py",
         "if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):",
         "if a.size or not np.may_share_memory(a, b):",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "an output that overlaps itself accepted",
         "_checks.py",
         "if stride < reach:",
         "if stride < 0:",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "out=logits taken for an overlap",
@@ -289,21 +401,21 @@ MUTATIONS = [
         "_evaluate.py",
         "_checks.bad_label(labels, start + position, self.classes)",
         "_checks.bad_label(labels, position, self.classes)",
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "targets not checked",
         "_evaluate.py",
         'if target.dtype.kind == "b" or target.size == 0:',
         'if target.dtype.kind != "b" or target.size == 0:',
-        EDGES,
+        ERRORS,
     ),
     Mutation(
         "gathered blocks off by one",
         "_layout.py",
         "first, last = start // inner, (stop - 1) // inner",
         "first, last = start // inner, stop // inner",
-        EDGES,
+        ("test_layouts.py",),
     ),
     Mutation(
         "results of threads in each other's place",
@@ -326,7 +438,7 @@ def check(tree: Path) -> None:
         raise SystemExit("these mutations have to follow the source:\n" + "\n".join(wrong))
 
 
-def tests_pass(tree: Path, tests: tuple[str, ...]) -> bool:
+def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool) -> bool:
     """Run tests in a process of their own, which a mutation may well kill."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
@@ -342,6 +454,8 @@ def tests_pass(tree: Path, tests: tuple[str, ...]) -> bool:
         return False
     if done.returncode in (2, 3, 4, 5):  # pytest did not get as far as a test
         raise SystemExit(done.stdout.decode() + done.stderr.decode())
+    if done.returncode and show:
+        print(done.stdout.decode())
     return done.returncode == 0
 
 
@@ -364,7 +478,7 @@ def main() -> None:
         build_copy.restrict(tree, VARIANTS, FLAGS)
         build_copy.build(tree)
         files = tuple(sorted({test for m in chosen for test in m.tests}))
-        if not tests_pass(tree, files):
+        if not tests_pass(tree, files, show=True):
             raise SystemExit("the tests fail before anything is broken")
         print(f"unbroken, the tests pass: {', '.join(files)}", flush=True)
         # Python first: it needs the unbroken build, and each kernel is built anew anyway.
@@ -375,7 +489,7 @@ def main() -> None:
             source.write_text(text.replace(m.old, m.new), "utf-8")
             if source.suffix != ".py":
                 build_copy.build(tree)
-            caught = not tests_pass(tree, m.tests)
+            caught = not tests_pass(tree, m.tests, show=False)
             source.write_text(text, "utf-8")
             seconds = time.monotonic() - began
             print(f"{'caught  ' if caught else 'SURVIVED'}  {m.name} ({seconds:.0f} s)", flush=True)

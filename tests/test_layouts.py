@@ -1,0 +1,92 @@
+"""Arrays that lie in memory in every way that NumPy allows give the result of any others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import THOROUGH, Batch, case, on_grid
+from layouts import LAYOUTS, zero_strides
+
+import fastce
+
+
+def assert_same(results, others):
+    for a, b in zip(results, others, strict=True):
+        np.testing.assert_allclose(a, b, rtol=4e-6, atol=1e-7)
+
+
+def relaid(batch, make):
+    """The batch with every array of two or more dimensions laid out by `make`."""
+    call = {key: make(x) if np.ndim(x) >= 2 else x for key, x in batch.call.items()}
+    target = make(batch.target) if batch.target.ndim >= 2 else batch.target
+    return Batch(make(batch.logits), target, call)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_any_layout(c, layout, dtype, isa):
+    batch = c.batch(dtype)
+    loss = c.build()
+    expected = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
+    other = relaid(batch, LAYOUTS[layout])
+    np.testing.assert_array_equal(other.logits, batch.logits)
+    before = other.logits.tobytes()
+    result = loss.value_grad_hess(other.logits, other.target, **other.call)
+    assert result[1].dtype.newbyteorder("=") == batch.logits.dtype
+    if dtype == "float16":
+        eps = float(np.finfo(np.float16).eps)
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=eps, atol=2.0**-24)
+    else:
+        assert_same(result, expected)
+    assert other.logits.tobytes() == before
+
+
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+def test_zero_strides(c, isa):
+    batch = c.batch("float32")
+    other = Batch(zero_strides(batch.logits), batch.target, batch.call)
+    expected = c.build().value_grad_hess(other.logits.copy(), batch.target, **batch.call)
+    assert_same(c.build().value_grad_hess(other.logits, batch.target, **batch.call), expected)
+
+
+@pytest.mark.parametrize("layout", ["every_other_row", "byte_swapped", "unaligned", "read_only"])
+def test_labels_of_any_layout(layout, isa, rng):
+    z = on_grid(rng, (4, 9, 10)).astype(np.float32)
+    y = rng.integers(10, size=(4, 9))
+    loss = fastce.SoftmaxCrossEntropy()
+    assert_same(loss.value_and_grad(z, LAYOUTS[layout](y)), loss.value_and_grad(z, y))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+def test_alignment_does_not_change_a_bit(c, dtype, isa):
+    batch = c.batch(dtype)
+    loss = c.build()
+    expected = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
+    other = LAYOUTS["misaligned_for_vectors"](batch.logits)
+    result = loss.value_grad_hess(other, batch.target, **batch.call)
+    for a, b in zip(result, expected, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_huge_dimensions_through_zero_strides():
+    """2.8·10⁹ elements that occupy four bytes: an error costs no copy, and no time."""
+    z = np.broadcast_to(np.float32(0.0), (20_000_000, 140))
+    y = np.zeros(20_000_000, np.uint8)
+    y[-1] = 140
+    with pytest.raises(IndexError, match="19999999"):
+        fastce.SoftmaxCrossEntropy()(z, y)
+
+
+def test_subclasses_are_arrays(rng):
+    class Labelled(np.ndarray):
+        pass
+
+    c = case("SoftmaxCrossEntropy", "plain")
+    batch = c.batch("float32")
+    expected = c.build().value_and_grad(batch.logits, batch.target)
+    result = c.build().value_and_grad(batch.logits.view(Labelled), batch.target.view(Labelled))
+    assert result[0] == expected[0]
+    np.testing.assert_array_equal(result[1], expected[1])
