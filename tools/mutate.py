@@ -4,7 +4,7 @@ Each mutation is a replacement in one file of a private copy, which is built wit
 variant alone. A mutation whose text is no longer there, or is there more than once, is an error:
 the list has to follow the source. A mutation that the tests survive is one too.
 
-    python tools/mutate.py              all of them: a quarter of a minute each on an idle core
+    python tools/mutate.py              all of them: about nine minutes
     python tools/mutate.py sign label   those whose name contains one of the words
     python tools/mutate.py --check      only whether every text is there
 """
@@ -108,7 +108,7 @@ MUTATIONS = [
         "unsigned labels wrap",
         "_batch.pxi",
         "if labels.unsigned and value < 0:",
-        "if labels.unsigned and value < -(1 << 62):",
+        "if labels.unsigned and value < -100:",
         ERRORS,
     ),
     Mutation(
@@ -401,7 +401,7 @@ MUTATIONS = [
         "_evaluate.py",
         "_checks.bad_label(labels, start + position, self.classes)",
         "_checks.bad_label(labels, position, self.classes)",
-        ERRORS,
+        ("test_layouts.py",),
     ),
     Mutation(
         "targets not checked",
@@ -413,8 +413,8 @@ MUTATIONS = [
     Mutation(
         "gathered blocks off by one",
         "_layout.py",
-        "first, last = start // inner, (stop - 1) // inner",
-        "first, last = start // inner, stop // inner",
+        "whole = last + (tail == inner)",
+        "whole = last",
         ("test_layouts.py",),
     ),
     Mutation(
