@@ -275,6 +275,24 @@ def test_ignored_poison_is_harmless(loss, reduction, poison, evaluate):
     assert not result[1][[1, 3]].any()
 
 
+@pytest.mark.parametrize("classes", [3, 300])
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_the_gradient_of_an_ignored_row_has_no_sign(loss, classes, isa, rng):
+    z = on_grid(rng, (37, classes)).astype(np.float32)
+    y = np.where(rng.random(37) < 0.5, -100, 0)
+    made = getattr(fastce, loss)()
+    for x in made.value_grad_hess(z, y, grad_output=-1.0)[1:]:
+        assert not np.signbit(x[y == -100]).any()
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_the_loss_alone_of_many_classes_on_another_axis(loss, isa, rng):
+    z = on_grid(rng, (3, 300, 7)).astype(np.float32)
+    y = rng.integers(300, size=(3, 7))
+    made = getattr(fastce, loss)(axis=1, reduction="none")
+    np.testing.assert_allclose(made(z, y), made.value_and_grad(z, y)[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("poison", [NAN, INF, -INF])
 @pytest.mark.parametrize("classes", [3, 40, 300])
 @pytest.mark.parametrize("loss", SOFTMAX)
