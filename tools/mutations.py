@@ -226,13 +226,6 @@ MUTATIONS = [
         SOFTMAX,
     ),
     Mutation(
-        "tiles: derivatives of rows that do not count",
-        "_tile_kernel.pxi",
-        "if not block.all_active:  # 0 * factor",
-        "if False:  # 0 * factor",
-        SOFTMAX,
-    ),
-    Mutation(
         "tiles: logit scale once in the Hessian at the target",
         "_tile_kernel.pxi",
         "hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)",
