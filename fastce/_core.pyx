@@ -25,6 +25,7 @@ include "_batch.pxi"
 include "_formulas.pxi"
 include "_passes.pxi"
 include "_row_kernel.pxi"
+include "_tile_moves.pxi"
 include "_tile_kernel.pxi"
 include "_sigmoid_kernel.pxi"
 

@@ -213,7 +213,7 @@ MUTATIONS = [
     ),
     Mutation(
         "tiles: what lies behind a short row taken for its maximum",
-        "_tile_kernel.pxi",
+        "_tile_moves.pxi",
         "cdef int inside = <int> min_size(step, classes)",
         "cdef int inside = step",
         SOFTMAX,
