@@ -247,12 +247,14 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
     # that the loop runs over vectors.
     cdef const long long* labels = <const long long*> batch.labels.data + first
     cdef long long wrong = 0, ignored = batch.labels.ignore_index
+    # Unsigned differences are defined for the least integer, too, which a caller may pass.
+    cdef unsigned long long last = batch.classes - 1
     cdef Py_ssize_t i
     if batch.labels.itemsize != 8 or batch.labels.stride != 8:
         return False
     memcpy(&block.label[0], labels, rows * sizeof(long long))
     for i in range(rows):
-        wrong |= block.label[i] | (batch.classes - 1 - block.label[i])
+        wrong |= block.label[i] | <long long> (last - <unsigned long long> block.label[i])
     if batch.labels.ignores and 0 <= ignored < batch.classes:  # any other is not a class, and found above
         for i in range(rows):
             wrong |= (block.label[i] ^ ignored) - 1

@@ -129,7 +129,7 @@ MUTATIONS = [
     Mutation(
         "contiguous labels not checked again when they are used",
         "_batch.pxi",
-        "wrong |= block.label[i] | (batch.classes - 1 - block.label[i])",
+        "wrong |= block.label[i] | <long long> (last - <unsigned long long> block.label[i])",
         "wrong |= block.label[i]",
         ("test_races.py",),
     ),
