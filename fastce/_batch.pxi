@@ -108,6 +108,7 @@ cdef struct RowBlock:
     long long label[BLOCK_ROWS]       # -1: none, or the row is not used
     bint active[BLOCK_ROWS]
     bint all_active
+    bint untouched                    # whether weight, factor and active are as begin_batch set them
 
 
 cdef inline Py_ssize_t storage_size(int storage) noexcept nogil:
@@ -237,7 +238,7 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
         block.weight[i] = 1.0
         block.factor[i] = batch.scale
         block.active[i] = True
-    block.all_active = True
+    block.all_active = block.untouched = True
 
 
 cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
@@ -263,7 +264,8 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
 
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
     # The numbers of a block of rows that do not depend on the logits.
-    cdef bint were_active = block.all_active, all_active = True
+    cdef bint all_active = True
+    cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
     cdef Py_ssize_t i
     cdef long long label
     if batch.labels.data != NULL and not take_labels(batch, first, rows, block):
@@ -278,8 +280,7 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
             if label >= 0:
                 block.hard_mass[i] = batch.class_weight[label] * (1.0 - batch.label_smoothing)
     block.all_active = True
-    if (all_active and were_active and batch.sample_weight.data == NULL
-            and batch.grad_output.data == NULL):
+    if all_active and unweighted and block.untouched:
         return OK
     for i in range(rows):
         block.weight[i] = read_scalar(&batch.sample_weight, first + i)
@@ -294,6 +295,8 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
             block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
             block.label[i] = -1
             block.all_active = False
+    # A short block leaves the places behind it as they were.
+    block.untouched = block.all_active and unweighted and rows == BLOCK_ROWS
     return OK
 
 

@@ -339,7 +339,7 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     if status != OK:
         return status
     for i in range(rows, BLOCK_ROWS):
-        block.active[i] = False
+        block.active[i] = block.untouched = False
     if row + work.ahead < work.stop and is_plane(&batch.logits):
         fetch_planes(&batch.logits, row + work.ahead, classes, False)
     if wants_grad and is_plane(&batch.grad):
