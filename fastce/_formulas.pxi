@@ -62,6 +62,9 @@ cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision
     return load(<const double*> &lane[0])
 
 
+cdef double LARGEST_FLOAT = 3.4e38
+
+
 cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma,
                               bint double_precision) noexcept nogil:
     # p = p_y, q = 1 - p = others_y / S, ce = -log p:
@@ -85,7 +88,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma,
     cdef vec[double] p_ce = select(equal(p, zero), others - others, p * ce)
     cdef vec[double] ratio = select(equal(q, zero), p, p_ce / q)
     cdef vec[double] modulation = power(q, gamma, double_precision)
-    cdef vec[double] a, p_b, inverse_square = inverse * inverse
+    cdef vec[double] a, p_b, square, inverse_square = inverse * inverse
     a = -(alpha * modulation * (one + g * ratio))
     p_b = alpha * g * modulation * (p + p - p_ce + (g - one) * p * ratio) / q
     p_b = select(equal(q, zero), zero, p_b)
@@ -95,7 +98,12 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma,
     store(&block.scale[i], factor * inverse)
     store(&block.at_target[i], factor * a * q)
     store(&block.hess_product[i], -(factor * a * inverse_square))
-    store(&block.hess_square[i], factor * p_b * inverse_square)
+    square = factor * p_b * inverse_square
+    if not double_precision:
+        # q^(gamma-1) may be too large for a float, and is then multiplied by e_j^2 = 0: not inf * 0.
+        square = select(less(splat(LARGEST_FLOAT), abs(square)), flip_sign(splat(LARGEST_FLOAT), square),
+                        square)
+    store(&block.hess_square[i], square)
     store(&block.hess_at_target[i], factor * (p_b * q * q - a * p * q))
 
 

@@ -7,6 +7,7 @@ import pytest
 from cases import FUNCTIONS, SOFTMAX, on_grid, small_batch
 
 import fastce
+from fastce import reference
 
 INF, NAN = np.inf, np.nan
 LOSSES = tuple(FUNCTIONS)
@@ -401,3 +402,16 @@ def test_a_short_block_of_rows_leaves_no_trace(isa, loss, classes, masked, rng):
     other = made.value_grad_hess(z, y, out=backwards, **call)
     for x, same in zip((value, grad, hess), other, strict=True):
         np.testing.assert_array_equal(x, same)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("margin", [80.0, 100.0, 129.75, 500.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_focal_hessian_where_its_factor_overflows(isa, gamma, margin, sign):
+    """q^(γ−1) is beyond float32 where q, and with it the Hessian, is next to nothing."""
+    made = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none")
+    z, y = np.array([[margin, 0, -1.0]]), np.array([0])
+    hess = made.value_grad_hess(z.astype(np.float32), y, grad_output=np.array([sign]))[2]
+    truth = sign * reference.softmax_focal_loss(z, y, gamma=gamma, reduction="none")[2]
+    smallest = float(np.finfo(np.float32).smallest_normal)
+    np.testing.assert_allclose(hess, truth, rtol=1e-5, atol=smallest)
