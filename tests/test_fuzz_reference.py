@@ -167,7 +167,9 @@ def sigmoid_batches(draw):
         maybe("gamma", 0.0, 0.3, 0.5, 1.0, 3.7)
         maybe("alpha", None, 0.0, 1.0, 0.6)
     logits = laid_out(draw, made_logits(draw, rng, shape, dtype, draw(st.booleans())))
-    target = np.asarray(draw(st.sampled_from(SIGMOID_TARGETS))(rng, np.nan_to_num(logits), -1))
+    target = np.asarray(
+        draw(st.sampled_from(SIGMOID_TARGETS))(rng, np.nan_to_num(logits.astype(np.float64)), -1)
+    )
     target = laid_out(draw, target)
 
     call = {}
