@@ -161,13 +161,13 @@ template <class T> FASTCE_INLINE vec<T> flip_sign(vec<T> x, vec<T> by) {
 }
 // x where the mask holds, else +0: what makes 0 * inf harmless. And the other way round.
 template <class T> FASTCE_INLINE vec<T> keep(mask<T> m, vec<T> x) { return select(m, x, vec<T>(T(0))); }
-#if FASTCE_VECTOR_BYTES
+#if FASTCE_VECTOR_BYTES && !(FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__))
 template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) {
     typedef typename native_of<T>::bits bits;  // one and-not, where GCC blends with zero
     return vec<T>(bit_cast<typename vec<T>::native>(bits(~m.v & bit_cast<bits>(x.v))));
 }
-#else
-template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) { return m.v ? vec<T>(T(0)) : x; }
+#else  // AVX-512 zeroes lanes at no cost
+template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) { return select(m, vec<T>(T(0)), x); }
 #endif
 
 // The larger of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is maxps, but
@@ -206,6 +206,8 @@ template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
 template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
     return !_mm256_testz_si256(bit_cast<__m256i>(m.v), bit_cast<__m256i>(m.v));
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return _mm512_test_epi32_mask(bit_cast<__m512i>(m.v), bit_cast<__m512i>(m.v)) != 0;
 #elif FASTCE_VECTOR_BYTES
     typename bits_of<T>::type found = 0;
     for (int lane = 0; lane < vec<T>::lanes; ++lane)
@@ -307,6 +309,10 @@ template <class T> FASTCE_INLINE T reduce_max(vec<T> x) {
             lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
     return lane[0];
 }
+#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+template <> FASTCE_INLINE float reduce_max(vec<float> x) { return _mm512_reduce_max_ps(x.v); }
+template <> FASTCE_INLINE double reduce_max(vec<double> x) { return _mm512_reduce_max_pd(x.v); }
+#endif
 // In double, halves first: the same order for every caller.
 template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
     double lane[vec<T>::lanes];
