@@ -161,10 +161,8 @@ cdef inline void fetch_elements(const Ahead* ahead, Py_ssize_t first, Py_ssize_t
 
 cdef inline void fetch_class(const Ahead* ahead, Py_ssize_t j) noexcept nogil:
     # One line of each, in tiles.
-    if ahead.logits != NULL:
-        fetch(ahead.logits + j * ahead.logits_size)
-    if ahead.grad != NULL:
-        fetch_to_write(ahead.grad + j * ahead.grad_size)
+    fetch(ahead.logits + j * ahead.logits_size)
+    fetch_to_write(ahead.grad + j * ahead.grad_size)
 
 
 cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,
@@ -208,21 +206,57 @@ cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept 
     return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
 
 
+cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
+                             long long* to) noexcept nogil:
+    # Up to BLOCK_ROWS of the usual labels, without a branch for each: contiguous int64 or int32, all of
+    # them classes and none ignored. False for any others. What is copied is what is judged. The sign of
+    # each number below says whether something is wrong, so that the loop runs over vectors.
+    cdef int narrow_labels[BLOCK_ROWS]
+    cdef long long wrong = 0, ignored = batch.labels.ignore_index
+    # Unsigned differences are defined for the least integer, too, which a caller may pass.
+    cdef unsigned long long last = batch.classes - 1
+    cdef Py_ssize_t i
+    if batch.labels.stride != batch.labels.itemsize or batch.labels.unsigned:
+        return False
+    if batch.labels.itemsize == 8:
+        memcpy(to, batch.labels.data + first * 8, rows * 8)
+    elif batch.labels.itemsize == 4:
+        memcpy(&narrow_labels[0], batch.labels.data + first * 4, rows * 4)
+        for i in range(rows):
+            to[i] = narrow_labels[i]
+    else:
+        return False
+    for i in range(rows):
+        wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
+    if batch.labels.ignores and 0 <= ignored < batch.classes:  # any other is not a class, and found above
+        for i in range(rows):
+            wrong |= (to[i] ^ ignored) - 1
+    return wrong >= 0
+
+
 cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, double* denominator,
                       Py_ssize_t* position) noexcept nogil:
-    # Checks every label before anything is written, and sums the weights that the mean divides by.
-    cdef long long label
+    # Checks every label before anything is written, and sums the weights that the mean divides by. By
+    # blocks: one label at a time took 2.2 of the 15 ns of a row of ten classes.
+    cdef const double* class_weight = batch.class_weight if batch.kind == CROSS_ENTROPY else NULL
+    cdef bint unweighted = class_weight == NULL and batch.sample_weight.data == NULL
+    cdef long long labels[BLOCK_ROWS]
     cdef double total = 0.0, weight
-    cdef Py_ssize_t row
-    for row in range(rows):
-        if read_label(&batch.labels, row, batch.classes, &label) != OK:
-            position[0] = row
-            return BAD_LABEL
-        if label >= 0:
-            weight = 1.0
-            if batch.kind == CROSS_ENTROPY and batch.class_weight:
-                weight = batch.class_weight[label]
-            total += weight * read_scalar(&batch.sample_weight, row)
+    cdef Py_ssize_t first = 0, count, row
+    while first < rows:
+        count = min_size(BLOCK_ROWS, rows - first)
+        if unweighted and take_labels(batch, first, count, &labels[0]):
+            total += count
+            first += count
+            continue
+        for row in range(first, first + count):
+            if read_label(&batch.labels, row, batch.classes, &labels[0]) != OK:
+                position[0] = row
+                return BAD_LABEL
+            if labels[0] >= 0:
+                weight = class_weight[labels[0]] if class_weight else 1.0
+                total += weight * read_scalar(&batch.sample_weight, row)
+        first += count
     denominator[0] = total
     return OK
 
@@ -241,34 +275,13 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
     block.all_active = block.untouched = True
 
 
-cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
-                             RowBlock* block) noexcept nogil:
-    # The usual labels without a branch for each: contiguous int64, all of them classes and none
-    # ignored. False for any others. The sign of each number below says whether something is wrong, so
-    # that the loop runs over vectors.
-    cdef const long long* labels = <const long long*> batch.labels.data + first
-    cdef long long wrong = 0, ignored = batch.labels.ignore_index
-    # Unsigned differences are defined for the least integer, too, which a caller may pass.
-    cdef unsigned long long last = batch.classes - 1
-    cdef Py_ssize_t i
-    if batch.labels.itemsize != 8 or batch.labels.stride != 8:
-        return False
-    memcpy(&block.label[0], labels, rows * sizeof(long long))
-    for i in range(rows):
-        wrong |= block.label[i] | <long long> (last - <unsigned long long> block.label[i])
-    if batch.labels.ignores and 0 <= ignored < batch.classes:  # any other is not a class, and found above
-        for i in range(rows):
-            wrong |= (block.label[i] ^ ignored) - 1
-    return wrong >= 0
-
-
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
     # The numbers of a block of rows that do not depend on the logits.
     cdef bint all_active = True
     cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
     cdef Py_ssize_t i
     cdef long long label
-    if batch.labels.data != NULL and not take_labels(batch, first, rows, block):
+    if batch.labels.data != NULL and not take_labels(batch, first, rows, &block.label[0]):
         for i in range(rows):
             if read_label(&batch.labels, first + i, batch.classes, &label) != OK:
                 return BAD_LABEL

@@ -31,26 +31,28 @@ cdef struct TileWork:
     void* z       # logits before scale and cap, for the chain rule
     void* stage   # rows on their way to or from a tile
     Py_ssize_t ahead  # how many rows ahead logits are fetched
+    Py_ssize_t logits_apart  # the bytes of one vector of rows, in as many parts as there are classes:
+    Py_ssize_t grad_apart    # see fetch_class
     Py_ssize_t stop
     bint many     # the tiles of several blocks are loaded and stored together, by run_tiles
 
 
-cdef inline vec[real] tile_exponential(const real* u, real* e, Py_ssize_t j, vec[real] m,
-                                       vec[real]* ties) noexcept nogil:
+cdef inline void tile_exponential(const real* u, real* e, Py_ssize_t j, vec[real] m, vec[real]* tail,
+                                  vec[real]* ties) noexcept nogil:
     # Class j of one vector of rows, what it adds to the tail: a maximum is counted instead.
     cdef vec[real] x = load(u + j * BLOCK_ROWS), y = raised_exp(x - m)
     cdef mask[real] is_maximum = equal(x, m)
     if e:
         store(e + j * BLOCK_ROWS, y)
-    ties[0] = ties[0] + keep(is_maximum, splat(<real> 1))
-    return drop(is_maximum, y)
+    ties[0] = add_where(is_maximum, ties[0], splat(<real> 1))
+    tail[0] = add_unless(is_maximum, tail[0], y)
 
 
 cdef inline void tile_exponentials(const real* u, real* e, Py_ssize_t classes, const double* maximum,
                                    double* others, const Ahead* ahead) noexcept nogil:
     # As `exponentials`, for one vector of rows; e may be u.
     cdef vec[real] zero = splat(<real> 0)
-    cdef vec[real] m = load_narrowed(maximum, <real> 0), first, tail, ties = zero
+    cdef vec[real] m = load_narrowed(maximum, <real> 0), even, odd, ties = zero
     cdef wide_sum[real] total
     cdef double sums[16]
     cdef double tied[16]
@@ -59,19 +61,20 @@ cdef inline void tile_exponentials(const real* u, real* e, Py_ssize_t classes, c
     cdef int k
     m = select(equal(m, splat(<real> -INFINITY)), zero, m)
     while j + TILE_STRIDE <= classes:
-        tail = zero
+        even = odd = zero
         for k in range(0, TILE_STRIDE, 2):  # a constant: no branch within the stride
             fetch_class(ahead, j + k)
             fetch_class(ahead, j + k + 1)
-            first = tile_exponential(u, e, j + k, m, &ties)
-            tail = tail + (first + tile_exponential(u, e, j + k + 1, m, &ties))
-        total.add(tail)
+            tile_exponential(u, e, j + k, m, &even, &ties)
+            tile_exponential(u, e, j + k + 1, m, &odd, &ties)
+        total.add(even + odd)
         j += TILE_STRIDE
-    tail = zero
-    while j < classes:
-        tail = tail + tile_exponential(u, e, j, m, &ties)
-        j += 1
-    total.add(tail)
+    if j < classes:
+        even = zero
+        while j < classes:
+            tile_exponential(u, e, j, m, &even, &ties)
+            j += 1
+        total.add(even)
     total.store_lanes(&sums[0])
     store_widened(&tied[0], ties)
     for k in range(lanes(<real> 0)):
@@ -128,21 +131,24 @@ cdef inline void tile_soft_sums(const Batch* batch, const real* u, const real* t
     all_distances.store_lanes(&block.soft_distance[group])
 
 
-cdef inline bint plain_factors(const RowBlock* block, Py_ssize_t rows, double chain, double* factors,
+cdef inline bint plain_factors(const RowBlock* block, double chain, double* factors,
                                real tag) noexcept nogil:
     # What turns exponentials into the gradient of a class that has no soft target mass. They lower
     # raised exponentials too, unless one would be subnormal then: True if the exponentials, all of
-    # them, are to be lowered first.
+    # them, are to be lowered first. Rows of the block that are not there have some factor.
+    cdef vec[double] zero = splat(0.0), smallest = splat(smallest_lowering(tag)), factor, size
+    cdef vec[double] lower = splat(lowering(tag))
+    cdef Py_ssize_t i = 0
     cdef bint lower_first = False
-    cdef Py_ssize_t i
-    for i in range(rows):
-        factors[i] = block.scale[i] * block.pull[i] * chain
-        lower_first |= lowers_first(factors[i], tag)
-    if not lower_first:
-        for i in range(rows):
-            factors[i] *= lowering(tag)
-    for i in range(rows, BLOCK_ROWS):
-        factors[i] = 0.0
+    while i < BLOCK_ROWS:
+        factor = load(&block.scale[i]) * load(&block.pull[i]) * splat(chain)
+        size = abs(factor)
+        lower_first |= any(less(zero, size) & less(size, smallest))
+        store(factors + i, factor * lower)
+        i += lanes(<double> 0)
+    if lower_first:
+        for i in range(BLOCK_ROWS):
+            factors[i] = block.scale[i] * block.pull[i] * chain
     return lower_first
 
 
@@ -257,7 +263,7 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     cdef real lowers = <real> lowering(<real> 0)
     if not on_the_way:
         in_tile = &factors[0]
-    if plain_factors(block, rows, chain, &factors[0], <real> 0):
+    if plain_factors(block, chain, &factors[0], <real> 0):
         lowers = 1
         group = 0
         while group < rows:
@@ -316,13 +322,6 @@ cdef inline void fetch_planes(const Matrix* matrix, Py_ssize_t row, Py_ssize_t c
         at += matrix.class_stride
 
 
-cdef inline void look_at_rows(const Matrix* matrix, Py_ssize_t row, Py_ssize_t group, int width,
-                              Py_ssize_t classes, const char** at, Py_ssize_t* apart) noexcept nogil:
-    # The bytes of one vector of rows, in as many parts as there are classes: see fetch_class.
-    at[0] = row_address(matrix, row) + group * matrix.row_stride
-    apart[0] = width * matrix.row_stride // classes if classes else 0
-
-
 cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
                   TileWork* work, real tag) noexcept nogil:
     cdef Py_ssize_t classes = batch.classes, group, i, j, label
@@ -335,11 +334,13 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     cdef real* t = NULL
     cdef Ahead ahead
     cdef int status = begin_rows(batch, row, rows, block)
-    memset(&ahead, 0, sizeof(ahead))
     if status != OK:
         return status
     for i in range(rows, BLOCK_ROWS):
         block.active[i] = block.untouched = False
+    # Where there is nothing to fetch, a line that is there already: no test for each class.
+    ahead.logits = ahead.grad = <const char*> u
+    ahead.logits_size = ahead.grad_size = 0
     if row + work.ahead < work.stop and is_plane(&batch.logits):
         fetch_planes(&batch.logits, row + work.ahead, classes, False)
     if wants_grad and is_plane(&batch.grad):
@@ -359,7 +360,10 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
         label = block.label[i]
         if label >= 0:
             block.target_logit[i] = read(u + label * BLOCK_ROWS + i)
-            if soft:
+    if soft:
+        for i in range(rows):
+            label = block.label[i]
+            if label >= 0:
                 block.soft_at_target[i] = t[label] if shared else t[label * BLOCK_ROWS + i]
     if wants_grad and not logs:
         e = u
@@ -374,10 +378,12 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
                     j += 1
                 write(batch.argmax + row + i, <long long> j)
         if row + work.ahead < work.stop and not is_plane(&batch.logits):
-            look_at_rows(&batch.logits, row + work.ahead, group, width, classes, &ahead.logits,
-                         &ahead.logits_size)
+            ahead.logits = (row_address(&batch.logits, row + work.ahead)
+                            + group * batch.logits.row_stride)
+            ahead.logits_size = work.logits_apart
         if wants_grad and not is_plane(&batch.grad):
-            look_at_rows(&batch.grad, row, group, width, classes, &ahead.grad, &ahead.grad_size)
+            ahead.grad = row_address(&batch.grad, row) + group * batch.grad.row_stride
+            ahead.grad_size = work.grad_apart
         tile_exponentials(u + group, e + group if e else NULL, classes, &block.maximum[group],
                           &block.others[group], &ahead)
         group += width
@@ -425,6 +431,9 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
     work.ahead = tiles * BLOCK_ROWS
     if tiles == 1 and work.ahead * batch.classes < CHUNK:
         work.ahead = CHUNK // (batch.classes + 1) // BLOCK_ROWS * BLOCK_ROWS + BLOCK_ROWS
+    if batch.classes:
+        work.logits_apart = lanes(tag) * batch.logits.row_stride // batch.classes
+        work.grad_apart = lanes(tag) * batch.grad.row_stride // batch.classes
     work.stage = work.memory
     work.t = work.memory + padded
     work.hess = work.memory + 2 * padded

@@ -170,6 +170,22 @@ template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) { return select(m, vec<T>(T(0)), x); }
 #endif
 
+// sum + x where the mask holds, or where it does not, else sum: AVX-512 leaves lanes out of an addition.
+template <class T> FASTCE_INLINE vec<T> add_where(mask<T> m, vec<T> sum, vec<T> x) {
+#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return select(m, sum + x, sum);
+#else
+    return sum + keep(m, x);
+#endif
+}
+template <class T> FASTCE_INLINE vec<T> add_unless(mask<T> m, vec<T> sum, vec<T> x) {
+#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return select(m, sum, sum + x);
+#else
+    return sum + drop(m, x);
+#endif
+}
+
 // The larger of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is maxps, but
 // GCC makes a compare and a blend of it unless told that there are neither NaNs nor signed zeros.
 template <class T> FASTCE_INLINE vec<T> max(vec<T> a, vec<T> b) {

@@ -44,6 +44,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] select_negative[T](vec[T], vec[T], vec[T])
     vec[T] flip_sign[T](vec[T], vec[T])
     vec[T] drop[T](mask[T], vec[T])
+    vec[T] add_where[T](mask[T], vec[T], vec[T])
+    vec[T] add_unless[T](mask[T], vec[T], vec[T])
     bint any[T](mask[T])
     vec[T] max[T](vec[T], vec[T])
     vec[T] abs[T](vec[T])

@@ -34,9 +34,10 @@ FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, st
     std::memcpy(&x.v, &joined, sizeof x.v);
 #elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     __m512i joined = _mm512_castsi128_si512(bit_cast<__m128i>(piece[0]));
-    joined = _mm512_inserti32x4(joined, bit_cast<__m128i>(piece[1]), 1);
-    joined = _mm512_inserti32x4(joined, bit_cast<__m128i>(piece[2]), 2);
-    joined = _mm512_inserti32x4(joined, bit_cast<__m128i>(piece[3]), 3);
+    // Broadcasts from memory into some of the lanes: insertions would compete with the shuffles below.
+    joined = _mm512_mask_broadcast_i32x4(joined, 0x00f0, bit_cast<__m128i>(piece[1]));
+    joined = _mm512_mask_broadcast_i32x4(joined, 0x0f00, bit_cast<__m128i>(piece[2]));
+    joined = _mm512_mask_broadcast_i32x4(joined, 0xf000, bit_cast<__m128i>(piece[3]));
     std::memcpy(&x.v, &joined, sizeof x.v);
 #else
     std::memcpy(&x.v, piece, sizeof x.v);
