@@ -25,18 +25,20 @@ cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_lo
     cdef vec[double] lse = m + log_total
     cdef vec[double] nll = (m - load(&block.target_logit[i])) + log_total
     cdef vec[double] inverse = one / (one + others)
-    cdef vec[double] pull = hard + soft + two_z * lse
+    cdef vec[double] pull = hard + soft
     cdef vec[double] target_others = others + (one - e)
     cdef vec[double] scale = factor * inverse
-    cdef vec[double] square, product
+    cdef vec[double] square, product, towards = soft - soft_at_target
+    if z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
+        pull = pull + two_z * lse
+        towards = towards + two_z * lse
     # keep: a class of weight 0 has no loss, even where its logit is -inf.
     store(&block.value[i], keep(less(zero, hard), hard * nll) + load(&block.soft_distance[i])
           + soft * log_total + splat(z_loss) * lse * lse)
     store(&block.log_sum_exp[i], lse)
     store(&block.pull[i], pull)
     store(&block.scale[i], scale)
-    store(&block.at_target[i], scale * ((soft - soft_at_target + two_z * lse) * e
-                                        - (hard + soft_at_target) * target_others))
+    store(&block.at_target[i], scale * (towards * e - (hard + soft_at_target) * target_others))
     if wants_hess:
         product = pull * scale * inverse
         square = two_z * scale * inverse

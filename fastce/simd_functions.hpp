@@ -139,7 +139,7 @@ template <> FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> ex
     vec<float> r = fma(k, vec<float>(-0x1.62e430p-1f), x);
     r = fma(k, vec<float>(0x1.05c610p-29f), r) - excess;
     const bits n = bit_cast<bits>(shifted.v);
-    const bits scale_bits = __builtin_shuffle(eighth_powers(), n) + (n << 20) + (power << 23);
+    const bits scale_bits = __builtin_shuffle(eighth_powers() + (power << 23), n) + (n << 20);
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits));
     const vec<float> e_less_1 = fma(r * r, short_exp_polynomial(r), r);
     return drop(less(x, smallest), fma(e_less_1, scale, scale));
