@@ -22,6 +22,9 @@ cdef struct RowWork:
     void* grad
     void* hess
     void* maxima            # of the strides of a chunk, lane by lane
+    void* maxima_ahead      # those of a row's first chunk, where it has been looked at before
+    double maximum_ahead
+    Py_ssize_t row_ahead    # -1: none
     void* row               # KEPT_CLASSES elements a row, or NULL
     double references[KEPT_CHUNKS]
 
@@ -164,13 +167,25 @@ cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first
         ahead.grad = row_address(&batch.grad, row) + first * ahead.grad_size
 
 
+cdef inline void look_at_next(const Batch* batch, Py_ssize_t row, Py_ssize_t stop, RowWork* work,
+                              real tag) noexcept nogil:
+    # The maximum of the next row's first chunk. What is written to a row follows from its statistics by a
+    # chain of a hundred cycles: meanwhile this is done, and brings the next row from memory (8192 x 1000
+    # with AVX-512: 0.41 ns an element without, 0.36 with it).
+    work.row_ahead = -1
+    if row < stop and is_plain(batch):
+        work.maximum_ahead = maximum_of(<const real*> row_address(&batch.logits, row),
+                                        min_size(CHUNK, batch.classes), <real*> work.maxima_ahead)
+        work.row_ahead = row
+
+
 cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row, RowBlock* block,
                          Py_ssize_t i, RowWork* work, real* e_row) noexcept nogil:
     cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i], best = 0, k
     cdef const real* u
     cdef const real* t
     cdef real chunk_maximum, reference
-    cdef real target_maximum = 0
+    cdef real* maxima
     cdef double m = -INFINITY, others = -1.0, chunk_others
     cdef double uniform = 0.0, mass = 0.0, distance = 0.0, soft_reference = 0.0
     cdef double chunk_mass, chunk_distance, gap, higher, lower
@@ -181,7 +196,12 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
         u = logits_chunk(batch, row, first, count, <real*> work.u)
-        chunk_maximum = maximum_of(u, count, <real*> work.maxima)
+        maxima = <real*> work.maxima
+        if first == 0 and work.row_ahead == row:
+            maxima = <real*> work.maxima_ahead
+            chunk_maximum = <real> work.maximum_ahead
+        else:
+            chunk_maximum = maximum_of(u, count, maxima)
         # A chunk without a finite logit has no maximum to be relative to.
         reference = chunk_maximum if chunk_maximum > -INFINITY else 0
         if first <= label < first + count:
@@ -203,7 +223,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
             mass += chunk_mass
             distance += chunk_distance
         look_ahead(batch, row, first, last_row, &ahead)
-        chunk_others = exponentials(u, count, reference, <real*> work.maxima,
+        chunk_others = exponentials(u, count, reference, maxima,
                                     e_row + first if e_row else NULL, &ahead)
         # Without a branch, which would be foreseen badly, and would throw away the loads under way.
         is_higher = chunk_maximum > m
@@ -233,6 +253,23 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         while k < batch.classes - best and read(u + k) < <real> m:
             k += 1
         write(batch.argmax + row, <long long> (best + k))
+
+
+cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
+                                 const RowWork* work, const real* e_row) noexcept nogil:
+    # A row of write_row's that is only multiplied, as nearly all are: the preparations for the others
+    # took 0.09 ns an element of 1000.
+    cdef real* grad = <real*> row_address(&batch.grad, row)
+    cdef double plain = block.scale[i] * block.pull[i] * batch.logit_scale
+    cdef Py_ssize_t first = 0, chunk = 0, count
+    while first < batch.classes:
+        count = min_size(CHUNK, batch.classes - first)
+        lower_and_scale(e_row + first, plain * chunk_scale(batch, work, chunk, block.maximum[i]),
+                        grad + first, count)
+        chunk += 1
+        first += count
+    if block.label[i] >= 0:
+        write(grad + block.label[i], <real> (block.at_target[i] * batch.logit_scale))
 
 
 cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
@@ -374,7 +411,9 @@ cdef void write_rows_of(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, R
                 forget_masked_target(batch, first, block, i)
             if in_grad:
                 e_row = <real*> row_address(&batch.grad, first + i)
-            if batch.kind == LOG_SOFTMAX:
+            if in_grad and block.active[i] and batch.hess.data == NULL and not is_soft(batch):
+                write_plain_row(batch, first + i, block, i, work, e_row)
+            elif batch.kind == LOG_SOFTMAX:
                 write_log_softmax(batch, first + i, block, i, work, tag)
             else:
                 write_row(batch, first + i, block, i, work, e_row)
@@ -400,7 +439,7 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
         while step < BLOCK_ROWS and 2 * step * batch.classes <= STEP_ELEMENTS:
             step *= 2
     begin_batch(batch, &block)
-    work.memory = <char*> malloc((6 * padded + (batch.classes if scratch else 0)) * sizeof(real))
+    work.memory = <char*> malloc((7 * padded + (batch.classes if scratch else 0)) * sizeof(real))
     if work.memory == NULL:
         return NO_MEMORY
     work.u = work.memory
@@ -409,13 +448,16 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     work.grad = work.memory + 3 * padded * sizeof(real)
     work.hess = work.memory + 4 * padded * sizeof(real)
     work.maxima = work.memory + 5 * padded * sizeof(real)
-    work.row = work.memory + 6 * padded * sizeof(real) if scratch else NULL
+    work.maxima_ahead = work.memory + 6 * padded * sizeof(real)
+    work.row_ahead = -1
+    work.row = work.memory + 7 * padded * sizeof(real) if scratch else NULL
     while row < stop:
         rows = min_size(step, stop - row)
         status = begin_rows(batch, row, rows, &block)
         if status != OK:
             break
         find_statistics(batch, row, rows, stop, &block, &work, in_grad, tag)
+        look_at_next(batch, row + rows, stop, &work, tag)
         write_rows_of(batch, row, rows, &block, &work, in_grad, tag, total)
         row += rows
     free(work.memory)
