@@ -15,6 +15,7 @@ from fastce import _checks
 
 # Elements of a task: 40 to 150 microseconds with AVX-512 (`python -m bench.threshold`).
 TASK_ELEMENTS = 1 << 17
+LARGEST_TASK = 1 << 20
 
 # Below this many elements a call stays on its thread. Waking another one costs as much as it saves
 # about here: softmax CE takes 103 microseconds on one thread and 97 on two, sigmoid focal loss 297
@@ -91,7 +92,8 @@ def set_num_threads(threads: int) -> None:
 
 def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
     """Cut ``count`` rows of ``size`` elements into ranges of a multiple of ``multiple`` rows."""
-    step = max(TASK_ELEMENTS // max(size, 1) // multiple, 1) * multiple
+    elements = min(max(count * size // 16, TASK_ELEMENTS), LARGEST_TASK)
+    step = max(elements // max(size, 1) // multiple, 1) * multiple
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
