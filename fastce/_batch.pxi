@@ -156,7 +156,6 @@ cdef inline void fetch_range(const char* at, Py_ssize_t size, Py_ssize_t first, 
 cdef inline void fetch_elements(const Ahead* ahead, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
     fetch_range(ahead.logits, ahead.logits_size, first, stop, False)
     fetch_range(ahead.target, ahead.target_size, first, stop, False)
-    fetch_range(ahead.grad, ahead.grad_size, first, stop, True)
 
 
 cdef inline void fetch_class(const Ahead* ahead, Py_ssize_t j) noexcept nogil:
