@@ -10,6 +10,7 @@ import math
 
 import ml_dtypes
 import numpy as np
+import pytest
 from bounds import assert_within, tolerances, working
 from cases import (
     CASES,
@@ -267,3 +268,15 @@ def test_softmax_losses_equal_the_reference(data):
 @given(data=st.data())
 def test_sigmoid_losses_equal_the_reference(data):
     compare(data, *data.draw(sigmoid_batches()))
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_bounds_know_no_order_of_bytes(dtype):
+    """Swapped float64 was once held to the range, and the bound, of float32."""
+    logits = np.array([[1e300 if dtype == "float64" else 3.0, -0.5, 2.0]]).astype(DTYPES[dtype])
+    swapped = logits.astype(logits.dtype.newbyteorder("S"))
+    assert working(swapped.dtype) == working(logits.dtype)
+    c = Case("drawn", "SoftmaxFocalLoss", None, logits.shape, options={"reduction": "none"})
+    bounds = [tolerances(c, Batch(z, np.array([1]), {})) for z in (logits, swapped)]
+    for a, b in zip(*bounds, strict=True):
+        np.testing.assert_array_equal(a, b)
