@@ -215,7 +215,7 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
 def outputs(
     value: Any, count: int, logits: Array, inputs: Sequence[Array | None]
 ) -> tuple[Array | None, ...]:
-    """Return ``count`` arrays to write to, None for those that are to be made."""
+    """Return ``count`` views of the arrays to write to, None for those that are to be made."""
     if value is None:
         return (None,) * count
     if count == 1 and not isinstance(value, tuple):
@@ -223,13 +223,15 @@ def outputs(
     if not isinstance(value, tuple) or len(value) != count:
         accepted = "an array" if count == 1 else f"a tuple of {count} arrays"
         raise ValueError(f"out must be {accepted}")
-    for position, array in enumerate(value):
+    views: list[Array | None] = []
+    for array in value:
+        view = array
         if array is not None:
-            output(array, logits.shape, _output_types(logits), inputs, logits)
-            for other in value[:position]:
-                if other is not None and _may_overlap(array, other):
-                    raise ValueError("out: two of the arrays overlap")
-    return value
+            view = output(array, logits.shape, _output_types(logits), inputs, logits)
+            if any(other is not None and _may_overlap(view, other) for other in views):
+                raise ValueError("out: two of the arrays overlap")
+        views.append(view)
+    return tuple(views)
 
 
 def output(
@@ -238,27 +240,32 @@ def output(
     types: tuple[Any, ...],
     inputs: Sequence[Array | None],
     same: Array | None,
-) -> None:
-    """Check one array to write to; it may be ``same`` exactly."""
+) -> Array:
+    """Check one array to write to, which may be ``same`` exactly; return a plain view of it.
+
+    The attributes of a subclass may say what they like: those of the view are the memory's.
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(array).__name__}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError("out is a masked array, which is not supported")
-    if array.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {array.shape}")
-    if array.dtype.newbyteorder("=") not in types:
+    view: Array = np.asarray(array).view()
+    if view.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {view.shape}")
+    if view.dtype.newbyteorder("=") not in types:
         accepted = " or ".join(str(t) for t in types)
-        raise ValueError(f"out must be {accepted}, got {array.dtype}")
-    if not array.flags.writeable:
+        raise ValueError(f"out must be {accepted}, got {view.dtype}")
+    if not view.flags.writeable:
         raise ValueError("out is read-only")
-    if _overlaps_itself(array):
+    if _overlaps_itself(view):
         raise ValueError("out overlaps itself: some of its elements share memory")
     for other in (same, *inputs):
-        if other is None or not _may_overlap(array, other):
+        if other is None or not _may_overlap(view, other):
             continue
-        if other is same and _is_same(array, other):
+        if other is same and _is_same(view, other):
             continue
         raise ValueError("out overlaps an input; only out=logits itself is supported")
+    return view
 
 
 def _output_types(logits: Array) -> tuple[Any, ...]:
@@ -391,7 +398,9 @@ def _array(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} is a masked array, which is not supported: pass its data and a weight"
         )
-    return np.asarray(value)
+    # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
+    # thread, or from the __array__ of the next argument.
+    return np.asarray(value).view()
 
 
 def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:

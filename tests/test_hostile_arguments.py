@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -96,6 +98,85 @@ def test_outputs_that_are_no_arrays(loss, out):
         getattr(fastce, loss)().value_grad_hess(z, y, out=(None, out))
     with pytest.raises(ValueError, match="tuple of 2"):
         getattr(fastce, loss)().value_grad_hess(z, y, out=np.zeros_like(z))
+
+
+class LyingOutput(np.ndarray):
+    """Says that it is larger than its memory, contiguous, and free to be written to."""
+
+    class Flags:
+        writeable = c_contiguous = True
+        f_contiguous = False
+
+    shape = property(lambda self: (ROWS, CLASSES))
+    strides = property(lambda self: (4 * CLASSES, 4))
+    size = property(lambda self: ROWS * CLASSES)
+    ndim = property(lambda self: 2)
+    flags = property(lambda self: self.Flags)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_outputs_that_lie(loss):
+    """What counts is the memory of an output, not what a subclass says about it."""
+    z, y = small_batch(loss)
+    room = np.full((2 * ROWS, CLASSES), MARK, np.float32)
+    read_only = room[:ROWS]
+    read_only.flags.writeable = False
+    for memory, match in ((room[:2], "shape"), (read_only, "read-only")):
+        out = memory.view(LyingOutput)
+        with pytest.raises(ValueError, match=match):
+            getattr(fastce, loss)().value_and_grad(z, y, out=out)
+        with pytest.raises(ValueError, match=match):
+            getattr(fastce, loss)().value_grad_hess(z, y, out=(None, out))
+        with pytest.raises(ValueError, match=match):
+            fastce.softmax(z, out=out)
+    assert (room == MARK).all()
+    strided = np.full((ROWS, 2 * CLASSES), MARK, np.float32)
+    out = strided[:, ::2].view(LyingOutput)
+    assert getattr(fastce, loss)().value_and_grad(z, y, out=out)[1] is out
+    expected = getattr(fastce, loss)().value_and_grad(z, y)[1]
+    np.testing.assert_allclose(strided[:, ::2], expected, rtol=4e-6, atol=1e-8)
+    assert (strided[:, 1::2] == MARK).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_subclass_of_an_array_is_handed_back_itself(loss):
+    z, y = small_batch(loss)
+    expected = getattr(fastce, loss)().value_grad_hess(z, y)
+    for kind in (np.matrix, np.recarray, LyingOutput):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)  # np.matrix
+            outs = tuple(np.zeros(z.shape, z.dtype).view(kind) for _ in range(2))
+            result = getattr(fastce, loss)().value_grad_hess(z, y, out=outs)
+        for i in range(2):
+            assert result[i + 1] is outs[i]
+            np.testing.assert_array_equal(np.asarray(outs[i]), expected[i + 1])
+
+
+class Reshaping:
+    """Changes the shape of another array while it is converted itself."""
+
+    def __init__(self, array, shape, other):
+        self.array, self.shape, self.other = array, shape, other
+
+    def __array__(self, dtype=None, copy=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.other.shape = self.shape
+        return self.array
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("which", ["logits", "target"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_arrays_that_are_reshaped_after_their_check(loss, which, reduction):
+    """The shape that was checked is the one that is used."""
+    z, y = small_batch(loss)
+    made = getattr(fastce, loss)(reduction=reduction)
+    expected = made.value_grad_hess(z, y)
+    other = {"logits": z, "target": y}[which]
+    weight = Reshaping(np.ones(y.shape), (other.size, 1), other)
+    for a, b in zip(made.value_grad_hess(z, y, sample_weight=weight), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
