@@ -404,7 +404,12 @@ def _array(name: str, value: Any) -> Array:
 
 
 def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:
+    # What a stride of 0 repeats is looked at once.
+    array = array[tuple(slice(None if stride else 1) for stride in array.strides)]
     with np.errstate(all="ignore"):  # a signalling NaN
+        # Any NaN is minimum and maximum; neither takes a temporary array.
+        if array.size == 0 or 0 <= array.min() <= array.max() < np.inf:
+            return
         good = np.isfinite(array) & (array >= 0)
     if not good.all():
         at = _first(~good)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import ml_dtypes
@@ -240,6 +241,24 @@ def test_sample_weights_of_every_right_kind(loss, good):
     value, grad = getattr(fastce, loss)().value_and_grad(z, y, sample_weight=good)
     assert value == expected[0]
     np.testing.assert_array_equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_weights_are_checked_without_an_array_of_their_size(loss):
+    """A stride of 0 repeats a weight without end; others are looked at where they lie."""
+    huge = (2, 1 << 40)
+    logits, target = np.broadcast_to(np.float32(0), huge), np.broadcast_to(np.False_, huge)
+    for bad in (-1.0, NAN, INF):
+        weight = np.broadcast_to([[1.0], [bad]], huge)
+        with pytest.raises(ValueError, match=r"at least 0, got .* at position \(1, 0\)"):
+            getattr(fastce, loss)()(logits, target, sample_weight=weight)
+    weight = np.ones(1 << 20, np.float32)
+    tracemalloc.start()
+    try:
+        getattr(fastce, loss)(reduction="sum")(weight, weight, sample_weight=weight)
+        assert tracemalloc.get_traced_memory()[1] < weight.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
