@@ -235,7 +235,7 @@ def outputs(
 
 
 def output(
-    array: Any,
+    value: Any,
     shape: tuple[int, ...],
     types: tuple[Any, ...],
     inputs: Sequence[Array | None],
@@ -245,27 +245,27 @@ def output(
 
     The attributes of a subclass may say what they like: those of the view are the memory's.
     """
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(array).__name__}")
-    if isinstance(array, np.ma.MaskedArray):
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
         raise TypeError("out is a masked array, which is not supported")
-    view: Array = np.asarray(array).view()
-    if view.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {view.shape}")
-    if view.dtype.newbyteorder("=") not in types:
+    array: Array = np.asarray(value).view()
+    if array.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {array.shape}")
+    if array.dtype.newbyteorder("=") not in types:
         accepted = " or ".join(str(t) for t in types)
-        raise ValueError(f"out must be {accepted}, got {view.dtype}")
-    if not view.flags.writeable:
+        raise ValueError(f"out must be {accepted}, got {array.dtype}")
+    if not array.flags.writeable:
         raise ValueError("out is read-only")
-    if _overlaps_itself(view):
+    if _overlaps_itself(array):
         raise ValueError("out overlaps itself: some of its elements share memory")
     for other in (same, *inputs):
-        if other is None or not _may_overlap(view, other):
+        if other is None or not _may_overlap(array, other):
             continue
-        if other is same and _is_same(view, other):
+        if other is same and _is_same(array, other):
             continue
         raise ValueError("out overlaps an input; only out=logits itself is supported")
-    return view
+    return array
 
 
 def _output_types(logits: Array) -> tuple[Any, ...]:
