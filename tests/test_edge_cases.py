@@ -228,6 +228,46 @@ def test_a_row_with_all_classes_masked_is_nan(loss, evaluate):
     assert np.isfinite(value[1])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("classes", "axis"), [(3, 1), (3, 0), (40, 1), (300, 1), (300, 0)])
+@pytest.mark.parametrize(
+    ("loss", "options", "target"),
+    [
+        (loss, options, target)
+        for loss, options in SOFTMAX_OPTIONS
+        for target in ("labels", "masked labels", "probabilities")
+        if target != "probabilities" or loss == "SoftmaxCrossEntropy"
+    ],
+)
+def test_a_masked_class_has_no_gradient_in_any_row(
+    loss, options, classes, axis, target, dtype, evaluate, rng
+):
+    """Nor in one without a softmax: no loss depends on a masked logit."""
+    z = on_grid(rng, (37, classes)).astype(dtype)
+    where = rng.random(z.shape) < 0.7
+    where[:, :2] = True
+    bad = np.arange(37) % 4 == 0
+    z[bad, 0] = rng.choice([NAN, INF, -INF], size=bad.sum())
+    where[z[:, 0] == -INF] = [True, *[False] * (classes - 1)]  # nothing but -inf is left
+    z[~where] = NAN
+    y = np.where(where[:, 1], 1, 0)
+    if target == "masked labels":
+        y[:] = 2
+        where[:, 2] = False
+    if target == "probabilities":
+        y = np.eye(classes, dtype=np.float32)[y]
+    if axis == 0:
+        z, where, y = np.asfortranarray(z).T, where.T, y.T
+    options = {**options, "axis": axis, "reduction": "none"}
+    for name in ("weight", "alpha"):
+        if name in options:
+            options[name] = np.resize(options[name], classes)
+    for x in evaluate(loss, z, y, options, where=where)[1:]:
+        by_row, kept = (x.T, where.T) if axis == 0 else (x, where)
+        np.testing.assert_array_equal(np.isnan(by_row), kept & bad[:, None])
+        assert not by_row[~kept].any()
+
+
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_huge_finite_logits(loss, evaluate):
     z = np.array([[3e38, -3e38, 0], [3e38, 3e38, -3e38], [-3e38, 0, 3e38]], np.float32)
