@@ -5,6 +5,7 @@ All checks of a call run before its first write.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -30,8 +31,8 @@ def reduction(value: str) -> str:
 def integer(name: str, value: Any) -> int:
     """Return an index option, such as axis or ignore_index."""
     try:
-        result = int(value.__index__())
-    except AttributeError:
+        result = operator.index(value)
+    except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not -(2**63) <= result < 2**63:
         raise ValueError(f"{name} must fit in 64 bits, got {value!r}")
@@ -398,9 +399,13 @@ def _array(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} is a masked array, which is not supported: pass its data and a weight"
         )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} cannot be made an array: {error}") from error
     # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
     # thread, or from the __array__ of the next argument.
-    return np.asarray(value).view()
+    return array.view()
 
 
 def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:

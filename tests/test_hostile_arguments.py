@@ -228,7 +228,7 @@ def test_outputs_of_functions(name):
     ids=str,
 )
 def test_sample_weights_of_every_wrong_kind(loss, bad, error):
-    refuse(error, None, loss, *small_batch(loss), sample_weight=bad)
+    refuse(error, "sample_weight", loss, *small_batch(loss), sample_weight=bad)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_weights_are_checked_without_an_array_of_their_size(loss):
     ids=str,
 )
 def test_array_options_of_every_wrong_kind(loss, name, bad, error):
-    with pytest.raises(error):
+    with pytest.raises(error, match="no array today" if error is RuntimeError else name):
         getattr(fastce, loss)(**{name: bad})
 
 
@@ -333,7 +333,7 @@ def test_normalizers_of_every_wrong_kind(loss, bad):
 @pytest.mark.parametrize("name", ["ignore_index", "axis"])
 @pytest.mark.parametrize("bad", [1.0, "1", None, [1], np.array([1]), 2**63, -(2**63) - 1], ids=str)
 def test_integers_of_every_wrong_kind(loss, name, bad):
-    with pytest.raises((TypeError, ValueError), match=f"{name}|only integer scalar"):
+    with pytest.raises((TypeError, ValueError), match=name):
         getattr(fastce, loss)(**{name: bad})
 
 

@@ -350,8 +350,8 @@ MUTATIONS = [
     Mutation(
         "arguments reshaped after their check",
         "_checks.py",
-        "return np.asarray(value).view()",
-        "return np.asarray(value)",
+        "return array.view()",
+        "return array",
         ERRORS,
     ),
     Mutation(
