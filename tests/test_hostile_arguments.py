@@ -243,6 +243,19 @@ def test_sample_weights_of_every_right_kind(loss, good):
     np.testing.assert_array_equal(grad, expected[1])
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", ">f8", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF, -0.5])
+def test_one_bad_weight_among_good_ones(dtype, bad):
+    """Wherever it is, a vector of NumPy's does not pass it over."""
+    for count in (1, 2, 9, 33, 70):
+        for position in range(count):
+            weight = np.ones(count, dtype)
+            weight[position] = bad
+            z = np.zeros((count, 1), np.float32)
+            with pytest.raises(ValueError, match=rf"sample_weight .* at position {position}$"):
+                fastce.SoftmaxCrossEntropy()(z, np.zeros(count, int), sample_weight=weight)
+
+
 @pytest.mark.parametrize("loss", SIGMOID)
 def test_weights_are_checked_without_an_array_of_their_size(loss):
     """A stride of 0 repeats a weight without end; others are looked at where they lie."""
