@@ -119,8 +119,7 @@ def softmax_batches(draw):
         maybe("gamma", 0.0, 0.3, 0.5, 1.0, 3.7)
         maybe("alpha", class_weight)
 
-    hostile = draw(st.booleans()) and "z_loss" not in options
-    logits = laid_out(draw, made_logits(draw, rng, shape, dtype, hostile))
+    logits = laid_out(draw, made_logits(draw, rng, shape, dtype, draw(st.booleans())))
     if loss == "SoftmaxCrossEntropy" and 0 not in shape and draw(st.integers(0, 3)) == 0:
         target = draw(st.sampled_from(SOFT_TARGETS))(rng, logits.astype(np.float64), axis)
         target = laid_out(draw, target.astype(draw(st.sampled_from([np.float32, np.float64]))))
@@ -134,7 +133,7 @@ def softmax_batches(draw):
 
     call = {}
     if draw(st.integers(0, 3)) == 0:
-        call["sample_weight"] = row_weight(rng, logits, target, axis)
+        call["sample_weight"] = laid_out(draw, row_weight(rng, logits, target, axis))
     if draw(st.integers(0, 3)) == 0:
         mask = draw(st.sampled_from([class_mask, element_mask]))
         call["where"] = laid_out(draw, np.asarray(mask(rng, logits, target, axis)))
@@ -142,7 +141,8 @@ def softmax_batches(draw):
         call["normalizer"] = 7.5
     if draw(st.integers(0, 3)) == 0:
         of_rows = options["reduction"] == "none"
-        call["grad_output"] = per_row(rng, logits, target, axis) if of_rows else -1.5
+        factor = per_row(rng, logits, target, axis) if of_rows else -1.5
+        call["grad_output"] = laid_out(draw, factor) if of_rows else factor
     return Case("drawn", loss, None, shape, options=options), Batch(logits, target, call)
 
 
@@ -177,20 +177,23 @@ def sigmoid_batches(draw):
     if draw(st.integers(0, 3)) == 0:
         weights = [element_weight, weight_per_row] if shape else [element_weight]
         weigh = draw(st.sampled_from(weights))
-        call["sample_weight"] = weigh(rng, logits, target, -1)
+        call["sample_weight"] = laid_out(draw, weigh(rng, logits, target, -1))
     if draw(st.integers(0, 3)) == 0:
-        call["where"] = np.asarray(element_mask(rng, logits, target, -1))
+        call["where"] = laid_out(draw, np.asarray(element_mask(rng, logits, target, -1)))
     if draw(st.integers(0, 3)) == 0:
         call["normalizer"] = 7.5
     if draw(st.integers(0, 3)) == 0:
         of_elements = options["reduction"] == "none"
-        call["grad_output"] = per_element(rng, logits, target, -1) if of_elements else -1.5
+        factor = per_element(rng, logits, target, -1) if of_elements else -1.5
+        call["grad_output"] = laid_out(draw, factor) if of_elements else factor
     return Case("drawn", loss, None, shape, options=options), Batch(logits, target, call)
 
 
 def outputs(draw, logits):
     """Two outputs for the derivatives, of any kind that there is."""
-    kind = draw(st.sampled_from(["fresh", "float32", "backwards", "logits", "none"]))
+    kind = draw(
+        st.sampled_from(["fresh", "float32", "backwards", "spread", "swapped", "logits", "none"])
+    )
     if kind == "none":
         return None, None
     if kind == "logits" and logits.flags.writeable and logits.dtype.isnative:
@@ -198,7 +201,11 @@ def outputs(draw, logits):
     dtype = logits.dtype.newbyteorder("=")
     if kind == "float32" and dtype.itemsize == 2:
         dtype = np.dtype(np.float32)
+    if kind == "swapped":
+        dtype = dtype.newbyteorder("S")
     made = [np.full(logits.shape, MARK, dtype) for _ in range(2)]
+    if kind == "spread" and logits.ndim:
+        made = [np.repeat(out, 3, axis=-1)[..., 1::3] for out in made]
     if kind == "backwards" and logits.ndim:
         made = [out[::-1] for out in made]
     return tuple(made)
