@@ -5,6 +5,7 @@ All checks of a call run before its first write.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -30,8 +31,8 @@ def reduction(value: str) -> str:
 def integer(name: str, value: Any) -> int:
     """Return an index option, such as axis or ignore_index."""
     try:
-        result = int(value.__index__())
-    except AttributeError:
+        result = operator.index(value)
+    except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not -(2**63) <= result < 2**63:
         raise ValueError(f"{name} must fit in 64 bits, got {value!r}")
@@ -215,7 +216,7 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
 def outputs(
     value: Any, count: int, logits: Array, inputs: Sequence[Array | None]
 ) -> tuple[Array | None, ...]:
-    """Return ``count`` arrays to write to, None for those that are to be made."""
+    """Return ``count`` views of the arrays to write to, None for those that are to be made."""
     if value is None:
         return (None,) * count
     if count == 1 and not isinstance(value, tuple):
@@ -223,27 +224,33 @@ def outputs(
     if not isinstance(value, tuple) or len(value) != count:
         accepted = "an array" if count == 1 else f"a tuple of {count} arrays"
         raise ValueError(f"out must be {accepted}")
-    for position, array in enumerate(value):
+    views: list[Array | None] = []
+    for array in value:
+        view = array
         if array is not None:
-            output(array, logits.shape, _output_types(logits), inputs, logits)
-            for other in value[:position]:
-                if other is not None and _may_overlap(array, other):
-                    raise ValueError("out: two of the arrays overlap")
-    return value
+            view = output(array, logits.shape, _output_types(logits), inputs, logits)
+            if any(other is not None and _may_overlap(view, other) for other in views):
+                raise ValueError("out: two of the arrays overlap")
+        views.append(view)
+    return tuple(views)
 
 
 def output(
-    array: Any,
+    value: Any,
     shape: tuple[int, ...],
     types: tuple[Any, ...],
     inputs: Sequence[Array | None],
     same: Array | None,
-) -> None:
-    """Check one array to write to; it may be ``same`` exactly."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(array).__name__}")
-    if isinstance(array, np.ma.MaskedArray):
+) -> Array:
+    """Check one array to write to, which may be ``same`` exactly; return a plain view of it.
+
+    The attributes of a subclass may say what they like: those of the view are the memory's.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
         raise TypeError("out is a masked array, which is not supported")
+    array: Array = np.asarray(value).view()
     if array.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {array.shape}")
     if array.dtype.newbyteorder("=") not in types:
@@ -259,6 +266,7 @@ def output(
         if other is same and _is_same(array, other):
             continue
         raise ValueError("out overlaps an input; only out=logits itself is supported")
+    return array
 
 
 def _output_types(logits: Array) -> tuple[Any, ...]:
@@ -391,11 +399,22 @@ def _array(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} is a masked array, which is not supported: pass its data and a weight"
         )
-    return np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} cannot be made an array: {error}") from error
+    # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
+    # thread, or from the __array__ of the next argument.
+    return array.view()
 
 
 def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:
+    # What a stride of 0 repeats is looked at once.
+    array = array[tuple(slice(None if stride else 1) for stride in array.strides)]
     with np.errstate(all="ignore"):  # a signalling NaN
+        # Any NaN is minimum and maximum; neither takes a temporary array.
+        if array.size == 0 or 0 <= array.min() <= array.max() < np.inf:
+            return
         good = np.isfinite(array) & (array >= 0)
     if not good.all():
         at = _first(~good)

@@ -52,6 +52,14 @@ def _sum(parts: list[float]) -> float:
         return sum(parts)
 
 
+def handed_back(out: Any, written: list[Array]) -> list[Array]:
+    """Return the caller's own outputs for the views of them that are written."""
+    if out is None:
+        return written
+    given = out if isinstance(out, tuple) else (out,)
+    return [array if own is None else own for own, array in zip(given, written, strict=True)]
+
+
 # The softmax family -------------------------------------------------------------------------------
 
 
@@ -84,20 +92,21 @@ def softmax_family(
     denominator = normalizer if normalizer is not None else denominator
     arrays = [new_like(z) if array is None else array for array in outs]
     grad, hess = [last_axis(a, axis) for a in arrays] + [None] * (2 - len(arrays))
+    returned = handed_back(call.out, arrays)
     scale = 1.0 if isinstance(factor, np.ndarray) else factor
     if loss.reduction == "none":
         losses: Any = np.empty(shape, working_type(z))
         batch.run(scale, grad=grad, hess=hess, loss=losses)
         if classes == 0:  # only ignored rows, or probabilities of nothing
             losses[...] = 0
-        return losses, *arrays
+        return losses, *returned
     if loss.reduction == "sum":
-        return batch.run(scale, grad=grad, hess=hess), *arrays
+        return batch.run(scale, grad=grad, hess=hess), *returned
     if not denominator:
         for array in arrays:
             array[...] = 0
-        return math.nan, *arrays
-    return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *arrays
+        return math.nan, *returned
+    return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *returned
 
 
 def new_like(logits: Array) -> Array:
@@ -313,19 +322,20 @@ def sigmoid_family(
         elements.check_target()
     arrays = [new_like(z) if array is None else array for array in outs]
     outputs = dict(zip(("grad", "hess"), arrays, strict=False))
+    returned = handed_back(call.out, arrays)
     if loss.reduction == "none":
         losses: Any = np.empty_like(z, working_type(z), subok=False)
         elements.run(scale, **outputs, loss=losses)
-        return losses, *arrays
+        return losses, *returned
     if loss.reduction == "sum":
-        return elements.run(scale, **outputs), *arrays
+        return elements.run(scale, **outputs), *returned
     denominator = normalizer if normalizer is not None else elements.denominator()
     if not denominator:
         elements.check_target()
         for array in arrays:
             array[...] = 0
-        return math.nan, *arrays
-    return elements.run(scale / denominator, **outputs) / denominator, *arrays
+        return math.nan, *returned
+    return elements.run(scale / denominator, **outputs) / denominator, *returned
 
 
 class Elements:

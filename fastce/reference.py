@@ -238,8 +238,9 @@ def softmax_cross_entropy(
     lse = sm.log_sum_exp
 
     w = _to_real(np.ones(z.shape[-1]) if weight is None else weight)
-    classes = np.sum(kept, axis=-1, keepdims=True)
-    t = w * ((1 - label_smoothing) * q + _times(label_smoothing, kept / classes))
+    # All in the logits' precision: many classes add up many small t, each with the same rounding.
+    classes = np.sum(kept, axis=-1, keepdims=True, dtype=z.dtype)
+    t = w * ((1 - label_smoothing) * q.astype(z.dtype) + _times(label_smoothing, kept / classes))
 
     loss = np.sum(_times(t, sm.surprise), axis=-1, keepdims=True) + _times(z_loss, lse**2)
     loss = np.where(np.isnan(lse), np.nan, loss)[..., 0]

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import _checks, _checks_bridges
-from fastce._evaluate import Array, last_axis, new_like
+from fastce._evaluate import Array, handed_back, last_axis, new_like
 from fastce._sharded_rows import Rows, Shard, denominator, times
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
@@ -280,7 +280,7 @@ def gradient(
     (given,) = _checks.outputs(out, 1, shard.given, [shard.target, rows.weight])
     grad = new_like(shard.given) if given is None else given
     rows.write(shard, part.maximum, part.others, last_axis(grad, shard.axis))
-    return grad
+    return handed_back(out, [grad])[0]
 
 
 def total_weight(

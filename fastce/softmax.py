@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import _checks, _isa
-from fastce._evaluate import Array, Batch, last_axis, new_like, working_type
+from fastce._evaluate import Array, Batch, handed_back, last_axis, new_like, working_type
 
 __all__ = ["TokenLogProbs", "log_softmax", "logsumexp", "softmax", "token_log_probs"]
 
@@ -118,16 +118,13 @@ def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None
     z = _checks.logits(logits)
     last = _checks.class_axis(z, axis)
     shape, dtype = z.shape[:last] + z.shape[last + 1 :], working_type(z)
-    if out is not None:
-        _checks.output(out, shape, (dtype,), [z], None)
-    plain = out is not None and out.flags.c_contiguous and out.dtype.isnative
-    result: Array = out if out is not None and plain else np.empty(shape, dtype)
+    given = None if out is None else _checks.output(out, shape, (dtype,), [z], None)
+    plain = given is not None and given.flags.c_contiguous and given.dtype.isnative
+    result: Array = given if given is not None and plain else np.empty(shape, dtype)
     Batch(_kernel("logsumexp"), last_axis(z, last)).run(1.0, loss=result)
-    if out is None:
-        return result
-    if result is not out:
-        out[...] = result
-    return out
+    if given is not None and not plain:
+        given[...] = result
+    return result if out is None else out
 
 
 class TokenLogProbs(NamedTuple):
@@ -206,7 +203,7 @@ def _like_logits(kind: str, logits: npt.ArrayLike, axis: int, out: Array | None)
     (given,) = _checks.outputs(out, 1, z, [])
     result = new_like(z) if given is None else given
     Batch(_kernel(kind), last_axis(z, last)).run(1.0, grad=last_axis(result, last))
-    return result
+    return handed_back(out, [result])[0]
 
 
 _kernels: dict[tuple[str, str], Any] = {}

@@ -27,8 +27,8 @@ ROUNDINGS_HESSIAN = 8
 
 
 def working(dtype):
-    """The precision that logits of this dtype are computed in."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+    """The precision that logits of this dtype, in any order of bytes, are computed in."""
+    return np.dtype(np.float64 if dtype.newbyteorder("=") == np.float64 else np.float32)
 
 
 def spacing(x, dtype):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import FUNCTIONS, SOFTMAX, on_grid, small_batch
+from cases import DTYPES, FUNCTIONS, SOFTMAX, on_grid, small_batch
 
 import fastce
 from fastce import reference
@@ -228,6 +228,46 @@ def test_a_row_with_all_classes_masked_is_nan(loss, evaluate):
     assert np.isfinite(value[1])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("classes", "axis"), [(3, 1), (3, 0), (40, 1), (300, 1), (300, 0)])
+@pytest.mark.parametrize(
+    ("loss", "options", "target"),
+    [
+        (loss, options, target)
+        for loss, options in SOFTMAX_OPTIONS
+        for target in ("labels", "masked labels", "probabilities")
+        if target != "probabilities" or loss == "SoftmaxCrossEntropy"
+    ],
+)
+def test_a_masked_class_has_no_gradient_in_any_row(
+    loss, options, classes, axis, target, dtype, evaluate, rng
+):
+    """Nor in one without a softmax: no loss depends on a masked logit."""
+    z = on_grid(rng, (37, classes)).astype(dtype)
+    where = rng.random(z.shape) < 0.7
+    where[:, :2] = True
+    bad = np.arange(37) % 4 == 0
+    z[bad, 0] = rng.choice([NAN, INF, -INF], size=bad.sum())
+    where[z[:, 0] == -INF] = [True, *[False] * (classes - 1)]  # nothing but -inf is left
+    z[~where] = NAN
+    y = np.where(where[:, 1], 1, 0)
+    if target == "masked labels":
+        y[:] = 2
+        where[:, 2] = False
+    if target == "probabilities":
+        y = np.eye(classes, dtype=np.float32)[y]
+    if axis == 0:
+        z, where, y = np.asfortranarray(z).T, where.T, y.T
+    options = {**options, "axis": axis, "reduction": "none"}
+    for name in ("weight", "alpha"):
+        if name in options:
+            options[name] = np.resize(options[name], classes)
+    for x in evaluate(loss, z, y, options, where=where)[1:]:
+        by_row, kept = (x.T, where.T) if axis == 0 else (x, where)
+        np.testing.assert_array_equal(np.isnan(by_row), kept & bad[:, None])
+        assert not by_row[~kept].any()
+
+
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_huge_finite_logits(loss, evaluate):
     z = np.array([[3e38, -3e38, 0], [3e38, 3e38, -3e38], [-3e38, 0, 3e38]], np.float32)
@@ -415,3 +455,69 @@ def test_focal_hessian_where_its_factor_overflows(isa, gamma, margin, sign):
     truth = sign * reference.softmax_focal_loss(z, y, gamma=gamma, reduction="none")[2]
     smallest = float(np.finfo(np.float32).smallest_normal)
     np.testing.assert_allclose(hess, truth, rtol=1e-5, atol=smallest)
+
+
+# All of it, in every type, reduction and method ---------------------------------------------------
+
+DIGITS = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-12}
+EDGE_ROWS = {
+    "-inf beside the target": [1, -INF, 0.5],
+    "-inf at the target": [-INF, 1, 0.5],
+    "+inf at the target": [INF, 0, 1],
+    "+inf beside the target": [0, INF, 1],
+    "nothing but -inf": [-INF, -INF, -INF],
+    "NaN": [0, NAN, 1],
+    "right for sure": [500, -500, 0],
+    "wrong for sure": [-500, 500, 0],
+}
+
+
+def assert_as_the_reference(loss, dtype, z, y, options, **call):
+    """Each method and each reduction: infinite and NaN where the reference is, else near it."""
+    rtol = DIGITS[dtype]
+    for reduction in REDUCTIONS:
+        options = {**options, "reduction": reduction}
+        truth = getattr(reference, FUNCTIONS[loss])(z.astype(np.float64), y, **options, **call)
+        made = getattr(fastce, loss)(**options)
+        results = [
+            (made(z, y, **call),),
+            made.value_and_grad(z, y, **call),
+            made.value_grad_hess(z, y, **call),
+        ]
+        for result in results:
+            for actual, exact in zip(result, truth, strict=False):
+                actual = np.asarray(actual).astype(np.float64)
+                np.testing.assert_allclose(actual, exact, rtol=rtol, atol=rtol * 1e-3)
+
+
+@pytest.mark.parametrize("row", EDGE_ROWS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("loss", "options"), SOFTMAX_OPTIONS)
+def test_rows_at_the_edge(loss, options, dtype, row, isa, rng):
+    """Also of rows that are ignored or weigh nothing, where they change nothing."""
+    for classes in (3, 300):
+        z = on_grid(rng, (6, classes))
+        z[[1, 3, 5]] = np.resize(EDGE_ROWS[row], classes)
+        z = z.astype(DTYPES[dtype])
+        y = np.array([0, 0, 1, -100, 2, 0])
+        weight = np.array([1, 1, 2, 1, 1, 0])
+        some = dict(options)
+        for name in ("weight", "alpha"):
+            if name in some:
+                some[name] = np.resize(some[name], classes)
+        assert_as_the_reference(loss, dtype, z, y, some, sample_weight=weight)
+        keep = [0, 2, 3, 4, 5]  # nothing at the edge counts
+        assert_as_the_reference(loss, dtype, z[keep], y[keep], some, sample_weight=weight[keep])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("loss", "options"), SIGMOID_OPTIONS)
+def test_elements_at_the_edge(loss, options, dtype, isa):
+    edges = np.repeat([INF, -INF, 500, -500, 0.5, NAN], 3).astype(DTYPES[dtype])
+    targets = np.tile([0, 1, 0.25], 6)
+    for i in range(edges.size):
+        z, y = edges[[12, i, 13]], targets[[12, i, 13]]
+        assert_as_the_reference(loss, dtype, z, y, options)
+    assert_as_the_reference(loss, dtype, edges, targets, options, where=edges == 0.5)
+    weight = np.where(edges == 0.5, 2.0, 0.0)
+    assert_as_the_reference(loss, dtype, edges, targets, options, sample_weight=weight)

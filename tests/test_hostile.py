@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tempfile
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -166,15 +167,21 @@ def test_as_many_dimensions_as_numpy_has(loss):
 
 
 def test_two_billion_elements_through_zero_strides():
-    """2.8·10⁹ elements in four bytes: right, in seconds, and without a copy."""
-    z = np.broadcast_to(np.float32(0.25), (20_000_000, 140))
-    y = np.broadcast_to(np.int8(-100), 20_000_000)
-    loss = fastce.SoftmaxCrossEntropy(reduction="sum")
-    assert loss(z, y) == 0
-    value = loss(z[:200_000], np.broadcast_to(np.int8(3), 200_000))
-    assert value == pytest.approx(200_000 * np.log(140), rel=1e-6)
+    """2.8·10⁹ elements in one row: right, in seconds, and without a copy."""
+    row = np.arange(140, dtype=np.float32) / 32
+    z = np.broadcast_to(row, (20_000_000, 140))
+    y = np.broadcast_to(np.int8(3), 20_000_000)
+    loss = fastce.SoftmaxCrossEntropy()
+    tracemalloc.start()
+    try:
+        assert loss(z, y) == pytest.approx(loss(z[:1], y[:1]), rel=1e-6)
+        assert tracemalloc.get_traced_memory()[1] < z.nbytes / 1000
+    finally:
+        tracemalloc.stop()
+    flat = np.broadcast_to(np.float32(0.25), (200_000, 140))  # no axis is contiguous
+    assert loss(flat, y[:200_000]) == pytest.approx(np.log(140), rel=1e-6)
     wide = np.broadcast_to(np.float32(0.25), (2, 1 << 24))
-    assert loss(wide, [0, (1 << 24) - 1]) == pytest.approx(2 * 24 * np.log(2), rel=1e-6)
+    assert loss(wide, [0, (1 << 24) - 1]) == pytest.approx(24 * np.log(2), rel=1e-6)
 
 
 # What is not an array ----------------------------------------------------------------------------
@@ -277,9 +284,9 @@ def test_extended_precision_is_not_narrowed_in_secret(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_ragged_lists(loss):
     z, y = small_batch(loss)
-    with pytest.raises(ValueError, match="inhomogeneous"):
+    with pytest.raises(ValueError, match=r"logits.*inhomogeneous"):
         getattr(fastce, loss)()([[1.0, 2.0], [3.0]], y)
-    with pytest.raises(ValueError, match="inhomogeneous"):
+    with pytest.raises(ValueError, match=r"target.*inhomogeneous"):
         getattr(fastce, loss)()(z, [[1], [1, 2]])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import warnings
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -98,6 +101,85 @@ def test_outputs_that_are_no_arrays(loss, out):
         getattr(fastce, loss)().value_grad_hess(z, y, out=np.zeros_like(z))
 
 
+class LyingOutput(np.ndarray):
+    """Says that it is larger than its memory, contiguous, and free to be written to."""
+
+    class Flags:
+        writeable = c_contiguous = True
+        f_contiguous = False
+
+    shape = property(lambda self: (ROWS, CLASSES))
+    strides = property(lambda self: (4 * CLASSES, 4))
+    size = property(lambda self: ROWS * CLASSES)
+    ndim = property(lambda self: 2)
+    flags = property(lambda self: self.Flags)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_outputs_that_lie(loss):
+    """What counts is the memory of an output, not what a subclass says about it."""
+    z, y = small_batch(loss)
+    room = np.full((2 * ROWS, CLASSES), MARK, np.float32)
+    read_only = room[:ROWS]
+    read_only.flags.writeable = False
+    for memory, match in ((room[:2], "shape"), (read_only, "read-only")):
+        out = memory.view(LyingOutput)
+        with pytest.raises(ValueError, match=match):
+            getattr(fastce, loss)().value_and_grad(z, y, out=out)
+        with pytest.raises(ValueError, match=match):
+            getattr(fastce, loss)().value_grad_hess(z, y, out=(None, out))
+        with pytest.raises(ValueError, match=match):
+            fastce.softmax(z, out=out)
+    assert (room == MARK).all()
+    strided = np.full((ROWS, 2 * CLASSES), MARK, np.float32)
+    out = strided[:, ::2].view(LyingOutput)
+    assert getattr(fastce, loss)().value_and_grad(z, y, out=out)[1] is out
+    expected = getattr(fastce, loss)().value_and_grad(z, y)[1]
+    np.testing.assert_allclose(strided[:, ::2], expected, rtol=4e-6, atol=1e-8)
+    assert (strided[:, 1::2] == MARK).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_subclass_of_an_array_is_handed_back_itself(loss):
+    z, y = small_batch(loss)
+    expected = getattr(fastce, loss)().value_grad_hess(z, y)
+    for kind in (np.matrix, np.recarray, LyingOutput):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PendingDeprecationWarning)  # np.matrix
+            outs = tuple(np.zeros(z.shape, z.dtype).view(kind) for _ in range(2))
+            result = getattr(fastce, loss)().value_grad_hess(z, y, out=outs)
+        for i in range(2):
+            assert result[i + 1] is outs[i]
+            np.testing.assert_array_equal(np.asarray(outs[i]), expected[i + 1])
+
+
+class Reshaping:
+    """Changes the shape of another array while it is converted itself."""
+
+    def __init__(self, array, shape, other):
+        self.array, self.shape, self.other = array, shape, other
+
+    def __array__(self, dtype=None, copy=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.other.shape = self.shape
+        return self.array
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("which", ["logits", "target"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_arrays_that_are_reshaped_after_their_check(loss, which, reduction):
+    """The shape that was checked is the one that is used."""
+    z, y = small_batch(loss)
+    made = getattr(fastce, loss)(reduction=reduction)
+    expected = made.value_grad_hess(z, y)
+    other = {"logits": z, "target": y}[which]
+    weight = Reshaping(np.ones(y.shape), (other.size, 1), other)
+    for a, b in zip(made.value_grad_hess(z, y, sample_weight=weight), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
 def test_outputs_of_functions(name):
     z = np.arange(18, dtype=np.float32).reshape(ROWS, CLASSES)
@@ -146,7 +228,7 @@ def test_outputs_of_functions(name):
     ids=str,
 )
 def test_sample_weights_of_every_wrong_kind(loss, bad, error):
-    refuse(error, None, loss, *small_batch(loss), sample_weight=bad)
+    refuse(error, "sample_weight", loss, *small_batch(loss), sample_weight=bad)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +241,37 @@ def test_sample_weights_of_every_right_kind(loss, good):
     value, grad = getattr(fastce, loss)().value_and_grad(z, y, sample_weight=good)
     assert value == expected[0]
     np.testing.assert_array_equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", ">f8", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF, -0.5])
+def test_one_bad_weight_among_good_ones(dtype, bad):
+    """Wherever it is, a vector of NumPy's does not pass it over."""
+    for count in (1, 2, 9, 33, 70):
+        for position in range(count):
+            weight = np.ones(count, dtype)
+            weight[position] = bad
+            z = np.zeros((count, 1), np.float32)
+            with pytest.raises(ValueError, match=rf"sample_weight .* at position {position}$"):
+                fastce.SoftmaxCrossEntropy()(z, np.zeros(count, int), sample_weight=weight)
+
+
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_weights_are_checked_without_an_array_of_their_size(loss):
+    """A stride of 0 repeats a weight without end; others are looked at where they lie."""
+    huge = (2, 1 << 40)
+    logits, target = np.broadcast_to(np.float32(0), huge), np.broadcast_to(np.False_, huge)
+    for bad in (-1.0, NAN, INF):
+        weight = np.broadcast_to([[1.0], [bad]], huge)
+        with pytest.raises(ValueError, match=r"at least 0, got .* at position \(1, 0\)"):
+            getattr(fastce, loss)()(logits, target, sample_weight=weight)
+    weight = np.ones(1 << 20, np.float32)
+    tracemalloc.start()
+    try:
+        getattr(fastce, loss)(reduction="sum")(weight, weight, sample_weight=weight)
+        assert tracemalloc.get_traced_memory()[1] < weight.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +298,7 @@ def test_sample_weights_of_every_right_kind(loss, good):
     ids=str,
 )
 def test_array_options_of_every_wrong_kind(loss, name, bad, error):
-    with pytest.raises(error):
+    with pytest.raises(error, match="no array today" if error is RuntimeError else name):
         getattr(fastce, loss)(**{name: bad})
 
 
@@ -233,7 +346,7 @@ def test_normalizers_of_every_wrong_kind(loss, bad):
 @pytest.mark.parametrize("name", ["ignore_index", "axis"])
 @pytest.mark.parametrize("bad", [1.0, "1", None, [1], np.array([1]), 2**63, -(2**63) - 1], ids=str)
 def test_integers_of_every_wrong_kind(loss, name, bad):
-    with pytest.raises((TypeError, ValueError), match=f"{name}|only integer scalar"):
+    with pytest.raises((TypeError, ValueError), match=name):
         getattr(fastce, loss)(**{name: bad})
 
 

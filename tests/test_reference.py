@@ -315,6 +315,19 @@ def test_longdouble_stays_longdouble():
     assert loss.dtype == grad.dtype == hess.dtype == LONG
 
 
+@pytest.mark.skipif(np.finfo(LONG).eps == np.finfo(float).eps, reason="longdouble is float64")
+def test_target_mass_of_many_classes_is_longdouble_too():
+    """It was added up in float64 once: 2,047 equal terms, one after the other, lost two digits."""
+    z = np.linspace(-3, 3, 2 * 2047).reshape(2047, 2).astype(LONG)
+    q = np.eye(2047, 2, dtype=np.float32)
+    _, grad, hess = reference.softmax_cross_entropy(
+        z, q, label_smoothing=0.1, axis=0, where=np.ones(z.shape, bool), reduction="none"
+    )
+    p = reference.softmax(z, axis=0)
+    np.testing.assert_allclose(hess / (p * (1 - p)), np.ones(z.shape), rtol=1e-16)
+    np.testing.assert_allclose(grad.sum(axis=0), [0, 0], atol=1e-17)
+
+
 def test_it_imports_nothing_of_the_package():
     imported = set()
     for node in ast.walk(ast.parse(inspect.getsource(reference))):

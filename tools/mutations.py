@@ -341,6 +341,20 @@ MUTATIONS = [
         ERRORS,
     ),
     Mutation(
+        "what a subclass says of itself believed",
+        "_checks.py",
+        "array: Array = np.asarray(value).view()",
+        "array: Array = value",
+        ERRORS,
+    ),
+    Mutation(
+        "arguments reshaped after their check",
+        "_checks.py",
+        "return array.view()",
+        "return array",
+        ERRORS,
+    ),
+    Mutation(
         "overlap not seen",
         "_checks.py",
         "if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):",
