@@ -1,8 +1,8 @@
 """Ranges of rows over threads.
 
 A call is cut into tasks by its shape alone, never by the number of threads, and the results of the
-tasks are added up exactly: so every number of threads gives the same bits. Between tasks, a
-fraction of a millisecond of work each, Python runs, and an interrupt is seen.
+tasks are added up exactly: so every number of threads gives the same bits. Between tasks, some
+milliseconds of work at most, Python runs, and an interrupt is seen.
 """
 
 import os
@@ -13,9 +13,12 @@ from typing import Any
 
 from fastce import _checks
 
-# Elements of a task: 40 to 150 microseconds with AVX-512 (`python -m bench.threshold`).
+# Elements of a task at least: 40 to 150 microseconds with AVX-512 (`python -m bench.threshold`). A
+# large call has at least TASKS, of up to LARGEST_TASK: each costs some 8 microseconds of Python and
+# of cold starts (softmax CE of 8192 x 1000: 0.54 ns an element in 62 tasks, 0.47 in one).
 TASK_ELEMENTS = 1 << 17
 LARGEST_TASK = 1 << 20
+TASKS = 32
 
 # Below this many elements a call stays on its thread. Waking another one costs as much as it saves
 # about here: softmax CE takes 103 microseconds on one thread and 97 on two, sigmoid focal loss 297
@@ -92,7 +95,7 @@ def set_num_threads(threads: int) -> None:
 
 def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
     """Cut ``count`` rows of ``size`` elements into ranges of a multiple of ``multiple`` rows."""
-    elements = min(max(count * size // 16, TASK_ELEMENTS), LARGEST_TASK)
+    elements = min(max(count * size // TASKS, TASK_ELEMENTS), LARGEST_TASK)
     step = max(elements // max(size, 1) // multiple, 1) * multiple
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 

@@ -8,14 +8,14 @@
 # that the second-level cache holds, for the pass that scales it. Longer rows compute it again.
 
 cdef enum:
-    STEP_ELEMENTS = 512   # of rows that are read before they are written
+    STEP_ELEMENTS = 512   # of rows that are read before they are written: 256 classes take 0.56 ns an
+    #                       element by twos, 0.93 one by one
     KEPT_CLASSES = 32768  # a scratch row of 128 KB (float32); the gradient's own row may be longer:
     KEPT_CHUNKS = 512     # 2**20 classes
 
 
 cdef struct RowWork:
     # Scratch of one kernel call; every chunk buffer has room for CHUNK elements.
-    char* memory
     void* u
     void* e
     void* t
@@ -67,6 +67,11 @@ cdef inline void clear_masked(const Batch* batch, Py_ssize_t row, Py_ssize_t fir
     for i in range(count):
         if not mask[i * batch.mask.class_stride]:
             derivatives[i * stride] = 0
+
+
+cdef inline bint has_no_softmax(const RowBlock* block, Py_ssize_t i) noexcept nogil:
+    # Such a row multiplies its exponentials by NaN, those of masked classes too, which are 0.
+    return block.scale[i] != block.scale[i]
 
 
 cdef inline void uncapped_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
@@ -170,12 +175,13 @@ cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first
 cdef inline void look_at_next(const Batch* batch, Py_ssize_t row, Py_ssize_t stop, RowWork* work,
                               real tag) noexcept nogil:
     # The maximum of the next row's first chunk. What is written to a row follows from its statistics by a
-    # chain of a hundred cycles: meanwhile this is done, and brings the next row from memory (8192 x 1000
-    # with AVX-512: 0.41 ns an element without, 0.36 with it).
+    # chain of a hundred cycles: meanwhile this is done, and brings the next row from memory (in a loop of
+    # its own, 1000 classes with AVX-512: 0.41 ns an element without it, 0.36 with it). Rows of more than
+    # a chunk lose by it.
     work.row_ahead = -1
     if row < stop and batch.classes <= CHUNK and is_plain(batch):
         work.maximum_ahead = maximum_of(<const real*> row_address(&batch.logits, row),
-                                        min_size(CHUNK, batch.classes), <real*> work.maxima_ahead)
+                                        batch.classes, <real*> work.maxima_ahead)
         work.row_ahead = row
 
 
@@ -188,7 +194,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
     cdef real* maxima
     cdef double m = -INFINITY, others = -1.0, chunk_others
     cdef double uniform = 0.0, mass = 0.0, distance = 0.0, soft_reference = 0.0
-    cdef double chunk_mass, chunk_distance, gap, higher, lower
+    cdef double chunk_mass, chunk_distance, gap, higher, lower, infinite_others = 0.0
     cdef bint soft = is_soft(batch), is_higher
     cdef Ahead ahead
     if soft:
@@ -197,7 +203,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         count = min_size(CHUNK, batch.classes - first)
         u = logits_chunk(batch, row, first, count, <real*> work.u)
         maxima = <real*> work.maxima
-        if first == 0 and work.row_ahead == row:
+        if work.row_ahead == row:
             maxima = <real*> work.maxima_ahead
             chunk_maximum = <real> work.maximum_ahead
         else:
@@ -223,12 +229,16 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
             mass += chunk_mass
             distance += chunk_distance
         look_ahead(batch, row, first, last_row, &ahead)
+        if chunk_maximum == INFINITY:
+            infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
         chunk_others = exponentials(u, count, reference, maxima,
                                     e_row + first if e_row else NULL, &ahead)
+        if chunk_maximum == INFINITY:
+            chunk_others = infinite_others
         # Without a branch, which would be foreseen badly, and would throw away the loads under way.
         is_higher = chunk_maximum > m
         gap = m - chunk_maximum if is_higher else chunk_maximum - m
-        gap = 0.0 if chunk_maximum == -INFINITY else gap  # then it adds 0, or NaN
+        gap = 0.0 if chunk_maximum == -INFINITY or chunk_maximum == m else gap  # not inf - inf
         higher = chunk_others if is_higher else others
         lower = others if is_higher else chunk_others
         m = chunk_maximum if is_higher else m
@@ -250,15 +260,20 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
     if batch.argmax:
         u = logits_chunk(batch, row, best, min_size(CHUNK, batch.classes - best), <real*> work.u)
         k = 0
-        while k < batch.classes - best and read(u + k) < <real> m:
+        while k < min_size(CHUNK, batch.classes - best) and read(u + k) < <real> m:
             k += 1
         write(batch.argmax + row, <long long> (best + k))
 
 
+cdef inline bint is_multiple(const Batch* batch) noexcept nogil:
+    # Whether the gradient is that of softmax but for a factor and the target.
+    return batch.hess.data == NULL and batch.mask.data == NULL and not is_soft(batch)
+
+
 cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
                                  const RowWork* work, const real* e_row) noexcept nogil:
-    # A row of write_row's that is only multiplied, as nearly all are: the preparations for the others
-    # took 0.09 ns an element of 1000.
+    # As write_row, without its preparations for other rows (8192 x 1000: 0.56 ns an element with
+    # them, 0.47 without).
     cdef real* grad = <real*> row_address(&batch.grad, row)
     cdef double plain = block.scale[i] * block.pull[i] * batch.logit_scale
     cdef Py_ssize_t first = 0, chunk = 0, count
@@ -291,6 +306,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef vec[real] scale = splat(<real> (block.scale[i] * chain))
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
+    cdef bint cleared = batch.mask.data != NULL and (soft or has_no_softmax(block, i))
     cdef double plain
     cdef real at_target
     cdef Ahead nothing
@@ -316,8 +332,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
         plain = block.scale[i] * block.pull[i] * chain * rescale
-        if not direct and not soft and not wants_hess and batch.softcap == 0.0 and not lowers_first(
-                plain, <real> 0):
+        if (not direct and not soft and not wants_hess and not cleared and batch.softcap == 0.0
+                and not lowers_first(plain, <real> 0)):
             # 16 bits, at one go: by way of work.grad bfloat16 takes 0.31 ns an element of
             # cached rows with AVX-512, so 0.29.
             narrow_times(e, <real> (plain * lowering(<real> 0)), grad_row + first * grad_size,
@@ -344,7 +360,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             write(grad + label - first, <real> (block.at_target[i] * chain))
             if wants_hess:
                 hess[label - first] = <real> (block.hess_at_target[i] * chain * chain)
-        if batch.mask.data != NULL and soft:
+        if cleared:
             clear_masked(batch, row, first, count, grad, 1)
             if wants_hess:
                 clear_masked(batch, row, first, count, hess, 1)
@@ -388,8 +404,7 @@ cdef void write_log_softmax(const Batch* batch, Py_ssize_t row, const RowBlock* 
 cdef inline void spread_row(RowBlock* block) noexcept nogil:
     # What finish_rows loads for a single row, as whole vectors. A vector's load waits for smaller stores
     # to reach the cache, and these for all stores before them, which are those of the row's
-    # exponentials on their way to memory (8192 x 1000 with AVX-512: 0.47 ns an element then, so 0.35).
-    # A store of the same size is handed on.
+    # exponentials on their way to memory. A store of the same size is handed on.
     store(&block.maximum[0], splat(block.maximum[0]))
     store(&block.others[0], splat(block.others[0]))
     store(&block.target_logit[0], splat(block.target_logit[0]))
@@ -419,8 +434,8 @@ cdef void find_statistics(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
     finish_rows(batch, block, rows)
 
 
-cdef void write_rows_of(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
-                        RowWork* work, bint in_grad, real tag, double* total) noexcept nogil:
+cdef void write_block(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
+                      RowWork* work, bint in_grad, real tag, double* total) noexcept nogil:
     cdef Py_ssize_t i
     cdef real* e_row = <real*> work.row
     if batch.grad.data != NULL:
@@ -429,7 +444,7 @@ cdef void write_rows_of(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, R
                 forget_masked_target(batch, first, block, i)
             if in_grad:
                 e_row = <real*> row_address(&batch.grad, first + i)
-            if in_grad and block.active[i] and batch.hess.data == NULL and not is_soft(batch):
+            if in_grad and block.active[i] and is_multiple(batch):
                 write_plain_row(batch, first + i, block, i, work, e_row)
             elif batch.kind == LOG_SOFTMAX:
                 write_log_softmax(batch, first + i, block, i, work, tag)
@@ -449,9 +464,8 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     cdef bint in_grad = uses_e_row(batch, tag)
     cdef bint scratch = (batch.grad.data != NULL and not in_grad and batch.classes <= KEPT_CLASSES
                          and batch.kind != LOG_SOFTMAX)
-    # Some rows at once share the vectors of finish_rows, but not many: a row is written best right after
-    # it has been read. Between 8192 x 1000 reads and writes of four rows each, the processor's own
-    # fetching ahead fails, and an element takes 0.58 ns (AVX-512) for 0.4.
+    # Some rows at once share the vectors of finish_rows, but a row is written best right after it has
+    # been read: two rows of 768 at a time take 0.81 ns an element from memory, one 0.54.
     cdef Py_ssize_t step = 1
     cdef int status = OK
     if not scratch:
@@ -461,16 +475,15 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     memory = <char*> malloc((7 * padded + (batch.classes if scratch else 0)) * sizeof(real) + 64)
     if memory == NULL:
         return NO_MEMORY
-    work.memory = memory + (64 - <size_t> memory % 64)
-    work.u = work.memory
-    work.e = work.memory + padded * sizeof(real)
-    work.t = work.memory + 2 * padded * sizeof(real)
-    work.grad = work.memory + 3 * padded * sizeof(real)
-    work.hess = work.memory + 4 * padded * sizeof(real)
-    work.maxima = work.memory + 5 * padded * sizeof(real)
-    work.maxima_ahead = work.memory + 6 * padded * sizeof(real)
+    work.u = memory + (64 - <size_t> memory % 64)
+    work.e = <char*> work.u + padded * sizeof(real)
+    work.t = <char*> work.u + 2 * padded * sizeof(real)
+    work.grad = <char*> work.u + 3 * padded * sizeof(real)
+    work.hess = <char*> work.u + 4 * padded * sizeof(real)
+    work.maxima = <char*> work.u + 5 * padded * sizeof(real)
+    work.maxima_ahead = <char*> work.u + 6 * padded * sizeof(real)
     work.row_ahead = -1
-    work.row = work.memory + 7 * padded * sizeof(real) if scratch else NULL
+    work.row = <char*> work.u + 7 * padded * sizeof(real) if scratch else NULL
     while row < stop:
         rows = min_size(step, stop - row)
         status = begin_rows(batch, row, rows, &block)
@@ -478,7 +491,7 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
             break
         find_statistics(batch, row, rows, stop, &block, &work, in_grad, tag)
         look_at_next(batch, row + rows, stop, &work, tag)
-        write_rows_of(batch, row, rows, &block, &work, in_grad, tag, total)
+        write_block(batch, row, rows, &block, &work, in_grad, tag, total)
         row += rows
     free(memory)
     return status

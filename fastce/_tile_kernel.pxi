@@ -8,9 +8,9 @@
 
 cdef enum:
     TILE_BYTES = 768   # rows of up to this many bytes in the working precision are transposed into
-    #                    tiles: 100 float32 classes take 0.52 ns an element then (AVX-512: 0.36) and 0.76
-    #                    (0.61) as rows, 256 take 0.51 (0.33) and 0.47 (0.45), 400 take 0.60 (0.38) and
-    #                    0.41 (0.38); and a tile must not fill the first-level cache
+    #                    tiles: from the cache 96 float32 classes take 0.49 ns an element then (AVX-512),
+    #                    192 0.45, and 0.77 and 0.60 as rows, which take 0.51 for 256; from memory both
+    #                    take 0.8 for 96 to 192. And a tile must not fill the first-level cache
     MANY_ROWS = 512    # rows of planes that are moved together: 2 KB of float32 of each class
     MANY_BYTES = 131072  # all classes of them: half of a second-level cache at most
     TILE_STRIDE = 4    # terms of a lane that are added up before they are widened: a sum of 10
@@ -135,7 +135,7 @@ cdef inline bint plain_factors(const RowBlock* block, double chain, double* fact
                                real tag) noexcept nogil:
     # What turns exponentials into the gradient of a class that has no soft target mass. They lower
     # raised exponentials too, unless one would be subnormal then: True if the exponentials, all of
-    # them, are to be lowered first. Rows of the block that are not there have some factor.
+    # them, are to be lowered first. The scale of rows that are not there is 0.
     cdef vec[double] zero = splat(0.0), smallest = splat(smallest_lowering(tag)), factor, size
     cdef vec[double] lower = splat(lowering(tag))
     cdef Py_ssize_t i = 0
@@ -257,12 +257,18 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     cdef const real* t_group = t
     cdef Py_ssize_t group, i, label
     cdef int width = lanes(<real> 0)
+    cdef bint cleared = batch.mask.data != NULL and t != NULL
+    if batch.mask.data != NULL:
+        for i in range(rows):
+            cleared |= has_no_softmax(block, i)
     # The plain gradient of rows is multiplied on its way out, and its targets replaced in memory.
-    cdef bint on_the_way = (t == NULL and batch.softcap == 0.0 and block.all_active
+    cdef bint on_the_way = (t == NULL and not cleared and batch.softcap == 0.0 and block.all_active
                             and batch.grad.storage <= FLOAT64 and not is_plane(&batch.grad))
     cdef real lowers = <real> lowering(<real> 0)
     if not on_the_way:
         in_tile = &factors[0]
+    for i in range(rows, BLOCK_ROWS):
+        block.scale[i] = 0.0  # what earlier rows have left must not decide for these
     if plain_factors(block, chain, &factors[0], <real> 0):
         lowers = 1
         group = 0
@@ -292,7 +298,7 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
                 write(e + label * BLOCK_ROWS + i, <real> (block.at_target[i] * chain))
             if wants_hess:
                 hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)
-    if batch.mask.data != NULL and t != NULL:
+    if cleared:
         for i in range(rows):
             clear_masked(batch, row + i, 0, batch.classes, e + i, BLOCK_ROWS)
             if wants_hess:
@@ -333,6 +339,7 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     cdef real* e = NULL  # where exponentials go: in the place of the logits, if they are wanted
     cdef real* t = NULL
     cdef Ahead ahead
+    cdef vec[real] target_exp
     cdef int status = begin_rows(batch, row, rows, block)
     if status != OK:
         return status
@@ -393,7 +400,9 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
                 block.target_exp[i] = read(u + block.label[i] * BLOCK_ROWS + i) * lowering(tag)
     elif batch.kind == FOCAL:
         for i in range(rows):
-            block.target_exp[i] = scalar_exp(block.target_logit[i] - block.maximum[i])
+            # As it is where a gradient is wanted, so that the loss has the same bits.
+            target_exp = raised_exp(splat(<real> block.target_logit[i]) - splat(<real> block.maximum[i]))
+            block.target_exp[i] = target_exp[0] * lowering(tag)
     finish_rows(batch, block, rows)
     if logs:
         group = 0

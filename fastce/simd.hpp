@@ -215,7 +215,8 @@ template <class T> FASTCE_INLINE vec<T> negative_abs(vec<T> x) {
         bits(bit_cast<bits>(x.v) | std::numeric_limits<integer>::min())));
 }
 // a * b + c. Fused where the instruction set has it: the compiler contracts the expression (GCC by
-// default, Clang within one expression); no result below depends on whether it does.
+// default, Clang within one expression); no result below depends on whether it does, but
+// where __FMA__ is asked for.
 template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
     return vec<T>(typename vec<T>::native(a.v * b.v + c.v));
 }
@@ -325,10 +326,6 @@ template <class T> FASTCE_INLINE T reduce_max(vec<T> x) {
             lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
     return lane[0];
 }
-#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
-template <> FASTCE_INLINE float reduce_max(vec<float> x) { return _mm512_reduce_max_ps(x.v); }
-template <> FASTCE_INLINE double reduce_max(vec<double> x) { return _mm512_reduce_max_pd(x.v); }
-#endif
 // In double, halves first: the same order for every caller.
 template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
     double lane[vec<T>::lanes];

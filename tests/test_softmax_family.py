@@ -291,6 +291,76 @@ def test_functions_of_infinities(isa):
     assert np.isnan(log_softmax[[0, 1, 3, 4]]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [300, 5000])  # of rows; of several chunks
+def test_functions_of_infinities_among_many_classes(classes, dtype, isa):
+    inf, nan = np.inf, np.nan
+    for places, expected in (
+        ([(7, inf)], inf),
+        ([(7, inf), (8, inf), (classes - 1, inf)], inf),
+        ([(7, inf), (classes - 1, nan)], nan),
+        ([(7, nan), (classes - 1, inf)], nan),
+    ):
+        z = np.zeros((2, classes), dtype)
+        for place, number in places:
+            z[0, place] = number
+        np.testing.assert_array_equal(fastce.logsumexp(z), [expected, dtype(np.log(classes))])
+        assert np.isnan(fastce.softmax(z)[0]).all()
+        loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, [7, 7])
+        assert np.isnan(loss[0])
+        assert np.isnan(grad[0]).all()
+        assert np.isfinite(loss[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [10, 300, 1000, 5000])
+def test_any_number_of_maxima(classes, dtype, isa, rng):
+    """Every count of ties and every place of them, and the same loss with a gradient and without."""
+    z = rng.choice(np.array([3, -9, -20.5], dtype), (40, classes), p=[0.02, 0.49, 0.49])
+    z[0] = z[1] = 3
+    z[1, -1] = 2.5
+    z[np.arange(2, 40), rng.integers(0, classes, 38)] = 3
+    label = rng.integers(0, classes, 40)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    value, grad = loss.value_and_grad(z, label)
+    truth = reference.softmax_cross_entropy(z.astype(np.longdouble), label, reduction="none")
+    np.testing.assert_array_equal(loss(z, label), value)
+    np.testing.assert_allclose(value, truth[0], rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(grad, truth[1], rtol=8 * np.finfo(dtype).eps)
+    written = z.copy()
+    loss.value_and_grad(written, label, out=written)
+    np.testing.assert_array_equal(written, grad)
+
+
+def test_rows_do_not_depend_on_those_before_them(isa):
+    """A factor so small that exponentials are lowered first is no matter for other blocks of rows."""
+    z = np.zeros((33, 10), np.float32)
+    z[32] = -95
+    z[32, 0] = 0
+    factor = np.ones(33, np.float32)
+    factor[5], factor[32] = 1e-20, 1e6
+    loss, label = fastce.SoftmaxCrossEntropy(reduction="none"), np.zeros(33, int)
+    _, grad = loss.value_and_grad(z, label, grad_output=factor)
+    _, alone = loss.value_and_grad(z[32:], label[32:], grad_output=factor[32:])
+    np.testing.assert_array_equal(grad[32:], alone)
+
+
+@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize("ignore_index", [-100, 3])
+def test_labels_of_32_bits_are_labels_of_64(classes, ignore_index, isa, rng):
+    z = rng.normal(0, 3, (100, classes)).astype(np.float32)
+    label = rng.integers(0, classes, 100)
+    label[[0, 40, 99]] = ignore_index
+    loss = fastce.SoftmaxCrossEntropy(ignore_index=ignore_index)
+    value, grad = loss.value_and_grad(z, label)
+    value_32, grad_32 = loss.value_and_grad(z, label.astype(np.int32))
+    assert value_32 == value
+    np.testing.assert_array_equal(grad_32, grad)
+    label[70] = classes
+    with pytest.raises(IndexError, match=f"label {classes} at position 70"):
+        loss(z, label.astype(np.int32))
+
+
 def test_functions_take_lists_and_one_row(isa):
     np.testing.assert_allclose(fastce.softmax([0.0, 0.0]), [0.5, 0.5])
     assert fastce.logsumexp([0.0, 0.0]) == pytest.approx(np.log(2), rel=1e-15)

@@ -30,8 +30,8 @@ MUTATIONS = [
     Mutation(
         "z-loss left out of the gradient",
         "_formulas.pxi",
-        "pull = hard + soft + two_z * lse",
-        "pull = hard + soft",
+        "pull = pull + two_z * lse",
+        "pull = pull",
         SOFTMAX,
     ),
     Mutation(
@@ -129,8 +129,8 @@ MUTATIONS = [
     Mutation(
         "contiguous labels not checked again when they are used",
         "_batch.pxi",
-        "wrong |= block.label[i] | <long long> (last - <unsigned long long> block.label[i])",
-        "wrong |= block.label[i]",
+        "wrong |= to[i] | <long long> (last - <unsigned long long> to[i])",
+        "wrong |= to[i]",
         ("test_races.py",),
     ),
     Mutation(
@@ -172,8 +172,15 @@ MUTATIONS = [
     Mutation(
         "the maximum lost among the other exponentials",
         "_passes.pxi",
-        "if stop <= count and not any(equal(load(maxima), m)):",
-        "if stop <= count:",
+        "total.add(drop(tied, even + odd))",
+        "total.add(even + odd)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "what stands beside a maximum left out",
+        "_passes.pxi",
+        "while strides > 0:",
+        "while strides > 1:",
         SOFTMAX,
     ),
     Mutation(
@@ -186,8 +193,8 @@ MUTATIONS = [
     Mutation(
         "chunks of a row not brought to one maximum",
         "_row_kernel.pxi",
-        "rescale = scalar_exp(work.references[chunk] - block.maximum[i])",
-        "rescale = 1.0",
+        "return scalar_exp(work.references[chunk] - maximum) if batch.classes > CHUNK else 1.0",
+        "return 1.0",
         SOFTMAX,
     ),
     Mutation(
@@ -221,9 +228,16 @@ MUTATIONS = [
     Mutation(
         "tiles: the last classes of a row left out",
         "_tile_kernel.pxi",
-        "while j < classes:\n        tail = tail + tile_exponential(",
-        "while j < classes - 1:\n        tail = tail + tile_exponential(",
+        "while j < classes:\n            tile_exponential(",
+        "while j < classes - 1:\n            tile_exponential(",
         SOFTMAX,
+    ),
+    Mutation(
+        "tiles: NaN at the masked classes of a row without a softmax",
+        "_tile_kernel.pxi",
+        "cleared |= has_no_softmax(block, i)",
+        "pass",
+        ("test_edge_cases.py",),
     ),
     Mutation(
         "tiles: logit scale once in the Hessian at the target",

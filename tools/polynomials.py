@@ -6,12 +6,11 @@
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
 
-    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; |r| ≤ log(2) / 16, beside a table
+    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; |r| ≤ log(2) / 16 beside a table
     2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; |s| ≤ 1/3, for log1p
 
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
-the best polynomial; where it has two coefficients it does so where r² times its error is as small as
-can be. Every coefficient is then rounded to the precision it is used in. The error
+the best polynomial; every coefficient is then rounded to the precision it is used in. The error
 printed is that of the function as a whole with such a P evaluated exactly, in ULP at 1: what is
 left to the evaluation's own roundings is measured by tests/test_elementary.py.
 
@@ -87,13 +86,6 @@ class Polynomial:
 
     def coefficients(self) -> list[float]:
         """Coefficients of P from the highest power down, as the header has them, rounded."""
-        if self.count == 2:
-            # The error is about c r² (r² - d); its largest values, -c d² / 4 inside and c a² (a² - d)
-            # at the ends ±a, are equal for d = 2 (√2 - 1) a².
-            node = self.interval[1] * mpmath.sqrt(2 * (mpmath.sqrt(2) - 1))
-            below, above = self.rest(-node), self.rest(node)
-            exact = [(above - below) / (2 * node), (above + below) / 2]
-            return [float(self.dtype(float(c))) for c in exact]
         with warnings.catch_warnings():  # mpmath 1.4 would rather return the lowest power first
             warnings.simplefilter("ignore", DeprecationWarning)
             exact = mpmath.chebyfit(self.rest, self.interval, self.count)
@@ -123,7 +115,7 @@ WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2
 
 POLYNOMIALS = [
     Polynomial("exp, float32", "vec<float> exp_polynomial(", np.float32, 5, *EXP),
-    Polynomial("exp by table", "vec<float> short_exp_polynomial(", np.float32, 2, *SHORT_EXP),
+    Polynomial("exp by table", "vec<float> short_exp_polynomial(", np.float32, 3, *SHORT_EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
     Polynomial("2 atanh in log1p, float32", "vec<float> log1p(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
