@@ -215,8 +215,7 @@ template <class T> FASTCE_INLINE vec<T> negative_abs(vec<T> x) {
         bits(bit_cast<bits>(x.v) | std::numeric_limits<integer>::min())));
 }
 // a * b + c. Fused where the instruction set has it: the compiler contracts the expression (GCC by
-// default, Clang within one expression); no result below depends on whether it does, but
-// where __FMA__ is asked for.
+// default, Clang within one expression); no result below depends on whether it does.
 template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
     return vec<T>(typename vec<T>::native(a.v * b.v + c.v));
 }

@@ -147,9 +147,13 @@ template <> FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> ex
     const vec<float> rounder(0x1.8p20f);  // its last bit is worth 1 / 8
     const vec<float> shifted = fma(x, vec<float>(1.4426950408889634f), rounder);
     const vec<float> k = shifted - rounder;
-    // ln2 in two parts of 24 bits: the first product cancels all but the last bits of x, because it is
-    // not rounded on its own.
+    // ln2 in two parts of 24 bits: the first product, which must not be rounded on its own, cancels all but
+    // the last bits of x.
+#if FASTCE_VECTOR_BYTES == 32 || defined(__AVX512F__)
+    vec<float> r = fused_difference(k, vec<float>(-0x1.62e430p-1f), -x);
+#else
     vec<float> r = fma(k, vec<float>(-0x1.62e430p-1f), x);
+#endif
     r = fma(k, vec<float>(0x1.05c610p-29f), r) - excess;
     const bits n = bit_cast<bits>(shifted.v);
     const bits scale_bits = __builtin_shuffle(eighth_powers() + (std::uint32_t(power) << 23), n) + (n << 20);

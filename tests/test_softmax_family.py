@@ -315,7 +315,7 @@ def test_functions_of_infinities_among_many_classes(classes, dtype, isa):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [10, 300, 1000, 5000])
 def test_any_number_of_maxima(classes, dtype, isa, rng):
-    """Every count of ties and every place of them, and the same loss with a gradient and without."""
+    """Few ties and many, in every place; the same loss with a gradient and without."""
     z = rng.choice(np.array([3, -9, -20.5], dtype), (40, classes), p=[0.02, 0.49, 0.49])
     z[0] = z[1] = 3
     z[1, -1] = 2.5
@@ -333,7 +333,7 @@ def test_any_number_of_maxima(classes, dtype, isa, rng):
 
 
 def test_rows_do_not_depend_on_those_before_them(isa):
-    """A factor so small that exponentials are lowered first is no matter for other blocks of rows."""
+    """A factor so small that exponentials are lowered first is no matter for other blocks."""
     z = np.zeros((33, 10), np.float32)
     z[32] = -95
     z[32, 0] = 0
