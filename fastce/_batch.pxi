@@ -130,7 +130,8 @@ cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nog
 cdef struct Ahead:
     # Where elements lie that a later step will read or write; they are fetched while this step
     # calculates. For rows NULL is none, for tiles a line that is there already. Tiles go to and fro
-    # between many rows, more than the processor's own prefetchers follow (65536 x 100 with AVX-512: 0.75 ns an element with this, 1.48 without).
+    # between many rows, more than the processor's own prefetchers follow (65536 x 100 with AVX-512:
+    # 0.75 ns an element with this, 1.48 without).
     const char* logits
     const char* target
     const char* grad
