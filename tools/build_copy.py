@@ -17,6 +17,14 @@ FOLDERS = ("fastce", "tests", "bench", "docs", "examples")  # tests import from 
 PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE")
 LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis", "_build")
 
+# An editable install finds what the copy has not built in the checkout: kernels that are not
+# broken, or have no sanitizer.
+NO_OTHER_COPY = """\
+import sys
+
+sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_EditableFinder"]
+"""
+
 
 def copy_tree(to: Path) -> None:
     """Copy what is needed to build the package and to run its tests."""
@@ -27,6 +35,7 @@ def copy_tree(to: Path) -> None:
             shutil.copytree(source, to / part, ignore=LEFT_OUT, dirs_exist_ok=True)
         else:
             shutil.copy2(source, to / part)
+    (to / "sitecustomize.py").write_text(NO_OTHER_COPY, "utf-8")
 
 
 def restrict(tree: Path, variants: Sequence[str], flags: Sequence[str] = ()) -> None:
