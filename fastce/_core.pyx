@@ -73,7 +73,10 @@ COMPILER = (<bytes> FASTCE_COMPILER).decode()
 """The compiler's version."""
 
 
-cdef int storage_of(cnp.ndarray array) except -1:
+cdef enum:
+    NO_STORAGE = -1
+
+cdef inline int known_storage(cnp.ndarray array):
     # bfloat16 is a type that ml_dtypes registers with NumPy: it is known by its name.
     cdef int number = cnp.PyArray_TYPE(array)
     if number == cnp.NPY_FLOAT32:
@@ -82,9 +85,16 @@ cdef int storage_of(cnp.ndarray array) except -1:
         return FLOAT64
     if number == cnp.NPY_FLOAT16:
         return FLOAT16
-    if array.dtype.name == "bfloat16":
+    if cnp.PyTypeNum_ISUSERDEF(number) and array.dtype.type.__name__ == "bfloat16":
         return BFLOAT16
-    raise AssertionError(f"no kernel for {array.dtype}")
+    return NO_STORAGE
+
+
+cdef int storage_of(cnp.ndarray array) except -1:
+    cdef int storage = known_storage(array)
+    if storage == NO_STORAGE:
+        raise AssertionError(f"no kernel for {array.dtype}")
+    return storage
 
 
 cdef Matrix matrix_of(array) except *:
@@ -139,7 +149,7 @@ cdef Scalars scalars_of(array) except *:
     return scalars
 
 
-# The short way for what most calls are: native contiguous float32 or float64 arrays and no more
+# The short way for what most calls are: native contiguous arrays and no more
 # arguments. It writes nothing before it has decided, and says nothing: if
 # anything is unusual, or wrong, it returns None, and the long way does the call or raises.
 
@@ -221,18 +231,18 @@ cdef class SoftmaxKernel:
         """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""
         cdef Batch batch
         cdef cnp.ndarray z, y
-        cdef int ndim, type_number
+        cdef int ndim, storage, status
         cdef Py_ssize_t rows, position = -1
         cdef double denominator = 0.0, total = 0.0
-        cdef int status
+        cdef bint double_precision
         if not (is_usual(logits) and is_usual(target)):
             return None
         z = logits
         y = target
         ndim = cnp.PyArray_NDIM(z)
-        type_number = cnp.PyArray_TYPE(z)
-        if not ((type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64)
-                and cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and ndim >= 1
+        storage = known_storage(z)
+        double_precision = storage == FLOAT64
+        if not (storage != NO_STORAGE and cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and ndim >= 1
                 and (self.axis == -1 or self.axis == ndim - 1) and cnp.PyArray_NDIM(y) == ndim - 1
                 and is_same_shape(z, y, ndim - 1) and 0 < cnp.PyArray_SIZE(z) <= QUICK_ELEMENTS):
             return None
@@ -255,20 +265,20 @@ cdef class SoftmaxKernel:
             batch.scale = 1.0 / denominator
         soft_weight = None
         if batch.label_smoothing != 0.0:
-            soft_weight = self.soft_weight(batch.classes, type_number == cnp.NPY_FLOAT64)
+            soft_weight = self.soft_weight(batch.classes, double_precision)
             batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
         grad = loss = None
-        set_usual(&batch.logits, z, batch.classes)
+        set_usual(&batch.logits, z, storage, batch.classes)
         if wants_grad:
             grad = output_for(out, z, y)
             if grad is None:
                 return None
-            set_usual(&batch.grad, <cnp.ndarray> grad, batch.classes)
+            set_usual(&batch.grad, <cnp.ndarray> grad, storage, batch.classes)
         if self.reduction == NONE:
-            loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(z), type_number, False)
+            loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(z), working_type(double_precision), False)
             batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
         with nogil:
-            status = run_softmax(&batch, 0, rows, type_number == cnp.NPY_FLOAT64, &total)
+            status = run_softmax(&batch, 0, rows, double_precision, &total)
         check_status(status)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
@@ -288,10 +298,14 @@ cdef class SoftmaxKernel:
         return cached
 
 
-cdef void set_usual(Matrix* matrix, cnp.ndarray array, Py_ssize_t classes):
+cdef inline int working_type(bint double_precision):
+    return cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
+
+
+cdef void set_usual(Matrix* matrix, cnp.ndarray array, int storage, Py_ssize_t classes):
     # A contiguous array of rows.
     matrix.data = <char*> cnp.PyArray_DATA(array)
-    matrix.storage = FLOAT64 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 else FLOAT32
+    matrix.storage = storage
     matrix.class_stride = cnp.PyArray_ITEMSIZE(array)
     matrix.row_stride = classes * cnp.PyArray_ITEMSIZE(array)
     matrix.inner = max_size(cnp.PyArray_SIZE(array) // classes, 1)
@@ -414,19 +428,20 @@ cdef class SigmoidKernel:
         """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""
         cdef Elements elements
         cdef cnp.ndarray z, y
-        cdef int ndim, type_number
+        cdef int ndim, storage
         cdef Py_ssize_t count
         cdef double total = 0.0
-        cdef bint suspect
+        cdef bint suspect, double_precision
         if not (self.is_quick and is_usual(logits) and is_usual(target)):
             return None
         z = logits
         y = target
         ndim = cnp.PyArray_NDIM(z)
-        type_number = cnp.PyArray_TYPE(z)
+        storage = known_storage(z)
+        double_precision = storage == FLOAT64
         count = cnp.PyArray_SIZE(z)
-        if not ((type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64)
-                and cnp.PyArray_TYPE(y) == type_number and cnp.PyArray_NDIM(y) == ndim
+        if not (storage != NO_STORAGE
+                and cnp.PyArray_TYPE(y) == cnp.PyArray_TYPE(z) and cnp.PyArray_NDIM(y) == ndim
                 and is_same_shape(z, y, ndim) and 0 < count <= QUICK_ELEMENTS):
             return None
         # An output of the caller's is written only when the target is known to be in order.
@@ -435,8 +450,7 @@ cdef class SigmoidKernel:
         memset(&elements, 0, sizeof(elements))
         elements.logits = <const char*> cnp.PyArray_DATA(z)
         elements.target = <const char*> cnp.PyArray_DATA(y)
-        elements.logits_storage = FLOAT64 if type_number == cnp.NPY_FLOAT64 else FLOAT32
-        elements.target_storage = elements.grad_storage = elements.logits_storage
+        elements.logits_storage = elements.target_storage = elements.grad_storage = storage
         elements.label_smoothing = self.label_smoothing
         elements.scale = 1.0 / count if self.reduction == MEAN else 1.0
         grad = loss = None
@@ -446,10 +460,10 @@ cdef class SigmoidKernel:
                 return None
             elements.grad = <char*> cnp.PyArray_DATA(<cnp.ndarray> grad)
         if self.reduction == NONE:
-            loss = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(z), type_number, False)
+            loss = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(z), working_type(double_precision), False)
             elements.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
         with nogil:
-            suspect = run_kernel(self, &elements, 0, count, type_number == cnp.NPY_FLOAT64, &total)
+            suspect = run_kernel(self, &elements, 0, count, double_precision, &total)
         if suspect and first_improbable(y) >= 0:
             return None
         if self.reduction != NONE:
