@@ -23,6 +23,7 @@ from fastce import _checks, _checks_bridges
 try:
     import torch
     from torch import Tensor
+    from torch.nn._reduction import legacy_get_string
 except ImportError as error:
     _checks_bridges.missing_host("torch", "torch", error)
 
@@ -47,8 +48,9 @@ def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,
     ignore_index: int = -100,
+    reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -63,6 +65,8 @@ def cross_entropy(
         shape.
     weight : Tensor of shape (K,), optional
         Weight of each class: finite, at least 0.
+    size_average, reduce : bool, optional
+        Deprecated in torch, and taken with its warning: they replace `reduction`.
     ignore_index : int, default -100
         Samples with this label count nothing.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -91,6 +95,8 @@ def cross_entropy(
     >>> print(f"{loss.item():.7g} {logits.grad[0, 1].item():.7g}")
     2.061154e-09 2.061154e-09
     """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_get_string(size_average, reduce)
     options = weight, ignore_index, float(label_smoothing), reduction
     return operators.apply(operators.softmax_cross_entropy, input, target, *options)
 
@@ -148,7 +154,8 @@ def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -163,6 +170,8 @@ def binary_cross_entropy_with_logits(
     weight : Tensor, optional
         Weight of each element, broadcast: finite, at least 0. As in torch the mean divides by the
         number of elements.
+    size_average, reduce : bool, optional
+        Deprecated in torch, and taken with its warning: they replace `reduction`.
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned.
     pos_weight : Tensor, optional
@@ -187,6 +196,8 @@ def binary_cross_entropy_with_logits(
     >>> fastce.torch.binary_cross_entropy_with_logits(logits, torch.ones(2), reduction="none")
     tensor([6.9315e-01, 1.9287e-22], dtype=torch.float64)
     """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_get_string(size_average, reduce)
     return operators.apply(operators.bce_with_logits, input, target, weight, pos_weight, reduction)
 
 

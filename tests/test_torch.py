@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -182,6 +184,63 @@ def test_sigmoid_focal_is_its_formula_in_torch(alpha, reduction):
         return bridge.sigmoid_focal_loss(z, y, gamma=2.0, alpha=alpha, reduction=reduction)
 
     assert_same(both(ours, formula, logits, target), scale=10)
+
+
+# Deprecated arguments -----------------------------------------------------------------------------
+
+FLAGS = [None, False, True]
+
+
+@pytest.mark.parametrize("reduce", FLAGS)
+@pytest.mark.parametrize("size_average", FLAGS)
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy_with_logits"])
+def test_torchs_deprecated_arguments(name, size_average, reduce):
+    """By name and by position, in functions and modules: torch's result and torch's warning."""
+    module = {"cross_entropy": "CrossEntropyLoss"}.get(name, "BCEWithLogitsLoss")
+    logits, weight = logits_of(6, 5), torch.linspace(0.5, 1.5, 5)
+    if name == "cross_entropy":
+        target = torch.tensor([0, 4, 3, 2, 1, 3])
+        by_position = weight, size_average, 3, reduce, "mean", 0.1
+        by_name = {"ignore_index": 3, "label_smoothing": 0.1}
+    else:
+        target = torch.rand(6, 5)
+        by_position = weight, size_average, reduce, "mean", weight
+        by_name = {"pos_weight": weight}
+    by_name |= {"weight": weight, "size_average": size_average, "reduce": reduce}
+
+    def outcomes(functions, modules):
+        function, cls = getattr(functions, name), getattr(modules, module)
+        for call in (
+            lambda z, y: function(z, y, *by_position),
+            lambda z, y: function(z, y, **by_name),
+            lambda z, y: cls(*by_position)(z, y),
+            lambda z, y: cls(**by_name)(z, y),
+        ):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                loss = call(logits, target)
+            yield loss, [(warning.category, str(warning.message)) for warning in caught]
+
+    pairs = list(zip(outcomes(bridge, bridge), outcomes(functional, torch.nn), strict=True))
+    assert len(pairs) == 4
+    for (loss, caught), (expected, torchs) in pairs:
+        torch.testing.assert_close(loss, expected)
+        assert caught == torchs
+        assert len(caught) == (size_average is not None or reduce is not None)
+
+
+def test_torchs_arguments_in_torchs_order():
+    for ours, theirs in (
+        (bridge.cross_entropy, functional.cross_entropy),
+        (bridge.binary_cross_entropy_with_logits, functional.binary_cross_entropy_with_logits),
+        (bridge.CrossEntropyLoss, torch.nn.CrossEntropyLoss),
+        (bridge.BCEWithLogitsLoss, torch.nn.BCEWithLogitsLoss),
+    ):
+        ours, theirs = (
+            [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+            for f in (ours, theirs)
+        )
+        assert ours == theirs
 
 
 # What torch asks of an operator -------------------------------------------------------------------
