@@ -3,11 +3,12 @@
 Each loss is a custom operator, ``torch.ops.fastce.*``, that finds value and gradient in one pass
 over the logits when they require a gradient; the backward pass only multiplies. The operators work
 under ``torch.compile``; where no graph is made, a call goes straight to what its operator computes.
-Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
+``torch.vmap`` works, one example after another, and so does ``torch.func.grad``, though not under
+``torch.compile``. Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
 
 What differs from torch: tails are exact (a confident, right prediction keeps its digits), class
 weights must not be negative, targets of binary losses must lie in [0, 1], gradients go to the
-logits alone, and there is no second derivative.
+logits alone, and there is no second derivative, nor one in forward mode.
 """
 
 # Where torch is not installed, its classes have no type:
