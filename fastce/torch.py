@@ -3,11 +3,12 @@
 Each loss is a custom operator, ``torch.ops.fastce.*``, that finds value and gradient in one pass
 over the logits when they require a gradient; the backward pass only multiplies. The operators work
 under ``torch.compile``; where no graph is made, a call goes straight to what its operator computes.
-Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
+``torch.vmap`` works, one example after another, and so does ``torch.func.grad``, though not under
+``torch.compile``. Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
 
 What differs from torch: tails are exact (a confident, right prediction keeps its digits), class
 weights must not be negative, targets of binary losses must lie in [0, 1], gradients go to the
-logits alone, and there is no second derivative.
+logits alone, and there is no second derivative, nor one in forward mode.
 """
 
 # Where torch is not installed, its classes have no type:
@@ -23,6 +24,7 @@ from fastce import _checks, _checks_bridges
 try:
     import torch
     from torch import Tensor
+    from torch.nn._reduction import legacy_get_string
 except ImportError as error:
     _checks_bridges.missing_host("torch", "torch", error)
 
@@ -47,8 +49,9 @@ def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,
     ignore_index: int = -100,
+    reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -63,6 +66,8 @@ def cross_entropy(
         shape.
     weight : Tensor of shape (K,), optional
         Weight of each class: finite, at least 0.
+    size_average, reduce : bool, optional
+        Deprecated in torch, and taken with its warning: they replace `reduction`.
     ignore_index : int, default -100
         Samples with this label count nothing.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -91,6 +96,8 @@ def cross_entropy(
     >>> print(f"{loss.item():.7g} {logits.grad[0, 1].item():.7g}")
     2.061154e-09 2.061154e-09
     """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_get_string(size_average, reduce)
     options = weight, ignore_index, float(label_smoothing), reduction
     return operators.apply(operators.softmax_cross_entropy, input, target, *options)
 
@@ -148,7 +155,8 @@ def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -163,6 +171,8 @@ def binary_cross_entropy_with_logits(
     weight : Tensor, optional
         Weight of each element, broadcast: finite, at least 0. As in torch the mean divides by the
         number of elements.
+    size_average, reduce : bool, optional
+        Deprecated in torch, and taken with its warning: they replace `reduction`.
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned.
     pos_weight : Tensor, optional
@@ -187,6 +197,8 @@ def binary_cross_entropy_with_logits(
     >>> fastce.torch.binary_cross_entropy_with_logits(logits, torch.ones(2), reduction="none")
     tensor([6.9315e-01, 1.9287e-22], dtype=torch.float64)
     """
+    if size_average is not None or reduce is not None:
+        reduction = legacy_get_string(size_average, reduce)
     return operators.apply(operators.bce_with_logits, input, target, weight, pos_weight, reduction)
 
 
