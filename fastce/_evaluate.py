@@ -109,9 +109,12 @@ def softmax_family(
     return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *returned
 
 
-def new_like(logits: Array) -> Array:
-    """Make an array to write derivatives to: of the logits' memory order, in native bytes."""
-    return np.empty_like(logits, logits.dtype.newbyteorder("="), subok=False)
+def new_like(logits: Array, dtype: Any = None) -> Array:
+    """Make an array to write to: of the logits' memory order, and their type in native bytes."""
+    # NumPy takes an axis that only repeats for the innermost one.
+    repeats = any(size > 1 and not s for size, s in zip(logits.shape, logits.strides, strict=True))
+    order: Literal["C", "K"] = "C" if repeats else "K"
+    return np.empty_like(logits, dtype or logits.dtype.newbyteorder("="), order, subok=False)
 
 
 def last_axis(array: Array, axis: int) -> Array:
@@ -324,7 +327,7 @@ def sigmoid_family(
     outputs = dict(zip(("grad", "hess"), arrays, strict=False))
     returned = handed_back(call.out, arrays)
     if loss.reduction == "none":
-        losses: Any = np.empty_like(z, working_type(z), subok=False)
+        losses: Any = new_like(z, working_type(z))
         elements.run(scale, **outputs, loss=losses)
         return losses, *returned
     if loss.reduction == "sum":
@@ -373,19 +376,16 @@ class Elements:
         target = self.inputs["target"]
         if target.dtype.kind == "b" or target.size == 0:
             return
-        flat = self._flat({"target": target})
+        # What is repeated is looked at once.
+        target = target[(*(slice(None if stride else 1) for stride in target.strides), ...)]
+        order = _layout.memory_order([target])
+        view = target.transpose(order)
+        # A float64 that rounds to 1 in the working precision counts as 1.
+        read = _layout.reader(view, self._type("target", target), BLOCK_ELEMENTS)
 
         def check(start: int, stop: int) -> float:
-            step = stop - start if flat else BLOCK_ELEMENTS
-            for first in range(start, stop, step):
-                last = min(first + step, stop)
-                if flat:
-                    block = flat["target"][first:last]
-                else:
-                    block = _layout.gather(
-                        target, target.ndim, first, last, self._type("target", target)
-                    )
-                # A float64 that rounds to 1 in the working precision counts as 1.
+            for first in range(start, stop, BLOCK_ELEMENTS):
+                block = read(first, min(first + BLOCK_ELEMENTS, stop))
                 position = _isa.core.first_improbable(block)
                 if position >= 0:
                     return float(first + position)
@@ -394,61 +394,71 @@ class Elements:
         tasks = _parallel.tasks_of(target.size, 1, GROUP_ROWS)
         position = min(_parallel.run(check, tasks, target.size))
         if position < math.inf:
-            order: Literal["C", "F"] = "F" if flat and not target.flags.c_contiguous else "C"
-            at = np.unravel_index(int(position), target.shape, order)
-            _checks.bad_probability("target", target, at)
-
-    def _flat(self, arrays: dict[str, Array]) -> dict[str, Array] | None:
-        """View all arrays as one contiguous axis, or None if they do not lie alike."""
-        for name, array in arrays.items():
-            if not array.dtype.isnative or array.dtype != self._type(name, array):
-                return None
-        for order in ("C", "F"):
-            if all(
-                getattr(array.flags, f"{order}_contiguous".lower()) for array in arrays.values()
-            ):
-                return {
-                    name: array.reshape(-1) if order == "C" else array.T.reshape(-1)
-                    for name, array in arrays.items()
-                }
-        return None
+            at = dict(zip(order, np.unravel_index(int(position), view.shape), strict=True))
+            _checks.bad_probability("target", target, tuple(at[axis] for axis in sorted(at)))
 
     def run(self, scale: float, **outputs: Array) -> float:
         """Go over all elements."""
         if self.logits.size == 0:
             return 0.0
-        arrays = {"logits": self.logits, **self.inputs, **outputs}
-        flat = self._flat(arrays)
-        if flat is not None:
-            work: Work = _isa.core.SigmoidRun(self.kernel, scale, **flat)
+        arrays = _layout.forwards({"logits": self.logits, **self.inputs, **outputs})
+        types = {name: self._type(name, array) for name, array in arrays.items()}
+        lines = {name: _layout.line(array, types[name]) for name, array in arrays.items()}
+        if all(view is not None for view in lines.values()):
+            work = _isa.core.SigmoidRun(self.kernel, scale, **lines)
         else:
-            work = self._by_blocks(scale, arrays, tuple(outputs))
+            work = _BlockedElements(self.kernel, scale, arrays, types, tuple(outputs))
         tasks = _parallel.tasks_of(self.logits.size, 1, _isa.core.ELEMENTS_CHUNK)
         total = _sum(_parallel.run(work, tasks, self.logits.size))
         # Targets are watched on the way, which costs nothing: a pass of its own is needed only
         # before an array of the caller's is written.
-        if flat is None or work.suspect:  # type: ignore[attr-defined]
+        if work.suspect:
             self.check_target()
         return total
 
-    def _by_blocks(self, scale: float, arrays: dict[str, Array], outputs: tuple[str, ...]) -> Work:
-        axes = self.logits.ndim
-        step = _isa.core.ELEMENTS_CHUNK * 8
 
-        def work(start: int, stop: int) -> float:
-            total = 0.0
-            for first in range(start, stop, step):
-                last = min(first + step, stop)
-                block = {}
-                for name, array in arrays.items():
-                    dtype = self._type(name, array)
-                    if name in outputs:
-                        block[name] = np.empty(last - first, dtype)
-                    else:
-                        block[name] = _layout.gather(array, axes, first, last, dtype)
-                total = _isa.core.SigmoidRun(self.kernel, scale, **block)(0, last - first, total)
-                for name in outputs:
-                    _layout.scatter(block[name], arrays[name], axes, first, last)
-            return total
+class _BlockedElements:
+    """What SigmoidRun is, for arrays that do not all lie as one contiguous axis: block by block.
 
-        return work
+    Only those are copied that have to be.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        scale: float,
+        arrays: dict[str, Array],
+        types: dict[str, Any],
+        outputs: tuple[str, ...],
+    ) -> None:
+        self.kernel = kernel
+        self.scale = scale
+        self.suspect = False
+        self.read = {
+            name: _layout.reader(array, types[name], BLOCK_ELEMENTS)
+            for name, array in arrays.items()
+            if name not in outputs
+        }
+        lines = {name: _layout.line(arrays[name], types[name]) for name in outputs}
+        self.written = {name: view for name, view in lines.items() if view is not None}
+        self.scattered = {
+            name: (arrays[name], types[name]) for name, view in lines.items() if view is None
+        }
+
+    def __call__(self, start: int, stop: int) -> float:
+        total = 0.0
+        for first in range(start, stop, BLOCK_ELEMENTS):
+            last = min(first + BLOCK_ELEMENTS, stop)
+            block = {name: read(first, last) for name, read in self.read.items()}
+            for name, view in self.written.items():
+                block[name] = view[first:last]
+            for name, (_, dtype) in self.scattered.items():
+                block[name] = np.empty(last - first, dtype)
+            run = _isa.core.SigmoidRun(self.kernel, self.scale, **block)
+            total = run(0, last - first, total)
+            if run.suspect:
+                self.suspect = True
+            for name, (array, _) in self.scattered.items():
+                _layout.scatter(block[name], array, array.ndim, first, last)
+            del run, block  # before the next ones are made, not after
+        return total
