@@ -29,6 +29,11 @@ LABELS = 1 << 23
 GROUP_ROWS = 32
 
 
+# Factors of up to 2**FACTOR_BITS either way are multiplied in float32, which ends at 2**128. What
+# makes a product larger, or a part of it smaller, is left to float64.
+FACTOR_BITS = 100
+
+
 class Call(NamedTuple):
     """The arguments that every method of every loss takes after logits and target."""
 
@@ -42,6 +47,27 @@ class Call(NamedTuple):
 def working_type(logits: Array) -> Any:
     """Return the type that the kernels compute in."""
     return np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
+
+
+def bits_from_one(factor: float) -> float:
+    """Return how far a factor is from 1, in powers of two; 0 is as good as 1."""
+    return abs(math.log2(abs(factor))) if factor else 0.0
+
+
+def sufficient_type(logits: Array, factors: tuple[float, ...], grad_output: Array | None) -> Any:
+    """Return the type to compute in: float64 where factors may leave the range of float32."""
+    bits = sum(map(bits_from_one, factors))
+    # float32 and less is not looked at, which would take as long as a part of the loss itself.
+    if grad_output is not None and grad_output.size and grad_output.dtype.itemsize > 4:
+        once = _layout.once(grad_output)
+        bits += bits_from_one(max(float(once.max()), -float(once.min())))
+    return np.dtype(np.float64) if bits > FACTOR_BITS else working_type(logits)
+
+
+def narrowed(losses: Array, logits: Array) -> Array:
+    """Return losses in the type that they are given back in."""
+    with np.errstate(all="ignore"):
+        return losses.astype(working_type(logits), copy=False)
 
 
 def _sum(parts: list[float]) -> float:
@@ -72,7 +98,7 @@ def softmax_family(
     y, is_labels = _checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
     shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
     _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
-    weight = _checks.sample_weight(call.sample_weight, shape)
+    weight, largest = _checks.sample_weight_and_largest(call.sample_weight, shape)
     mask = _checks.where(call.where, z.shape)
     normalizer = _checks.normalizer(call.normalizer)
     factor = _checks.grad_output(call.grad_output, shape, loss.reduction)
@@ -94,19 +120,22 @@ def softmax_family(
     grad, hess = [last_axis(a, axis) for a in arrays] + [None] * (2 - len(arrays))
     returned = handed_back(call.out, arrays)
     scale = 1.0 if isinstance(factor, np.ndarray) else factor
-    if loss.reduction == "none":
-        losses: Any = np.empty(shape, working_type(z))
-        batch.run(scale, grad=grad, hess=hess, loss=losses)
-        if classes == 0:  # only ignored rows, or probabilities of nothing
-            losses[...] = 0
-        return losses, *returned
-    if loss.reduction == "sum":
-        return batch.run(scale, grad=grad, hess=hess), *returned
-    if not denominator:
+    if loss.reduction != "mean":
+        denominator = 1.0
+    elif not denominator:
         for array in arrays:
             array[...] = 0
         return math.nan, *returned
-    return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *returned
+    scale /= denominator
+    factors = (scale, largest, loss.largest_factor)
+    batch.real = sufficient_type(z, factors, batch.inputs["grad_output"])
+    if loss.reduction == "none":
+        losses: Any = np.empty(shape, batch.real)
+        batch.run(scale, grad=grad, hess=hess, loss=losses)
+        if classes == 0:  # only ignored rows, or probabilities of nothing
+            losses[...] = 0
+        return narrowed(losses, z), *returned
+    return batch.run(scale, grad=grad, hess=hess) / denominator, *returned
 
 
 def new_like(logits: Array, dtype: Any = None) -> Array:
@@ -183,6 +212,12 @@ class Batch:
             )
             yield start, _isa.core.weigh(self.kernel, self.classes, labels, weight)
 
+    def _stored(self, array: Array) -> Any:
+        """Return the type that the kernel takes logits and derivatives in."""
+        if self.real != working_type(self.logits):
+            return self.real
+        return array.dtype.newbyteorder("=")
+
     def _type(self, name: str, array: Array) -> Any:
         """Return the type that the kernel takes an argument in: its own where there is a choice."""
         if name == "mask":
@@ -219,7 +254,7 @@ class Batch:
         arrays = {"logits": self.logits, "grad": grad, "hess": hess}
         for name, array in arrays.items():
             if array is not None:
-                view = _layout.matrix(array) if array.dtype.isnative else None
+                view = _layout.matrix(array) if array.dtype == self._stored(array) else None
                 if view is None:
                     return None
                 views[name] = view
@@ -266,8 +301,6 @@ class Batch:
     ) -> Work:
         group = self.group_rows()
         step = max(BLOCK_ELEMENTS // max(self.classes, 1) // group, 1) * group
-        native = self.logits.dtype.newbyteorder("=")
-
         derivatives = {
             name: array for name, array in (("grad", grad), ("hess", hess)) if array is not None
         }
@@ -276,11 +309,13 @@ class Batch:
             total = 0.0
             for first in range(start, stop, step):
                 last = min(first + step, stop)
-                logits = _layout.gather(self.logits, self.axes, first, last, native)
+                logits = _layout.gather(
+                    self.logits, self.axes, first, last, self._stored(self.logits)
+                )
                 inputs = {name: self._gathered(name, first, last) for name in self.inputs}
                 losses = {name: array[first:last] for name, array in rows.items()}
                 written = {
-                    name: np.empty((last - first, self.classes), array.dtype.newbyteorder("="))
+                    name: np.empty((last - first, self.classes), self._stored(array))
                     for name, array in derivatives.items()
                 }
                 block = _isa.core.SoftmaxRun(
@@ -304,7 +339,7 @@ def sigmoid_family(
     """Evaluate a loss of independent elements."""
     z = _checks.logits(logits)
     y = _checks.sigmoid_target(target, z)
-    weight = _checks.sample_weight(call.sample_weight, z.shape)
+    weight, largest = _checks.sample_weight_and_largest(call.sample_weight, z.shape)
     mask = _checks.where(call.where, z.shape)
     normalizer = _checks.normalizer(call.normalizer)
     factor = _checks.grad_output(call.grad_output, z.shape, loss.reduction)
@@ -326,19 +361,21 @@ def sigmoid_family(
     arrays = [new_like(z) if array is None else array for array in outs]
     outputs = dict(zip(("grad", "hess"), arrays, strict=False))
     returned = handed_back(call.out, arrays)
-    if loss.reduction == "none":
-        losses: Any = new_like(z, working_type(z))
-        elements.run(scale, **outputs, loss=losses)
-        return losses, *returned
-    if loss.reduction == "sum":
-        return elements.run(scale, **outputs), *returned
-    denominator = normalizer if normalizer is not None else elements.denominator()
+    denominator = 1.0
+    if loss.reduction == "mean":
+        denominator = normalizer if normalizer is not None else elements.denominator()
     if not denominator:
         elements.check_target()
         for array in arrays:
             array[...] = 0
         return math.nan, *returned
-    return elements.run(scale / denominator, **outputs) / denominator, *returned
+    scale /= denominator
+    elements.real = sufficient_type(z, (scale, largest, loss.largest_factor), grad_output)
+    if loss.reduction == "none":
+        losses = new_like(z, working_type(z))
+        elements.run(scale, **outputs, loss=losses)
+        return losses, *returned
+    return elements.run(scale, **outputs) / denominator, *returned
 
 
 class Elements:
@@ -355,6 +392,8 @@ class Elements:
         if name == "mask":
             return np.dtype(bool)
         native = array.dtype.newbyteorder("=")
+        if self.real != working_type(self.logits):
+            return self.real
         if name in ("logits", "grad", "hess", "loss"):
             return native
         if name == "target" and native == self.logits.dtype.newbyteorder("="):
@@ -376,8 +415,7 @@ class Elements:
         target = self.inputs["target"]
         if target.dtype.kind == "b" or target.size == 0:
             return
-        # What is repeated is looked at once.
-        target = target[(*(slice(None if stride else 1) for stride in target.strides), ...)]
+        target = _layout.once(target)
         order = _layout.memory_order([target])
         view = target.transpose(order)
         # A float64 that rounds to 1 in the working precision counts as 1.

@@ -61,6 +61,11 @@ def is_native(array: Array) -> bool:
     return bool(array.dtype.isnative)
 
 
+def once(array: Array) -> Array:
+    """View what a stride of 0 repeats once."""
+    return array[(*(slice(None if stride else 1) for stride in array.strides), ...)]
+
+
 def memory_order(arrays: Collection[Array]) -> list[int]:
     """Return the axes of arrays of one shape, that of the widest strides first.
 
@@ -156,7 +161,8 @@ def gather(array: Array, axes: int, start: int, stop: int, dtype: Any) -> Array:
 
 def scatter(block: Array, array: Array, axes: int, start: int, stop: int) -> None:
     """Copy a contiguous block back to the rows [start, stop)."""
-    for offset, box in boxes(array.shape[:axes], start, stop):
-        part = array[box]
-        rows = math.prod(part.shape[:axes])
-        part[...] = block[offset : offset + rows].reshape(part.shape)
+    with np.errstate(all="ignore"):  # of a number that the array's type cannot hold
+        for offset, box in boxes(array.shape[:axes], start, stop):
+            part = array[box]
+            rows = math.prod(part.shape[:axes])
+            part[...] = block[offset : offset + rows].reshape(part.shape)
