@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_index
 
+from fastce import _layout
+
 Array = npt.NDArray[Any]
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -167,14 +169,19 @@ def bad_probability(name: str, array: Array, at: tuple[Any, ...]) -> NoReturn:
 
 def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
     """Return the weights broadcast to ``shape``, as they are stored."""
+    return sample_weight_and_largest(value, shape)[0]
+
+
+def sample_weight_and_largest(value: Any, shape: tuple[int, ...]) -> tuple[Array | None, float]:
+    """Return the weights broadcast to ``shape``, as they are stored, and the largest of them."""
     if value is None:
-        return None
+        return None, 1.0
     array = real("sample_weight", value)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         with np.errstate(all="ignore"):
             array = array.astype(np.float64)
-    _weights("sample_weight", array)
-    return _broadcast("sample_weight", array, shape)
+    largest = _weights("sample_weight", array)
+    return _broadcast("sample_weight", array, shape), largest
 
 
 def where(value: Any, shape: tuple[int, ...]) -> Array | None:
@@ -408,17 +415,21 @@ def _array(name: str, value: Any) -> Array:
     return array.view()
 
 
-def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> None:
-    # What a stride of 0 repeats is looked at once.
-    array = array[tuple(slice(None if stride else 1) for stride in array.strides)]
+def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> float:
+    """Return the largest weight, 0 of none."""
+    array = _layout.once(array)
+    if array.size == 0:
+        return 0.0
     with np.errstate(all="ignore"):  # a signalling NaN
         # Any NaN is minimum and maximum; neither takes a temporary array.
-        if array.size == 0 or 0 <= array.min() <= array.max() < np.inf:
-            return
+        least, largest = array.min(), array.max()
+        if 0 <= least <= largest < np.inf:
+            return float(largest)
         good = np.isfinite(array) & (array >= 0)
     if not good.all():
         at = _first(~good)
         raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at)}")
+    return float(largest)
 
 
 def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:

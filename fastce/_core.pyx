@@ -204,13 +204,14 @@ cdef class SoftmaxKernel:
 
     cdef int axis
     cdef int reduction
+    cdef bint is_quick
     cdef Batch options
     cdef object class_weight   # (K,) float64 array, or None
     cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
 
     def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
                  double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
-                 str reduction="none", int axis=-1):
+                 str reduction="none", int axis=-1, bint is_quick=True):
         memset(&self.options, 0, sizeof(self.options))
         self.options.kind = KINDS[kind]
         self.options.label_smoothing = label_smoothing
@@ -222,6 +223,7 @@ cdef class SoftmaxKernel:
         self.options.labels.ignore_index = ignore_index or 0
         self.axis = axis
         self.reduction = REDUCTIONS[reduction]
+        self.is_quick = is_quick
         self.class_weight = class_weight
         self.soft_weights = {}
         if class_weight is not None:
@@ -235,7 +237,7 @@ cdef class SoftmaxKernel:
         cdef Py_ssize_t rows, position = -1
         cdef double denominator = 0.0, total = 0.0
         cdef bint double_precision
-        if not (is_usual(logits) and is_usual(target)):
+        if not (self.is_quick and is_usual(logits) and is_usual(target)):
             return None
         z = logits
         y = target

@@ -29,6 +29,11 @@ LABELS = 1 << 23
 GROUP_ROWS = 32
 
 
+# Factors of up to 2**FACTOR_BITS either way are multiplied in float32, which ends at 2**128. What
+# makes a product larger, or a part of it smaller, is left to float64.
+FACTOR_BITS = 100
+
+
 class Call(NamedTuple):
     """The arguments that every method of every loss takes after logits and target."""
 
@@ -42,6 +47,27 @@ class Call(NamedTuple):
 def working_type(logits: Array) -> Any:
     """Return the type that the kernels compute in."""
     return np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
+
+
+def bits_from_one(factor: float) -> float:
+    """Return how far a factor is from 1, in powers of two; 0 is as good as 1."""
+    return abs(math.log2(abs(factor))) if factor else 0.0
+
+
+def sufficient_type(logits: Array, factors: tuple[float, ...], grad_output: Array | None) -> Any:
+    """Return the type to compute in: float64 where factors may leave the range of float32."""
+    bits = sum(map(bits_from_one, factors))
+    # float32 and less is not looked at, which would take as long as a part of the loss itself.
+    if grad_output is not None and grad_output.size and grad_output.dtype.itemsize > 4:
+        once = _layout.once(grad_output)
+        bits += bits_from_one(max(float(once.max()), -float(once.min())))
+    return np.dtype(np.float64) if bits > FACTOR_BITS else working_type(logits)
+
+
+def narrowed(losses: Array, logits: Array) -> Array:
+    """Return losses in the type that they are given back in."""
+    with np.errstate(all="ignore"):
+        return losses.astype(working_type(logits), copy=False)
 
 
 def _sum(parts: list[float]) -> float:
@@ -72,7 +98,7 @@ def softmax_family(
     y, is_labels = _checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
     shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
     _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
-    weight = _checks.sample_weight(call.sample_weight, shape)
+    weight, largest = _checks.sample_weight_and_largest(call.sample_weight, shape)
     mask = _checks.where(call.where, z.shape)
     normalizer = _checks.normalizer(call.normalizer)
     factor = _checks.grad_output(call.grad_output, shape, loss.reduction)
@@ -94,24 +120,30 @@ def softmax_family(
     grad, hess = [last_axis(a, axis) for a in arrays] + [None] * (2 - len(arrays))
     returned = handed_back(call.out, arrays)
     scale = 1.0 if isinstance(factor, np.ndarray) else factor
-    if loss.reduction == "none":
-        losses: Any = np.empty(shape, working_type(z))
-        batch.run(scale, grad=grad, hess=hess, loss=losses)
-        if classes == 0:  # only ignored rows, or probabilities of nothing
-            losses[...] = 0
-        return losses, *returned
-    if loss.reduction == "sum":
-        return batch.run(scale, grad=grad, hess=hess), *returned
-    if not denominator:
+    if loss.reduction != "mean":
+        denominator = 1.0
+    elif not denominator:
         for array in arrays:
             array[...] = 0
         return math.nan, *returned
-    return batch.run(scale / denominator, grad=grad, hess=hess) / denominator, *returned
+    scale /= denominator
+    factors = (scale, largest, loss.largest_factor)
+    batch.real = sufficient_type(z, factors, batch.inputs["grad_output"])
+    if loss.reduction == "none":
+        losses: Any = np.empty(shape, batch.real)
+        batch.run(scale, grad=grad, hess=hess, loss=losses)
+        if classes == 0:  # only ignored rows, or probabilities of nothing
+            losses[...] = 0
+        return narrowed(losses, z), *returned
+    return batch.run(scale, grad=grad, hess=hess) / denominator, *returned
 
 
-def new_like(logits: Array) -> Array:
-    """Make an array to write derivatives to: of the logits' memory order, in native bytes."""
-    return np.empty_like(logits, logits.dtype.newbyteorder("="), subok=False)
+def new_like(logits: Array, dtype: Any = None) -> Array:
+    """Make an array to write to: of the logits' memory order, and their type in native bytes."""
+    # NumPy takes an axis that only repeats for the innermost one.
+    repeats = any(size > 1 and not s for size, s in zip(logits.shape, logits.strides, strict=True))
+    order: Literal["C", "K"] = "C" if repeats else "K"
+    return np.empty_like(logits, dtype or logits.dtype.newbyteorder("="), order, subok=False)
 
 
 def last_axis(array: Array, axis: int) -> Array:
@@ -180,6 +212,12 @@ class Batch:
             )
             yield start, _isa.core.weigh(self.kernel, self.classes, labels, weight)
 
+    def _stored(self, array: Array) -> Any:
+        """Return the type that the kernel takes logits and derivatives in."""
+        if self.real != working_type(self.logits):
+            return self.real
+        return array.dtype.newbyteorder("=")
+
     def _type(self, name: str, array: Array) -> Any:
         """Return the type that the kernel takes an argument in: its own where there is a choice."""
         if name == "mask":
@@ -216,7 +254,7 @@ class Batch:
         arrays = {"logits": self.logits, "grad": grad, "hess": hess}
         for name, array in arrays.items():
             if array is not None:
-                view = _layout.matrix(array) if array.dtype.isnative else None
+                view = _layout.matrix(array) if array.dtype == self._stored(array) else None
                 if view is None:
                     return None
                 views[name] = view
@@ -263,8 +301,6 @@ class Batch:
     ) -> Work:
         group = self.group_rows()
         step = max(BLOCK_ELEMENTS // max(self.classes, 1) // group, 1) * group
-        native = self.logits.dtype.newbyteorder("=")
-
         derivatives = {
             name: array for name, array in (("grad", grad), ("hess", hess)) if array is not None
         }
@@ -273,11 +309,13 @@ class Batch:
             total = 0.0
             for first in range(start, stop, step):
                 last = min(first + step, stop)
-                logits = _layout.gather(self.logits, self.axes, first, last, native)
+                logits = _layout.gather(
+                    self.logits, self.axes, first, last, self._stored(self.logits)
+                )
                 inputs = {name: self._gathered(name, first, last) for name in self.inputs}
                 losses = {name: array[first:last] for name, array in rows.items()}
                 written = {
-                    name: np.empty((last - first, self.classes), array.dtype.newbyteorder("="))
+                    name: np.empty((last - first, self.classes), self._stored(array))
                     for name, array in derivatives.items()
                 }
                 block = _isa.core.SoftmaxRun(
@@ -301,7 +339,7 @@ def sigmoid_family(
     """Evaluate a loss of independent elements."""
     z = _checks.logits(logits)
     y = _checks.sigmoid_target(target, z)
-    weight = _checks.sample_weight(call.sample_weight, z.shape)
+    weight, largest = _checks.sample_weight_and_largest(call.sample_weight, z.shape)
     mask = _checks.where(call.where, z.shape)
     normalizer = _checks.normalizer(call.normalizer)
     factor = _checks.grad_output(call.grad_output, z.shape, loss.reduction)
@@ -323,19 +361,21 @@ def sigmoid_family(
     arrays = [new_like(z) if array is None else array for array in outs]
     outputs = dict(zip(("grad", "hess"), arrays, strict=False))
     returned = handed_back(call.out, arrays)
-    if loss.reduction == "none":
-        losses: Any = np.empty_like(z, working_type(z), subok=False)
-        elements.run(scale, **outputs, loss=losses)
-        return losses, *returned
-    if loss.reduction == "sum":
-        return elements.run(scale, **outputs), *returned
-    denominator = normalizer if normalizer is not None else elements.denominator()
+    denominator = 1.0
+    if loss.reduction == "mean":
+        denominator = normalizer if normalizer is not None else elements.denominator()
     if not denominator:
         elements.check_target()
         for array in arrays:
             array[...] = 0
         return math.nan, *returned
-    return elements.run(scale / denominator, **outputs) / denominator, *returned
+    scale /= denominator
+    elements.real = sufficient_type(z, (scale, largest, loss.largest_factor), grad_output)
+    if loss.reduction == "none":
+        losses = new_like(z, working_type(z))
+        elements.run(scale, **outputs, loss=losses)
+        return losses, *returned
+    return elements.run(scale, **outputs) / denominator, *returned
 
 
 class Elements:
@@ -352,6 +392,8 @@ class Elements:
         if name == "mask":
             return np.dtype(bool)
         native = array.dtype.newbyteorder("=")
+        if self.real != working_type(self.logits):
+            return self.real
         if name in ("logits", "grad", "hess", "loss"):
             return native
         if name == "target" and native == self.logits.dtype.newbyteorder("="):
@@ -373,19 +415,15 @@ class Elements:
         target = self.inputs["target"]
         if target.dtype.kind == "b" or target.size == 0:
             return
-        flat = self._flat({"target": target})
+        target = _layout.once(target)
+        order = _layout.memory_order([target])
+        view = target.transpose(order)
+        # A float64 that rounds to 1 in the working precision counts as 1.
+        read = _layout.reader(view, self._type("target", target), BLOCK_ELEMENTS)
 
         def check(start: int, stop: int) -> float:
-            step = stop - start if flat else BLOCK_ELEMENTS
-            for first in range(start, stop, step):
-                last = min(first + step, stop)
-                if flat:
-                    block = flat["target"][first:last]
-                else:
-                    block = _layout.gather(
-                        target, target.ndim, first, last, self._type("target", target)
-                    )
-                # A float64 that rounds to 1 in the working precision counts as 1.
+            for first in range(start, stop, BLOCK_ELEMENTS):
+                block = read(first, min(first + BLOCK_ELEMENTS, stop))
                 position = _isa.core.first_improbable(block)
                 if position >= 0:
                     return float(first + position)
@@ -394,61 +432,71 @@ class Elements:
         tasks = _parallel.tasks_of(target.size, 1, GROUP_ROWS)
         position = min(_parallel.run(check, tasks, target.size))
         if position < math.inf:
-            order: Literal["C", "F"] = "F" if flat and not target.flags.c_contiguous else "C"
-            at = np.unravel_index(int(position), target.shape, order)
-            _checks.bad_probability("target", target, at)
-
-    def _flat(self, arrays: dict[str, Array]) -> dict[str, Array] | None:
-        """View all arrays as one contiguous axis, or None if they do not lie alike."""
-        for name, array in arrays.items():
-            if not array.dtype.isnative or array.dtype != self._type(name, array):
-                return None
-        for order in ("C", "F"):
-            if all(
-                getattr(array.flags, f"{order}_contiguous".lower()) for array in arrays.values()
-            ):
-                return {
-                    name: array.reshape(-1) if order == "C" else array.T.reshape(-1)
-                    for name, array in arrays.items()
-                }
-        return None
+            at = dict(zip(order, np.unravel_index(int(position), view.shape), strict=True))
+            _checks.bad_probability("target", target, tuple(at[axis] for axis in sorted(at)))
 
     def run(self, scale: float, **outputs: Array) -> float:
         """Go over all elements."""
         if self.logits.size == 0:
             return 0.0
-        arrays = {"logits": self.logits, **self.inputs, **outputs}
-        flat = self._flat(arrays)
-        if flat is not None:
-            work: Work = _isa.core.SigmoidRun(self.kernel, scale, **flat)
+        arrays = _layout.forwards({"logits": self.logits, **self.inputs, **outputs})
+        types = {name: self._type(name, array) for name, array in arrays.items()}
+        lines = {name: _layout.line(array, types[name]) for name, array in arrays.items()}
+        if all(view is not None for view in lines.values()):
+            work = _isa.core.SigmoidRun(self.kernel, scale, **lines)
         else:
-            work = self._by_blocks(scale, arrays, tuple(outputs))
+            work = _BlockedElements(self.kernel, scale, arrays, types, tuple(outputs))
         tasks = _parallel.tasks_of(self.logits.size, 1, _isa.core.ELEMENTS_CHUNK)
         total = _sum(_parallel.run(work, tasks, self.logits.size))
         # Targets are watched on the way, which costs nothing: a pass of its own is needed only
         # before an array of the caller's is written.
-        if flat is None or work.suspect:  # type: ignore[attr-defined]
+        if work.suspect:
             self.check_target()
         return total
 
-    def _by_blocks(self, scale: float, arrays: dict[str, Array], outputs: tuple[str, ...]) -> Work:
-        axes = self.logits.ndim
-        step = _isa.core.ELEMENTS_CHUNK * 8
 
-        def work(start: int, stop: int) -> float:
-            total = 0.0
-            for first in range(start, stop, step):
-                last = min(first + step, stop)
-                block = {}
-                for name, array in arrays.items():
-                    dtype = self._type(name, array)
-                    if name in outputs:
-                        block[name] = np.empty(last - first, dtype)
-                    else:
-                        block[name] = _layout.gather(array, axes, first, last, dtype)
-                total = _isa.core.SigmoidRun(self.kernel, scale, **block)(0, last - first, total)
-                for name in outputs:
-                    _layout.scatter(block[name], arrays[name], axes, first, last)
-            return total
+class _BlockedElements:
+    """What SigmoidRun is, for arrays that do not all lie as one contiguous axis: block by block.
 
-        return work
+    Only those are copied that have to be.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        scale: float,
+        arrays: dict[str, Array],
+        types: dict[str, Any],
+        outputs: tuple[str, ...],
+    ) -> None:
+        self.kernel = kernel
+        self.scale = scale
+        self.suspect = False
+        self.read = {
+            name: _layout.reader(array, types[name], BLOCK_ELEMENTS)
+            for name, array in arrays.items()
+            if name not in outputs
+        }
+        lines = {name: _layout.line(arrays[name], types[name]) for name in outputs}
+        self.written = {name: view for name, view in lines.items() if view is not None}
+        self.scattered = {
+            name: (arrays[name], types[name]) for name, view in lines.items() if view is None
+        }
+
+    def __call__(self, start: int, stop: int) -> float:
+        total = 0.0
+        for first in range(start, stop, BLOCK_ELEMENTS):
+            last = min(first + BLOCK_ELEMENTS, stop)
+            block = {name: read(first, last) for name, read in self.read.items()}
+            for name, view in self.written.items():
+                block[name] = view[first:last]
+            for name, (_, dtype) in self.scattered.items():
+                block[name] = np.empty(last - first, dtype)
+            run = _isa.core.SigmoidRun(self.kernel, self.scale, **block)
+            total = run(0, last - first, total)
+            if run.suspect:
+                self.suspect = True
+            for name, (array, _) in self.scattered.items():
+                _layout.scatter(block[name], array, array.ndim, first, last)
+            del run, block  # before the next ones are made, not after
+        return total

@@ -6,7 +6,7 @@ byte order or type) goes through a buffer of one block of rows.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Box = tuple[Any, ...]
+Reader = Callable[[int, int], Array]  # gives the elements [start, stop), flat
+
+# An array that repeats itself after at most so many elements is gathered once (1 MB of float32).
+REPEATED_ELEMENTS = 1 << 18
 
 
 def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
@@ -55,6 +59,63 @@ def is_planes(array: Array) -> bool:
 
 def is_native(array: Array) -> bool:
     return bool(array.dtype.isnative)
+
+
+def once(array: Array) -> Array:
+    """View what a stride of 0 repeats once."""
+    return array[(*(slice(None if stride else 1) for stride in array.strides), ...)]
+
+
+def memory_order(arrays: Collection[Array]) -> list[int]:
+    """Return the axes of arrays of one shape, that of the widest strides first.
+
+    An axis along which every array repeats itself comes before all others: then what is repeated
+    is long.
+    """
+    strides = list(zip(*(array.strides for array in arrays), strict=True))
+    reach = [sum(map(abs, of_axis)) or math.inf for of_axis in strides]
+    return sorted(range(len(reach)), key=reach.__getitem__, reverse=True)
+
+
+def forwards(arrays: dict[str, Array]) -> dict[str, Array]:
+    """View arrays of one shape in memory order, those axes reversed that mostly go backwards."""
+    if all(array.flags.c_contiguous for array in arrays.values()):
+        return arrays
+    order = memory_order(arrays.values())
+    views = {name: array.transpose(order) for name, array in arrays.items()}
+    strides = zip(*(view.strides for view in views.values()), strict=True)
+    steps = [1 if sum((s > 0) - (s < 0) for s in of_axis) >= 0 else -1 for of_axis in strides]
+    if -1 not in steps:
+        return views
+    box: Box = (*(slice(None, None, step) for step in steps), ...)
+    return {name: view[box] for name, view in views.items()}
+
+
+def line(array: Array, dtype: Any) -> Array | None:
+    """View an array as one contiguous axis of a type, if it is one."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        return None
+    return array.reshape(array.size)
+
+
+def reader(array: Array, dtype: Any, step: int) -> Reader:
+    """Return what gives up to ``step`` elements of a type as they follow in the array.
+
+    They are a view where they can be, or where an array that repeats itself is gathered once, and
+    are gathered each time otherwise.
+    """
+    whole = line(array, dtype)
+    if whole is not None:
+        return lambda start, stop: whole[start:stop]
+    joined = collapsed(array, array.ndim)
+    period = array.size
+    if joined and joined[0][1] == 0:
+        period //= joined[0][0]
+    array = array.reshape([size for size, _ in joined])
+    if period < array.size and period <= REPEATED_ELEMENTS:
+        repeated = gather(array, array.ndim, 0, min(period + step, array.size), dtype)
+        return lambda start, stop: repeated[start % period :][: stop - start]
+    return lambda start, stop: gather(array, array.ndim, start, stop, dtype)
 
 
 def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:
@@ -100,7 +161,8 @@ def gather(array: Array, axes: int, start: int, stop: int, dtype: Any) -> Array:
 
 def scatter(block: Array, array: Array, axes: int, start: int, stop: int) -> None:
     """Copy a contiguous block back to the rows [start, stop)."""
-    for offset, box in boxes(array.shape[:axes], start, stop):
-        part = array[box]
-        rows = math.prod(part.shape[:axes])
-        part[...] = block[offset : offset + rows].reshape(part.shape)
+    with np.errstate(all="ignore"):  # of a number that the array's type cannot hold
+        for offset, box in boxes(array.shape[:axes], start, stop):
+            part = array[box]
+            rows = math.prod(part.shape[:axes])
+            part[...] = block[offset : offset + rows].reshape(part.shape)

@@ -22,11 +22,14 @@ class Loss:
     """
 
     reduction: str
+    largest_factor: float  # of an array option, which are weights; 1 without one
     _family: ClassVar[Callable[..., tuple[Any, ...]]]
 
     def _keep(self, **options: Any) -> None:
         """Set the options to what the checks have made of them."""
-        self.__dict__.update(options, _kernels={})
+        arrays = [x for x in options.values() if isinstance(x, np.ndarray) and x.size]
+        largest = max((float(x.max()) for x in arrays), default=1.0)
+        self.__dict__.update(options, largest_factor=largest, _kernels={})
 
     def _new_kernel(self, core: Any) -> Any:
         """Return this loss as the kernels of a variant take it."""

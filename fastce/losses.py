@@ -41,6 +41,14 @@ class _SoftmaxLoss(Loss):
         weight: Array | None = getattr(self, self.class_weight_name)
         return weight
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether the short way may take the loss, which knows no factors beyond the type."""
+        weight = self.class_weight
+        return weight is None or all(
+            _evaluate.bits_from_one(x) <= _evaluate.FACTOR_BITS for x in weight.tolist()
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxCrossEntropy(_SoftmaxLoss):
@@ -139,6 +147,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             softcap=self.softcap or 0.0,
             reduction=self.reduction,
             axis=self.axis,
+            is_quick=self.is_quick,
         )
 
 
@@ -211,6 +220,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             gamma=self.gamma,
             reduction=self.reduction,
             axis=self.axis,
+            is_quick=self.is_quick,
         )
 
 

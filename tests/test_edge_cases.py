@@ -457,6 +457,78 @@ def test_focal_hessian_where_its_factor_overflows(isa, gamma, margin, sign):
     np.testing.assert_allclose(hess, truth, rtol=1e-5, atol=smallest)
 
 
+# Factors that float32 does not hold ---------------------------------------------------------------
+
+FACTORS = {
+    "weights": lambda w: {"sample_weight": w},
+    "large weights": lambda w: {"sample_weight": w * 1e39},
+    "larger weights": lambda w: {"sample_weight": w * 1e300},
+    "small weights": lambda w: {"sample_weight": w * 1e-46},
+    "smaller weights": lambda w: {"sample_weight": w * 1e-300},
+    "large weights of float32": lambda w: {"sample_weight": (w * 1e38).astype(np.float32)},
+    "small weights of float32": lambda w: {"sample_weight": (w * 1e-42).astype(np.float32)},
+    "repeated weight": lambda w: {"sample_weight": np.broadcast_to(1e50, w.shape)},
+    "normalizer": lambda w: {"normalizer": 1e-40},
+    "opposite factors": lambda w: {"sample_weight": w * 1e60, "normalizer": 1e60},
+    "grad_output": lambda w: {"grad_output": -1e39},
+    "product": lambda w: {"sample_weight": w * 1e25, "grad_output": 1e25, "normalizer": 1e2},
+}
+
+
+def assert_as_rounded(results, truth):
+    """What the reference gives in float64, rounded once, but for what is next to nothing."""
+    for i, (a, b) in enumerate(zip(results, truth, strict=True)):
+        with np.errstate(all="ignore"):
+            b = b.astype(np.float32) if np.ndim(b) else b
+        assert not np.isnan(b).any()
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-37 if i else 0, err_msg=f"result {i}")
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_factors_beyond_the_type(loss, reduction, factors, isa, rng):
+    """They are multiplied in float64, and only their product has to fit: nothing is inf · 0."""
+    z, y = small_batch(loss, "float32")
+    z[0] *= 1000
+    call = FACTORS[factors](rng.integers(1, 4, y.shape) / 2)
+    made = getattr(fastce, loss)(reduction=reduction)
+    truth = getattr(reference, FUNCTIONS[loss])(z, y, reduction=reduction, **call)
+    assert_as_rounded(made.value_grad_hess(z, y, **call), truth)
+    for out in (np.empty_like(z), np.asfortranarray(z), z):
+        assert_as_rounded(made.value_and_grad(z, y, out=out, **call), truth[:2])
+
+
+@pytest.mark.parametrize("x", [1e39, 1e300, 1e-46, 1e-300])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("loss", "option", "others"),
+    [
+        ("SoftmaxCrossEntropy", "weight", {}),
+        ("SoftmaxCrossEntropy", "weight", {"label_smoothing": 0.1}),
+        ("SoftmaxFocalLoss", "alpha", {}),
+        ("BCEWithLogits", "pos_weight", {}),
+    ],
+)
+def test_options_beyond_the_type(loss, option, others, reduction, x, isa):
+    z, y = small_batch(loss, "float32")
+    z[0] *= 1000
+    options = {option: np.linspace(1, 2, z.shape[-1]) * x, "reduction": reduction, **others}
+    made, truth = getattr(fastce, loss)(**options), getattr(reference, FUNCTIONS[loss])
+    assert_as_rounded(made.value_and_grad(z, y), truth(z, y, **options)[:2])
+    assert_as_rounded(made.value_grad_hess(z, y), truth(z, y, **options))
+    assert np.array_equal(made(z, y), made.value_and_grad(z, y)[0])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_whose_sum_is_infinite_have_no_mean(loss, evaluate):
+    z, y = small_batch(loss, "float32")
+    value, grad, hess = evaluate(loss, z, y, sample_weight=np.full(y.shape, 1.7e308))
+    assert np.isnan(value)
+    assert not grad.any()
+    assert not hess.any()
+
+
 # All of it, in every type, reduction and method ---------------------------------------------------
 
 DIGITS = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-12}

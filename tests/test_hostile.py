@@ -184,6 +184,24 @@ def test_two_billion_elements_through_zero_strides():
     assert loss(wide, [0, (1 << 24) - 1]) == pytest.approx(24 * np.log(2), rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_two_billion_independent_elements_through_zero_strides(loss):
+    made = getattr(fastce, loss)()
+    z, y = np.arange(140, dtype=np.float32) / 32, np.arange(140) % 2 == 0
+    expected = made(z, y)
+    rows, shape = np.broadcast_to(z, (20_000_000, 140)), (2_000_000, 140)
+    tracemalloc.start()
+    try:
+        assert made(rows, np.broadcast_to(y, rows.shape)) == pytest.approx(expected, rel=1e-6)
+        assert tracemalloc.get_traced_memory()[1] < rows.nbytes / 1000
+    finally:
+        tracemalloc.stop()
+    flat = made(np.broadcast_to(z[3], shape), np.broadcast_to(y[3], shape))
+    assert flat == pytest.approx(made(z[3], y[3]), rel=1e-6)
+    columns = made(np.broadcast_to(z, shape), np.broadcast_to(y[:1], shape))
+    assert columns == pytest.approx(made(z, np.ones(140)), rel=1e-6)
+
+
 # What is not an array ----------------------------------------------------------------------------
 
 

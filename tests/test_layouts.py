@@ -80,6 +80,66 @@ def test_huge_dimensions_through_zero_strides():
         fastce.SoftmaxCrossEntropy()(z, y)
 
 
+SIGMOID = ["BCEWithLogits", "SigmoidFocalLoss"]
+REPEATS = {
+    "elements": lambda a: a[:1, :1],
+    "rows": lambda a: a[:1],
+    "columns": lambda a: a[:, :1],
+    "every other of a row": lambda a: np.repeat(a[:1], 2, axis=1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, *REPEATS])
+@pytest.mark.parametrize("argument", ["logits", "target", "both", "sample_weight", "where", "all"])
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_layout_does_not_change_a_bit_of_an_element(loss, argument, layout, threads, rng):
+    """Blocks that are read in place, gathered once, or gathered each time, side by side."""
+    threads(2)
+    shape = (7, 50_000)
+    arrays = {
+        "logits": on_grid(rng, shape).astype(np.float32),
+        "target": rng.random(shape).astype(np.float32),
+        "sample_weight": rng.integers(3, size=shape).astype(np.float32),
+        "where": rng.random(shape) < 0.9,
+    }
+    names = {"both": ["logits", "target"], "all": list(arrays)}.get(argument, [argument])
+    other = dict(arrays)
+    for name in names:
+        if layout in REPEATS:
+            other[name] = np.broadcast_to(REPEATS[layout](arrays[name]), shape)
+            arrays[name] = np.array(other[name], order="C")
+        else:
+            other[name] = LAYOUTS[layout](arrays[name])
+    out = fastce.BCEWithLogits().value_grad_hess(**arrays)[1:]
+    made = getattr(fastce, loss)(reduction="none")
+    for outputs in (None, tuple(np.asfortranarray(a) for a in out)):
+        expected = made.value_grad_hess(**arrays)
+        for a, b in zip(made.value_grad_hess(**other, out=outputs), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, *REPEATS])
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_a_bad_target_is_named_in_any_layout(loss, layout, rng):
+    y = np.zeros((6, 5, 7_000), np.float32)
+    y[4, 2, 6_100] = 1.5
+    make, at = LAYOUTS.get(layout), r"\(4, 2, 6100\)"
+    if layout in REPEATS:
+        make, at = zero_strides, r"\(0, 2, 6100\)"
+        y = y[4:5].repeat(6, axis=0)
+    z = on_grid(rng, y.shape).astype(np.float32)
+    for logits in (z, z[::-1]):
+        with pytest.raises(ValueError, match=rf"got 1\.5 at position {at}"):
+            getattr(fastce, loss)()(logits, make(y))
+
+
+def test_a_gradient_of_repeated_rows_lies_by_rows():
+    z = np.broadcast_to(np.zeros(5, np.float32), (3, 5))
+    assert fastce.softmax_cross_entropy(z, [0, 1, 2])[1].flags.c_contiguous
+    for array in fastce.bce_with_logits(z, np.zeros((3, 5)), reduction="none"):
+        assert array.flags.c_contiguous
+
+
 def test_subclasses_are_arrays(rng):
     class Labelled(np.ndarray):
         pass

@@ -393,8 +393,8 @@ MUTATIONS = [
     Mutation(
         "mean without its denominator",
         "_evaluate.py",
-        "return batch.run(scale / denominator, grad=grad, hess=hess) / denominator",
-        "return batch.run(scale, grad=grad, hess=hess) / denominator",
+        "    scale /= denominator\n    factors = ",
+        "    factors = ",
         SOFTMAX,
     ),
     Mutation(
