@@ -319,14 +319,18 @@ cdef inline void write_rows(double* to, Py_ssize_t first, Py_ssize_t rows,
 
 
 cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
-                   real precision, double* total) noexcept nogil:
-    # Writes the losses of a block, or adds them up in vectors.
+                   bint one_by_one, real precision, double* total) noexcept nogil:
+    # Writes the losses of a block, or adds them up: in vectors, or so that it makes no difference where
+    # a block begins.
     cdef Py_ssize_t i
     cdef double last = 0.0
     cdef vec[double] sum = splat(0.0)
     if batch.loss:
         for i in range(rows):
             write(<real*> batch.loss + first + i, <real> (block.value[i] * block.weight[i]))
+    elif one_by_one:
+        for i in range(rows):
+            total[0] += block.value[i] * block.weight[i]
     else:
         i = 0
         while i + lanes(<double> 0) <= rows:

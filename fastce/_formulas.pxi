@@ -9,8 +9,13 @@
 # Rows are few against their elements: double costs little and spares the error analysis.
 
 
-cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss,
-                                      bint wants_hess) noexcept nogil:
+cdef inline bint gradient_needs_logarithm(const Batch* batch) noexcept nogil:
+    # Where it does not, values can be left to a later call of finish_rows, for many rows at once.
+    return batch.kind == FOCAL or batch.kind == LOG_SOFTMAX or batch.z_loss != 0.0
+
+
+cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss, bint wants_hess,
+                                      bint wants_value) noexcept nogil:
     # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(others).
     cdef vec[double] one = splat(1.0), zero = splat(0.0), two_z = splat(2.0 * z_loss)
     cdef vec[double] m = load(&block.maximum[i])
@@ -21,21 +26,23 @@ cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_lo
     cdef vec[double] soft = load(&block.soft_mass[i])
     cdef vec[double] soft_at_target = load(&block.soft_at_target[i])
     cdef vec[double] factor = load(&block.factor[i])
-    cdef vec[double] log_total = log1p(others)
-    cdef vec[double] lse = m + log_total
-    cdef vec[double] nll = (m - load(&block.target_logit[i])) + log_total
+    cdef vec[double] log_total, lse, nll
     cdef vec[double] inverse = one / (one + others)
     cdef vec[double] pull = hard + soft
     cdef vec[double] target_others = others + (one - e)
     cdef vec[double] scale = factor * inverse
     cdef vec[double] square, product, towards = soft - soft_at_target
-    if z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
-        pull = pull + two_z * lse
-        towards = towards + two_z * lse
-    # keep: a class of weight 0 has no loss, even where its logit is -inf.
-    store(&block.value[i], keep(less(zero, hard), hard * nll) + load(&block.soft_distance[i])
-          + soft * log_total + splat(z_loss) * lse * lse)
-    store(&block.log_sum_exp[i], lse)
+    if wants_value:
+        log_total = log1p(others)
+        lse = m + log_total
+        nll = (m - load(&block.target_logit[i])) + log_total
+        # keep: a class of weight 0 has no loss, even where its logit is -inf.
+        store(&block.value[i], keep(less(zero, hard), hard * nll) + load(&block.soft_distance[i])
+              + soft * log_total + splat(z_loss) * lse * lse)
+        store(&block.log_sum_exp[i], lse)
+        if z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
+            pull = pull + two_z * lse
+            towards = towards + two_z * lse
     store(&block.pull[i], pull)
     store(&block.scale[i], scale)
     store(&block.at_target[i], scale * (towards * e - (hard + soft_at_target) * target_others))
@@ -109,27 +116,31 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma,
     store(&block.hess_at_target[i], factor * (p_b * q * q - a * p * q))
 
 
-cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs) noexcept nogil:
+cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs,
+                                    bint wants_value) noexcept nogil:
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
     cdef vec[double] one = splat(1.0)
     cdef vec[double] m = load(&block.maximum[i])
     cdef vec[double] others = load(&block.others[i])
-    cdef vec[double] log_total = log1p(others)
-    store(&block.value[i], m + log_total)
-    store(&block.log_sum_exp[i], m + log_total)
+    cdef vec[double] log_total = one
+    if wants_value:
+        log_total = log1p(others)
+        store(&block.value[i], m + log_total)
+        store(&block.log_sum_exp[i], m + log_total)
     store(&block.pull[i], log_total + (m - m) if logs else one)
     store(&block.scale[i], load(&block.factor[i]) / (one + others + (m - m)))
     store(&block.at_target[i], one)
 
 
-cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows) noexcept nogil:
+cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows,
+                             bint wants_values) noexcept nogil:
     cdef Py_ssize_t i
     i = 0
     while i < rows:
         if batch.kind == CROSS_ENTROPY:
-            finish_cross_entropy(block, i, batch.z_loss, batch.hess.data != NULL)
+            finish_cross_entropy(block, i, batch.z_loss, batch.hess.data != NULL, wants_values)
         elif batch.kind == FOCAL:
             finish_focal(block, i, batch.gamma, batch.logits.storage == FLOAT64)
         else:
-            finish_log_sum_exp(block, i, batch.kind == LOG_SOFTMAX)
+            finish_log_sum_exp(block, i, batch.kind == LOG_SOFTMAX, wants_values)
         i += lanes(<double> 0)

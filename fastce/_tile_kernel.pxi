@@ -403,7 +403,7 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
             # As it is where a gradient is wanted, so that the loss has the same bits.
             target_exp = raised_exp(splat(<real> block.target_logit[i]) - splat(<real> block.maximum[i]))
             block.target_exp[i] = target_exp[0] * lowering(tag)
-    finish_rows(batch, block, rows)
+    finish_rows(batch, block, rows, True)
     if logs:
         group = 0
         while group < rows:
@@ -465,7 +465,7 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
             work.u = u + (done // BLOCK_ROWS) * tile_size if work.many else u
             status = run_tile(batch, row + done, rows, &block, &work, tag)
             if status == OK:
-                end_rows(batch, row + done, rows, &block, tag, total)
+                end_rows(batch, row + done, rows, &block, False, tag, total)
             done += rows
         if work.many and batch.grad.data != NULL and status == OK:
             move_planes(&batch.grad, row, together, batch.classes, <real*> u, True)
