@@ -428,8 +428,10 @@ cdef inline void take_row(const Batch* batch, const RowBlock* block, Py_ssize_t 
 
 
 cdef void find_statistics(const Batch* batch, Py_ssize_t first, Py_ssize_t stop, RowBlock* block,
-                                 Py_ssize_t i, RowWork* work, bint in_grad, real tag) noexcept nogil:
-    # All that is known of a row, once its label is.
+                          Py_ssize_t i, RowWork* work, bint in_grad, real tag) noexcept nogil:
+    # All that is known of a row, once its label is. The target's exponential is one of those that are
+    # stored, if their reference is the row's maximum: a call of exp here costs 8192 x 1000 0.02 ns an
+    # element. Focal loss needs it without a gradient, too, to the same bits.
     cdef real* e_row = <real*> work.row
     if block.active[i]:
         if in_grad:
@@ -446,7 +448,7 @@ cdef void find_statistics(const Batch* batch, Py_ssize_t first, Py_ssize_t stop,
 
 
 cdef void write_derivatives(const Batch* batch, Py_ssize_t row, RowBlock* block, Py_ssize_t i,
-                                   RowWork* work, bint in_grad, real tag) noexcept nogil:
+                            RowWork* work, bint in_grad, real tag) noexcept nogil:
     cdef real* e_row = <real*> work.row
     if block.label[i] >= 0:
         forget_masked_target(batch, row, block, i)
