@@ -149,9 +149,9 @@ cdef Scalars scalars_of(array) except *:
     return scalars
 
 
-# The short way for what most calls are: native contiguous arrays and no more
-# arguments. It writes nothing before it has decided, and says nothing: if
-# anything is unusual, or wrong, it returns None, and the long way does the call or raises.
+# The short way for what most calls are: native contiguous arrays, and weights at most. It writes
+# nothing before it has decided, and says nothing: if anything is unusual, or wrong, it returns None,
+# and the long way does the call or raises.
 
 cdef enum:
     QUICK_ELEMENTS = 1 << 17  # one task of _parallel.py: the sums are the same either way
@@ -189,6 +189,36 @@ cdef object output_for(object out, cnp.ndarray logits, cnp.ndarray target):
                  or cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(logits))):
         return None
     return out
+
+
+cdef inline bint all_usual(const real* weight, Py_ssize_t count) noexcept nogil:
+    # So near to 1 that no product of them leaves float32, or 0: neither NaN nor negative.
+    cdef bint usual = True
+    cdef Py_ssize_t i
+    for i in range(count):
+        usual &= (weight[i] == 0) | ((weight[i] >= <real> 3e-8) & (weight[i] <= <real> 3e7))
+    return usual
+
+
+cdef bint is_usual_weight(object weight, cnp.ndarray like, object out):
+    # Of the shape of `like`, and apart from the output.
+    cdef cnp.ndarray w
+    if not is_usual(weight):
+        return False
+    w = weight
+    if not (cnp.PyArray_NDIM(w) == cnp.PyArray_NDIM(like)
+            and is_same_shape(w, like, cnp.PyArray_NDIM(like))
+            and (out is None or (cnp.PyArray_Check(out) and are_apart(<cnp.ndarray> out, w)))):
+        return False
+    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32:
+        return all_usual(<const float*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))
+    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT64:
+        return all_usual(<const double*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))
+    return False
+
+
+cdef inline object results_of(int results, object loss, object grad, object hess):
+    return loss if results == 1 else (loss, grad) if results == 2 else (loss, grad, hess)
 
 
 cdef enum:
@@ -229,8 +259,8 @@ cdef class SoftmaxKernel:
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
 
-    def quick(self, bint wants_grad, logits, target, out):
-        """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""
+    def quick(self, int results, logits, target, sample_weight, out):
+        """Return the loss, or a tuple of up to three results, of a usual call on little data, else None."""
         cdef Batch batch
         cdef cnp.ndarray z, y
         cdef int ndim, storage, status
@@ -258,6 +288,10 @@ cdef class SoftmaxKernel:
         batch.labels.itemsize = <int> cnp.PyArray_ITEMSIZE(y)
         batch.labels.unsigned = cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(y))
         batch.labels.stride = cnp.PyArray_ITEMSIZE(y)
+        if sample_weight is not None:
+            if self.class_weight is not None or not is_usual_weight(sample_weight, y, out):
+                return None
+            batch.sample_weight = scalars_of(sample_weight.ravel())
         if weigh_labels(&batch, rows, &denominator, &position) != OK:
             return None
         batch.scale = 1.0
@@ -269,13 +303,18 @@ cdef class SoftmaxKernel:
         if batch.label_smoothing != 0.0:
             soft_weight = self.soft_weight(batch.classes, double_precision)
             batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
-        grad = loss = None
+        grad = hess = loss = None
         set_usual(&batch.logits, z, storage, batch.classes)
-        if wants_grad:
+        if results > 1:
             grad = output_for(out, z, y)
             if grad is None:
                 return None
             set_usual(&batch.grad, <cnp.ndarray> grad, storage, batch.classes)
+        if results > 2:
+            if out is not None:
+                return None
+            hess = output_for(None, z, y)
+            set_usual(&batch.hess, <cnp.ndarray> hess, storage, batch.classes)
         if self.reduction == NONE:
             loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(z), working_type(double_precision), False)
             batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
@@ -284,7 +323,7 @@ cdef class SoftmaxKernel:
         check_status(status)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
-        return (loss, grad) if wants_grad else loss
+        return results_of(results, loss, grad, hess)
 
     cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
         # What label smoothing gives each class, in the working precision.
@@ -426,13 +465,13 @@ cdef class SigmoidKernel:
         self.label_smoothing = label_smoothing
         self.sigmoid_focal = sigmoid_focal_options(gamma, -1.0 if alpha is None else alpha)
 
-    def quick(self, bint wants_grad, logits, target, out):
-        """Return the loss, or (loss, gradient), of a usual call on little data; None for any other."""
+    def quick(self, int results, logits, target, sample_weight, out):
+        """Return the loss, or a tuple of up to three results, of a usual call on little data, else None."""
         cdef Elements elements
         cdef cnp.ndarray z, y
         cdef int ndim, storage
         cdef Py_ssize_t count
-        cdef double total = 0.0
+        cdef double total = 0.0, denominator
         cdef bint suspect, double_precision
         if not (self.is_quick and is_usual(logits) and is_usual(target)):
             return None
@@ -449,18 +488,34 @@ cdef class SigmoidKernel:
         # An output of the caller's is written only when the target is known to be in order.
         if out is not None and first_improbable(y) >= 0:
             return None
+        denominator = count
         memset(&elements, 0, sizeof(elements))
+        if sample_weight is not None:
+            if not is_usual_weight(sample_weight, z, out):
+                return None
+            if cnp.PyArray_TYPE(<cnp.ndarray> sample_weight) != working_type(double_precision):
+                return None
+            elements.sample_weight = cnp.PyArray_DATA(<cnp.ndarray> sample_weight)
+            denominator = np.sum(sample_weight, dtype=np.float64)
+            if denominator == 0.0:
+                return None
         elements.logits = <const char*> cnp.PyArray_DATA(z)
         elements.target = <const char*> cnp.PyArray_DATA(y)
         elements.logits_storage = elements.target_storage = elements.grad_storage = storage
         elements.label_smoothing = self.label_smoothing
-        elements.scale = 1.0 / count if self.reduction == MEAN else 1.0
-        grad = loss = None
-        if wants_grad:
+        elements.scale = 1.0 / denominator if self.reduction == MEAN else 1.0
+        grad = hess = loss = None
+        if results > 1:
             grad = output_for(out, z, y)
             if grad is None:
                 return None
             elements.grad = <char*> cnp.PyArray_DATA(<cnp.ndarray> grad)
+        if results > 2:
+            if out is not None:
+                return None
+            hess = output_for(None, z, y)
+            elements.hess = <char*> cnp.PyArray_DATA(<cnp.ndarray> hess)
+            elements.hess_storage = storage
         if self.reduction == NONE:
             loss = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(z), working_type(double_precision), False)
             elements.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
@@ -469,8 +524,8 @@ cdef class SigmoidKernel:
         if suspect and first_improbable(y) >= 0:
             return None
         if self.reduction != NONE:
-            loss = total / count if self.reduction == MEAN else total
-        return (loss, grad) if wants_grad else loss
+            loss = total / denominator if self.reduction == MEAN else total
+        return results_of(results, loss, grad, hess)
 
 
 @cython.final

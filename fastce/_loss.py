@@ -55,8 +55,8 @@ class Loss:
         normalizer: float | None = None,
     ) -> Value:
         """Return the loss alone; see `value_grad_hess`."""
-        if sample_weight is None and where is None and normalizer is None:
-            result = self.kernel().quick(False, logits, target, None)
+        if where is None and normalizer is None:
+            result = self.kernel().quick(VALUE, logits, target, sample_weight, None)
             if result is not None:
                 return result
         call = Call(sample_weight, where, normalizer)
@@ -74,8 +74,10 @@ class Loss:
         out: Any = None,
     ) -> tuple[Value, Array]:
         """Return the loss and its gradient by the logits, in one pass; see `value_grad_hess`."""
-        if sample_weight is None and where is None and normalizer is None and grad_output is None:
-            quick: tuple[Value, Array] | None = self.kernel().quick(True, logits, target, out)
+        if where is None and normalizer is None and grad_output is None:
+            quick: tuple[Value, Array] | None = self.kernel().quick(
+                GRADIENT, logits, target, sample_weight, out
+            )
             if quick is not None:
                 return quick
         call = Call(sample_weight, where, normalizer, grad_output, out)
@@ -147,6 +149,12 @@ class Loss:
         >>> grad.shape, hess.shape
         ((2, 3), (2, 3))
         """
+        if where is None and normalizer is None and grad_output is None:
+            quick: tuple[Value, Array, Array] | None = self.kernel().quick(
+                HESSIAN, logits, target, sample_weight, out
+            )
+            if quick is not None:
+                return quick
         call = Call(sample_weight, where, normalizer, grad_output, out)
         loss, grad, hess = self._family(self, HESSIAN, logits, target, call)
         return loss, grad, hess

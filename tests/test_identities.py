@@ -382,3 +382,57 @@ def test_classes_in_any_order(isa, rng):
     shuffled = loss.value_grad_hess(z[:, order], place[y])
     for a, b in zip((value, grad[:, order], hess[:, order]), shuffled, strict=True):
         np.testing.assert_allclose(a, b, rtol=16 * EPS, atol=8 * EPS)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: fastce.SoftmaxCrossEntropy(label_smoothing=0.1, **options),
+        lambda **options: fastce.SoftmaxFocalLoss(gamma=1.5, **options),
+        fastce.BCEWithLogits,
+        fastce.SigmoidFocalLoss,
+    ],
+    ids=["cross-entropy", "focal", "bce", "sigmoid focal"],
+)
+def test_weights_and_hessians_have_the_same_bits_by_the_short_way(make, dtype, reduction, isa, rng):
+    """A factor of 1.0 changes nothing, but is an argument that only the long way takes."""
+    loss = make(reduction=reduction)
+    for shape in ((7, 5), (4, 9, 10), (30, 300), (5, 2500)):
+        z = (4 * rng.standard_normal(shape)).astype(dtype)
+        if loss.kernel().__class__.__name__ == "SoftmaxKernel":
+            y = rng.integers(shape[-1], size=shape[:-1])
+        else:
+            y = rng.integers(2, size=shape).astype(dtype)
+        real = np.float64 if dtype == "float64" else np.float32
+        weight = (rng.random(y.shape) * rng.integers(2, size=y.shape)).astype(real)
+        for given in ({}, {"sample_weight": weight}):
+            short = loss.value_grad_hess(z, y, **given)
+            long = loss.value_grad_hess(z, y, grad_output=np.ones(np.shape(short[0])), **given)
+            for a, b in zip(short, long, strict=True):
+                assert np.asarray(a).dtype == np.asarray(b).dtype
+                np.testing.assert_array_equal(a, b)
+            assert np.shape(short[1]) == shape
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_a_wrong_weight_is_found_on_the_short_way(wrong, isa):
+    z, weight = np.zeros((3, 4), np.float32), np.ones(3, np.float32)
+    weight[1] = wrong
+    with pytest.raises(ValueError, match=r"sample_weight must be finite .* position 1"):
+        fastce.SoftmaxCrossEntropy().value_and_grad(z, np.arange(3), sample_weight=weight)
+    with pytest.raises(ValueError, match=r"sample_weight must be finite .* position 1"):
+        fastce.BCEWithLogits().value_and_grad(z[:, 0], z[:, 0], sample_weight=weight)
+
+
+def test_an_output_over_the_weights_is_refused_on_the_short_way(isa):
+    z, room = np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32)
+    with pytest.raises(ValueError, match="out"):
+        fastce.BCEWithLogits().value_and_grad(z, z, sample_weight=room, out=room)
+    labels = np.zeros(3, np.int64)
+    with pytest.raises(ValueError, match="out"):
+        fastce.SoftmaxCrossEntropy().value_and_grad(
+            z, labels, sample_weight=room.ravel()[:3], out=room
+        )
+    assert (room == 1).all()

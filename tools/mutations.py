@@ -348,6 +348,20 @@ MUTATIONS = [
         ERRORS,
     ),
     Mutation(
+        "negative weights accepted on the short way",
+        "_core.pyx",
+        "(weight[i] >= <real> 3e-8)",
+        "(weight[i] >= <real> -3e8)",
+        ("test_identities.py",),
+    ),
+    Mutation(
+        "an output over the weights accepted on the short way",
+        "_core.pyx",
+        "are_apart(<cnp.ndarray> out, w)",
+        "True",
+        ("test_identities.py",),
+    ),
+    Mutation(
         "read-only outputs accepted",
         "_checks.py",
         "if not array.flags.writeable:",
