@@ -4,8 +4,8 @@ Run: python -m bench.torch_bridge [--threads 1 2] [--no-compile]. Each thread co
 its own; the losses take turns; the figure is the ratio of the fastest rounds.
 
 An array of 8192 x 1000 in float32 is just small enough for malloc to keep (glibc: up to 32 MiB).
-Where it does, torch's step has no page faults and takes 12 ms on one thread, that of fastce 5.6;
-with MALLOC_MMAP_THRESHOLD_=1048576, which has every large array made anew, 57 and 8.
+Where it does, torch's step has no page faults and takes 12 to 14 ms on one thread, that of fastce
+4.6; with MALLOC_MMAP_THRESHOLD_=1048576, which has every large array made anew, 59 and 8.
 """
 
 from __future__ import annotations
