@@ -129,10 +129,10 @@ cdef inline double smoothing_share(const Batch* batch, Py_ssize_t row) noexcept 
     return batch.label_smoothing / classes if classes else 0.0
 
 
-cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t first, RowBlock* block,
+cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t row, RowBlock* block,
                                       Py_ssize_t i) noexcept nogil:
     # The loss of a masked target is +inf whatever its logit is: the derivatives by it are 0.
-    if batch.mask.data != NULL and not row_address(&batch.mask, first + i)[
+    if batch.mask.data != NULL and not row_address(&batch.mask, row)[
             block.label[i] * batch.mask.class_stride]:
         block.at_target[i] = 0.0
         block.hess_at_target[i] = 0.0

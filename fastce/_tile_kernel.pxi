@@ -291,7 +291,7 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
         label = block.label[i]
         if label >= 0:
             if batch.mask.data != NULL:
-                forget_masked_target(batch, row, block, i)
+                forget_masked_target(batch, row + i, block, i)
             if on_the_way:
                 write(<real*> (to + i * batch.grad.row_stride) + label, <real> (block.at_target[i] * chain))
             else:

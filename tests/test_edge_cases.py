@@ -229,7 +229,9 @@ def test_a_row_with_all_classes_masked_is_nan(loss, evaluate):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize(("classes", "axis"), [(3, 1), (3, 0), (40, 1), (300, 1), (300, 0)])
+@pytest.mark.parametrize(
+    ("classes", "axis"), [(3, 1), (3, 0), (40, 1), (200, 1), (200, 0), (300, 1), (300, 0)]
+)
 @pytest.mark.parametrize(
     ("loss", "options", "target"),
     [
@@ -266,6 +268,22 @@ def test_a_masked_class_has_no_gradient_in_any_row(
         by_row, kept = (x.T, where.T) if axis == 0 else (x, where)
         np.testing.assert_array_equal(np.isnan(by_row), kept & bad[:, None])
         assert not by_row[~kept].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [3, 40, 100, 130, 200, 300])
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_each_row_looks_at_its_own_mask(loss, classes, dtype, evaluate, rng):
+    """Kernels read some rows before they write one: its place in the block is not its row."""
+    z = on_grid(rng, (38, classes)).astype(dtype)
+    where, y = rng.random(z.shape) < 0.7, np.arange(38) % classes
+    where[:, 0] = True
+    rows = np.arange(38)
+    is_masked = ~where[rows, y]
+    value, grad, _ = evaluate(loss, z, y, {"reduction": "none"}, where=where)
+    np.testing.assert_array_equal(np.isinf(value), is_masked)
+    alone = where.sum(axis=1) == 1
+    np.testing.assert_array_equal(grad[rows, y] == 0, is_masked | alone)
 
 
 @pytest.mark.parametrize("loss", SOFTMAX)

@@ -348,6 +348,13 @@ MUTATIONS = [
         ERRORS,
     ),
     Mutation(
+        "the target's mask is that of another row",
+        "_row_kernel.pxi",
+        "not row_address(&batch.mask, row)[",
+        "not row_address(&batch.mask, row + i)[",
+        ("test_edge_cases.py",),
+    ),
+    Mutation(
         "negative weights accepted on the short way",
         "_core.pyx",
         "(weight[i] >= <real> 3e-8)",
