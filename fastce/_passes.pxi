@@ -101,8 +101,10 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
             tied = equal(y, raised_one)
             even = add_unless(tied, even, y)
             odd = add_where(tied, odd, one)
-        total.add(keep(equal(load(maxima + again[strides] // STRIDE_VECTORS), m), even))
-        ties.add(odd)
+        # In the other lanes, what rounds to 1 has been added before.
+        tied = equal(load(maxima + again[strides] // STRIDE_VECTORS), m)
+        total.add(keep(tied, even))
+        ties.add(keep(tied, odd))
     return (ties.total() - 1.0) + total.total() * lowering(maximum)
 
 

@@ -450,3 +450,19 @@ def test_alpha_is_not_part_of_the_probability(isa):
     )
     for a, b in zip(plain, scaled, strict=True):
         np.testing.assert_array_equal(a * np.float32(0.25), b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [5, 100, 257, 1000, 5000])
+def test_exponentials_that_round_to_one_are_added_once(dtype, classes, isa, rng):
+    """Logits so near to each other that most are no maximum and have an exponential of 1."""
+    z = (1e-30 * rng.standard_normal((9, classes))).astype(dtype)
+    z[1::2, ::3] = -20.0
+    y = rng.integers(classes, size=9)
+    z[np.arange(9), y] = 0
+    near = (z > -1).sum(axis=1) + (z < -1).sum(axis=1) * np.exp(-20.0)
+    loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, y)
+    np.testing.assert_allclose(loss, np.log(near), rtol=4e-7)
+    np.testing.assert_allclose(grad.max(axis=1), 1 / near, rtol=4e-7)
+    alone = fastce.SoftmaxCrossEntropy(reduction="none")(z, y)
+    np.testing.assert_array_equal(alone, loss)
