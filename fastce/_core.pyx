@@ -149,76 +149,7 @@ cdef Scalars scalars_of(array) except *:
     return scalars
 
 
-# The short way for what most calls are: native contiguous arrays, and weights at most. It writes
-# nothing before it has decided, and says nothing: if anything is unusual, or wrong, it returns None,
-# and the long way does the call or raises.
-
-cdef enum:
-    QUICK_ELEMENTS = 1 << 17  # one task of _parallel.py: the sums are the same either way
-
-cdef inline bint is_usual(object array):
-    return (cnp.PyArray_CheckExact(array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> array)
-            and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray> array))
-
-
-cdef inline bint is_same_shape(cnp.ndarray a, cnp.ndarray b, int ndim):
-    cdef int i
-    for i in range(ndim):
-        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
-            return False
-    return True
-
-
-cdef inline bint are_apart(cnp.ndarray a, cnp.ndarray b):
-    cdef char* a_data = <char*> cnp.PyArray_DATA(a)
-    cdef char* b_data = <char*> cnp.PyArray_DATA(b)
-    return (a_data + cnp.PyArray_NBYTES(a) <= b_data) or (b_data + cnp.PyArray_NBYTES(b) <= a_data)
-
-
-cdef object output_for(object out, cnp.ndarray logits, cnp.ndarray target):
-    # A new array like the logits, or `out` if it can be written as it is; None if it cannot.
-    if out is None:
-        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits),
-                                 cnp.PyArray_TYPE(logits), False)
-    if not (is_usual(out) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
-            and cnp.PyArray_TYPE(<cnp.ndarray> out) == cnp.PyArray_TYPE(logits)
-            and cnp.PyArray_NDIM(<cnp.ndarray> out) == cnp.PyArray_NDIM(logits)
-            and is_same_shape(<cnp.ndarray> out, logits, cnp.PyArray_NDIM(logits))
-            and are_apart(<cnp.ndarray> out, target)
-            and (are_apart(<cnp.ndarray> out, logits)
-                 or cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(logits))):
-        return None
-    return out
-
-
-cdef inline bint all_usual(const real* weight, Py_ssize_t count) noexcept nogil:
-    # So near to 1 that no product of them leaves float32, or 0: neither NaN nor negative.
-    cdef bint usual = True
-    cdef Py_ssize_t i
-    for i in range(count):
-        usual &= (weight[i] == 0) | ((weight[i] >= <real> 3e-8) & (weight[i] <= <real> 3e7))
-    return usual
-
-
-cdef bint is_usual_weight(object weight, cnp.ndarray like, object out):
-    # Of the shape of `like`, and apart from the output.
-    cdef cnp.ndarray w
-    if not is_usual(weight):
-        return False
-    w = weight
-    if not (cnp.PyArray_NDIM(w) == cnp.PyArray_NDIM(like)
-            and is_same_shape(w, like, cnp.PyArray_NDIM(like))
-            and (out is None or (cnp.PyArray_Check(out) and are_apart(<cnp.ndarray> out, w)))):
-        return False
-    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32:
-        return all_usual(<const float*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))
-    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT64:
-        return all_usual(<const double*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))
-    return False
-
-
-cdef inline object results_of(int results, object loss, object grad, object hess):
-    return loss if results == 1 else (loss, grad) if results == 2 else (loss, grad, hess)
+include "_short_way.pxi"
 
 
 cdef enum:
@@ -337,20 +268,6 @@ cdef class SoftmaxKernel:
                 spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
             self.soft_weights = {key: cached}  # a loss is used with one number of classes
         return cached
-
-
-cdef inline int working_type(bint double_precision):
-    return cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
-
-
-cdef void set_usual(Matrix* matrix, cnp.ndarray array, int storage, Py_ssize_t classes):
-    # A contiguous array of rows.
-    matrix.data = <char*> cnp.PyArray_DATA(array)
-    matrix.storage = storage
-    matrix.class_stride = cnp.PyArray_ITEMSIZE(array)
-    matrix.row_stride = classes * cnp.PyArray_ITEMSIZE(array)
-    matrix.inner = max_size(cnp.PyArray_SIZE(array) // classes, 1)
-    matrix.outer_stride = 0
 
 
 cdef int check_status(int status) except -1:
@@ -613,44 +530,5 @@ def first_improbable(cnp.ndarray target):
     return position
 
 
-# Elementary functions, for their tests ------------------------------------------------------------
-
-def elementary(str name, cnp.ndarray x):
-    """Return exp, log1p, log or tanh of a contiguous float32 or float64 array, as the kernels see it."""
-    cdef cnp.ndarray result = np.empty_like(x)
-    cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
-    cdef int function = ("exp", "log1p", "log", "tanh").index(name)
-    if storage_of(x) == FLOAT64:
-        apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
-    else:
-        apply(function, <const float*> cnp.PyArray_DATA(x), <float*> cnp.PyArray_DATA(result), count)
-    return result
-
-
-cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcept nogil:
-    cdef DefaultEnvironment environment
-    cdef vec[real] x_i
-    cdef Py_ssize_t i = 0, lane_count
-    environment.enter()
-    while i < count:
-        lane_count = min_size(lanes(<real> 0), count - i)
-        if lane_count < lanes(<real> 0):
-            x_i = load_first(x + i, lane_count, <real> 0)
-        else:
-            x_i = load(x + i)
-        if function == 0:
-            x_i = exp(x_i)
-        elif function == 1:
-            x_i = log1p(x_i)
-        elif function == 2:
-            x_i = log(x_i)
-        else:
-            x_i = tanh_of(x_i)
-        if lane_count < lanes(<real> 0):
-            store_first(to + i, lane_count, x_i)
-        else:
-            store(to + i, x_i)
-        i += lane_count
-
-
+include "_elementary.pxi"
 include "_interface.pxi"

@@ -363,14 +363,14 @@ MUTATIONS = [
     ),
     Mutation(
         "negative weights accepted on the short way",
-        "_core.pyx",
+        "_short_way.pxi",
         "(weight[i] >= <real> 3e-8)",
         "(weight[i] >= <real> -3e8)",
         ("test_identities.py",),
     ),
     Mutation(
         "an output over the weights accepted on the short way",
-        "_core.pyx",
+        "_short_way.pxi",
         "are_apart(<cnp.ndarray> out, w)",
         "True",
         ("test_identities.py",),

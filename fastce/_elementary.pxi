@@ -1,0 +1,38 @@
+# Elementary functions, for their tests.
+
+def elementary(str name, cnp.ndarray x):
+    """Return exp, log1p, log or tanh of a contiguous float32 or float64 array, as the kernels see it."""
+    cdef cnp.ndarray result = np.empty_like(x)
+    cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
+    cdef int function = ("exp", "log1p", "log", "tanh").index(name)
+    if storage_of(x) == FLOAT64:
+        apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
+    else:
+        apply(function, <const float*> cnp.PyArray_DATA(x), <float*> cnp.PyArray_DATA(result), count)
+    return result
+
+
+cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcept nogil:
+    cdef DefaultEnvironment environment
+    cdef vec[real] x_i
+    cdef Py_ssize_t i = 0, lane_count
+    environment.enter()
+    while i < count:
+        lane_count = min_size(lanes(<real> 0), count - i)
+        if lane_count < lanes(<real> 0):
+            x_i = load_first(x + i, lane_count, <real> 0)
+        else:
+            x_i = load(x + i)
+        if function == 0:
+            x_i = exp(x_i)
+        elif function == 1:
+            x_i = log1p(x_i)
+        elif function == 2:
+            x_i = log(x_i)
+        else:
+            x_i = tanh_of(x_i)
+        if lane_count < lanes(<real> 0):
+            store_first(to + i, lane_count, x_i)
+        else:
+            store(to + i, x_i)
+        i += lane_count

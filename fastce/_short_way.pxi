@@ -1,0 +1,84 @@
+# The short way for what most calls are: native contiguous arrays, and weights at most. It writes
+# nothing before it has decided, and says nothing: if anything is unusual, or wrong, it returns None,
+# and the long way does the call or raises.
+
+cdef enum:
+    QUICK_ELEMENTS = 1 << 17  # one task of _parallel.py: the sums are the same either way
+
+cdef inline bint is_usual(object array):
+    return (cnp.PyArray_CheckExact(array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> array)
+            and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray> array))
+
+
+cdef inline bint is_same_shape(cnp.ndarray a, cnp.ndarray b, int ndim):
+    cdef int i
+    for i in range(ndim):
+        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
+            return False
+    return True
+
+
+cdef inline bint are_apart(cnp.ndarray a, cnp.ndarray b):
+    cdef char* a_data = <char*> cnp.PyArray_DATA(a)
+    cdef char* b_data = <char*> cnp.PyArray_DATA(b)
+    return (a_data + cnp.PyArray_NBYTES(a) <= b_data) or (b_data + cnp.PyArray_NBYTES(b) <= a_data)
+
+
+cdef object output_for(object out, cnp.ndarray logits, cnp.ndarray target):
+    # A new array like the logits, or `out` if it can be written as it is; None if it cannot.
+    if out is None:
+        return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits),
+                                 cnp.PyArray_TYPE(logits), False)
+    if not (is_usual(out) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
+            and cnp.PyArray_TYPE(<cnp.ndarray> out) == cnp.PyArray_TYPE(logits)
+            and cnp.PyArray_NDIM(<cnp.ndarray> out) == cnp.PyArray_NDIM(logits)
+            and is_same_shape(<cnp.ndarray> out, logits, cnp.PyArray_NDIM(logits))
+            and are_apart(<cnp.ndarray> out, target)
+            and (are_apart(<cnp.ndarray> out, logits)
+                 or cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(logits))):
+        return None
+    return out
+
+
+cdef inline bint all_usual(const real* weight, Py_ssize_t count) noexcept nogil:
+    # So near to 1 that no product of them leaves float32, or 0: neither NaN nor negative.
+    cdef bint usual = True
+    cdef Py_ssize_t i
+    for i in range(count):
+        usual &= (weight[i] == 0) | ((weight[i] >= <real> 3e-8) & (weight[i] <= <real> 3e7))
+    return usual
+
+
+cdef bint is_usual_weight(object weight, cnp.ndarray like, object out):
+    # Of the shape of `like`, and apart from the output.
+    cdef cnp.ndarray w
+    if not is_usual(weight):
+        return False
+    w = weight
+    if not (cnp.PyArray_NDIM(w) == cnp.PyArray_NDIM(like)
+            and is_same_shape(w, like, cnp.PyArray_NDIM(like))
+            and (out is None or (cnp.PyArray_Check(out) and are_apart(<cnp.ndarray> out, w)))):
+        return False
+    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32:
+        return all_usual(<const float*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))
+    if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT64:
+        return all_usual(<const double*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))
+    return False
+
+
+cdef inline object results_of(int results, object loss, object grad, object hess):
+    return loss if results == 1 else (loss, grad) if results == 2 else (loss, grad, hess)
+
+
+cdef inline int working_type(bint double_precision):
+    return cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
+
+
+cdef void set_usual(Matrix* matrix, cnp.ndarray array, int storage, Py_ssize_t classes):
+    # A contiguous array of rows.
+    matrix.data = <char*> cnp.PyArray_DATA(array)
+    matrix.storage = storage
+    matrix.class_stride = cnp.PyArray_ITEMSIZE(array)
+    matrix.row_stride = classes * cnp.PyArray_ITEMSIZE(array)
+    matrix.inner = max_size(cnp.PyArray_SIZE(array) // classes, 1)
+    matrix.outer_stride = 0
