@@ -24,7 +24,7 @@ cdef enum:  # which loss of the softmax family
 # Rows whose scalars are finished together. 32 rows fill the vectors of every instruction set, keep
 # their block of scalars (4.6 KB) and 100 float32 classes (13 KB) in a 32 KB first-level cache.
 cdef enum:
-    BLOCK_ROWS = 32
+    BLOCK_ROWS = 64
 
 
 cdef struct Matrix:
@@ -162,6 +162,10 @@ cdef inline void fetch_class(const Ahead* ahead, Py_ssize_t j) noexcept nogil:
     # One line of each, in tiles.
     fetch(ahead.logits + j * ahead.logits_size)
     fetch_to_write(ahead.grad + j * ahead.grad_size)
+
+
+cdef inline bint is_soft(const Batch* batch) noexcept nogil:
+    return batch.soft_weight != NULL or batch.probabilities.data != NULL
 
 
 cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,

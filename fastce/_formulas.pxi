@@ -14,39 +14,49 @@ cdef inline bint gradient_needs_logarithm(const Batch* batch) noexcept nogil:
     return batch.kind == FOCAL or batch.kind == LOG_SOFTMAX or batch.z_loss != 0.0
 
 
-cdef inline void finish_cross_entropy(RowBlock* block, Py_ssize_t i, double z_loss, bint wants_hess,
-                                      bint wants_value) noexcept nogil:
+cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ssize_t i,
+                                      bint wants_values, bint wants_derivatives) noexcept nogil:
     # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(others).
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), two_z = splat(2.0 * z_loss)
+    # What is 0 for all rows, soft target mass and z_loss, is left out where it is.
+    cdef bint soft_targets = is_soft(batch)
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
     cdef vec[double] m = load(&block.maximum[i])
     # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
     cdef vec[double] others = load(&block.others[i]) + (m - m)
-    cdef vec[double] e = load(&block.target_exp[i])
     cdef vec[double] hard = load(&block.hard_mass[i])
-    cdef vec[double] soft = load(&block.soft_mass[i])
-    cdef vec[double] soft_at_target = load(&block.soft_at_target[i])
-    cdef vec[double] factor = load(&block.factor[i])
-    cdef vec[double] log_total, lse, nll
-    cdef vec[double] inverse = one / (one + others)
-    cdef vec[double] pull = hard + soft
-    cdef vec[double] target_others = others + (one - e)
-    cdef vec[double] scale = factor * inverse
-    cdef vec[double] square, product, towards = soft - soft_at_target
-    if wants_value:
+    cdef vec[double] pull = hard, towards = zero, at_target = hard, soft = zero
+    cdef vec[double] log_total, lse, value, e, inverse, scale, target_others, square, product
+    if soft_targets:
+        soft = load(&block.soft_mass[i])
+        at_target = load(&block.soft_at_target[i])
+        pull = hard + soft
+        towards = soft - at_target
+        at_target = hard + at_target
+    if wants_values:
         log_total = log1p(others)
-        lse = m + log_total
-        nll = (m - load(&block.target_logit[i])) + log_total
         # keep: a class of weight 0 has no loss, even where its logit is -inf.
-        store(&block.value[i], keep(less(zero, hard), hard * nll) + load(&block.soft_distance[i])
-              + soft * log_total + splat(z_loss) * lse * lse)
-        store(&block.log_sum_exp[i], lse)
-        if z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
-            pull = pull + two_z * lse
-            towards = towards + two_z * lse
+        value = keep(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
+        value = value + soft * log_total
+        if soft_targets:
+            value = value + load(&block.soft_distance[i])
+        if batch.z_loss != 0.0 or batch.log_sum_exp:
+            lse = m + log_total
+            store(&block.log_sum_exp[i], lse)
+            if batch.z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
+                value = value + splat(batch.z_loss) * lse * lse
+                pull = pull + two_z * lse
+                towards = towards + two_z * lse
+        store(&block.value[i], value)
+    if not wants_derivatives:
+        return
+    e = load(&block.target_exp[i])
+    inverse = one / (one + others)
+    target_others = others + (one - e)
+    scale = load(&block.factor[i]) * inverse
     store(&block.pull[i], pull)
     store(&block.scale[i], scale)
-    store(&block.at_target[i], scale * (towards * e - (hard + soft_at_target) * target_others))
-    if wants_hess:
+    store(&block.at_target[i], scale * (towards * e - at_target * target_others))
+    if batch.hess.data != NULL:
         product = pull * scale * inverse
         square = two_z * scale * inverse
         store(&block.hess_product[i], product)
@@ -133,12 +143,12 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs,
 
 
 cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows,
-                             bint wants_values) noexcept nogil:
+                             bint wants_values, bint wants_derivatives) noexcept nogil:
     cdef Py_ssize_t i
     i = 0
     while i < rows:
         if batch.kind == CROSS_ENTROPY:
-            finish_cross_entropy(block, i, batch.z_loss, batch.hess.data != NULL, wants_values)
+            finish_cross_entropy(batch, block, i, wants_values, wants_derivatives)
         elif batch.kind == FOCAL:
             finish_focal(block, i, batch.gamma, batch.logits.storage == FLOAT64)
         else:

@@ -35,10 +35,6 @@ cdef inline bint is_plain(const Batch* batch) noexcept nogil:
             and batch.mask.data == NULL)
 
 
-cdef inline bint is_soft(const Batch* batch) noexcept nogil:
-    return batch.soft_weight != NULL or batch.probabilities.data != NULL
-
-
 cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
                                      Py_ssize_t count, real* buffer) noexcept nogil:
     # u of `count` classes from `first`: in place, or made in the buffer.
@@ -511,14 +507,14 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
             find_statistics(batch, row, stop, &block, i, &work, in_grad, tag)
             if one_by_one:
                 take_row(batch, &block, i, &one)
-                finish_rows(batch, &one, 1, not later)
+                finish_rows(batch, &one, 1, not later, True)
                 if not later:
                     block.value[i] = one.value[0]
                     block.log_sum_exp[i] = one.log_sum_exp[0]
                 look_at_next(batch, row + i + 1, stop, &work, tag)
                 write_derivatives(batch, row + i, &one, 0, &work, in_grad, tag)
         if later or not one_by_one:
-            finish_rows(batch, &block, rows, True)
+            finish_rows(batch, &block, rows, True, wants_grad and not one_by_one)
         if wants_grad and not one_by_one:
             look_at_next(batch, row + rows, stop, &work, tag)
             for i in range(rows):

@@ -13,10 +13,14 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         vec operator/(vec)
         T operator[](Py_ssize_t)
 
+    cdef cppclass wide_vec[T]:
+        vec[double]* part
+        int parts
+
     cdef cppclass wide_sum[T]:
         wide_sum()
         void add(vec[T])
-        void store_lanes(double*)
+        wide_vec[T] lanes()
         double total()
 
     cdef cppclass unit_watch[T]:
@@ -58,6 +62,9 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void store_first[T](T*, Py_ssize_t, vec[T])
     T read[T](const T*)
     void write[T](T*, T)
+    wide_vec[T] widen_lanes[T](vec[T])
+    vec[T] narrow_lanes[T](wide_vec[T])
+    void store_wide[T](double*, wide_vec[T])
     void store_widened[T](double*, vec[T])
     vec[T] load_narrowed[T](const double*, T)
     T reduce_max[T](vec[T])

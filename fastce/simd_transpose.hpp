@@ -17,14 +17,15 @@ template <class T> FASTCE_INLINE int quad(T) {
 template <class T> struct piece_of { typedef T type __attribute__((vector_size(16))); };
 enum { pieces = FASTCE_VECTOR_BYTES / 16 };
 
-// Pieces of rows first, first + quad, ...; `at(row)` is where a row's piece lies.
+// Pieces of rows first, first + quad, ...; where not all exist, those past `last` repeat it. `from` is
+// where the piece of row `first` lies, or of the last row if that is before it.
 template <bool All, class T>
 FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, std::ptrdiff_t last,
                                  std::ptrdiff_t first) {
     typename piece_of<T>::type piece[pieces];
     for (int q = 0; q < pieces; ++q) {
-        const std::ptrdiff_t row = first + q * std::ptrdiff_t(16 / sizeof(T));
-        std::memcpy(&piece[q], from + (All || row < last ? row : last) * row_stride, 16);
+        const std::ptrdiff_t behind = q * std::ptrdiff_t(16 / sizeof(T)), left = last - first;
+        std::memcpy(&piece[q], from + (All || behind < left ? behind : left < 0 ? 0 : left) * row_stride, 16);
     }
     vec<T> x;
     // Not by way of memory: a load does not wait well for four smaller stores (10 classes with AVX-512:
@@ -70,6 +71,14 @@ template <int High, int Width, class T> FASTCE_INLINE vec<T> interleave(vec<T> a
     x.v = __builtin_shuffle(a.v, b.v, from);
     return x;
 }
+// Hides from the compiler how an address came about: it would otherwise keep those of all 16 rows, as
+// there are too few registers in lanes of vectors (10 classes with AVX-512: load_tile took 1.4 ns a row
+// then, and takes LOAD now).
+FASTCE_INLINE const char *next_row(const char *at, std::ptrdiff_t row_stride) {
+    at += row_stride;
+    asm("" : "+r"(at));
+    return at;
+}
 FASTCE_INLINE void transpose_pieces(vec<float> *x) {
     const vec<float> ab_low = interleave<0, 1>(x[0], x[1]), ab_high = interleave<1, 1>(x[0], x[1]);
     const vec<float> cd_low = interleave<0, 1>(x[2], x[3]), cd_high = interleave<1, 1>(x[2], x[3]);
@@ -87,8 +96,9 @@ FASTCE_INLINE void transpose_pieces(vec<double> *x) {
 template <bool, class T>
 FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, std::ptrdiff_t last,
                                  std::ptrdiff_t first) {
-    return vec<T>(read(reinterpret_cast<const T *>(from + (first < last ? first : last) * row_stride)));
+    return vec<T>(read(reinterpret_cast<const T *>(from)));
 }
+FASTCE_INLINE const char *next_row(const char *at, std::ptrdiff_t row_stride) { return at + row_stride; }
 template <bool, class T>
 FASTCE_INLINE void store_pieces(char *to, std::ptrdiff_t row_stride, std::ptrdiff_t last,
                                 std::ptrdiff_t first, vec<T> x) {
@@ -98,16 +108,24 @@ FASTCE_INLINE void store_pieces(char *to, std::ptrdiff_t row_stride, std::ptrdif
 template <class T> FASTCE_INLINE void transpose_pieces(vec<T> *) {}
 #endif
 
+template <bool All, class T>
+FASTCE_INLINE void load_rows(const char *from, std::ptrdiff_t row_stride, std::ptrdiff_t last,
+                             vec<T> *columns) {
+    for (int k = 0; k < quad(T()); ++k) {
+        columns[k] = load_pieces<All, T>(from, row_stride, last, k);
+        if (All || k < last)
+            from = next_row(from, row_stride);
+    }
+}
+
 // Columns [0, quad) of a vector of rows, from or to where the first row's lie; rows past `last` repeat
 // it, or are not stored.
 template <class T> FASTCE_INLINE void load_columns(const char *from, std::ptrdiff_t row_stride,
                                                    std::ptrdiff_t last, vec<T> *columns) {
     if (last + 1 >= int(vec<T>::lanes))  // all rows exist: no test for each
-        for (int k = 0; k < quad(T()); ++k)
-            columns[k] = load_pieces<true, T>(from, row_stride, last, k);
+        load_rows<true>(from, row_stride, last, columns);
     else
-        for (int k = 0; k < quad(T()); ++k)
-            columns[k] = load_pieces<false, T>(from, row_stride, last, k);
+        load_rows<false>(from, row_stride, last, columns);
     transpose_pieces(columns);
 }
 template <class T> FASTCE_INLINE void store_columns(char *to, std::ptrdiff_t row_stride,

@@ -189,13 +189,14 @@ def test_an_element_does_not_depend_on_its_place(isa, name, dtype, rng):
 
 
 def test_variants_with_fused_multiply_agree_bit_for_bit(rng):
-    """The width of a vector changes no bit: what tells variants apart is the fused multiply."""
-    for pair in ({"avx2", "wide", "avx512"}, {"baseline", "scalar"}):
-        present = [_isa.load(name) for name in _isa.available() if name in pair]
-        for name, dtype in WORST_ULP:
+    """The width of a vector changes no bit, but for a table of float32 that is as long as a vector."""
+    fused = {np.float32: {"wide", "avx512"}, np.float64: {"avx2", "wide", "avx512"}}
+    for name, dtype in WORST_ULP:
+        for alike in (fused[dtype], {"baseline", "scalar"}):
+            present = [_isa.load(variant) for variant in _isa.available() if variant in alike]
             x = samples(name, dtype, rng)[::7].copy()
             results = [core.elementary(name, x).tobytes() for core in present]
-            assert results.count(results[0]) == len(results)
+            assert results[1:] == results[:-1]
 
 
 @pytest.mark.skipif(

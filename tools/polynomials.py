@@ -6,7 +6,7 @@
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
 
-    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; |r| ≤ log(2) / 16 beside a table
+    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; / 16 or / 32 beside a table
     2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; |s| ≤ 1/3, for log1p
 
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
@@ -109,13 +109,15 @@ class Polynomial:
 
 
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
-SHORT_EXP = (exp_rest, exp_error, (-HALF_LN2 / 8, HALF_LN2 / 8))
+EIGHTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 8, HALF_LN2 / 8))
+SIXTEENTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
 WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
 POLYNOMIALS = [
     Polynomial("exp, float32", "vec<float> exp_polynomial(", np.float32, 5, *EXP),
-    Polynomial("exp by table", "vec<float> short_exp_polynomial(", np.float32, 3, *SHORT_EXP),
+    Polynomial("exp by 8", "vec<float> eighth_exp_polynomial(", np.float32, 3, *EIGHTH_EXP),
+    Polynomial("exp by 16", "vec<float> sixteenth_exp_polynomial(", np.float32, 2, *SIXTEENTH_EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
     Polynomial("2 atanh in log1p, float32", "vec<float> log1p(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
