@@ -214,7 +214,7 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
     # Up to BLOCK_ROWS of the usual labels, without a branch for each: contiguous int64 or int32, all of
     # them classes and none ignored. False for any others. What is copied is what is judged. The sign of
     # each number below says whether something is wrong, so that the loop runs over vectors.
-    cdef int narrow_labels[BLOCK_ROWS]
+    cdef const char* labels = batch.labels.data + first * batch.labels.stride
     cdef long long wrong = 0, ignored = batch.labels.ignore_index
     # Unsigned differences are defined for the least integer, too, which a caller may pass.
     cdef unsigned long long last = batch.classes - 1
@@ -222,11 +222,11 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
     if batch.labels.stride != batch.labels.itemsize or batch.labels.unsigned:
         return False
     if batch.labels.itemsize == 8:
-        memcpy(to, batch.labels.data + first * 8, rows * 8)
-    elif batch.labels.itemsize == 4:
-        memcpy(&narrow_labels[0], batch.labels.data + first * 4, rows * 4)
         for i in range(rows):
-            to[i] = narrow_labels[i]
+            to[i] = read(<const long long*> labels + i)
+    elif batch.labels.itemsize == 4:
+        for i in range(rows):
+            to[i] = read(<const int*> labels + i)
     else:
         return False
     for i in range(rows):

@@ -141,4 +141,6 @@ cdef void move_planes(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_
 
 cdef inline Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
     # How many of `rows` rows from `row` on lie at one distance from each other.
-    return rows if matrix.data == NULL else min_size(rows, matrix.inner - row % matrix.inner)
+    if matrix.data == NULL or row + rows <= matrix.inner:
+        return rows
+    return min_size(rows, matrix.inner - row % matrix.inner)
