@@ -131,7 +131,8 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs,
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
     cdef vec[double] one = splat(1.0)
     cdef vec[double] m = load(&block.maximum[i])
-    cdef vec[double] others = load(&block.others[i])
+    # A row of nothing but -inf has no maximum to leave out: its others are -1.
+    cdef vec[double] others = max(splat(0.0), load(&block.others[i]))
     cdef vec[double] log_total = one
     if wants_value:
         log_total = log1p(others)

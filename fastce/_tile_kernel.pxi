@@ -143,24 +143,24 @@ cdef inline void tile_soft_sums(const Batch* batch, const real* u, const real* t
     store_wide(&block.soft_distance[group], all_distances.lanes())
 
 
-cdef inline bint plain_factors(const RowBlock* block, double chain, double* factors,
-                               real tag) noexcept nogil:
-    # What turns exponentials into the gradient of a class that has no soft target mass. They lower
-    # raised exponentials too, unless one would be subnormal then: True if the exponentials, all of
-    # them, are to be lowered first. The scale of rows that are not there is 0.
-    cdef vec[double] zero = splat(0.0), smallest = splat(smallest_lowering(tag)), factor, size
-    cdef vec[double] lower = splat(lowering(tag))
+cdef inline bint plain_factors(const RowBlock* block, Py_ssize_t rows, double chain, double* factors,
+                               double* firsts, real tag) noexcept nogil:
+    # What turns exponentials into the gradient of a class that has no soft target mass. It lowers raised
+    # exponentials too, unless it would be subnormal then: such rows, if True is returned, are to be
+    # multiplied by `firsts` before, which is 1 for all others.
+    cdef vec[double] zero = splat(0.0), one = splat(1.0), smallest = splat(smallest_lowering(tag))
+    cdef vec[double] lower = splat(lowering(tag)), factor, size
+    cdef mask[double] tiny
     cdef Py_ssize_t i = 0
     cdef bint lower_first = False
-    while i < BLOCK_ROWS:
+    while i < rows or i % lanes(tag):  # whole vectors of both types
         factor = load(&block.scale[i]) * load(&block.pull[i]) * splat(chain)
         size = abs(factor)
-        lower_first |= any(less(zero, size) & less(size, smallest))
-        store(factors + i, factor * lower)
+        tiny = less(zero, size) & less(size, smallest)
+        lower_first |= any(tiny)
+        store(firsts + i, select(tiny, lower, one))
+        store(factors + i, select(tiny, factor, factor * lower))
         i += lanes(<double> 0)
-    if lower_first:
-        for i in range(BLOCK_ROWS):
-            factors[i] = block.scale[i] * block.pull[i] * chain
     return lower_first
 
 
@@ -171,16 +171,16 @@ cdef inline void tile_multiply(real* tile, Py_ssize_t classes, vec[real] factor)
 
 
 cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssize_t group, real* e,
-                               const real* t, bint shared, const double* factors,
-                               real lowers, real* hess) noexcept nogil:
-    # One vector of rows: exponentials, `lowers` times what they are worth, become gradients in place,
-    # or stay where there are no `factors`.
+                               const real* t, bint shared, const double* firsts,
+                               const double* factors, real* hess) noexcept nogil:
+    # One vector of rows: raised exponentials become gradients in place. Plain ones are multiplied by
+    # `firsts` and `factors`, if there are such.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef vec[real] others = load_narrowed(&block.others[group], <real> 0)
     cdef vec[real] pull = load_narrowed(&block.pull[group], <real> 0)
-    cdef vec[real] by_chain = splat(<real> chain), lower = splat(lowers)
+    cdef vec[real] by_chain = splat(<real> chain), lower = splat(<real> lowering(<real> 0))
     cdef vec[real] scale = load_narrowed(&block.scale[group], <real> 0) * by_chain
-    cdef vec[real] product, square, plain, e_j
+    cdef vec[real] product, square, e_j
     cdef Py_ssize_t j
     if hess:
         product = load_narrowed(&block.hess_product[group], <real> 0) * by_chain * by_chain
@@ -192,10 +192,11 @@ cdef inline void tile_gradient(const Batch* batch, const RowBlock* block, Py_ssi
             e_j = load(e + j * BLOCK_ROWS) * lower
             store(e + j * BLOCK_ROWS, soft_gradient(
                 e_j, splat(t[j]) if shared else load(t + j * BLOCK_ROWS), pull, others, scale))
-    elif factors:
-        plain = load_narrowed(factors + group, <real> 0)
-        for j in range(batch.classes):
-            store(e + j * BLOCK_ROWS, load(e + j * BLOCK_ROWS) * plain)
+        return
+    if firsts:
+        tile_multiply(e, batch.classes, load_narrowed(firsts + group, <real> 0))
+    if factors:
+        tile_multiply(e, batch.classes, load_narrowed(factors + group, <real> 0))
 
 
 cdef inline void tile_log_softmax(const RowBlock* block, Py_ssize_t group, real* u,
@@ -283,7 +284,9 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     cdef bint wants_hess = batch.hess.data != NULL
     cdef real* hess = <real*> work.hess if wants_hess else NULL
     cdef double factors[BLOCK_ROWS]
+    cdef double firsts[BLOCK_ROWS]
     cdef const double* in_tile = NULL
+    cdef const double* in_tile_first = NULL
     cdef char* to
     cdef real* hess_group = hess
     cdef const real* t_group = t
@@ -297,21 +300,13 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     # The plain gradient of rows is multiplied on its way out, and its targets replaced in memory.
     cdef bint on_the_way = (t == NULL and not cleared and batch.softcap == 0.0 and block.all_active
                             and batch.grad.storage <= FLOAT64 and not is_plane(&batch.grad))
-    cdef real lowers = <real> lowering(<real> 0)
+    if plain_factors(block, rows, chain, &factors[0], &firsts[0], <real> 0):
+        in_tile_first = &firsts[0]
     if not on_the_way:
         in_tile = &factors[0]
-    for i in range(rows, BLOCK_ROWS):
-        block.scale[i] = 0.0  # what earlier rows have left must not decide for these
-    if plain_factors(block, chain, &factors[0], <real> 0):
-        lowers = 1
-        group = 0
-        while group < rows:
-            tile_multiply(e + group, batch.classes, splat(<real> lowering(<real> 0)))
-            group += width
     group = 0
     while group < rows:
-        tile_gradient(batch, block, group, e + group, t_group, shared,
-                      in_tile, lowers, hess_group)
+        tile_gradient(batch, block, group, e + group, t_group, shared, in_tile_first, in_tile, hess_group)
         if t_group != NULL and not shared:
             t_group += width
         if hess_group != NULL:

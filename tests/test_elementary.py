@@ -189,8 +189,11 @@ def test_an_element_does_not_depend_on_its_place(isa, name, dtype, rng):
 
 
 def test_variants_with_fused_multiply_agree_bit_for_bit(rng):
-    """The width of a vector changes no bit, but for a table of float32 that is as long as a vector."""
-    fused = {np.float32: {"wide", "avx512"}, np.float64: {"avx2", "wide", "avx512"}}
+    """The width of a vector changes no bit, but for a table of float32 that is as long as a vector.
+
+    AVX-512 also takes doubles apart by instructions of its own, at another sqrt(2).
+    """
+    fused = {np.float32: {"wide", "avx512"}, np.float64: {"avx2", "wide"}}
     for name, dtype in WORST_ULP:
         for alike in (fused[dtype], {"baseline", "scalar"}):
             present = [_isa.load(variant) for variant in _isa.available() if variant in alike]
