@@ -431,27 +431,32 @@ public:
     FASTCE_INLINE double total() const { return reduce_add(corrected()); }
 };
 
-// Watches whether all numbers seen lie in [0, 1], at one operation a vector: as unsigned integers such
-// numbers lie from 0 to the bits of 1, negative numbers and NaN above. -0.0 is suspected wrongly.
-template <class T> class unit_watch {
+// Watches numbers of one sign, at one operation a vector, for one that is farther from 0 than a limit of
+// that sign: as unsigned integers they grow with their distance, NaN beyond all. Numbers of the other sign
+// are below the limit where it is negative, and beyond it (-0.0 too) where it is positive.
+template <class T> class bits_watch {
     typedef typename native_of<T>::unsigned_bits bits;
     typedef typename bits_of<T>::unsigned_type integer;
     bits largest;
 
-public:
-    FASTCE_INLINE unit_watch() : largest(bits{}) {}
-    FASTCE_INLINE void see(vec<T> x) {
-        const bits seen = bit_cast<bits>(x.v);
-        largest = seen > largest ? seen : largest;
-    }
-    FASTCE_INLINE bool suspects() const {
+    FASTCE_INLINE void see_bits(bits seen) { largest = seen > largest ? seen : largest; }
+    FASTCE_INLINE bool exceeds_bits(integer limit) const {
         integer lane[vec<T>::lanes];
         std::memcpy(lane, &largest, sizeof largest);
         bool found = false;
         for (int i = 0; i < vec<T>::lanes; ++i)
-            found |= lane[i] > bit_cast<integer>(T(1));
+            found |= lane[i] > limit;
         return found;
     }
+
+public:
+    FASTCE_INLINE bits_watch() : largest(bits{}) {}
+    FASTCE_INLINE void see(vec<T> x) { see_bits(bit_cast<bits>(x.v)); }
+    FASTCE_INLINE bool exceeds(T limit) const { return exceeds_bits(bit_cast<integer>(limit)); }
+    // For one that is neither 0 nor at least as far from it as the limit: 0 has the least of these, the
+    // others less the farther they are.
+    FASTCE_INLINE void see_negated(vec<T> x) { see_bits(-bit_cast<bits>(x.v)); }
+    FASTCE_INLINE bool is_nearer(T limit) const { return exceeds_bits(-bit_cast<integer>(limit)); }
 };
 
 // -------------------------------------------------------------------------------------- fetching

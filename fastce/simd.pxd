@@ -23,10 +23,12 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         wide_vec[T] lanes()
         double total()
 
-    cdef cppclass unit_watch[T]:
-        unit_watch()
+    cdef cppclass bits_watch[T]:
+        bits_watch()
         void see(vec[T])
-        bint suspects()
+        bint exceeds(T)
+        void see_negated(vec[T])
+        bint is_nearer(T)
 
     cdef cppclass DefaultEnvironment:
         DefaultEnvironment()
@@ -77,12 +79,15 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void fetch_to_write(const void*)
 
     vec[T] exp[T](vec[T])
+    vec[T] normal_exp[T](vec[T])
+    T smallest_normal_exp[T](T)
     vec[T] raised_exp[T](vec[T])
     double lowering[T](T)
     double smallest_lowering[T](T)
     vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
     vec[T] log1p[T](vec[T])
     vec[T] log[T](vec[T])
+    vec[T] product_less[T](vec[T], vec[T], vec[T])
     vec[T] product_error[T](vec[T], vec[T], vec[T])
 
     vec[float] load_half "simd::load" (const half*)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "simd.hpp"
+#include "simd_tables.hpp"
 
 namespace {
 namespace simd {
@@ -14,6 +15,7 @@ template <> struct constants<float> {
     static FASTCE_INLINE float ln2_high() { return 0x1.62e4p-1f; }  // 15 bits: k * ln2_high is exact
     static FASTCE_INLINE float ln2_low() { return 0x1.7f7d1cp-20f; }
     static FASTCE_INLINE float exp_clamp() { return -160.0f; }
+    static FASTCE_INLINE float smallest_normal_exp() { return -87.0f; }  // e^-87.34 is the least
     enum { raised = 64 };
     static FASTCE_INLINE double lowering() { return 0x1p-64; }
 };
@@ -23,6 +25,7 @@ template <> struct constants<double> {
     static FASTCE_INLINE double ln2_high() { return 0x1.62e42fefp-1; }  // 33 bits
     static FASTCE_INLINE double ln2_low() { return 0x1.473de6af278edp-34; }
     static FASTCE_INLINE double exp_clamp() { return -1200.0; }
+    static FASTCE_INLINE double smallest_normal_exp() { return -708.0; }  // e^-708.4 is the least
     enum { raised = 512 };
     static FASTCE_INLINE double lowering() { return 0x1p-512; }
 };
@@ -67,6 +70,15 @@ FASTCE_INLINE vec<double> fused_difference(vec<double> a, vec<double> b, vec<dou
 }
 #endif
 
+// a * b - c, rounded once where the instruction set can, whatever expressions stand around it.
+template <class T> FASTCE_INLINE vec<T> product_less(vec<T> a, vec<T> b, vec<T> c) {
+#if defined(__FMA__) && (FASTCE_VECTOR_BYTES == 32 || (FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)))
+    return fused_difference(a, b, c);
+#else
+    return a * b - c;
+#endif
+}
+
 // What rounding took from a * b, given the rounded product.
 template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T> product) {
 #if defined(__FMA__) && (FASTCE_VECTOR_BYTES == 32 || (FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)))
@@ -89,11 +101,12 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
 // for it on every element), so e^-inf = 0. Without a power, x may be up to 88 (float) or 709 (double).
 // x = k ln2 + r; adding the rounder leaves k + bias + power in the low bits of the sum, from where one
 // shift moves it into the exponent. Where it is negative, the maximum with 0 makes 0.0 of it.
-template <class T> FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power) {
+template <class T>
+FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool normal = false) {
     typedef constants<T> c;
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
-    const vec<T> clamped = max(vec<T>(c::exp_clamp()), x);
+    const vec<T> clamped = normal ? x : max(vec<T>(c::exp_clamp()), x);
     const vec<T> biased_rounder(c::rounder() + T(int(c::bias) + power));
     const vec<T> shifted = fma(clamped, vec<T>(T(1.4426950408889634)), biased_rounder);
     const vec<T> k = shifted - biased_rounder;
@@ -103,7 +116,7 @@ template <class T> FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess,
     const vec<T> e_less_1 = fma(r2, exp_polynomial(r, r2), r);
     const bits exponent = bit_cast<bits>(shifted.v) << integer(c::mantissa);
     const vec<T> scale(bit_cast<typename vec<T>::native>(
-        bits(exponent > 0 ? exponent : exponent - exponent)));
+        normal ? exponent : bits(exponent > 0 ? exponent : exponent - exponent)));
     return fma(e_less_1, scale, scale);
 }
 
@@ -112,26 +125,20 @@ template <class T> FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess,
 // x = (n / 16) ln2 + r, so |r| is a sixteenth of what it is above and the polynomial three terms shorter:
 // 9.6 cycles for 16 lanes with AVX-512, 10.8 with 8 numbers.
 enum { table_bits = FASTCE_VECTOR_BYTES == 64 ? 4 : 3 };
-// 2^(i/16) for i = 0 ... 15 (or every other one), as bits, less i / 16 of a power of two: what is then
-// added to the exponent is all of n. And what rounding took from each, in parts of it, which leaves
-// 0.6 ULP of an error of 0.9, for a twentieth of the time of BCE.
+// Powers of two by sixteenths (or eighths), as bits, less that part of a power of two: what is then added
+// to the exponent is all of n.
 FASTCE_INLINE native_of<float>::unsigned_bits table_powers() {
-    const std::uint32_t power[16] = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3, 0x3f9837f0, 0x3f9ef532,
-                                     0x3fa5fed7, 0x3fad583f, 0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c,
-                                     0x3fd744fd, 0x3fe0ccdf, 0x3feac0c7, 0x3ff5257d};
     native_of<float>::unsigned_bits table = {};
     for (int i = 0; i < 1 << table_bits; ++i)
-        table[i] = power[i << (4 - table_bits)] - (std::uint32_t(i) << (23 - table_bits));
+        table[i] = bit_cast<std::uint32_t>(sixteenth_powers[i << (4 - table_bits)]) -
+                   (std::uint32_t(i) << (23 - table_bits));
     return table;
 }
-FASTCE_INLINE vec<float>::native rounded_off() {
-    const float part[16] = {0.0f, 0x1.8d96d2p-25f, -0x1.9c0c22p-27f, 0x1.964902p-25f,
-                            0x1.125002p-25f, 0x1.370be4p-25f, -0x1.0a3552p-25f, -0x1.00d8acp-27f,
-                            0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f,
-                            -0x1.f9c306p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f};
+// What was lost of them: with it the error is 0.6 ULP, without 0.9, for a twentieth of the time of BCE.
+FASTCE_INLINE vec<float>::native table_losses() {
     vec<float>::native table = {};
     for (int i = 0; i < 1 << table_bits; ++i)
-        table[i] = part[i << (4 - table_bits)];
+        table[i] = sixteenth_losses[i << (4 - table_bits)];
     return table;
 }
 // (e^r - 1 - r) / r^2 for |r| <= ln2 / 32.
@@ -144,7 +151,8 @@ FASTCE_INLINE vec<float> eighth_exp_polynomial(vec<float> r) {
     return fma(pair(0x1.555b7ep-3f, 0x1.555972p-5f, r), r, half);
 }
 
-template <> FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power) {
+template <>
+FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal) {
     typedef native_of<float>::unsigned_bits bits;  // what is dropped below may overflow
     // ln(2^-126 / 2^power), rounded up, for the two powers that there are: from here on all numbers are
     // normal.
@@ -165,11 +173,12 @@ template <> FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> ex
     const bits scale_bits = __builtin_shuffle(table_powers() + (std::uint32_t(power) << 23), n) +
                             (n << (23 - table_bits));
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits));
-    const vec<float> lost(__builtin_shuffle(rounded_off(), native_of<float>::bits(n)));
+    const vec<float> lost(__builtin_shuffle(table_losses(), native_of<float>::bits(n)));
     const vec<float> low = fma(k, vec<float>(0x1.05c610p-29f), lost);
     const vec<float> p = table_bits == 4 ? sixteenth_exp_polynomial(r) : eighth_exp_polynomial(r);
     const vec<float> e_less_1 = fma(fma(p, r, vec<float>(1.0f)), r, low);
-    return drop(less(x, smallest), fma(e_less_1, scale, scale));
+    const vec<float> y = fma(e_less_1, scale, scale);
+    return normal ? y : drop(less(x, smallest), y);
 }
 #endif
 
@@ -177,6 +186,11 @@ template <> FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> ex
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0);
 }
+// The same where no x is below `smallest_normal_exp`.
+template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
+    return exp_times_power(x, vec<T>(T(0)), 0, true);
+}
+template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
     return exp_times_power(x, excess, 0);
 }
@@ -191,19 +205,41 @@ template <class T> FASTCE_INLINE double smallest_lowering(T) {
     return double(std::numeric_limits<T>::min()) / constants<T>::lowering();
 }
 
-// log(1 + x) in float for x in [0, 1]: all that softplus and its tail need. Worst error 1.5 ULP
-// (1.2 with FMA), over every float in the range. log(1 + x) = 2 atanh(s), s = x / (2 + x), written x - s (x - tail) so that
-// x itself enters unrounded. The division runs beside the multiplications, which the loops wait for:
-// a polynomial in x alone needs 11 of them, this 7 (the loss alone of BCE: 0.52 ns an
-// element with AVX2 then, and 0.50 now).
+// log(1 + x) in float for x in [0, 1]: all that softplus and its tail need.
 template <class T> vec<T> log1p(vec<T> x);
+#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 64
+// Where an instruction looks one of 32 numbers up: log(1 + x) = log(1 + r) - log c, r = (1 + x) c - 1 with
+// c near 1 / (1 + n / 31) for the n nearest to 31 x, so |r| is at most 1 / 62. BCE takes 27.9 cycles for 16
+// lanes with it, and 28.8 with the formula below. Worst error 0.8 ULP.
+FASTCE_INLINE vec<float> look_up(const float (&table)[32], native_of<float>::bits index) {
+    return vec<float>(__builtin_shuffle(load(table).v, load(table + 16).v, index));
+}
+// (log(1 + r) - r) / r^2 for |r| <= 1 / 62.
+FASTCE_INLINE vec<float> log1p_polynomial(vec<float> r) {
+    const vec<float> half(-0x1.000000p-1f);
+    return fma(pair(0x1.555f96p-2f, -0x1.00088ap-2f, r), r, half);
+}
 template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
-    const vec<float> s = x / (x + 2.0f), z = s * s;
+    const native_of<float>::bits n =
+        bit_cast<native_of<float>::bits>(fma(x, vec<float>(31.0f), vec<float>(0x1.8p23f)).v);
+    const vec<float> c = look_up(inverses, n), one(1.0f), r = fma(x, c, c - one);
+    return fma(fma(log1p_polynomial(r), r, one), r, look_up(logarithms, n));
+}
+#else
+// log(1 + x) = 2 atanh(s), s = x / (2 + x), written x - s (x - tail) so that x itself enters unrounded. The
+// division runs beside the multiplications, which the loops wait for: a polynomial in x alone needs 11 of
+// them, this 7 (the loss alone of BCE: 0.52 ns an element with AVX2 then, and 0.50 now). Worst error
+// 1.5 ULP (1.2 with FMA), over every float in the range.
+FASTCE_INLINE vec<float> wide_atanh_polynomial(vec<float> z) {
     const vec<float> p01 = pair(0x1.55554cp-1f, 0x1.99ad8cp-2f, z);
     const vec<float> p23 = pair(0x1.2120c4p-2f, 0x1.13115cp-2f, z);
-    const vec<float> p = fma(p23, z * z, p01);
-    return fma(-s, x - z * p, x);
+    return fma(p23, z * z, p01);
 }
+template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
+    const vec<float> s = x / (x + 2.0f), z = s * s;
+    return fma(-s, x - z * wide_atanh_polynomial(z), x);
+}
+#endif
 
 // 2 atanh(s) = 2 s + s^3 * atanh_polynomial(s^2) for |s| <= 0.1717 = (sqrt2 - 1) / (sqrt2 + 1).
 FASTCE_INLINE vec<float> atanh_polynomial(vec<float> z) {

@@ -1,13 +1,14 @@
-"""Compute the polynomials of fastce/simd_functions.hpp, and their errors, with mpmath.
+"""Compute the polynomials and tables of fastce/simd_functions.hpp, and their errors, with mpmath.
 
-    python tools/polynomials.py           # print every polynomial and its worst relative error
-    python tools/polynomials.py --check   # compare with the literals that stand in the header
+    python tools/polynomials.py           # print them all, and each polynomial's worst relative error
+    python tools/polynomials.py --check   # compare with the literals that stand in the headers
 
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
 
     exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; / 16 or / 32 beside a table
     2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; |s| ≤ 1/3, for log1p
+    log1p r   = r + r² P(r)            |r| ≤ 1/62, beside a table
 
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
 the best polynomial; every coefficient is then rounded to the precision it is used in. The error
@@ -33,6 +34,7 @@ import numpy as np
 from mpmath import mpf
 
 HEADER = Path(__file__).resolve().parent.parent / "fastce" / "simd_functions.hpp"
+TABLES = HEADER.with_name("simd_tables.hpp")
 POINTS = 2001
 
 Number = Any  # mpmath has no types
@@ -59,6 +61,11 @@ def atanh_rest(square: Number) -> Number:
     return (2 * mpmath.atanh(s) - 2 * s) / s**3
 
 
+def log1p_rest(r: Number) -> Number:
+    """(log1p r − r) / r²."""
+    return (mpmath.log1p(r) - r) / r**2 if abs(r) > NEAR_ZERO else mpf(-1) / 2
+
+
 def exp_error(r: Number, p: Number) -> Number:
     """Relative error of e^r with P(r) = p."""
     return (1 + r + r * r * p) / mpmath.exp(r) - 1
@@ -70,6 +77,11 @@ def atanh_error(square: Number, p: Number) -> Number:
         return mpf(0)
     s = mpmath.sqrt(square)
     return (s + s * square * p / 2) / mpmath.atanh(s) - 1
+
+
+def log1p_error(r: Number, p: Number) -> Number:
+    """Relative error of log1p r with P(r) = p."""
+    return (r + r * r * p) / mpmath.log1p(r) - 1 if r else mpf(0)
 
 
 @dataclass(frozen=True)
@@ -103,15 +115,56 @@ class Polynomial:
     def in_header(self, header: str) -> list[float]:
         """Literals of the function's body, which stand there from the lowest power up, reversed."""
         start = header.index(self.signature)
-        body = header[start : header.index("\n}", start)]
-        literals = re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", body)
-        return [float.fromhex(text) for text in reversed(literals)]
+        return literals_of(header[start : header.index("\n}", start)])[::-1]
+
+
+def literals_of(text: str) -> list[float]:
+    """Numbers that a text has in hexadecimal."""
+    found = re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", text)
+    return [float.fromhex(literal) for literal in found]
+
+
+def nearest_float(x: Number) -> Number:
+    """Round to float32."""
+    return mpf(float(np.float32(float(x))))
+
+
+def sixteenth_powers() -> list[Number]:
+    """2^(i/16), rounded."""
+    return [nearest_float(mpf(2) ** (mpf(i) / 16)) for i in range(16)]
+
+
+def sixteenth_losses() -> list[Number]:
+    """What rounding took from them, in parts of them."""
+    exact = [mpf(2) ** (mpf(i) / 16) for i in range(16)]
+    return [nearest_float((x - p) / x) for x, p in zip(exact, sixteenth_powers(), strict=True)]
+
+
+def inverses() -> list[Number]:
+    """Floats near 1 / (1 + i/31), from 1/2 to 1, whose logarithm is nearly a float."""
+    found = [mpf(1)]  # its logarithm is 0, and has to be
+    for i in range(1, 32):
+        start = nearest_float(1 / (1 + mpf(i) / 31))
+        step = mpf(2) ** -24
+        near = [start + sign * k * step for k in range(512) for sign in (1, -1)]
+        logs = [(c, -mpmath.log(c)) for c in near if c >= mpf(1) / 2]
+        found.append(min(logs, key=lambda pair: abs(pair[1] / nearest_float(pair[1]) - 1))[0])
+    return found
+
+
+def logarithms() -> list[Number]:
+    """−log of them."""
+    return [nearest_float(-mpmath.log(c)) for c in inverses()]
+
+
+TABLES_OF = {f.__name__: f for f in (sixteenth_powers, sixteenth_losses, inverses, logarithms)}
 
 
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
 EIGHTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 8, HALF_LN2 / 8))
 SIXTEENTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
+LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
 WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
 POLYNOMIALS = [
@@ -119,7 +172,8 @@ POLYNOMIALS = [
     Polynomial("exp by 8", "vec<float> eighth_exp_polynomial(", np.float32, 3, *EIGHTH_EXP),
     Polynomial("exp by 16", "vec<float> sixteenth_exp_polynomial(", np.float32, 2, *SIXTEENTH_EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
-    Polynomial("2 atanh in log1p, float32", "vec<float> log1p(", np.float32, 4, *WIDE_ATANH),
+    Polynomial("log1p by table", "vec<float> log1p_polynomial(", np.float32, 3, *LOG1P),
+    Polynomial("2 atanh in log1p", "vec<float> wide_atanh_polynomial(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
     Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
 ]
@@ -134,9 +188,16 @@ def literal(coefficient: float, dtype: type[np.float32] | type[np.float64]) -> s
     return f"{whole}.{fraction[:places]}p{int(exponent)}{suffix}"
 
 
-def differences(header: str) -> list[str]:
-    """Say where the header's literals are not the ones computed here."""
+def differences(header: str, tables: str) -> list[str]:
+    """Say where the headers' literals are not the ones computed here."""
     found = []
+    for name, compute in TABLES_OF.items():
+        start = tables.index(f" {name}[")
+        written = literals_of(tables[start : tables.index("};", start)])
+        computed = [float(x) for x in compute()]
+        if computed != written:
+            lists = (", ".join(literal(c, np.float32) for c in x) for x in (written, computed))
+            found.append("{}: the header has {}; computed: {}".format(name, *lists))
     for polynomial in POLYNOMIALS:
         computed, written = polynomial.coefficients(), polynomial.in_header(header)
         if computed != written:
@@ -150,15 +211,20 @@ def differences(header: str) -> list[str]:
 def main() -> int:
     """Print the polynomials, or check the header."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help=f"compare with {HEADER.name}")
+    parser.add_argument("--check", action="store_true", help="compare with the headers")
     if parser.parse_args().check:
-        found = differences(HEADER.read_text(encoding="utf-8"))
-        print("\n".join(found) or f"{len(POLYNOMIALS)} polynomials are as in {HEADER.name}")
+        found = differences(*(path.read_text(encoding="utf-8") for path in (HEADER, TABLES)))
+        count = f"{len(POLYNOMIALS)} polynomials and {len(TABLES_OF)} tables"
+        print("\n".join(found) or f"{count} are as in {HEADER.name} and {TABLES.name}")
         return int(bool(found))
     for polynomial in POLYNOMIALS:
         print(f"{polynomial.name}: worst relative error {polynomial.worst_error():.2g} ULP")
         for coefficient in polynomial.coefficients():
             print("   ", literal(coefficient, polynomial.dtype))
+    for name, compute in TABLES_OF.items():
+        print(f"{name}:")
+        for number in compute():
+            print("   ", literal(float(number), np.float32))
     return 0
 
 
