@@ -13,12 +13,15 @@ from typing import Any
 
 from fastce import _checks
 
-# Elements of a task at least: 40 to 150 microseconds with AVX-512 (`python -m bench.threshold`). A
-# large call has at least TASKS, of up to LARGEST_TASK: each costs some 8 microseconds of Python and
-# of cold starts (softmax CE of 8192 x 1000: 0.54 ns an element in 62 tasks, 0.47 in one).
-TASK_ELEMENTS = 1 << 17
+# Elements of a task at least, where there are several: 20 to 75 microseconds with AVX-512. A thread is
+# woken 90 microseconds late, and takes what is left then (softmax CE of 65536 x 10 on two threads:
+# 0.65 ns an element in tasks of twice the size, 0.61 so). A large call has at least TASKS, of up to
+# LARGEST_TASK: each costs a microsecond or two of Python and of cold starts.
+TASK_ELEMENTS = 1 << 16
 LARGEST_TASK = 1 << 20
 TASKS = 32
+# What is no more than this is one task: the short way of the kernels counts on it.
+SINGLE_TASK = 1 << 17
 
 # Below this many elements a call stays on its thread. Waking another one costs as much as it saves
 # about here: softmax CE takes 103 microseconds on one thread and 97 on two, sigmoid focal loss 297
@@ -95,6 +98,8 @@ def set_num_threads(threads: int) -> None:
 
 def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
     """Cut ``count`` rows of ``size`` elements into ranges of a multiple of ``multiple`` rows."""
+    if count * size <= SINGLE_TASK:
+        return [(0, count)] if count else []
     elements = min(max(count * size // TASKS, TASK_ELEMENTS), LARGEST_TASK)
     step = max(elements // max(size, 1) // multiple, 1) * multiple
     return [(start, min(start + step, count)) for start in range(0, count, step)]

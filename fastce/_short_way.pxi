@@ -3,7 +3,7 @@
 # and the long way does the call or raises.
 
 cdef enum:
-    QUICK_ELEMENTS = 1 << 17  # one task of _parallel.py: the sums are the same either way
+    QUICK_ELEMENTS = 1 << 17  # SINGLE_TASK of _parallel.py: the sums are the same either way
 
 cdef inline bint is_usual(object array):
     return (cnp.PyArray_CheckExact(array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> array)
