@@ -151,7 +151,7 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, vec[real] opposite
     cdef vec[real] alpha = select_negative(sign, splat(<real> loss.alpha_positive),
                                            splat(<real> loss.alpha_negative))
     cdef vec[real] weight = alpha * power_of_sigmoid(r, max(-x, zero), log_term, loss)
-    cdef vec[real] p_b = p * b, value = weight * b
+    cdef vec[real] p_b = p * b, value = rounded(weight * b)
     cdef mask[real] soft
     if options is not Ordinary:  # not 0 * inf
         p_b = select(equal(p, zero), p, p_b)
@@ -183,9 +183,9 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] alpha = (y * splat(<real> loss.alpha_positive)
                             + opposite * splat(<real> loss.alpha_negative))
     cdef vec[real] weight = alpha * exp(g * log(r))
-    cdef vec[real] rho_b = select(equal(rho, zero), zero, rho * b)
-    grad[0] = weight * (g * rho_b + slope)
-    hess[0] = weight * (g * rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
+    cdef vec[real] g_rho_b = rounded(g * select(equal(rho, zero), zero, rho * b))
+    grad[0] = weight * (g_rho_b + slope)
+    hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
     return select(equal(weight, zero), weight, weight * b)
 
 

@@ -219,6 +219,23 @@ template <class T> FASTCE_INLINE vec<T> negative_abs(vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
     return vec<T>(typename vec<T>::native(a.v * b.v + c.v));
 }
+// x, rounded: not contracted with what it is added to, so that a sum does not depend on what else stands in
+// its loop. Clang contracts within one expression only.
+template <class T> FASTCE_INLINE vec<T> rounded(vec<T> x) {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__) && FASTCE_VECTOR_BYTES >= 32
+#if FASTCE_VECTOR_BYTES == 32 || defined(__AVX512F__)
+    asm("" : "+v"(x.v));
+#else
+    __m256i half[2];  // which a register holds
+    std::memcpy(half, &x.v, sizeof half);
+    asm("" : "+x"(half[0]), "+x"(half[1]));
+    std::memcpy(&x.v, half, sizeof half);
+#endif
+#elif defined(__GNUC__) && !defined(__clang__) && defined(__aarch64__) && FASTCE_VECTOR_BYTES
+    asm("" : "+w"(x.v));
+#endif
+    return x;
+}
 template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
     return !_mm256_testz_si256(bit_cast<__m256i>(m.v), bit_cast<__m256i>(m.v));

@@ -57,6 +57,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] abs[T](vec[T])
     vec[T] negative_abs[T](vec[T])
     vec[T] fma[T](vec[T], vec[T], vec[T])
+    vec[T] rounded[T](vec[T])
 
     vec[T] load[T](const T*)
     vec[T] load_first[T](const T*, Py_ssize_t, T)

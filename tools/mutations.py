@@ -15,6 +15,7 @@ class Mutation(NamedTuple):
 
 SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
 SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
+CHUNKS = ("test_sigmoid_chunks.py",)
 ERRORS = ("test_errors.py", "test_hostile.py", "test_hostile_arguments.py")
 INTERFACE = ("test_c_interface.py",)
 
@@ -23,8 +24,8 @@ MUTATIONS = [
     Mutation(
         "wrong sign of the gradient at the target",
         "_formulas.pxi",
-        "- (hard + soft_at_target) * target_others))",
-        "+ (hard + soft_at_target) * target_others))",
+        "- at_target * target_others))",
+        "+ at_target * target_others))",
         SOFTMAX,
     ),
     Mutation(
@@ -44,8 +45,8 @@ MUTATIONS = [
     Mutation(
         "0 times infinity",
         "_formulas.pxi",
-        "keep(less(zero, hard), hard * nll)",
-        "hard * nll",
+        "keep(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))",
+        "hard * ((m - load(&block.target_logit[i])) + log_total)",
         SOFTMAX,
     ),
     Mutation(
@@ -233,6 +234,27 @@ MUTATIONS = [
         SOFTMAX,
     ),
     Mutation(
+        "tiles: a target compared with the class behind it",
+        "_tile_moves.pxi",
+        "(<const real*> compared.numbers)[first + k]",
+        "(<const real*> compared.numbers)[first + k + 1]",
+        SOFTMAX,
+    ),
+    Mutation(
+        "tiles: a factor that is lowered for another row's sake",
+        "_tile_kernel.pxi",
+        "store(firsts + i, select(tiny, lower, one))",
+        "store(firsts + i, lower)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "log-sum-exp of a row of nothing but -inf",
+        "_formulas.pxi",
+        "others = max(splat(0.0), load(&block.others[i]))",
+        "others = load(&block.others[i])",
+        SOFTMAX,
+    ),
+    Mutation(
         "tiles: NaN at the masked classes of a row without a softmax",
         "_tile_kernel.pxi",
         "cleared |= has_no_softmax(block, i)",
@@ -242,15 +264,15 @@ MUTATIONS = [
     Mutation(
         "tiles: logit scale once in the Hessian at the target",
         "_tile_kernel.pxi",
-        "hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain * chain)",
-        "hess[label * BLOCK_ROWS + i] = <real> (block.hess_at_target[i] * chain)",
+        "narrow_rows(&block.hess_at_target[0], rows, chain * chain, &at_target[0])",
+        "narrow_rows(&block.hess_at_target[0], rows, chain, &at_target[0])",
         SOFTMAX,
     ),
     Mutation(
         "log1p short of its last term",
         "simd_functions.hpp",
-        "const vec<float> p = fma(p23, z * z, p01);\n    return fma(-s, x - z * p, x);",
-        "return fma(-s, x - z * p01, x);",
+        "return fma(p23, z * z, p01);",
+        "return p01;",
         SIGMOID,
     ),
     # Formulas of the sigmoid family
@@ -271,8 +293,8 @@ MUTATIONS = [
     Mutation(
         "BCE of 0 times infinity",
         "_sigmoid_kernel.pxi",
-        "keep(less(splat(<real> 0), wrong), wrong * abs(z))",
-        "wrong * abs(z)",
+        "select(less(splat(<real> 0), wrong), less_value, -log_term)",
+        "less_value",
         SIGMOID,
     ),
     Mutation(
@@ -285,9 +307,37 @@ MUTATIONS = [
     Mutation(
         "targets outside of 0 to 1 passed over",
         "_sigmoid_kernel.pxi",
-        "chunk.suspect |= targets.suspects()",
+        "chunk.suspect |= targets.exceeds(<real> 1)",
         "chunk.suspect |= False",
         ERRORS,
+    ),
+    Mutation(
+        "an extreme logit in an ordinary chunk",
+        "_sigmoid_kernel.pxi",
+        "chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))",
+        "chunk.extraordinary = (False",
+        CHUNKS,
+    ),
+    Mutation(
+        "a soft target in an ordinary chunk of focal loss",
+        "_sigmoid_kernel.pxi",
+        "(sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))",
+        "False)",
+        CHUNKS,
+    ),
+    Mutation(
+        "an extraordinary chunk counted twice",
+        "_sigmoid_kernel.pxi",
+        "sum = before",
+        "pass",
+        CHUNKS,
+    ),
+    Mutation(
+        "a chunk done again from its own gradient",
+        "_sigmoid_kernel.pxi",
+        "chunk.grad != chunk.z and chunk.hess != chunk.z",
+        "True",
+        CHUNKS,
     ),
     Mutation(
         "alpha swapped",

@@ -1,0 +1,102 @@
+"""Chunks of the sigmoid kernels that turn out not to be ordinary: done again, with the same bits.
+
+An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0 and
+1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastce
+from fastce import reference
+
+CHUNKS, CHUNK = 5, 1024
+LOSSES = {
+    "bce": (fastce.BCEWithLogits, reference.bce_with_logits, {}),
+    "focal": (fastce.SigmoidFocalLoss, reference.sigmoid_focal_loss, {"gamma": 2.0}),
+    "focal of 1.5": (fastce.SigmoidFocalLoss, reference.sigmoid_focal_loss, {"gamma": 1.5}),
+}
+# Beyond and at the ends of what is ordinary in float32 and float64, either sign.
+EXTREME = [87.0, 87.5, -88.0, 103.0, -104.0, 708.0, -709.0, 746.0, np.inf, -np.inf]
+
+
+def arrays(dtype, rng):
+    z = rng.normal(0, 3, CHUNKS * CHUNK + 37).astype(dtype)
+    y = (rng.random(z.size) < 0.5).astype(dtype)
+    return z, y
+
+
+def assert_same_as_the_long_way(loss, z, y):
+    everywhere = np.ones(z.shape, bool)
+    value, grad, hess = loss.value_grad_hess(z, y)
+    same_value, same_grad, same_hess = loss.value_grad_hess(z, y, where=everywhere)
+    assert np.array_equal(value, same_value, equal_nan=True)
+    np.testing.assert_array_equal(grad, same_grad)
+    np.testing.assert_array_equal(hess, same_hess)
+    assert np.array_equal(loss(z, y), value, equal_nan=True)
+    value_1, grad_1 = loss.value_and_grad(z, y)
+    assert np.array_equal(value_1, value, equal_nan=True)
+    np.testing.assert_array_equal(grad_1, grad)
+    in_place = z.copy()
+    value_2, out = loss.value_and_grad(in_place, y, out=in_place)
+    assert out is in_place
+    assert np.array_equal(value_2, value, equal_nan=True)
+    np.testing.assert_array_equal(in_place, grad)
+
+
+@pytest.mark.parametrize("chunk", [0, 2, CHUNKS])
+@pytest.mark.parametrize("extreme", [*EXTREME, np.nan])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_extreme_logit(name, dtype, extreme, chunk, isa, rng):
+    build, _, options = LOSSES[name]
+    z, y = arrays(dtype, rng)
+    at = chunk * CHUNK + 11
+    z[at] = z[at + 1] = extreme
+    y[at], y[at + 1] = 0, 1
+    assert_same_as_the_long_way(build(reduction="sum", **options), z, y)
+
+
+@pytest.mark.parametrize("chunk", [0, 2, CHUNKS])
+@pytest.mark.parametrize("soft", [1e-30, 0.25, 0.5, 1 - 2.0**-24])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_soft_target(name, dtype, soft, chunk, isa, rng):
+    build, truth, options = LOSSES[name]
+    z, y = arrays(dtype, rng)
+    at = chunk * CHUNK + 11
+    y[at], y[at + 5] = soft, -0.0
+    assert_same_as_the_long_way(build(reduction="sum", **options), z, y)
+    _, grad = build(reduction="sum", **options).value_and_grad(z, y)
+    exact = truth(z.astype(np.longdouble), y, reduction="sum", **options)[1]
+    # The gradient of a soft target is a sum of terms of either sign, each below 1.
+    np.testing.assert_allclose(grad[at], float(exact[at]), rtol=0, atol=32 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_infinities_of_every_chunk(name, isa, rng):
+    """Where a logit in every chunk is infinite, as masks make them, the limits come out."""
+    build, truth, options = LOSSES[name]
+    z, y = arrays(np.float32, rng)
+    z[::97] = -np.inf
+    y[::97] = 0
+    value, grad = build(reduction="sum", **options).value_and_grad(z, y)
+    exact = truth(z.astype(np.longdouble), y, reduction="sum", **options)[0]
+    assert value == pytest.approx(float(exact), rel=1e-6)
+    np.testing.assert_array_equal(grad[::97], 0.0)
+
+
+@pytest.mark.parametrize("classes", [3, 10, 100, 1000])
+def test_the_short_way_adds_up_as_the_long_way(classes, isa, rng):
+    """A call of little data is one task either way: its sum has the same bits."""
+    rows = (1 << 17) // classes
+    z = rng.normal(0, 3, (rows, classes)).astype(np.float32)
+    label = rng.integers(0, classes, rows)
+    loss = fastce.SoftmaxCrossEntropy()
+    strided = np.empty((rows, 2 * classes), np.float32)[:, :classes]  # the short way does not take it
+    value, grad = loss.value_and_grad(z, label, out=strided)
+    short_value, short_grad = loss.value_and_grad(z, label)
+    assert short_value == value
+    np.testing.assert_array_equal(short_grad, grad)
