@@ -21,8 +21,10 @@ cdef enum:  # which loss of the softmax family
     LOG_SUM_EXP = 2  # its gradient is softmax
     LOG_SOFTMAX = 3  # written where the others write a gradient
 
-# Rows whose scalars are finished together. 32 rows fill the vectors of every instruction set, keep
-# their block of scalars (4.6 KB) and 100 float32 classes (13 KB) in a 32 KB first-level cache.
+# Rows whose scalars are finished together. 64 rows fill the vectors of every instruction set several times,
+# so that one vector's logarithm does not wait for the other's (10 classes with AVX-512: 12.5 ns a row by 32,
+# 11.9 by 64, 11.4 by 128), and keep their scalars (9 KB) and some 90 float32 classes in a 32 KB
+# first-level cache: 100 classes take 0.56 ns an element by 32, 0.55 by 64, 0.60 by 128.
 cdef enum:
     BLOCK_ROWS = 64
 
