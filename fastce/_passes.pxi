@@ -34,8 +34,7 @@ cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima) noexc
 
 cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, const real* maxima,
                                 real* e, const Ahead* ahead) noexcept nogil:
-    # e_j = 2^raised exp(u_j - maximum), stored unless e is NULL; e may be u. Returns the sum of the exp
-    # less one for a maximum. Ones are counted, not added, so that a small tail beside them keeps its
+    # e_j = 2^raised exp(u_j - maximum); e may be u. Returns the sum of the exp less one for a maximum. Ones are counted, not added, so that a small tail beside them keeps its
     # digits. Only lanes that hold a maximum, as `maxima` tells of each stride, are looked at (what else
     # rounds to 1 may be added): they are left out of the sum, and added at the end. A branch at each
     # stride would be shorter, but no predictor foresees the one that is taken, and what it throws away
@@ -54,12 +53,10 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
         odd = zero
         for k in range(0, STRIDE_VECTORS, 2):
             y = raised_exp(load(u + i + k * width) - m)
-            if e:
-                store(e + i + k * width, y)
+            store(e + i + k * width, y)
             even = even + y
             y = raised_exp(load(u + i + (k + 1) * width) - m)
-            if e:
-                store(e + i + (k + 1) * width, y)
+            store(e + i + (k + 1) * width, y)
             odd = odd + y
         tied = equal(load(maxima), m)
         total.add(drop(tied, even + odd))
@@ -73,16 +70,14 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
     odd = zero
     while i + width <= count:
         y = raised_exp(load(u + i) - m)
-        if e:
-            store(e + i, y)
+        store(e + i, y)
         tied = equal(y, raised_one)
         even = add_unless(tied, even, y)
         odd = add_where(tied, odd, one)
         i += width
     if i < count:
         y = raised_exp(load_first(u + i, count - i, <real> -INFINITY) - m)
-        if e:
-            store_first(e + i, count - i, y)
+        store_first(e + i, count - i, y)
         tied = equal(y, raised_one)
         even = add_unless(tied, even, y)
         odd = add_where(tied, odd, one)
@@ -94,10 +89,7 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
         even = zero
         odd = zero
         for k in range(STRIDE_VECTORS):
-            if e:
-                y = load(e + again[strides] + k * width)
-            else:
-                y = raised_exp(load(u + again[strides] + k * width) - m)
+            y = load(e + again[strides] + k * width)
             tied = equal(y, raised_one)
             even = add_unless(tied, even, y)
             odd = add_where(tied, odd, one)

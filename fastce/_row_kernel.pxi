@@ -228,8 +228,10 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         look_ahead(batch, row, first, last_row, &ahead)
         if chunk_maximum == INFINITY:
             infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
+        # Where nobody wants the exponentials they are stored all the same, in the cache, for those of the
+        # maximum's stride are looked at once more.
         chunk_others = exponentials(u, count, reference, maxima,
-                                    e_row + first if e_row else NULL, &ahead)
+                                    e_row + first if e_row else <real*> work.e, &ahead)
         if chunk_maximum == INFINITY:
             chunk_others = infinite_others
         if first == 0:

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #if defined(__SSE2__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -385,6 +386,55 @@ template <class T> FASTCE_INLINE vec<T> load_narrowed(const double *from, T) {
 
 // ------------------------------------------------------------------------------------ reductions
 
+// Halves first: the same order for every caller and, of sums, every width of a vector. In registers: a
+// detour by memory takes twice as long, and every row waits for it.
+#if defined(__SSE2__) && defined(__GNUC__) && FASTCE_VECTOR_BYTES
+FASTCE_INLINE float max_of(__m128 x) {
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+FASTCE_INLINE double max_of(__m128d x) { return _mm_cvtsd_f64(_mm_max_sd(x, _mm_unpackhi_pd(x, x))); }
+FASTCE_INLINE double sum_of(__m128d x) { return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x))); }
+#ifdef __AVX__
+FASTCE_INLINE float max_of(__m256 x) {
+    return max_of(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)));
+}
+FASTCE_INLINE double max_of(__m256d x) {
+    return max_of(_mm_max_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1)));
+}
+FASTCE_INLINE double sum_of(__m256d x) {
+    return sum_of(_mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1)));
+}
+#endif
+#ifdef __AVX512F__
+FASTCE_INLINE float max_of(__m512 x) {
+    return max_of(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+}
+FASTCE_INLINE double max_of(__m512d x) {
+    return max_of(_mm256_max_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1)));
+}
+FASTCE_INLINE double sum_of(__m512d x) {
+    return sum_of(_mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1)));
+}
+#elif FASTCE_VECTOR_BYTES == 64  // two registers
+template <class Native> FASTCE_INLINE auto max_of(Native x) {
+    typename std::conditional<std::is_same<Native, native_of<float>::type>::value, __m256, __m256d>::type half[2];
+    std::memcpy(half, &x, sizeof x);
+    const auto low = max_of(half[0]), high = max_of(half[1]);
+    return low > high ? low : high;
+}
+FASTCE_INLINE double sum_of(native_of<double>::type x) {
+    __m256d half[2];
+    std::memcpy(half, &x, sizeof x);
+    return sum_of(_mm256_add_pd(half[0], half[1]));
+}
+#endif
+template <class T> FASTCE_INLINE T reduce_max(vec<T> x) { return max_of(x.v); }
+template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
+    const wide_vec<T> wide = widen_lanes(x);
+    return sum_of(wide.parts == 1 ? wide.part[0].v : (wide.part[0] + wide.part[wide.parts - 1]).v);
+}
+#else
 template <class T> FASTCE_INLINE T reduce_max(vec<T> x) {
     T lane[vec<T>::lanes];
     store(lane, x);
@@ -393,7 +443,6 @@ template <class T> FASTCE_INLINE T reduce_max(vec<T> x) {
             lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
     return lane[0];
 }
-// In double, halves first: the same order for every caller.
 template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
     double lane[vec<T>::lanes];
     store_widened(lane, x);
@@ -402,6 +451,7 @@ template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
             lane[i] += lane[i + width];
     return lane[0];
 }
+#endif
 
 // Running sums of the lanes of float vectors in double, of double vectors in double with the
 // rounding errors beside it (Knuth's two-sum).
