@@ -24,9 +24,8 @@ BLOCK_ELEMENTS = 1 << 15
 # Labels that are checked between two looks for an interrupt: some 10 milliseconds.
 LABELS = 1 << 23
 
-# The kernels finish their rows in groups of a power of two up to this: a split between groups
-# changes no sum.
-GROUP_ROWS = 32
+# The rows of a block of the kernels: a split between blocks changes no sum.
+GROUP_ROWS = 64
 
 
 # Factors of up to 2**FACTOR_BITS either way are multiplied in float32, which ends at 2**128. What

@@ -8,8 +8,8 @@
 # that the second-level cache holds, for the pass that scales it. Longer rows compute it again.
 
 cdef enum:
-    STEP_ELEMENTS = 512   # of rows that are read before they are written: 256 classes take 0.56 ns an
-    #                       element by twos, 0.93 one by one
+    SHORT_ROW = 256       # the losses of rows of up to so many classes are added up in blocks, those of
+    #                       longer ones one by one, so that a task may begin at any row
     KEPT_CLASSES = 32768  # a scratch row of 128 KB (float32); the gradient's own row may be longer:
     KEPT_CHUNKS = 512     # 2**20 classes
 
@@ -472,20 +472,12 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     cdef bint scratch = (batch.grad.data != NULL and not in_grad and batch.classes <= KEPT_CLASSES
                          and batch.kind != LOG_SOFTMAX)
     cdef bint wants_grad = batch.grad.data != NULL
-    # Some rows at once share the vectors of finish_rows, but a row is written best right after it has
-    # been read: two rows of 768 at a time take 0.81 ns an element from memory, one 0.54. What is left
-    # of it, the loss where the gradient does not need the logarithm, waits for the whole block: between
-    # the exponentials of a row and its gradient nothing is asked of the memory, so that what happens
-    # there counts twice (8192 x 1000: 0.54 ns an element with the logarithm there, 0.50 without).
-    cdef Py_ssize_t step = 1
-    cdef bint alone, one_by_one, later = not gradient_needs_logarithm(batch)
+    # A row is written best right after it has been read. What is left of it, the loss where the gradient
+    # does not need the logarithm, waits for the whole block: between the exponentials of a row and its
+    # gradient nothing is asked of the memory, so that what happens there counts twice (8192 x 1000: 0.54 ns
+    # an element with the logarithm there, 0.50 without), and a vector's logarithms take no longer than one.
+    cdef bint later = not gradient_needs_logarithm(batch)
     cdef int status = OK
-    while step < BLOCK_ROWS and 2 * step * batch.classes <= STEP_ELEMENTS:
-        step *= 2
-    alone = step == 1
-    one_by_one = wants_grad and (alone or scratch)
-    if alone:
-        step = BLOCK_ROWS
     begin_batch(batch, &block)
     begin_batch(batch, &one)
     memory = <char*> malloc((7 * padded + (batch.classes if scratch else 0)) * sizeof(real) + 64)
@@ -501,13 +493,13 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     work.row_ahead = -1
     work.row = <char*> work.u + 7 * padded * sizeof(real) if scratch else NULL
     while row < stop:
-        rows = min_size(step, stop - row)
+        rows = min_size(BLOCK_ROWS, stop - row)
         status = begin_rows(batch, row, rows, &block)
         if status != OK:
             break
         for i in range(rows):
             find_statistics(batch, row, stop, &block, i, &work, in_grad, tag)
-            if one_by_one:
+            if wants_grad:
                 take_row(batch, &block, i, &one)
                 finish_rows(batch, &one, 1, not later, True)
                 if not later:
@@ -515,13 +507,9 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
                     block.log_sum_exp[i] = one.log_sum_exp[0]
                 look_at_next(batch, row + i + 1, stop, &work, tag)
                 write_derivatives(batch, row + i, &one, 0, &work, in_grad, tag)
-        if later or not one_by_one:
-            finish_rows(batch, &block, rows, True, wants_grad and not one_by_one)
-        if wants_grad and not one_by_one:
-            look_at_next(batch, row + rows, stop, &work, tag)
-            for i in range(rows):
-                write_derivatives(batch, row + i, &block, i, &work, in_grad, tag)
-        end_rows(batch, row, rows, &block, alone, tag, total)
+        if later or not wants_grad:
+            finish_rows(batch, &block, rows, True, False)
+        end_rows(batch, row, rows, &block, batch.classes > SHORT_ROW, tag, total)
         row += rows
     free(memory)
     return status
