@@ -40,7 +40,7 @@ else:
         avx512 = ["-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
         INSTRUCTION_SETS["_core_avx2"] = avx2
         INSTRUCTION_SETS["_core_avx512"] = [*avx2, *avx512, "-mprefer-vector-width=512"]
-        # GCC warns of its own header, hundreds of times: a vector that is undefined there is meant so.
+        # GCC warns of its own header, hundreds of times: what is undefined there is meant so.
         INSTRUCTION_SETS["_core_avx512"].append("-Wno-maybe-uninitialized")
         if os.environ.get("FASTCE_BUILD_TEST_VARIANTS"):
             # For tests: 16 lanes without AVX-512, and no vector extension at all.

@@ -420,7 +420,8 @@ class Elements:
         # A float64 that rounds to 1 in the working precision counts as 1.
         dtype = self._type("target", target)
         read = _layout.reader(view, dtype, BLOCK_ELEMENTS)
-        # Nothing is copied where the target is one contiguous axis: 2 us a block would double the time.
+        # Nothing is copied where the target is one contiguous axis, and 2 us a block would double
+        # the time.
         step = BLOCK_ELEMENTS if _layout.line(view, dtype) is None else target.size
 
         def check(start: int, stop: int) -> float:

@@ -13,10 +13,10 @@ from typing import Any
 
 from fastce import _checks
 
-# Elements of a task at least, where there are several: 20 to 75 microseconds with AVX-512. A thread is
-# woken 90 microseconds late, and takes what is left then (softmax CE of 65536 x 10 on two threads:
-# 0.65 ns an element in tasks of twice the size, 0.61 so). A large call has at least TASKS, of up to
-# LARGEST_TASK: each costs a microsecond or two of Python and of cold starts.
+# Elements of a task at least, where there are several: 20 to 75 microseconds with AVX-512. A thread
+# is woken 90 microseconds late, and takes what is left then (softmax CE of 65536 x 10 on two
+# threads: 0.65 ns an element in tasks of twice the size, 0.61 so). A large call has at least TASKS,
+# of up to LARGEST_TASK: each costs a microsecond or two of Python and of cold starts.
 TASK_ELEMENTS = 1 << 16
 LARGEST_TASK = 1 << 20
 TASKS = 32

@@ -34,11 +34,11 @@ cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima) noexc
 
 cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, const real* maxima,
                                 real* e, const Ahead* ahead) noexcept nogil:
-    # e_j = 2^raised exp(u_j - maximum); e may be u. Returns the sum of the exp less one for a maximum. Ones are counted, not added, so that a small tail beside them keeps its
-    # digits. Only lanes that hold a maximum, as `maxima` tells of each stride, are looked at (what else
-    # rounds to 1 may be added): they are left out of the sum, and added at the end. A branch at each
-    # stride would be shorter, but no predictor foresees the one that is taken, and what it throws away
-    # includes loads that are under way.
+    # e_j = 2^raised exp(u_j - maximum); e may be u. Returns the sum of the exp less one for a maximum. Ones
+    # are counted, not added, so that a small tail beside them keeps its digits. Only lanes that hold a
+    # maximum, as `maxima` tells of each stride, are looked at (what else rounds to 1 may be added): they are
+    # left out of the sum, and added at the end. A branch at each stride would be shorter, but no predictor
+    # foresees the one that is taken, and what it throws away includes loads that are under way.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0), one = splat(<real> 1), even, odd, y
     cdef vec[real] raised_one = splat(<real> (1.0 / lowering(maximum)))

@@ -1,7 +1,7 @@
 """Chunks of the sigmoid kernels that turn out not to be ordinary: done again, with the same bits.
 
-An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0 and
-1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary.
+An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0
+and 1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_the_short_way_adds_up_as_the_long_way(classes, isa, rng):
     z = rng.normal(0, 3, (rows, classes)).astype(np.float32)
     label = rng.integers(0, classes, rows)
     loss = fastce.SoftmaxCrossEntropy()
-    strided = np.empty((rows, 2 * classes), np.float32)[:, :classes]  # the short way does not take it
+    strided = np.empty((rows, 2 * classes), np.float32)[:, :classes]  # not for the short way
     value, grad = loss.value_and_grad(z, label, out=strided)
     short_value, short_grad = loss.value_and_grad(z, label)
     assert short_value == value

@@ -1,6 +1,6 @@
 """Compute the polynomials and tables of fastce/simd_functions.hpp, and their errors, with mpmath.
 
-    python tools/polynomials.py           # print them all, and each polynomial's worst relative error
+    python tools/polynomials.py           # print them, and each polynomial's worst relative error
     python tools/polynomials.py --check   # compare with the literals that stand in the headers
 
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
