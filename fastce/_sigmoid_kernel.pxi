@@ -359,7 +359,8 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
                 if arrays.hess_storage <= FLOAT64:
                     chunk.hess = arrays.hess + first * hess_size
         if plain and count == ELEMENTS:
-            # An ordinary chunk is done in 0.86 of the time. Where one is not, none behind it is tried.
+            # An ordinary chunk takes 0.90 (BCE) or 0.87 (focal) of the time of a plain one (AVX-512).
+            # Where one is not ordinary, none behind it is tried.
             if not chunk.extraordinary and chunk.grad != chunk.z and chunk.hess != chunk.z:
                 before = sum
                 loss_of_chunk(&chunk, count, loss, order, is_ordinary_chunk, tag, &sum)
