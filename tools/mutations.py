@@ -248,13 +248,6 @@ MUTATIONS = [
         SOFTMAX,
     ),
     Mutation(
-        "log-sum-exp of a row of nothing but -inf",
-        "_formulas.pxi",
-        "others = max(splat(0.0), load(&block.others[i]))",
-        "others = load(&block.others[i])",
-        SOFTMAX,
-    ),
-    Mutation(
         "tiles: NaN at the masked classes of a row without a softmax",
         "_tile_kernel.pxi",
         "cleared |= has_no_softmax(block, i)",
