@@ -2,6 +2,10 @@
 #
 # With e = exp(-|z|): sigma(|z|) = 1 / (1 + e), sigma(-|z|) = e / (1 + e), and
 # softplus(z) = max(z, 0) + log1p(e). No 1 - p is formed, nothing overflows.
+#
+# A chunk goes through in two loops, with e in the first-level cache between them. In one loop an element
+# takes a chain of about 100 cycles, and a processor that looks some hundred operations ahead starts few
+# elements meanwhile: BCE takes 22 cycles for 8 lanes then (AVX2 on Zen 3), and 16.5 in two; focal loss 30 and 21.
 
 cdef struct Bce:
     double unused
@@ -40,13 +44,12 @@ ctypedef fused derivatives:
 
 # What a loop over a chunk does not have to look after: a type each, too. All give the same bits.
 cdef struct Ordinary:
-    # Logits whose exponentials are normal numbers, targets of 0 and 1 where the loss cares, no options: if
-    # a chunk turns out not to be so, it is done again as a plain one.
+    # Logits whose exponentials are normal numbers, targets of 0 and 1 where the loss cares, no options.
     char unused
 
 
 cdef struct Plain:
-    # A whole chunk with no options: what most calls are made of.
+    # No options: what most calls are made of.
     char unused
 
 
@@ -79,29 +82,24 @@ cdef struct Elements:
     int hess_storage
 
 
-cdef inline vec[real] logistic(vec[real] z, vec[real]* larger, vec[real]* smaller,
-                               options kind) noexcept nogil:
-    # larger = sigma(|z|), smaller = sigma(-|z|); returns log1p(exp(-|z|)), so that softplus(z) is
+cdef inline vec[real] logistic(vec[real] e, vec[real]* larger, vec[real]* smaller) noexcept nogil:
+    # Of e = exp(-|z|): larger = sigma(|z|), smaller = sigma(-|z|); returns log1p(e), so that softplus(z) is
     # max(z, 0) plus it, and softplus(-z) is max(-z, 0) plus it.
-    cdef vec[real] one = splat(<real> 1), e
-    if options is Ordinary:
-        e = normal_exp(negative_abs(z))
-    else:
-        e = exp(negative_abs(z))
+    cdef vec[real] one = splat(<real> 1)
     smaller[0] = e / (one + e)
     larger[0] = one - smaller[0]
     return log1p(e)
 
 
-cdef inline vec[real] bce(vec[real] z, vec[real] positive, vec[real] negative, vec[real] total,
-                          vec[real]* grad, vec[real]* hess, options kind) noexcept nogil:
+cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] positive, vec[real] negative,
+                          vec[real] total, vec[real]* grad, vec[real]* hess, options kind) noexcept nogil:
     # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y and
     # total their sum. The side that z is on the wrong side of has |z| more of loss. The gradient is
     # total sigma(z) - positive; with sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below
     # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
     # A side of weight 0 has no loss at +-inf.
     cdef vec[real] larger, smaller, less_value
-    cdef vec[real] log_term = total * logistic(z, &larger, &smaller, kind)
+    cdef vec[real] log_term = total * logistic(e, &larger, &smaller)
     cdef vec[real] wrong = select_negative(z, positive, negative)
     grad[0] = flip_sign(wrong - total * smaller, z)
     hess[0] = total * (larger * smaller)
@@ -131,7 +129,7 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
     return exp_less(-high, keep(less(high, splat(<real> 1e4)), low))
 
 
-cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, vec[real] opposite,
+cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] e, vec[real] y, vec[real] opposite,
                                     const SigmoidFocal* loss, vec[real]* grad,
                                     vec[real]* hess, options kind) noexcept nogil:
     # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
@@ -142,7 +140,7 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] y, vec[real] opposite
     # where a = alpha_t. Targets between 0 and 1 are rare: their lanes are replaced.
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] larger, smaller
-    cdef vec[real] log_term = logistic(z, &larger, &smaller, kind)
+    cdef vec[real] log_term = logistic(e, &larger, &smaller)
     cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
     cdef vec[real] x = flip_sign(z, sign)
     cdef vec[real] r = select_negative(x, smaller, larger)
@@ -196,6 +194,7 @@ cdef enum:
 cdef struct Chunk:
     # One chunk as the loop takes it, all in the working precision.
     void* z
+    void* e  # exp(-|z|)
     void* y
     void* pos_weight
     void* weight
@@ -205,8 +204,8 @@ cdef struct Chunk:
     void* hess
     double label_smoothing
     double scale
-    bint suspect       # whether a target may lie outside [0, 1]
-    bint extraordinary  # whether the chunk is not Ordinary
+    bint suspect        # whether a target may lie outside [0, 1]
+    bint extraordinary  # whether this chunk, or one before it, is not Ordinary
 
 
 cdef inline void fill(real* buffer, Py_ssize_t first, Py_ssize_t stop, real value) noexcept nogil:
@@ -225,68 +224,96 @@ cdef inline void* element_chunk(const char* source, int storage, Py_ssize_t coun
     return buffer
 
 
-cdef inline void* argument_chunk(const void* argument, Py_ssize_t first, Py_ssize_t count,
-                                 real* buffer) noexcept nogil:
-    # An optional argument, ones where it is not given, zeros past the end.
+cdef inline void* argument_chunk(const void* argument, Py_ssize_t first, Py_ssize_t begin,
+                                 Py_ssize_t count, real* buffer) noexcept nogil:
+    # An optional argument; from `begin` on ones where it is not given, zeros past the end.
     if argument != NULL:
         return element_chunk(<const char*> (<const real*> argument + first), FLOAT32, count, buffer)
-    fill(buffer, 0, count, <real> 1)
+    fill(buffer, begin, count, <real> 1)
     fill(buffer, count, count + 16, <real> 0)
     return buffer
 
 
-cdef void general_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t count, Chunk* chunk,
-                        real* buffers) noexcept nogil:
-    # The options of a chunk. The weight is 0 where masked and past the end, the factor of the
-    # derivatives is weight * scale * grad_output, and 0 where the weight is.
+cdef void general_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
+                        Chunk* chunk, real* buffers) noexcept nogil:
+    # The options of a chunk from its element `begin` on. The weight is 0 where masked and past the end, the
+    # factor of the derivatives is weight * scale * grad_output, and 0 where the weight is.
     cdef Py_ssize_t size = ELEMENTS + 16, i
-    cdef real* weight
-    cdef real* factor
+    cdef real* weight = buffers + size
+    cdef real* factor = buffers + 2 * size
     cdef const real* given
-    chunk.pos_weight = argument_chunk(arrays.pos_weight, first, count, buffers)
-    given = <const real*> argument_chunk(arrays.sample_weight, first, count, buffers + size)
-    weight = buffers + size
+    chunk.pos_weight = argument_chunk(arrays.pos_weight, first, begin, count, buffers)
+    given = <const real*> argument_chunk(arrays.sample_weight, first, begin, count, weight)
     if given != weight:
-        memcpy(weight, given, count * sizeof(real))
+        memcpy(weight + begin, given + begin, (count - begin) * sizeof(real))
         fill(weight, count, count + 16, <real> 0)
     if arrays.mask != NULL:
-        for i in range(count):
+        for i in range(begin, count):
             if not arrays.mask[first + i]:
                 weight[i] = 0
-    given = <const real*> argument_chunk(arrays.grad_output, first, count, buffers + 2 * size)
-    factor = buffers + 2 * size
-    for i in range(count):
+    given = <const real*> argument_chunk(arrays.grad_output, first, begin, count, factor)
+    for i in range(begin, count):
         factor[i] = 0 if weight[i] == 0 else read(given + i) * (weight[i] * <real> arrays.scale)
     fill(factor, count, count + 16, <real> 0)
     chunk.weight = weight
     chunk.factor = factor
 
 
-cdef inline void loss_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss,
-                               derivatives order, options kind, real tag,
-                               wide_sum[real]* sum) noexcept nogil:
+cdef inline void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss,
+                                       real tag) noexcept nogil:
+    # e = exp(-|z|), and what kind of a chunk this is. One that is not ordinary has its exponentials made
+    # twice; behind it none is expected to be.
     cdef int width = lanes(tag)
     cdef const real* z = <const real*> chunk.z
+    cdef const real* y = <const real*> chunk.y
+    cdef real* e = <real*> chunk.e
+    cdef vec[real] z_i, y_i
+    cdef bits_watch[real] targets, logits, between
+    cdef Py_ssize_t i = 0
+    if not chunk.extraordinary:
+        while i < count:
+            z_i = negative_abs(load(z + i))
+            y_i = load(y + i)
+            logits.see(z_i)
+            targets.see(y_i)
+            if sigmoid_loss is SigmoidFocal:
+                between.see_negated(y_i)
+            store(e + i, normal_exp(z_i))
+            i += width
+        chunk.suspect |= targets.exceeds(<real> 1)
+        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))
+                               or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
+        if not chunk.extraordinary:
+            return
+    i = 0
+    while i < count:
+        targets.see(load(y + i))
+        store(e + i, exp(negative_abs(load(z + i))))
+        i += width
+    chunk.suspect |= targets.exceeds(<real> 1)
+
+
+cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count,
+                               const sigmoid_loss* loss, derivatives order, options kind, real tag,
+                               wide_sum[real]* sum) noexcept nogil:
+    # Elements from `begin`, where a stride begins, to `count`.
+    cdef int width = lanes(tag)
+    cdef const real* z = <const real*> chunk.z
+    cdef const real* e = <const real*> chunk.e
     cdef const real* y = <const real*> chunk.y
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] kept = splat(<real> (1.0 - chunk.label_smoothing))
     cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
     cdef vec[real] factor = splat(<real> chunk.scale), total = one
-    cdef vec[real] value, grad, hess, y_i, opposite, weight, partial
-    cdef vec[real] z_i
-    cdef bits_watch[real] targets, logits, between
-    cdef Py_ssize_t i = 0, stop
+    cdef vec[real] value, grad, hess, z_i, e_i, y_i, opposite, weight, partial
+    cdef Py_ssize_t i = begin, stop
     while i < count:
         partial = zero
         stop = min_size(count, i + STRIDE_VECTORS * width)
         while i < stop:
             z_i = load(z + i)
+            e_i = load(e + i)
             y_i = load(y + i)
-            targets.see(y_i)
-            if options is Ordinary:
-                logits.see(negative_abs(z_i))
-                if sigmoid_loss is SigmoidFocal:
-                    between.see_negated(y_i)
             opposite = one - y_i
             if options is General:
                 y_i = y_i * kept + half_smoothing
@@ -295,9 +322,9 @@ cdef inline void loss_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_los
                 if options is General:
                     y_i = y_i * load(<const real*> chunk.pos_weight + i)
                     total = y_i + opposite
-                value = bce(z_i, y_i, opposite, total, &grad, &hess, kind)
+                value = bce(z_i, e_i, y_i, opposite, total, &grad, &hess, kind)
             else:
-                value = sigmoid_focal(z_i, y_i, opposite, loss, &grad, &hess, kind)
+                value = sigmoid_focal(z_i, e_i, y_i, opposite, loss, &grad, &hess, kind)
             if options is General:
                 # keep: an element of weight 0 counts nothing, even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
@@ -314,18 +341,14 @@ cdef inline void loss_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_los
                 store(<real*> chunk.grad + i, factor * grad)
             i += width
         sum.add(partial)
-    chunk.suspect |= targets.exceeds(<real> 1)
-    if options is Ordinary:
-        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))
-                               or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
 
 
 cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssize_t start,
                        Py_ssize_t stop, derivatives order, real tag, double* total) noexcept nogil:
     # The elements from `start`, a multiple of ELEMENTS. Adds the weighted losses up in fixed order.
     # True if a target may lie outside [0, 1].
-    cdef real buffers[6][ELEMENTS + 16]
-    cdef Py_ssize_t first = start, count
+    cdef real buffers[7][ELEMENTS + 16]
+    cdef Py_ssize_t first = start, count, whole
     cdef Py_ssize_t logits_size = storage_size(arrays.logits_storage)
     cdef Py_ssize_t target_size = storage_size(arrays.target_storage)
     cdef Py_ssize_t grad_size = storage_size(arrays.grad_storage)
@@ -337,11 +360,12 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
     cdef Ordinary is_ordinary_chunk
     cdef Plain is_plain_chunk
     cdef General is_general_chunk
-    cdef wide_sum[real] sum, before
+    cdef wide_sum[real] sum
     chunk.label_smoothing = arrays.label_smoothing
     chunk.scale = arrays.scale
     chunk.suspect = False
     chunk.extraordinary = False
+    chunk.e = &buffers[6][0]
     while first < stop:
         count = min_size(ELEMENTS, stop - first)
         chunk.z = element_chunk(arrays.logits + first * logits_size, arrays.logits_storage, count,
@@ -358,22 +382,20 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
             if derivatives is WithHessian:
                 if arrays.hess_storage <= FLOAT64:
                     chunk.hess = arrays.hess + first * hess_size
-        if plain and count == ELEMENTS:
-            # An ordinary chunk takes 0.90 (BCE) or 0.87 (focal) of the time of a plain one (AVX-512).
-            # Where one is not ordinary, none behind it is tried.
-            if not chunk.extraordinary and chunk.grad != chunk.z and chunk.hess != chunk.z:
-                before = sum
-                loss_of_chunk(&chunk, count, loss, order, is_ordinary_chunk, tag, &sum)
-                if chunk.extraordinary:
-                    sum = before
-                    loss_of_chunk(&chunk, count, loss, order, is_plain_chunk, tag, &sum)
+        exponentials_of_chunk(&chunk, count, loss, tag)
+        whole = 0
+        if plain:
+            # Whole strides; what is left of a short chunk ends within a vector.
+            whole = count - count % (STRIDE_VECTORS * lanes(tag))
+            if chunk.extraordinary:
+                loss_of_chunk(&chunk, 0, whole, loss, order, is_plain_chunk, tag, &sum)
             else:
-                loss_of_chunk(&chunk, count, loss, order, is_plain_chunk, tag, &sum)
-        else:
-            general_chunk(arrays, first, count, &chunk, &buffers[2][0])
+                loss_of_chunk(&chunk, 0, whole, loss, order, is_ordinary_chunk, tag, &sum)
+        if whole < count:
+            general_chunk(arrays, first, whole, count, &chunk, &buffers[2][0])
             if arrays.loss != NULL:
                 chunk.value = &buffers[5][0]
-            loss_of_chunk(&chunk, count, loss, order, is_general_chunk, tag, &sum)
+            loss_of_chunk(&chunk, whole, count, loss, order, is_general_chunk, tag, &sum)
             if arrays.loss != NULL:
                 memcpy(<real*> arrays.loss + first, chunk.value, count * sizeof(real))
         if derivatives is not ValueOnly:
