@@ -7,38 +7,80 @@ cdef enum:
     #                     64 cost 4.9 ULP at 32 classes
 
 
-cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima) noexcept nogil:
-    # -inf for none; NaN is no maximum here, and is found by the exponentials. `maxima` gets the
-    # maximum of each stride of STRIDE_VECTORS whole vectors, lane by lane.
+# Whether an exponential may be too small for a normal number: a type each, so that a loop whose exponentials
+# cannot be does not ask at each vector.
+cdef struct AllNormal:
+    char unused
+
+
+cdef struct AnySize:
+    char unused
+
+
+ctypedef fused sizes:
+    AllNormal
+    AnySize
+
+
+cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima, real* minimum) noexcept nogil:
+    # -inf for none; NaN is no maximum here, and no minimum, and is found by the exponentials. `maxima` gets
+    # the maximum of each stride of STRIDE_VECTORS whole vectors, lane by lane.
     cdef int width = lanes(<real> 0)
-    cdef vec[real] a = splat(<real> -INFINITY), b = a, c = a
+    cdef vec[real] a = splat(<real> -INFINITY), b = a, c = a, even, odd
+    cdef vec[real] even_minimum = splat(<real> INFINITY), odd_minimum = even_minimum
     cdef Py_ssize_t i = 0, k
     while i + STRIDE_VECTORS * width <= count:
-        a = load(u + i)
-        b = load(u + i + width)
-        for k in range(2, STRIDE_VECTORS, 2):
-            a = max(load(u + i + k * width), a)
-            b = max(load(u + i + (k + 1) * width), b)
+        a = b = splat(<real> -INFINITY)
+        for k in range(0, STRIDE_VECTORS, 2):
+            even = load(u + i + k * width)
+            odd = load(u + i + (k + 1) * width)
+            a = max(even, a)
+            b = max(odd, b)
+            even_minimum = min(even, even_minimum)
+            odd_minimum = min(odd, odd_minimum)
         a = max(b, a)
         store(maxima, a)
         maxima += width
         c = max(a, c)
         i += STRIDE_VECTORS * width
     while i + width <= count:
-        c = max(load(u + i), c)
+        even = load(u + i)
+        c = max(even, c)
+        even_minimum = min(even, even_minimum)
         i += width
     if i < count:
-        c = max(load_first(u + i, count - i, <real> -INFINITY), c)
+        even = load_first(u + i, count - i, read(u + i))
+        c = max(even, c)
+        even_minimum = min(even, even_minimum)
+    minimum[0] = -reduce_max(-min(even_minimum, odd_minimum))
     return reduce_max(c)
 
 
-cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, const real* maxima,
-                                real* e, const Ahead* ahead) noexcept nogil:
-    # e_j = 2^raised exp(u_j - maximum); e may be u. Returns the sum of the exp less one for a maximum. Ones
-    # are counted, not added, so that a small tail beside them keeps its digits. Only lanes that hold a
-    # maximum, as `maxima` tells of each stride, are looked at (what else rounds to 1 may be added): they are
-    # left out of the sum, and added at the end. A branch at each stride would be shorter, but no predictor
-    # foresees the one that is taken, and what it throws away includes loads that are under way.
+cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, real minimum,
+                                const real* maxima, real* e, const Ahead* ahead) noexcept nogil:
+    # e_j = 2^raised exp(u_j - maximum); e may be u. Returns the sum of the exp less one for a maximum.
+    cdef AllNormal all_normal
+    cdef AnySize any_size
+    if minimum - maximum >= smallest_normal_raised_exp(maximum):
+        return exponentials_of(u, count, maximum, maxima, e, ahead, all_normal)
+    return exponentials_of(u, count, maximum, maxima, e, ahead, any_size)
+
+
+cdef inline vec[real] sized_exp(vec[real] x, sizes size) noexcept nogil:
+    if sizes is AllNormal:
+        return normal_raised_exp(x)
+    else:
+        return raised_exp(x)
+
+
+# No inline function: among all else that a row needs, the loop has too few registers.
+cdef double exponentials_of(const real* u, Py_ssize_t count, real maximum, const real* maxima,
+                            real* e, const Ahead* ahead, sizes size) noexcept nogil:
+    # As `exponentials`. Ones are counted, not added, so that a small tail beside them keeps its digits. Only
+    # lanes that hold a maximum, as `maxima` tells of each stride, are looked at (what else rounds to 1 may be
+    # added): they are left out of the sum, and added at the end. A branch at each stride would be shorter,
+    # but no predictor foresees the one that is taken, and what it throws away includes loads that are under
+    # way.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0), one = splat(<real> 1), even, odd, y
     cdef vec[real] raised_one = splat(<real> (1.0 / lowering(maximum)))
@@ -52,10 +94,10 @@ cdef inline double exponentials(const real* u, Py_ssize_t count, real maximum, c
         even = zero  # two sums, for half as many roundings in each
         odd = zero
         for k in range(0, STRIDE_VECTORS, 2):
-            y = raised_exp(load(u + i + k * width) - m)
+            y = sized_exp(load(u + i + k * width) - m, size)
             store(e + i + k * width, y)
             even = even + y
-            y = raised_exp(load(u + i + (k + 1) * width) - m)
+            y = sized_exp(load(u + i + (k + 1) * width) - m, size)
             store(e + i + (k + 1) * width, y)
             odd = odd + y
         tied = equal(load(maxima), m)

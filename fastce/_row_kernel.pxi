@@ -24,6 +24,7 @@ cdef struct RowWork:
     void* maxima            # of the strides of a chunk, lane by lane
     void* maxima_ahead      # those of a row's first chunk, where it has been looked at before
     double maximum_ahead
+    double minimum_ahead
     Py_ssize_t row_ahead    # -1: none
     void* row               # KEPT_CLASSES elements a row, or NULL
     double references[KEPT_CHUNKS]
@@ -175,10 +176,12 @@ cdef inline void look_at_next(const Batch* batch, Py_ssize_t row, Py_ssize_t sto
     # chain of a hundred cycles: meanwhile this is done, and brings the next row from memory (in a loop of
     # its own, 1000 classes with AVX-512: 0.41 ns an element without it, 0.36 with it). Rows of more than
     # a chunk lose by it.
+    cdef real minimum
     work.row_ahead = -1
     if row < stop and batch.classes <= CHUNK and is_plain(batch):
         work.maximum_ahead = maximum_of(<const real*> row_address(&batch.logits, row),
-                                        batch.classes, <real*> work.maxima_ahead)
+                                        batch.classes, <real*> work.maxima_ahead, &minimum)
+        work.minimum_ahead = minimum
         work.row_ahead = row
 
 
@@ -187,7 +190,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
     cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i], best = 0, k
     cdef const real* u
     cdef const real* t
-    cdef real chunk_maximum, reference
+    cdef real chunk_maximum, chunk_minimum, reference
     cdef real* maxima
     cdef double m = -INFINITY, others = -1.0, chunk_others
     cdef double uniform = 0.0, mass = 0.0, distance = 0.0, soft_reference = 0.0
@@ -203,8 +206,9 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         if work.row_ahead == row:
             maxima = <real*> work.maxima_ahead
             chunk_maximum = <real> work.maximum_ahead
+            chunk_minimum = <real> work.minimum_ahead
         else:
-            chunk_maximum = maximum_of(u, count, maxima)
+            chunk_maximum = maximum_of(u, count, maxima, &chunk_minimum)
         # A chunk without a finite logit has no maximum to be relative to.
         reference = chunk_maximum if chunk_maximum > -INFINITY else 0
         if first <= label < first + count:
@@ -230,7 +234,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
             infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
         # Where nobody wants the exponentials they are stored all the same, in the cache, for those of the
         # maximum's stride are looked at once more.
-        chunk_others = exponentials(u, count, reference, maxima,
+        chunk_others = exponentials(u, count, reference, chunk_minimum, maxima,
                                     e_row + first if e_row else <real*> work.e, &ahead)
         if chunk_maximum == INFINITY:
             chunk_others = infinite_others
@@ -309,7 +313,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
     cdef bint cleared = batch.mask.data != NULL and (soft or has_no_softmax(block, i))
     cdef double plain
-    cdef real at_target
+    cdef real at_target, minimum
     cdef Ahead nothing
     memset(&nothing, 0, sizeof(nothing))
     if not block.active[i]:
@@ -325,8 +329,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             rescale = chunk_scale(batch, work, chunk, block.maximum[i])
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
-            maximum_of(u, count, <real*> work.maxima)
-            exponentials(u, count, <real> block.maximum[i], <real*> work.maxima, <real*> work.e,
+            maximum_of(u, count, <real*> work.maxima, &minimum)
+            exponentials(u, count, <real> block.maximum[i], minimum, <real*> work.maxima, <real*> work.e,
                          &nothing)
             e = <const real*> work.e
             rescale = 1.0

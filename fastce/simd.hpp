@@ -187,20 +187,29 @@ template <class T> FASTCE_INLINE vec<T> add_unless(mask<T> m, vec<T> sum, vec<T>
 #endif
 }
 
-// The larger of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is maxps, but
-// GCC makes a compare and a blend of it unless told that there are neither NaNs nor signed zeros.
+// The larger and the smaller of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is
+// maxps, but GCC makes a compare and a blend of it unless told that there are neither NaNs nor signed zeros.
 template <class T> FASTCE_INLINE vec<T> max(vec<T> a, vec<T> b) {
     return vec<T>(typename vec<T>::native(a.v > b.v ? a.v : b.v));
+}
+template <class T> FASTCE_INLINE vec<T> min(vec<T> a, vec<T> b) {
+    return vec<T>(typename vec<T>::native(a.v < b.v ? a.v : b.v));
 }
 #if FASTCE_VECTOR_BYTES == 16 && defined(__SSE2__)
 template <> FASTCE_INLINE vec<float> max(vec<float> a, vec<float> b) { return _mm_max_ps(a.v, b.v); }
 template <> FASTCE_INLINE vec<double> max(vec<double> a, vec<double> b) { return _mm_max_pd(a.v, b.v); }
+template <> FASTCE_INLINE vec<float> min(vec<float> a, vec<float> b) { return _mm_min_ps(a.v, b.v); }
+template <> FASTCE_INLINE vec<double> min(vec<double> a, vec<double> b) { return _mm_min_pd(a.v, b.v); }
 #elif FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
 template <> FASTCE_INLINE vec<float> max(vec<float> a, vec<float> b) { return _mm256_max_ps(a.v, b.v); }
 template <> FASTCE_INLINE vec<double> max(vec<double> a, vec<double> b) { return _mm256_max_pd(a.v, b.v); }
+template <> FASTCE_INLINE vec<float> min(vec<float> a, vec<float> b) { return _mm256_min_ps(a.v, b.v); }
+template <> FASTCE_INLINE vec<double> min(vec<double> a, vec<double> b) { return _mm256_min_pd(a.v, b.v); }
 #elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
 template <> FASTCE_INLINE vec<float> max(vec<float> a, vec<float> b) { return _mm512_max_ps(a.v, b.v); }
 template <> FASTCE_INLINE vec<double> max(vec<double> a, vec<double> b) { return _mm512_max_pd(a.v, b.v); }
+template <> FASTCE_INLINE vec<float> min(vec<float> a, vec<float> b) { return _mm512_min_ps(a.v, b.v); }
+template <> FASTCE_INLINE vec<double> min(vec<double> a, vec<double> b) { return _mm512_min_pd(a.v, b.v); }
 #endif
 template <class T> FASTCE_INLINE vec<T> abs(vec<T> x) {
     typedef typename native_of<T>::bits bits;

@@ -6,7 +6,7 @@
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
 
-    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; / 16 or / 32 beside a table
+    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; / 8 or / 32 beside a table
     2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; |s| ≤ 1/3, for log1p
     log1p r   = r + r² P(r)            |r| ≤ 1/62, beside a table
 
@@ -161,7 +161,7 @@ TABLES_OF = {f.__name__: f for f in (sixteenth_powers, sixteenth_losses, inverse
 
 
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
-EIGHTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 8, HALF_LN2 / 8))
+QUARTER_EXP = (exp_rest, exp_error, (-HALF_LN2 / 4, HALF_LN2 / 4))
 SIXTEENTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
 LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
@@ -169,7 +169,7 @@ WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2
 
 POLYNOMIALS = [
     Polynomial("exp, float32", "vec<float> exp_polynomial(", np.float32, 5, *EXP),
-    Polynomial("exp by 8", "vec<float> eighth_exp_polynomial(", np.float32, 3, *EIGHTH_EXP),
+    Polynomial("exp by 4", "vec<float> quarter_exp_polynomial(", np.float32, 3, *QUARTER_EXP),
     Polynomial("exp by 16", "vec<float> sixteenth_exp_polynomial(", np.float32, 2, *SIXTEENTH_EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
     Polynomial("log1p by table", "vec<float> log1p_polynomial(", np.float32, 3, *LOG1P),
