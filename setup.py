@@ -30,7 +30,8 @@ else:
         FLAGS.append("-Wno-psabi")  # of vectors as arguments: all such functions are inlined
         # What shall be inlined says so. A pass over a row with all else that a row needs in one
         # function has no registers left: 1024 x 32000 took 0.53 ns an element, for 0.50.
-        FLAGS += ["-fno-inline-functions-called-once", "-fno-inline-functions", "-fno-inline-small-functions"]
+        FLAGS += ["-fno-inline-functions-called-once", "-fno-inline-functions"]
+        FLAGS.append("-fno-inline-small-functions")
     # A formula that is called for every vector must not become a function call: focal loss took
     # 1.4 times as long where GCC decided so.
     MACROS = [("CYTHON_INLINE", "inline __attribute__((always_inline))")]

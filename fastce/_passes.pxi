@@ -111,7 +111,7 @@ cdef double exponentials_of(const real* u, Py_ssize_t count, real maximum, const
     even = zero
     odd = zero
     while i + width <= count:
-        y = raised_exp(load(u + i) - m)
+        y = sized_exp(load(u + i) - m, size)
         store(e + i, y)
         tied = equal(y, raised_one)
         even = add_unless(tied, even, y)

@@ -280,16 +280,14 @@ cdef inline void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sig
                 between.see_negated(y_i)
             store(e + i, normal_exp(z_i))
             i += width
-        chunk.suspect |= targets.exceeds(<real> 1)
         chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))
                                or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
-        if not chunk.extraordinary:
-            return
-    i = 0
-    while i < count:
-        targets.see(load(y + i))
-        store(e + i, exp(negative_abs(load(z + i))))
-        i += width
+    if chunk.extraordinary:
+        i = 0
+        while i < count:
+            targets.see(load(y + i))
+            store(e + i, exp(negative_abs(load(z + i))))
+            i += width
     chunk.suspect |= targets.exceeds(<real> 1)
 
 

@@ -13,9 +13,6 @@ cdef enum:
     #                    take 0.8 for 96 to 192. And a tile must not fill the first-level cache
     MANY_ROWS = 512    # rows of planes that are moved together: 2 KB of float32 of each class
     MANY_BYTES = 131072  # all classes of them: half of a second-level cache at most
-    COMPARED_CLASSES = 12  # up to so many classes, a gradient's targets are found by comparing labels with
-    #                        each class, beyond by their addresses: with AVX-512 a row of 4 classes takes
-    #                        5.5 ns for 6.3, of 10 8.9 for 9.3, of 16 11.1 either way
     TILE_STRIDE = 4    # terms of a lane that are added up before they are widened: a sum of 10
     #                    terms in strides of 8 has an error of 3.1 ULP, and focal loss doubles it
 
@@ -33,8 +30,6 @@ cdef struct TileWork:
     void* hess
     void* z       # logits before scale and cap, for the chain rule
     void* stage   # rows on their way to or from a tile
-    void* labels  # of the rows, as floating numbers, where they are compared with `numbers`
-    void* numbers  # 0, 1, 2 ...
     Py_ssize_t ahead  # how many rows ahead logits are fetched
     Py_ssize_t logits_apart  # the bytes of one vector of rows, in as many parts as there are classes:
     Py_ssize_t grad_apart    # see fetch_class
@@ -325,8 +320,7 @@ cdef inline void put_at_labels(const RowBlock* block, Py_ssize_t rows, const rea
 
 
 cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
-                           TileWork* work, real* e, const real* t, bint shared,
-                           const Compared* compared) noexcept nogil:
+                           TileWork* work, real* e, const real* t, bint shared) noexcept nogil:
     # Raised exponentials become gradients in place, Hessians go to their own tile; then to memory.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef bint wants_hess = batch.hess.data != NULL
@@ -336,7 +330,6 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
     cdef const double* in_tile = NULL
     cdef const double* in_tile_first = NULL
     cdef real at_target[BLOCK_ROWS]
-    cdef OnItsWay on_its_way
     cdef real* hess_group = hess
     cdef const real* t_group = t
     cdef Py_ssize_t group, i
@@ -364,13 +357,9 @@ cdef void tile_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
         group += width
     narrow_rows(&block.at_target[0], rows, chain, &at_target[0])
     if on_the_way:
-        on_its_way.factors = &factors[0]
-        on_its_way.at_target = &at_target[0]
-        on_its_way.compared = compared
-        store_tile(<const real*> e, &batch.grad, row, rows, batch.classes, <real*> work.stage, &on_its_way)
-        if not compared:
-            put_at_labels(block, rows, &at_target[0], row_address(&batch.grad, row), sizeof(real),
-                          batch.grad.row_stride)
+        store_tile(<const real*> e, &batch.grad, row, rows, batch.classes, <real*> work.stage, &factors[0])
+        put_at_labels(block, rows, &at_target[0], row_address(&batch.grad, row), sizeof(real),
+                      batch.grad.row_stride)
     else:
         put_at_labels(block, rows, &at_target[0], <char*> e, BLOCK_ROWS * sizeof(real), sizeof(real))
     if wants_hess:
@@ -416,8 +405,6 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
     cdef real* u = <real*> work.u
     cdef real* e = u  # where exponentials go: in the place of the logits, if these are not wanted again
     cdef real* t = NULL
-    cdef bint compares = wants_grad and batch.labels.data != NULL and classes <= COMPARED_CLASSES
-    cdef Compared compared
     cdef AllNormal all_normal
     cdef AnySize any_size
     cdef int status = begin_rows(batch, row, rows, block)
@@ -425,8 +412,6 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
         return status
     for i in range(rows, BLOCK_ROWS):
         block.active[i] = block.untouched = False
-    compared.labels = work.labels
-    compared.numbers = work.numbers
     if row + work.ahead < work.stop and is_plane(&batch.logits):
         fetch_planes(&batch.logits, row + work.ahead, classes, False)
     if wants_grad and is_plane(&batch.grad):
@@ -442,9 +427,6 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
             while group < rows:
                 clear_unused(block, group, t + group, classes)
                 group += width
-    if compares:
-        for i in range(BLOCK_ROWS):
-            (<real*> compared.labels)[i] = <real> block.label[i]
     for i in range(rows):
         label = block.label[i]
         if label >= 0:
@@ -488,7 +470,7 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
         if not work.many:
             store_tile(<const real*> u, &batch.grad, row, rows, classes, <real*> work.stage, NULL)
     elif wants_grad:
-        tile_derivatives(batch, row, rows, block, work, u, t, shared, &compared if compares else NULL)
+        tile_derivatives(batch, row, rows, block, work, u, t, shared)
     return OK
 
 
@@ -509,7 +491,7 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
         tiles = MANY_ROWS // BLOCK_ROWS
         while tiles > 1 and tiles * tile_size > MANY_BYTES:
             tiles //= 2
-    work.memory = <char*> malloc(5 * padded + tiles * tile_size + padded)
+    work.memory = <char*> malloc(4 * padded + tiles * tile_size + padded)
     if work.memory == NULL:
         return NO_MEMORY
     work.stop = stop
@@ -523,12 +505,7 @@ cdef int run_tiles(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real t
     work.t = work.memory + padded
     work.hess = work.memory + 2 * padded
     work.z = work.memory + 3 * padded
-    work.labels = work.memory + 4 * padded
-    work.numbers = <char*> work.labels + BLOCK_ROWS * sizeof(real)
-    for row in range(COMPARED_CLASSES):
-        (<real*> work.numbers)[row] = <real> row
-    row = start
-    u = work.memory + 5 * padded
+    u = work.memory + 4 * padded
     while row < stop and status == OK:
         # Planes are read and written in runs of up to MANY_ROWS: from 128 bytes of each of so many
         # places memory comes at a fraction of its speed ((8, 21, 256, 256): 3.3 ns an element).

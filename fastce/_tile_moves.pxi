@@ -1,20 +1,6 @@
 # Rows and planes on their way into tiles and out of them: see _tile_kernel.pxi for what a tile is.
 
 
-cdef struct Compared:
-    # Labels of a block of rows as floating numbers, and what they are compared with: 0, 1, 2 ...
-    const void* labels
-    const void* numbers
-
-
-cdef struct OnItsWay:
-    # What happens to a tile of exponentials as it leaves: each row is multiplied by its factor, and has
-    # another number where its label is, if labels are compared.
-    const double* factors
-    const void* at_target
-    const Compared* compared
-
-
 cdef inline void transpose_in(const char* source, Py_ssize_t row_stride, Py_ssize_t rows,
                               Py_ssize_t classes, real* tile, double* maximum) noexcept nogil:
     # Rows of at least one quad into a tile, and their maxima, while they are in registers. The last
@@ -42,27 +28,19 @@ cdef inline void transpose_in(const char* source, Py_ssize_t row_stride, Py_ssiz
 
 
 cdef inline void transpose_out(const real* tile, Py_ssize_t rows, Py_ssize_t classes, char* to,
-                               Py_ssize_t row_stride, const OnItsWay* on_its_way) noexcept nogil:
-    # The other way.
+                               Py_ssize_t row_stride, const double* factors) noexcept nogil:
+    # The other way; each row is multiplied by its factor, if there are such.
     cdef int width = lanes(<real> 0), step = quad(<real> 0), k
     cdef vec[real] block[4]
-    cdef vec[real] factor = splat(<real> 1), label = factor, at_target = factor
-    cdef const Compared* compared = on_its_way.compared if on_its_way else NULL
+    cdef vec[real] factor = splat(<real> 1)
     cdef Py_ssize_t group = 0, first
     while group < rows:
         first = 0
-        if on_its_way:
-            factor = load_narrowed(on_its_way.factors + group, <real> 0)
-        if compared:
-            label = load(<const real*> compared.labels + group)
-            at_target = load(<const real*> on_its_way.at_target + group)
+        if factors:
+            factor = load_narrowed(factors + group, <real> 0)
         while True:
             for k in range(step):
                 block[k] = load(tile + (first + k) * BLOCK_ROWS + group) * factor
-            if compared:
-                for k in range(step):
-                    block[k] = select(equal(label, splat((<const real*> compared.numbers)[first + k])),
-                                      at_target, block[k])
             store_columns(to + group * row_stride + first * sizeof(real), row_stride, rows - 1 - group,
                           &block[0])
             if first + step >= classes:
@@ -111,7 +89,7 @@ cdef void load_tile(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ss
 
 
 cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows,
-                     Py_ssize_t classes, real* stage, const OnItsWay* on_its_way) noexcept nogil:
+                     Py_ssize_t classes, real* stage, const double* factors) noexcept nogil:
     # `factors` are for rows alone: planes are multiplied in the tile.
     cdef char* to = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i, j, apart
@@ -121,11 +99,11 @@ cdef void store_tile(const real* tile, const Matrix* matrix, Py_ssize_t row, Py_
             narrow(tile + j * BLOCK_ROWS, to + j * matrix.class_stride, matrix.storage, rows)
         return
     if matrix.storage <= FLOAT64 and classes >= quad(<real> 0):
-        transpose_out(tile, rows, classes, to, matrix.row_stride, on_its_way)
+        transpose_out(tile, rows, classes, to, matrix.row_stride, factors)
         return
     # Rows narrower than a quad are stored a quad apart, then moved together.
     apart = classes if classes > quad(<real> 0) else quad(<real> 0)
-    transpose_out(tile, rows, apart, <char*> stage, apart * sizeof(real), on_its_way)
+    transpose_out(tile, rows, apart, <char*> stage, apart * sizeof(real), factors)
     if classes < apart:
         for i in range(rows):
             for j in range(classes):

@@ -152,8 +152,8 @@ MUTATIONS = [
     Mutation(
         "a vector read past the end of a row",
         "_passes.pxi",
-        "c = max(load_first(u + i, count - i, <real> -INFINITY), c)",
-        "c = max(load(u + i), c)",
+        "even = load_first(u + i, count - i, read(u + i))",
+        "even = load(u + i)",
         ("test_guard_pages.py", *SOFTMAX),
     ),
     Mutation(
@@ -166,8 +166,8 @@ MUTATIONS = [
     Mutation(
         "lanes past the end added up",
         "_sigmoid_kernel.pxi",
-        "fill(buffer, 0, count, <real> 1)\n    fill(buffer, count, count + 16, <real> 0)",
-        "fill(buffer, 0, count + 16, <real> 1)",
+        "fill(buffer, begin, count, <real> 1)\n    fill(buffer, count, count + 16, <real> 0)",
+        "fill(buffer, begin, count + 16, <real> 1)",
         SIGMOID,
     ),
     Mutation(
@@ -229,16 +229,37 @@ MUTATIONS = [
     Mutation(
         "tiles: the last classes of a row left out",
         "_tile_kernel.pxi",
-        "while j < classes:\n            tile_exponential(",
-        "while j < classes - 1:\n            tile_exponential(",
+        "while j < classes:\n            add_class(",
+        "while j < classes - 1:\n            add_class(",
         SOFTMAX,
     ),
     Mutation(
-        "tiles: a target compared with the class behind it",
-        "_tile_moves.pxi",
-        "(<const real*> compared.numbers)[first + k]",
-        "(<const real*> compared.numbers)[first + k + 1]",
+        "tiles: tiny exponentials taken for normal numbers",
+        "_tile_kernel.pxi",
+        "return (-reduce_max(-gap) >= smallest_normal_raised_exp(<real> 0)",
+        "return (True",
         SOFTMAX,
+    ),
+    Mutation(
+        "tiles: rows of -inf taken for normal ones",
+        "_tile_kernel.pxi",
+        "and -reduce_max(-lowest) > -INFINITY)",
+        ")",
+        ("test_edge_cases.py", "test_fuzz.py"),
+    ),
+    Mutation(
+        "rows: tiny exponentials taken for normal numbers",
+        "_passes.pxi",
+        "if minimum - maximum >= smallest_normal_raised_exp(maximum):",
+        "if True:",
+        SOFTMAX,
+    ),
+    Mutation(
+        "tiles: infinity less itself",
+        "_tile_kernel.pxi",
+        "y = select(equal(x, m), raised_one, y)",
+        "pass",
+        ("test_edge_cases.py",),
     ),
     Mutation(
         "tiles: a factor that is lowered for another row's sake",
@@ -319,18 +340,11 @@ MUTATIONS = [
         CHUNKS,
     ),
     Mutation(
-        "an extraordinary chunk counted twice",
+        "sigmoid: the end of a short chunk left out",
         "_sigmoid_kernel.pxi",
-        "sum = before",
-        "pass",
-        CHUNKS,
-    ),
-    Mutation(
-        "a chunk done again from its own gradient",
-        "_sigmoid_kernel.pxi",
-        "chunk.grad != chunk.z and chunk.hess != chunk.z",
-        "True",
-        CHUNKS,
+        "whole = count - count % (STRIDE_VECTORS * lanes(tag))",
+        "whole = count",
+        SIGMOID,
     ),
     Mutation(
         "alpha swapped",
