@@ -409,6 +409,22 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
     return chunk.suspect
 
 
+cdef enum:
+    STREAMS = 4  # places at which targets are read at once: 4 million float32 from memory take 0.15 ns an
+    #              element, from one place 0.21 (AVX2 on Zen 3)
+
+
+cdef Py_ssize_t all_within(const real* y, Py_ssize_t count) noexcept nogil:
+    # How many numbers from the first on are seen to lie in [0, 1] at one go: 0, or all but the last few.
+    cdef Py_ssize_t part = count // (STREAMS * ELEMENTS) * ELEMENTS, i = 0, k
+    cdef bits_watch[real] seen
+    while i < part:
+        for k in range(STREAMS):
+            seen.see(load(y + k * part + i))
+        i += lanes(<real> 0)
+    return 0 if seen.exceeds(<real> 1) else STREAMS * part
+
+
 cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
                               real tag) noexcept nogil:
     # The position of the first number outside [0, 1], NaN included, or -1.
@@ -417,6 +433,8 @@ cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
     cdef Py_ssize_t first = 0, i, chunk
     cdef bits_watch[real] seen
     cdef int width = lanes(tag)
+    if storage <= FLOAT64:
+        first = all_within(<const real*> target, count)
     while first < count:
         chunk = min_size(ELEMENTS, count - first)
         y = <const real*> element_chunk(target + first * storage_size(storage), storage, chunk,
