@@ -1,0 +1,48 @@
+"""Softmax rows with and without exponentials too small for a normal number: other loops, the same bits.
+
+Exponentials are raised by a power of two, so that they are normal numbers down to a distance from
+the maximum of 131.7 (float32) or 1063.3 (float64). The loops that do not ask end at 131 and 1063.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastce
+
+LAST = {np.float32: 131.0, np.float64: 1063.0}
+SHAPES = [(70, 2), (70, 3), (130, 10), (70, 100), (3, 300), (2, 5000)]  # tiles, rows, rows of chunks
+
+
+@pytest.mark.parametrize("beyond", [-1.0, 0.0, 1e-3, 0.4, 0.6, 0.8, 50.0, np.inf])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", LAST)
+def test_what_does_not_count_changes_nothing(dtype, shape, beyond, isa, rng):
+    """One logit far below its row's maximum leaves all other gradients as they are, to the bit."""
+    z, y = rng.normal(0, 3, shape).astype(dtype), np.zeros(shape[0], np.int64)
+    row, column = shape[0] - 1, shape[1] - 1
+    z[row, 0] = 20.0
+    loss = fastce.SoftmaxCrossEntropy()
+    z[row, column] = 20.0 - 100.0  # lost beside the others already, but for two classes
+    _, before = loss.value_and_grad(z, y)
+    z[row, column] = 20.0 - LAST[dtype] - beyond
+    _, after = loss.value_and_grad(z, y)
+    same = np.ones(shape, bool)
+    same[row] = shape[1] > 2
+    same[row, column] = False
+    np.testing.assert_array_equal(after[same], before[same])
+    assert 0 <= after[row, column] <= np.exp(np.longdouble(-LAST[dtype] - beyond)) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("distance", [130.5, 131.0, 131.25, 131.5, 131.625])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tail_of_tiny_exponentials(shape, distance, isa):
+    """The loss of a right prediction is their sum, whichever loop has made them."""
+    z, y = np.full(shape, -distance, np.float32), np.zeros(shape[0], np.int64)
+    z[:, 0] = 0
+    total = fastce.SoftmaxCrossEntropy(reduction="sum")
+    tail = (shape[1] - 1) * np.exp(-distance)
+    np.testing.assert_allclose(total(z[:1], y[:1]), tail, rtol=1e-6)  # -distance is exact
+    z[1:, 1:] = -np.inf  # so that no loop is left that does not ask; their losses are 0
+    np.testing.assert_allclose(total(z, y), tail, rtol=1e-6)
