@@ -46,3 +46,17 @@ def test_a_tail_of_tiny_exponentials(shape, distance, isa):
     np.testing.assert_allclose(total(z[:1], y[:1]), tail, rtol=1e-6)  # -distance is exact
     z[1:, 1:] = -np.inf  # so that no loop is left that does not ask; their losses are 0
     np.testing.assert_allclose(total(z, y), tail, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", LAST)
+def test_infinite_rows_beside_ordinary_ones(dtype, shape, isa, rng):
+    """What has no finite maximum has its limit, and leaves the rows beside it as they are."""
+    z = rng.normal(0, 3, shape).astype(dtype)
+    before = fastce.logsumexp(z)
+    for row, fill in ((0, -np.inf), (1, np.inf)):
+        infinite = z.copy()
+        infinite[row, -1 if fill > 0 else slice(None)] = fill
+        after = fastce.logsumexp(infinite)
+        assert after[row] == fill
+        np.testing.assert_array_equal(np.delete(after, row), np.delete(before, row))
