@@ -146,8 +146,8 @@ rounded, which alone makes a relative error of |z_j − max z|·eps/2 in e^(z_j 
 The bound is {TARGET_ULP:g} ULP, and for logits as drawn what that rounding adds to first order
 (`rounded_differences` in `accuracy.py`); {ROUNDED_ONCE} ULP for 16-bit gradients.
 
-Variant *wide*, where there is one, is avx512's logic over pairs of AVX2's vectors, on a processor that
-has no AVX-512: its functions of float32 give the same bits (`exhaustive.md`)."""
+Variant *wide*, where there is one, is avx512's logic over pairs of AVX2's vectors, on a processor
+that has no AVX-512: its exp of float32 gives the same bits."""
 
 
 def worst(entries: list[Found], key: str) -> float:

@@ -46,7 +46,7 @@ autodoc_typehints = "none"  # the docstrings name types and shapes
 autodoc_member_order = "bysource"
 # What is missing is mocked, so that the docstrings of its bridge appear all the same.
 autodoc_mock_imports = [name for name in ("dask", "jax", "torch") if not find_spec(name)]
-if "torch" in autodoc_mock_imports:  # the operators inherit from torch's classes, and a mock has none
+if "torch" in autodoc_mock_imports:  # the operators inherit from its classes, and a mock has none
     autodoc_mock_imports.append("fastce._torch_operators")
 napoleon_google_docstring = False
 napoleon_use_rtype = False

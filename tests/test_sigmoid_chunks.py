@@ -1,4 +1,4 @@
-"""Chunks of the sigmoid kernels that are not ordinary: other exponentials, other loops, the same bits.
+"""Chunks of the sigmoid kernels that are not ordinary: other exponentials and loops, the same bits.
 
 An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0
 and 1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary.

@@ -1,4 +1,4 @@
-"""Softmax rows with and without exponentials too small for a normal number: other loops, the same bits.
+"""Softmax rows with and without exponentials too small for a normal number: the same bits.
 
 Exponentials are raised by a power of two, so that they are normal numbers down to a distance from
 the maximum of 131.7 (float32) or 1063.3 (float64). The loops that do not ask end at 131 and 1063.
@@ -12,7 +12,8 @@ import pytest
 import fastce
 
 LAST = {np.float32: 131.0, np.float64: 1063.0}
-SHAPES = [(70, 2), (70, 3), (130, 10), (70, 100), (3, 300), (2, 5000)]  # tiles, rows, rows of chunks
+# Tiles, rows, and rows of several chunks.
+SHAPES = [(70, 2), (70, 3), (130, 10), (70, 100), (3, 300), (2, 5000)]
 
 
 @pytest.mark.parametrize("beyond", [-1.0, 0.0, 1e-3, 0.4, 0.6, 0.8, 50.0, np.inf])
