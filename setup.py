@@ -76,7 +76,6 @@ def extension(name: str, flags: list[str]) -> Extension:
     return module
 
 
-setup(
-    ext_modules=[extension(name, flags) for name, flags in INSTRUCTION_SETS.items()],
-    options={"build_ext": {"parallel": True}},  # as many compilers as there are processors
-)
+PARALLEL = {"build_ext": {"parallel": True}}  # as many compilers as there are processors
+MODULES = [extension(name, flags) for name, flags in INSTRUCTION_SETS.items()]
+setup(ext_modules=MODULES, options=PARALLEL)

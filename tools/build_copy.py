@@ -42,14 +42,14 @@ def restrict(tree: Path, variants: Sequence[str], flags: Sequence[str] = ()) -> 
     """Let the copy's setup.py build these variants alone, with these flags after its own."""
     script = tree / "setup.py"
     text = script.read_text("utf-8")
-    call = "setup(ext_modules="
-    if text.count(call) != 1:
-        raise SystemExit(f"{script} has no longer one call of {call}...): follow it here")
+    last = "MODULES = "
+    if text.count(last) != 1:
+        raise SystemExit(f"{script} has no longer one {last!r}: follow it here")
     wanted = (
         f"INSTRUCTION_SETS = {{name: INSTRUCTION_SETS[name] for name in {list(variants)!r}}}\n"
         f"FLAGS += {list(flags)!r}\n"
     )
-    script.write_text(text.replace(call, wanted + call), "utf-8")
+    script.write_text(text.replace(last, wanted + last), "utf-8")
 
 
 def environment(tree: Path) -> dict[str, str]:
