@@ -1,7 +1,8 @@
 # Many classes, contiguous: the lanes of a vector run over the classes of one row.
 #
-# A row goes through in chunks that stay in the first-level cache: conversion if needed, maximum,
-# exponentials relative to the chunk's own maximum. Chunks merge into the row by
+# A row goes through in chunks that stay in the first-level cache: conversion if needed, exponentials of the
+# logits as they are, if these are moderate, else relative to the chunk's own maximum. Both ways lead to the
+# chunk's maximum m and the sum of the exponentials relative to it, A. Chunks merge into the row by
 #     (m1, A1) + (m2, A2) = (m1, A1 + (1 + A2) exp(m2 - m1)),  m1 >= m2,
 # A being the sum of the exponentials less one for a maximum; (-inf, -1) is the summary of nothing.
 # So the logits are read from memory once, and e_j waits in the gradient's own row, or in a scratch row
@@ -12,6 +13,7 @@ cdef enum:
     #                       longer ones one by one, so that a task may begin at any row
     KEPT_CLASSES = 32768  # a scratch row of 128 KB (float32); the gradient's own row may be longer:
     KEPT_CHUNKS = 512     # 2**20 classes
+    ROWS_UNDER_WAY = 2    # a row is written when the next one has been read
 
 
 cdef struct RowWork:
@@ -21,13 +23,16 @@ cdef struct RowWork:
     void* t
     void* grad
     void* hess
+    void* p                 # exponentials relative to the row's maximum
     void* maxima            # of the strides of a chunk, lane by lane
-    void* maxima_ahead      # those of a row's first chunk, where it has been looked at before
-    double maximum_ahead
-    double minimum_ahead
-    Py_ssize_t row_ahead    # -1: none
-    void* row               # KEPT_CLASSES elements a row, or NULL
+    void* sums              # of their exponentials
+    bint immoderate         # whether the last chunk was: the next one is not tried then
+    void* row               # KEPT_CLASSES elements for each of ROWS_UNDER_WAY, or NULL
+    # Of the exponentials of each chunk of a row, or of those of one chunk of ROWS_UNDER_WAY rows: e_j is
+    # unit * exp(u_j - reference).
     double references[KEPT_CHUNKS]
+    double units[KEPT_CHUNKS]
+    double factors[ROWS_UNDER_WAY]  # what makes such a row's relative to its maximum
 
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
@@ -135,10 +140,16 @@ cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t row, RowBlo
         block.hess_at_target[i] = 0.0
 
 
-cdef inline double chunk_scale(const Batch* batch, const RowWork* work, Py_ssize_t chunk,
-                               double maximum) noexcept nogil:
+cdef inline Py_ssize_t slot_of(const Batch* batch, Py_ssize_t row, Py_ssize_t chunk) noexcept nogil:
+    return chunk if batch.classes > CHUNK else row % ROWS_UNDER_WAY
+
+
+cdef inline double chunk_factor(const Batch* batch, const RowWork* work, Py_ssize_t slot,
+                                double maximum) noexcept nogil:
     # What makes the exponentials of a chunk relative to the row's maximum.
-    return scalar_exp(work.references[chunk] - maximum) if batch.classes > CHUNK else 1.0
+    if batch.classes <= CHUNK:
+        return work.factors[slot]
+    return exp(splat(work.references[slot] - maximum))[0] / work.units[slot]
 
 
 cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
@@ -170,19 +181,45 @@ cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first
         ahead.target = row_address(&batch.probabilities, row) + first * ahead.target_size
 
 
-cdef inline void look_at_next(const Batch* batch, Py_ssize_t row, Py_ssize_t stop, RowWork* work,
-                              real tag) noexcept nogil:
-    # The maximum of the next row's first chunk. What is written to a row follows from its statistics by a
-    # chain of a hundred cycles: meanwhile this is done, and brings the next row from memory (in a loop of
-    # its own, 1000 classes with AVX-512: 0.41 ns an element without it, 0.36 with it). Rows of more than
-    # a chunk lose by it.
-    cdef real minimum
-    work.row_ahead = -1
-    if row < stop and batch.classes <= CHUNK and is_plain(batch):
-        work.maximum_ahead = maximum_of(<const real*> row_address(&batch.logits, row),
-                                        batch.classes, <real*> work.maxima_ahead, &minimum)
-        work.minimum_ahead = minimum
-        work.row_ahead = row
+cdef inline double chunk_statistics(const Batch* batch, const real* u, Py_ssize_t count, real* e,
+                                    real maximum, real minimum, bint known, const Ahead* ahead,
+                                    RowWork* work, Py_ssize_t slot, real* top_logit) noexcept nogil:
+    # The exponentials of a chunk, its maximum, and their sum less one for a maximum and relative to it. The
+    # extremes may be known before; otherwise the logits are taken for moderate ones.
+    cdef real* maxima = <real*> work.maxima
+    cdef real* sums = <real*> work.sums
+    cdef Moderate moderate
+    cdef AllNormal all_normal
+    cdef AnySize any_size
+    cdef vec[double] inverse
+    cdef double infinite_others = 0.0
+    cdef bint is_moderate = not known or are_moderate(minimum, maximum)
+    if is_moderate:
+        exponentials(u, count, e, maxima, sums, &minimum, &maximum, ahead, moderate)
+        is_moderate = are_moderate(minimum, maximum)
+    work.immoderate = not is_moderate
+    top_logit[0] = maximum
+    if is_moderate:
+        inverse = exp(splat(-<double> maximum))
+        work.references[slot] = 0.0
+        work.units[slot] = 1.0
+        work.factors[slot % ROWS_UNDER_WAY] = inverse[0]
+        return sum_but_one(e, count, maxima, sums, maximum, normal_exp(splat(maximum))) * inverse[0]
+    if maximum == INFINITY:
+        infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
+    # A chunk without a finite logit has no maximum to be relative to.
+    maximum = maximum if maximum > -INFINITY else 0
+    work.references[slot] = maximum
+    work.units[slot] = 1.0 / lowering(maximum)
+    work.factors[slot % ROWS_UNDER_WAY] = lowering(maximum)
+    if all_normal_below(minimum, maximum):
+        exponentials(u, count, e, maxima, sums, &minimum, &maximum, ahead, all_normal)
+    else:
+        exponentials(u, count, e, maxima, sums, &minimum, &maximum, ahead, any_size)
+    if maximum == INFINITY:
+        return infinite_others
+    return (sum_but_one(e, count, maxima, sums, maximum, splat(<real> (1.0 / lowering(maximum))))
+            * lowering(maximum))
 
 
 cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row, RowBlock* block,
@@ -190,33 +227,32 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
     cdef Py_ssize_t first = 0, count, chunk = 0, label = block.label[i], best = 0, k
     cdef const real* u
     cdef const real* t
-    cdef real chunk_maximum, chunk_minimum, reference
-    cdef real* maxima
+    cdef real* e
+    cdef real chunk_maximum = 0, chunk_minimum = 0
+    cdef real reference
     cdef double m = -INFINITY, others = -1.0, chunk_others
     cdef double uniform = 0.0, mass = 0.0, distance = 0.0, soft_reference = 0.0
-    cdef double chunk_mass, chunk_distance, gap, higher, lower, infinite_others = 0.0
-    cdef bint soft = is_soft(batch), is_higher
+    cdef double chunk_mass, chunk_distance, gap, higher, lower
+    cdef bint soft = is_soft(batch), is_higher, known
     cdef Ahead ahead
     if soft:
         uniform = smoothing_share(batch, row)
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
         u = logits_chunk(batch, row, first, count, <real*> work.u)
-        maxima = <real*> work.maxima
-        if work.row_ahead == row:
-            maxima = <real*> work.maxima_ahead
-            chunk_maximum = <real> work.maximum_ahead
-            chunk_minimum = <real> work.minimum_ahead
-        else:
-            chunk_maximum = maximum_of(u, count, maxima, &chunk_minimum)
-        # A chunk without a finite logit has no maximum to be relative to.
-        reference = chunk_maximum if chunk_maximum > -INFINITY else 0
+        # Where nobody wants the exponentials they are stored all the same, in the cache, for those of the
+        # maximum's stride are looked at once more.
+        e = e_row + first if e_row else <real*> work.e
+        known = soft or work.immoderate or <const real*> e == u
+        if known:
+            chunk_maximum = maximum_of(u, count, <real*> work.maxima, &chunk_minimum)
         if first <= label < first + count:
             block.target_logit[i] = read(u + label - first)
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
             chunk_mass = 0.0
             chunk_distance = 0.0
+            reference = chunk_maximum if chunk_maximum > -INFINITY else 0
             soft_sums(t, u, count, reference, &chunk_mass, &chunk_distance)
             if first <= label < first + count:
                 block.soft_at_target[i] = read(t + label - first)
@@ -230,14 +266,8 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
             mass += chunk_mass
             distance += chunk_distance
         look_ahead(batch, row, first, last_row, &ahead)
-        if chunk_maximum == INFINITY:
-            infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
-        # Where nobody wants the exponentials they are stored all the same, in the cache, for those of the
-        # maximum's stride are looked at once more.
-        chunk_others = exponentials(u, count, reference, chunk_minimum, maxima,
-                                    e_row + first if e_row else <real*> work.e, &ahead)
-        if chunk_maximum == INFINITY:
-            chunk_others = infinite_others
+        chunk_others = chunk_statistics(batch, u, count, e, chunk_maximum, chunk_minimum, known, &ahead,
+                                        work, slot_of(batch, row, chunk), &chunk_maximum)
         if first == 0:
             m = chunk_maximum
             others = chunk_others
@@ -250,9 +280,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
             lower = others if is_higher else chunk_others
             m = chunk_maximum if is_higher else m
             best = first if is_higher else best
-            others = higher + (1.0 + lower) * scalar_exp(gap)
-        if e_row:
-            work.references[chunk] = reference
+            others = higher + (1.0 + lower) * exp(splat(gap))[0]
         chunk += 1
         first += count
     block.maximum[i] = m
@@ -284,8 +312,8 @@ cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBl
     cdef Py_ssize_t first = 0, chunk = 0, count
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
-        lower_and_scale(e_row + first, plain * chunk_scale(batch, work, chunk, block.maximum[i]),
-                        grad + first, count)
+        scale(e_row + first, plain * chunk_factor(batch, work, slot_of(batch, row, chunk), block.maximum[i]),
+              grad + first, count)
         chunk += 1
         first += count
     if block.label[i] >= 0:
@@ -306,14 +334,17 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef char* hess_row = row_address(&batch.hess, row) if wants_hess else NULL
     cdef Py_ssize_t grad_size = batch.grad.class_stride, hess_size = batch.hess.class_stride
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
-    cdef double uniform = smoothing_share(batch, row) if soft else 0.0, rescale
+    cdef double uniform = smoothing_share(batch, row) if soft else 0.0, relative
     cdef vec[real] others = splat(<real> block.others[i]), pull = splat(<real> block.pull[i])
-    cdef vec[real] scale = splat(<real> (block.scale[i] * chain))
+    cdef vec[real] scale_of_row = splat(<real> (block.scale[i] * chain))
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
     cdef bint cleared = batch.mask.data != NULL and (soft or has_no_softmax(block, i))
     cdef double plain
-    cdef real at_target, minimum
+    cdef real at_target, minimum, maximum = <real> block.maximum[i]
+    cdef real* maxima = <real*> work.maxima
+    cdef AnySize any_size
+    cdef vec[real] top = splat(<real> -1)  # the exponential that is 1 relative to the maximum: exactly 1
     cdef Ahead nothing
     memset(&nothing, 0, sizeof(nothing))
     if not block.active[i]:
@@ -326,22 +357,23 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         grad = <real*> grad_row + first if direct else <real*> work.grad
         if e_row:
             e = e_row + first
-            rescale = chunk_scale(batch, work, chunk, block.maximum[i])
+            relative = chunk_factor(batch, work, slot_of(batch, row, chunk), block.maximum[i])
+            if work.units[slot_of(batch, row, chunk)] == 1.0:
+                top = normal_exp(splat(maximum))
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
-            maximum_of(u, count, <real*> work.maxima, &minimum)
-            exponentials(u, count, <real> block.maximum[i], minimum, <real*> work.maxima, <real*> work.e,
-                         &nothing)
+            exponentials(u, count, <real*> work.e, maxima, <real*> work.sums, &minimum, &maximum, &nothing,
+                         any_size)
             e = <const real*> work.e
-            rescale = 1.0
+            relative = lowering(maximum)
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
-        plain = block.scale[i] * block.pull[i] * chain * rescale
+        plain = block.scale[i] * block.pull[i] * chain * relative
         if (not direct and not soft and not wants_hess and not cleared and batch.softcap == 0.0
-                and not lowers_first(plain, <real> 0)):
+                and first_factor(plain, <real> 0) == 1.0):
             # 16 bits, at one go: by way of work.grad bfloat16 takes 0.31 ns an element of
             # cached rows with AVX-512, so 0.29.
-            narrow_times(e, <real> (plain * lowering(<real> 0)), grad_row + first * grad_size,
+            narrow_times(e, <real> plain, grad_row + first * grad_size,
                          batch.grad.storage, count)
             if first <= label < first + count:
                 at_target = <real> (block.at_target[i] * chain)
@@ -349,18 +381,14 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             chunk += 1
             first += count
             continue
-        if not soft and not wants_hess:
-            lower_and_scale(e, plain, grad, count)
+        if soft or wants_hess:
+            relative_to_top(e, relative, top, <real*> work.p, count)
+        if wants_hess:
+            hessian_pass(<const real*> work.p, count, others, product, square, hess)
+        if soft:
+            soft_gradient_pass(<const real*> work.p, t, count, pull, others, scale_of_row, grad)
         else:
-            # Lowering by a power of two is exact: the plain gradient has the same bits either way.
-            lower_and_scale(e, 1.0, <real*> work.e, count)
-            if wants_hess:
-                hessian_pass(<const real*> work.e, <real> rescale, count, others, product, square, hess)
-            if soft:
-                soft_gradient_pass(<const real*> work.e, <real> rescale, t, count, pull, others, scale,
-                                   grad)
-            else:
-                multiply(<const real*> work.e, <real> plain, grad, count)
+            scale(e, plain, grad, count)
         if first <= label < first + count:
             write(grad + label - first, <real> (block.at_target[i] * chain))
             if wants_hess:
@@ -429,21 +457,25 @@ cdef inline void take_row(const Batch* batch, const RowBlock* block, Py_ssize_t 
         store(&one.factor[0], splat(block.factor[i]))
 
 
+cdef inline real* exponentials_row(const Batch* batch, Py_ssize_t row, const RowWork* work, bint in_grad,
+                                   real tag) noexcept nogil:
+    # Where a row's exponentials wait, if they do.
+    if in_grad:
+        return <real*> row_address(&batch.grad, row)
+    if work.row == NULL:
+        return NULL
+    return <real*> work.row + row % ROWS_UNDER_WAY * batch.classes
+
+
 cdef void find_statistics(const Batch* batch, Py_ssize_t first, Py_ssize_t stop, RowBlock* block,
                           Py_ssize_t i, RowWork* work, bint in_grad, real tag) noexcept nogil:
-    # All that is known of a row, once its label is. The target's exponential is one of those that are
-    # stored, if their reference is the row's maximum: a call of exp here costs 8192 x 1000 0.02 ns an
-    # element. Focal loss needs it without a gradient, too, to the same bits.
-    cdef real* e_row = <real*> work.row
+    # All that is known of a row, once its label is. Focal loss needs the target's exponential without a
+    # gradient, too.
     if block.active[i]:
-        if in_grad:
-            e_row = <real*> row_address(&batch.grad, first + i)
-        row_statistics(batch, first + i, stop, block, i, work, e_row)
-        if block.label[i] >= 0:
-            if e_row and batch.classes <= CHUNK and batch.kind != FOCAL:
-                block.target_exp[i] = read(e_row + block.label[i]) * lowering(tag)
-            elif batch.grad.data != NULL or batch.kind == FOCAL:  # whose loss needs it
-                block.target_exp[i] = scalar_exp(block.target_logit[i] - block.maximum[i])
+        row_statistics(batch, first + i, stop, block, i, work,
+                       exponentials_row(batch, first + i, work, in_grad, tag))
+        if block.label[i] >= 0 and (batch.grad.data != NULL or batch.kind == FOCAL):
+            block.target_exp[i] = exp(splat(block.target_logit[i] - block.maximum[i]))[0]
     else:
         block.maximum[i] = block.others[i] = 0.0
         block.soft_mass[i] = block.soft_distance[i] = 0.0
@@ -451,11 +483,9 @@ cdef void find_statistics(const Batch* batch, Py_ssize_t first, Py_ssize_t stop,
 
 cdef void write_derivatives(const Batch* batch, Py_ssize_t row, RowBlock* block, Py_ssize_t i,
                             RowWork* work, bint in_grad, real tag) noexcept nogil:
-    cdef real* e_row = <real*> work.row
+    cdef real* e_row = exponentials_row(batch, row, work, in_grad, tag)
     if block.label[i] >= 0:
         forget_masked_target(batch, row, block, i)
-    if in_grad:
-        e_row = <real*> row_address(&batch.grad, row)
     if in_grad and block.active[i] and is_multiple(batch):
         write_plain_row(batch, row, block, i, work, e_row)
     elif batch.kind == LOG_SOFTMAX:
@@ -467,7 +497,9 @@ cdef void write_derivatives(const Batch* batch, Py_ssize_t row, RowBlock* block,
 cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
                   double* total) noexcept nogil:
     # Rows [start, stop) of a batch whose class axis is contiguous.
-    cdef RowBlock block, one
+    cdef RowBlock block
+    cdef RowBlock under_way[ROWS_UNDER_WAY]
+    cdef RowBlock* one
     cdef RowWork work
     cdef Py_ssize_t row = start, rows, i
     cdef Py_ssize_t padded = CHUNK + 64 // sizeof(real)  # lines of cache: vectors lie within one
@@ -476,15 +508,19 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     cdef bint scratch = (batch.grad.data != NULL and not in_grad and batch.classes <= KEPT_CLASSES
                          and batch.kind != LOG_SOFTMAX)
     cdef bint wants_grad = batch.grad.data != NULL
-    # A row is written best right after it has been read. What is left of it, the loss where the gradient
-    # does not need the logarithm, waits for the whole block: between the exponentials of a row and its
-    # gradient nothing is asked of the memory, so that what happens there counts twice (8192 x 1000: 0.54 ns
-    # an element with the logarithm there, 0.50 without), and a vector's logarithms take no longer than one.
+    # A row is written soon after it has been read, while the cache has it. What is left of it, the loss where
+    # the gradient does not need the logarithm, waits for the whole block: a vector's logarithms take no longer
+    # than one (8192 x 1000: 0.54 ns an element with the logarithm between a row's reading and its writing,
+    # 0.50 without). A row's factor comes from its exponentials by a chain of a hundred cycles: meanwhile the
+    # row before it is written (TODO). Longer rows do not mind, and fill the cache.
     cdef bint later = not gradient_needs_logarithm(batch)
+    cdef Py_ssize_t behind = ROWS_UNDER_WAY - 1 if batch.classes <= CHUNK else 0
     cdef int status = OK
     begin_batch(batch, &block)
-    begin_batch(batch, &one)
-    memory = <char*> malloc((7 * padded + (batch.classes if scratch else 0)) * sizeof(real) + 64)
+    for i in range(ROWS_UNDER_WAY):
+        begin_batch(batch, &under_way[i])
+    memory = <char*> malloc((8 * padded + (ROWS_UNDER_WAY * batch.classes if scratch else 0)) * sizeof(real)
+                            + 64)
     if memory == NULL:
         return NO_MEMORY
     work.u = memory + (64 - <size_t> memory % 64)
@@ -492,10 +528,11 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     work.t = <char*> work.u + 2 * padded * sizeof(real)
     work.grad = <char*> work.u + 3 * padded * sizeof(real)
     work.hess = <char*> work.u + 4 * padded * sizeof(real)
-    work.maxima = <char*> work.u + 5 * padded * sizeof(real)
-    work.maxima_ahead = <char*> work.u + 6 * padded * sizeof(real)
-    work.row_ahead = -1
-    work.row = <char*> work.u + 7 * padded * sizeof(real) if scratch else NULL
+    work.p = <char*> work.u + 5 * padded * sizeof(real)
+    work.maxima = <char*> work.u + 6 * padded * sizeof(real)
+    work.sums = <char*> work.u + 7 * padded * sizeof(real)
+    work.row = <char*> work.u + 8 * padded * sizeof(real) if scratch else NULL
+    work.immoderate = False
     while row < stop:
         rows = min_size(BLOCK_ROWS, stop - row)
         status = begin_rows(batch, row, rows, &block)
@@ -504,13 +541,18 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
         for i in range(rows):
             find_statistics(batch, row, stop, &block, i, &work, in_grad, tag)
             if wants_grad:
-                take_row(batch, &block, i, &one)
-                finish_rows(batch, &one, 1, not later, True)
+                one = &under_way[(row + i) % ROWS_UNDER_WAY]
+                take_row(batch, &block, i, one)
+                finish_rows(batch, one, 1, not later, True)
                 if not later:
                     block.value[i] = one.value[0]
                     block.log_sum_exp[i] = one.log_sum_exp[0]
-                look_at_next(batch, row + i + 1, stop, &work, tag)
-                write_derivatives(batch, row + i, &one, 0, &work, in_grad, tag)
+                if i >= behind:
+                    write_derivatives(batch, row + i - behind, &under_way[(row + i - behind) % ROWS_UNDER_WAY],
+                                      0, &work, in_grad, tag)
+        if wants_grad:
+            for i in range(rows - behind, rows):
+                write_derivatives(batch, row + i, &under_way[(row + i) % ROWS_UNDER_WAY], 0, &work, in_grad, tag)
         if later or not wants_grad:
             finish_rows(batch, &block, rows, True, False)
         end_rows(batch, row, rows, &block, batch.classes > SHORT_ROW, tag, total)

@@ -83,7 +83,7 @@ cdef void tile_exponentials(const Batch* batch, Py_ssize_t row, Py_ssize_t rows,
         for j in range(batch.classes):
             fetch_class(&ahead, j)
             x = load(u + j * BLOCK_ROWS + group)
-            y = sized_exp(x - m, size)
+            y = sized_exp(x, m, size)
             if sizes is AnySize:
                 y = select(equal(x, m), raised_one, y)  # infinity less itself is NaN
             store(e + j * BLOCK_ROWS + group, y)

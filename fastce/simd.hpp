@@ -381,6 +381,21 @@ template <class T> FASTCE_INLINE vec<T> narrow_lanes(wide_vec<T> wide) {
         lane[i] = T(wide.part[i / vec<double>::lanes][i % vec<double>::lanes]);
     return load(lane);
 }
+// The sum of the first half and the second, as doubles.
+FASTCE_INLINE vec<double> folded(vec<float> x) {
+#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return _mm512_cvtps_pd(_mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1)));
+#elif FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+    return _mm256_cvtps_pd(_mm_add_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1)));
+#else
+    float lane[vec<float>::lanes];
+    double sum[vec<double>::lanes];
+    std::memcpy(lane, &x.v, sizeof x.v);
+    for (int i = 0; i < int(vec<double>::lanes); ++i)
+        sum[i] = int(vec<double>::lanes) < int(vec<float>::lanes) ? lane[i] + lane[i + vec<double>::lanes] : lane[i];
+    return load(static_cast<const double *>(sum));
+#endif
+}
 template <class T> FASTCE_INLINE void store_wide(double *to, wide_vec<T> wide) {
     for (int i = 0; i < wide_vec<T>::parts; ++i)
         store(to + i * vec<double>::lanes, wide.part[i]);

@@ -139,5 +139,43 @@ template <class T> FASTCE_INLINE void store_columns(char *to, std::ptrdiff_t row
             store_pieces<false>(to, row_stride, last, k, columns[k]);
 }
 
+// Pieces of Width lanes of a and b by turns: the even ones of both, or (Odd) the odd ones.
+template <int Odd, int Width, class T> FASTCE_INLINE vec<T> alternate(vec<T> a, vec<T> b) {
+#if FASTCE_VECTOR_BYTES
+    typename native_of<T>::bits from = {};
+    enum { n = vec<T>::lanes };
+    for (int i = 0; i < n; ++i)
+        from[i] = (i / Width / 2 * 2 + Odd) * Width + i % Width + (i / Width % 2 ? int(n) : 0);
+    vec<T> x;
+    x.v = __builtin_shuffle(a.v, b.v, from);
+    return x;
+#else
+    return a;
+#endif
+}
+// The sums of the lanes of as many vectors as a vector has lanes, that of the first in the first lane.
+template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x) {
+    if constexpr (Width < int(vec<double>::lanes)) {
+        for (int i = 0; i < int(vec<double>::lanes) / Width / 2; ++i)
+            x[i] = alternate<0, Width>(x[2 * i], x[2 * i + 1]) + alternate<1, Width>(x[2 * i], x[2 * i + 1]);
+        return sums_of_lanes<2 * Width>(x);
+    }
+    return x[0];
+}
+// Lane i of the result is the lane of x that the index names.
+FASTCE_INLINE vec<float> lanes_at(vec<float> x, const std::int32_t *index) {
+#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return _mm256_permutevar8x32_ps(x.v, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(index)));
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return _mm512_permutexvar_ps(_mm512_loadu_si512(index), x.v);
+#else
+    float from[vec<float>::lanes], to[vec<float>::lanes];
+    store(from, x);
+    for (int lane = 0; lane < vec<float>::lanes; ++lane)
+        to[lane] = from[index[lane]];
+    return load(to);
+#endif
+}
+
 }  // namespace simd
 }  // namespace
