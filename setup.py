@@ -42,7 +42,7 @@ else:
         INSTRUCTION_SETS["_core_avx2"] = avx2
         INSTRUCTION_SETS["_core_avx512"] = [*avx2, *avx512, "-mprefer-vector-width=512"]
         # GCC warns of its own header, hundreds of times: what is undefined there is meant so.
-        INSTRUCTION_SETS["_core_avx512"].append("-Wno-maybe-uninitialized")
+        INSTRUCTION_SETS["_core_avx512"] += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
         if os.environ.get("FASTCE_BUILD_TEST_VARIANTS"):
             # For tests: 16 lanes without AVX-512, and no vector extension at all.
             INSTRUCTION_SETS["_core_wide"] = [*avx2, "-DFASTCE_VECTOR_BYTES=64"]

@@ -13,7 +13,6 @@ cdef enum:
     #                       longer ones one by one, so that a task may begin at any row
     KEPT_CLASSES = 32768  # a scratch row of 128 KB (float32); the gradient's own row may be longer:
     KEPT_CHUNKS = 512     # 2**20 classes
-    ROWS_UNDER_WAY = 2    # a row is written when the next one has been read
 
 
 cdef struct RowWork:
@@ -27,12 +26,10 @@ cdef struct RowWork:
     void* maxima            # of the strides of a chunk, lane by lane
     void* sums              # of their exponentials
     bint immoderate         # whether the last chunk was: the next one is not tried then
-    void* row               # KEPT_CLASSES elements for each of ROWS_UNDER_WAY, or NULL
-    # Of the exponentials of each chunk of a row, or of those of one chunk of ROWS_UNDER_WAY rows: e_j is
-    # unit * exp(u_j - reference).
+    void* row               # KEPT_CLASSES elements a row, or NULL
+    # e_j of a chunk is unit * exp(u_j - reference).
     double references[KEPT_CHUNKS]
     double units[KEPT_CHUNKS]
-    double factors[ROWS_UNDER_WAY]  # what makes such a row's relative to its maximum
 
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
@@ -140,16 +137,9 @@ cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t row, RowBlo
         block.hess_at_target[i] = 0.0
 
 
-cdef inline Py_ssize_t slot_of(const Batch* batch, Py_ssize_t row, Py_ssize_t chunk) noexcept nogil:
-    return chunk if batch.classes > CHUNK else row % ROWS_UNDER_WAY
-
-
-cdef inline double chunk_factor(const Batch* batch, const RowWork* work, Py_ssize_t slot,
-                                double maximum) noexcept nogil:
+cdef inline double chunk_factor(const RowWork* work, Py_ssize_t chunk, double maximum) noexcept nogil:
     # What makes the exponentials of a chunk relative to the row's maximum.
-    if batch.classes <= CHUNK:
-        return work.factors[slot]
-    return exp(splat(work.references[slot] - maximum))[0] / work.units[slot]
+    return exp(splat(work.references[chunk] - maximum))[0] / work.units[chunk]
 
 
 cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
@@ -183,7 +173,7 @@ cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first
 
 cdef inline double chunk_statistics(const Batch* batch, const real* u, Py_ssize_t count, real* e,
                                     real maximum, real minimum, bint known, const Ahead* ahead,
-                                    RowWork* work, Py_ssize_t slot, real* top_logit) noexcept nogil:
+                                    RowWork* work, Py_ssize_t chunk, real* top_logit) noexcept nogil:
     # The exponentials of a chunk, its maximum, and their sum less one for a maximum and relative to it. The
     # extremes may be known before; otherwise the logits are taken for moderate ones.
     cdef real* maxima = <real*> work.maxima
@@ -201,17 +191,15 @@ cdef inline double chunk_statistics(const Batch* batch, const real* u, Py_ssize_
     top_logit[0] = maximum
     if is_moderate:
         inverse = exp(splat(-<double> maximum))
-        work.references[slot] = 0.0
-        work.units[slot] = 1.0
-        work.factors[slot % ROWS_UNDER_WAY] = inverse[0]
+        work.references[chunk] = 0.0
+        work.units[chunk] = 1.0
         return sum_but_one(e, count, maxima, sums, maximum, normal_exp(splat(maximum))) * inverse[0]
     if maximum == INFINITY:
         infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
     # A chunk without a finite logit has no maximum to be relative to.
     maximum = maximum if maximum > -INFINITY else 0
-    work.references[slot] = maximum
-    work.units[slot] = 1.0 / lowering(maximum)
-    work.factors[slot % ROWS_UNDER_WAY] = lowering(maximum)
+    work.references[chunk] = maximum
+    work.units[chunk] = 1.0 / lowering(maximum)
     if all_normal_below(minimum, maximum):
         exponentials(u, count, e, maxima, sums, &minimum, &maximum, ahead, all_normal)
     else:
@@ -267,7 +255,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
             distance += chunk_distance
         look_ahead(batch, row, first, last_row, &ahead)
         chunk_others = chunk_statistics(batch, u, count, e, chunk_maximum, chunk_minimum, known, &ahead,
-                                        work, slot_of(batch, row, chunk), &chunk_maximum)
+                                        work, chunk if e_row else 0, &chunk_maximum)
         if first == 0:
             m = chunk_maximum
             others = chunk_others
@@ -312,8 +300,7 @@ cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBl
     cdef Py_ssize_t first = 0, chunk = 0, count
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
-        scale(e_row + first, plain * chunk_factor(batch, work, slot_of(batch, row, chunk), block.maximum[i]),
-              grad + first, count)
+        scale(e_row + first, plain * chunk_factor(work, chunk, block.maximum[i]), grad + first, count)
         chunk += 1
         first += count
     if block.label[i] >= 0:
@@ -357,8 +344,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         grad = <real*> grad_row + first if direct else <real*> work.grad
         if e_row:
             e = e_row + first
-            relative = chunk_factor(batch, work, slot_of(batch, row, chunk), block.maximum[i])
-            if work.units[slot_of(batch, row, chunk)] == 1.0:
+            relative = chunk_factor(work, chunk, block.maximum[i])
+            if work.units[chunk] == 1.0:
                 top = normal_exp(splat(maximum))
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
@@ -462,9 +449,7 @@ cdef inline real* exponentials_row(const Batch* batch, Py_ssize_t row, const Row
     # Where a row's exponentials wait, if they do.
     if in_grad:
         return <real*> row_address(&batch.grad, row)
-    if work.row == NULL:
-        return NULL
-    return <real*> work.row + row % ROWS_UNDER_WAY * batch.classes
+    return <real*> work.row
 
 
 cdef void find_statistics(const Batch* batch, Py_ssize_t first, Py_ssize_t stop, RowBlock* block,
@@ -497,9 +482,7 @@ cdef void write_derivatives(const Batch* batch, Py_ssize_t row, RowBlock* block,
 cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
                   double* total) noexcept nogil:
     # Rows [start, stop) of a batch whose class axis is contiguous.
-    cdef RowBlock block
-    cdef RowBlock under_way[ROWS_UNDER_WAY]
-    cdef RowBlock* one
+    cdef RowBlock block, one
     cdef RowWork work
     cdef Py_ssize_t row = start, rows, i
     cdef Py_ssize_t padded = CHUNK + 64 // sizeof(real)  # lines of cache: vectors lie within one
@@ -508,19 +491,15 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     cdef bint scratch = (batch.grad.data != NULL and not in_grad and batch.classes <= KEPT_CLASSES
                          and batch.kind != LOG_SOFTMAX)
     cdef bint wants_grad = batch.grad.data != NULL
-    # A row is written soon after it has been read, while the cache has it. What is left of it, the loss where
-    # the gradient does not need the logarithm, waits for the whole block: a vector's logarithms take no longer
-    # than one (8192 x 1000: 0.54 ns an element with the logarithm between a row's reading and its writing,
-    # 0.50 without). A row's factor comes from its exponentials by a chain of a hundred cycles: meanwhile the
-    # row before it is written (TODO). Longer rows do not mind, and fill the cache.
+    # A row is written best right after it has been read. What is left of it, the loss where the gradient
+    # does not need the logarithm, waits for the whole block: between the exponentials of a row and its
+    # gradient nothing is asked of the memory, so that what happens there counts twice (8192 x 1000: 0.54 ns
+    # an element with the logarithm there, 0.50 without), and a vector's logarithms take no longer than one.
     cdef bint later = not gradient_needs_logarithm(batch)
-    cdef Py_ssize_t behind = ROWS_UNDER_WAY - 1 if batch.classes <= CHUNK else 0
     cdef int status = OK
     begin_batch(batch, &block)
-    for i in range(ROWS_UNDER_WAY):
-        begin_batch(batch, &under_way[i])
-    memory = <char*> malloc((8 * padded + (ROWS_UNDER_WAY * batch.classes if scratch else 0)) * sizeof(real)
-                            + 64)
+    begin_batch(batch, &one)
+    memory = <char*> malloc((8 * padded + (batch.classes if scratch else 0)) * sizeof(real) + 64)
     if memory == NULL:
         return NO_MEMORY
     work.u = memory + (64 - <size_t> memory % 64)
@@ -541,18 +520,12 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
         for i in range(rows):
             find_statistics(batch, row, stop, &block, i, &work, in_grad, tag)
             if wants_grad:
-                one = &under_way[(row + i) % ROWS_UNDER_WAY]
-                take_row(batch, &block, i, one)
-                finish_rows(batch, one, 1, not later, True)
+                take_row(batch, &block, i, &one)
+                finish_rows(batch, &one, 1, not later, True)
                 if not later:
                     block.value[i] = one.value[0]
                     block.log_sum_exp[i] = one.log_sum_exp[0]
-                if i >= behind:
-                    write_derivatives(batch, row + i - behind, &under_way[(row + i - behind) % ROWS_UNDER_WAY],
-                                      0, &work, in_grad, tag)
-        if wants_grad:
-            for i in range(rows - behind, rows):
-                write_derivatives(batch, row + i, &under_way[(row + i) % ROWS_UNDER_WAY], 0, &work, in_grad, tag)
+                write_derivatives(batch, row + i, &one, 0, &work, in_grad, tag)
         if later or not wants_grad:
             finish_rows(batch, &block, rows, True, False)
         end_rows(batch, row, rows, &block, batch.classes > SHORT_ROW, tag, total)

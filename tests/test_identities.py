@@ -344,8 +344,9 @@ def test_the_three_methods_agree(c, isa):
     value = loss(batch.logits, batch.target, **call)
     with_grad = loss.value_and_grad(batch.logits, batch.target, **call)
     with_hess = loss.value_grad_hess(batch.logits, batch.target, **call)
-    np.testing.assert_allclose(with_grad[0], value, rtol=4 * EPS)
-    np.testing.assert_allclose(with_hess[0], value, rtol=4 * EPS)
+    np.testing.assert_array_equal(with_grad[0], value)
+    # With a Hessian by other loops; a power multiplies what their exponentials differ by.
+    np.testing.assert_allclose(with_hess[0], value, rtol=4 * EPS * (1 + getattr(loss, "gamma", 0)))
     bound = 2 * tolerances(c, Batch(batch.logits, batch.target, call))[1]
     assert_within(with_hess[1], with_grad[1].astype(float), bound, np.float32)
 
