@@ -29,9 +29,9 @@ ctypedef fused sizes:
 
 
 cdef inline bint are_moderate(real minimum, real maximum) noexcept nogil:
-    # False for a chunk without a finite logit, whose minimum lies above its maximum.
-    return (smallest_normal_exp(maximum) <= minimum <= maximum
-            and -largest_moderate(maximum) <= maximum <= largest_moderate(maximum))
+    # Where the extremes of several rows together are moderate, each row's are. False for logits without a finite
+    # one, whose minimum lies above their maximum.
+    return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)
 
 
 cdef inline bint all_normal_below(real minimum, real maximum) noexcept nogil:
@@ -255,12 +255,15 @@ cdef inline void multiply(const real* e, real factor, real* to, Py_ssize_t count
 
 
 cdef inline double first_factor(double factor, real tag) noexcept nogil:
-    # The part of a factor of exponentials that goes first, because the whole would be no normal number: a power of
-    # two. Where the whole is too small for one, those that it makes a normal number of are large enough for the
-    # part, and the other way round.
+    # The part of a factor of exponentials that goes first, where the whole is no normal number: a power of two.
+    # Exponentials of which a factor too small for one still makes normal numbers are large enough for the part, and
+    # those of which a large one makes finite numbers are small enough.
+    cdef double raising = 1.0 / lowering(tag), largest = 0.5 / smallest_factor(tag)
     if 0.0 < fabs(factor) < smallest_factor(tag):
         return lowering(tag)
-    return 1.0 / lowering(tag) if fabs(factor) > 0.5 / smallest_factor(tag) else 1.0
+    if fabs(factor) > largest:
+        return raising if fabs(factor) * lowering(tag) < largest else 0.5 * raising * raising
+    return 1.0
 
 
 cdef inline void scale(const real* e, double factor, real* to, Py_ssize_t count) noexcept nogil:

@@ -16,7 +16,8 @@ template <> struct constants<float> {
     static FASTCE_INLINE float ln2_low() { return 0x1.7f7d1cp-20f; }
     static FASTCE_INLINE float exp_clamp() { return -160.0f; }
     static FASTCE_INLINE float smallest_normal_exp() { return -87.0f; }  // e^-87.34 is the least
-    // e^40 is 2^58: the rest up to 2^127 is for sums, and for the factors that they or their inverse meet.
+    // e^40 is 2^58: the rest up to 2^127 is for sums, and for the factors that their inverse meets.
+    static FASTCE_INLINE float smallest_moderate() { return smallest_normal_exp(); }
     static FASTCE_INLINE float largest_moderate() { return 40.0f; }
     static FASTCE_INLINE float smallest_normal_raised_exp() { return -131.0f; }  // 2^64 e^-131.70
     enum { raised = 64 };
@@ -29,7 +30,9 @@ template <> struct constants<double> {
     static FASTCE_INLINE double ln2_low() { return 0x1.473de6af278edp-34; }
     static FASTCE_INLINE double exp_clamp() { return -1200.0; }
     static FASTCE_INLINE double smallest_normal_exp() { return -708.0; }  // e^-708.4 is the least
-    static FASTCE_INLINE double largest_moderate() { return 300.0; }
+    // A factor's product with e^100 is made in double: it is finite up to 1e264.
+    static FASTCE_INLINE double smallest_moderate() { return -100.0; }
+    static FASTCE_INLINE double largest_moderate() { return 100.0; }
     static FASTCE_INLINE double smallest_normal_raised_exp() { return -1063.0; }  // 2^512 e^-1063.3
     enum { raised = 512 };
     static FASTCE_INLINE double lowering() { return 0x1p-512; }
@@ -208,6 +211,7 @@ template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
 template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }
+template <class T> FASTCE_INLINE T smallest_moderate(T) { return constants<T>::smallest_moderate(); }
 template <class T> FASTCE_INLINE T largest_moderate(T) { return constants<T>::largest_moderate(); }
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
     return exp_times_power(x, excess, 0);

@@ -16,6 +16,7 @@ class Mutation(NamedTuple):
 SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
 SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
 CHUNKS = ("test_sigmoid_chunks.py",)
+MODERATE = ("test_moderate_logits.py",)
 ERRORS = ("test_errors.py", "test_hostile.py", "test_hostile_arguments.py")
 INTERFACE = ("test_c_interface.py",)
 
@@ -173,29 +174,29 @@ MUTATIONS = [
     Mutation(
         "the maximum lost among the other exponentials",
         "_passes.pxi",
-        "total.add(drop(tied, even + odd))",
-        "total.add(even + odd)",
+        "total.add(drop(tied, load(sums + i * width)))",
+        "total.add(load(sums + i * width))",
         SOFTMAX,
     ),
     Mutation(
         "what stands beside a maximum left out",
         "_passes.pxi",
-        "while strides > 0:",
-        "while strides > 1:",
+        "while tied_strides > 0:",
+        "while tied_strides > 1:",
         SOFTMAX,
     ),
     Mutation(
         "a gradient that is lost where its factor is tiny",
         "_passes.pxi",
-        "return 0.0 < fabs(factor) < smallest_lowering(tag)",
-        "return False",
+        "if 0.0 < fabs(factor) < smallest_factor(tag):",
+        "if False:",
         SOFTMAX,
     ),
     Mutation(
         "chunks of a row not brought to one maximum",
         "_row_kernel.pxi",
-        "return scalar_exp(work.references[chunk] - maximum) if batch.classes > CHUNK else 1.0",
-        "return 1.0",
+        "return exp(splat(work.references[chunk] - maximum))[0] / work.units[chunk]",
+        "return 1.0 / work.units[chunk]",
         SOFTMAX,
     ),
     Mutation(
@@ -250,8 +251,8 @@ MUTATIONS = [
     Mutation(
         "rows: tiny exponentials taken for normal numbers",
         "_passes.pxi",
-        "if minimum - maximum >= smallest_normal_raised_exp(maximum):",
-        "if True:",
+        "return minimum - maximum >= smallest_normal_raised_exp(maximum)",
+        "return True",
         ("test_tiny_exponentials.py",),
     ),
     Mutation(
@@ -281,6 +282,111 @@ MUTATIONS = [
         "narrow_rows(&block.hess_at_target[0], rows, chain * chain, &at_target[0])",
         "narrow_rows(&block.hess_at_target[0], rows, chain, &at_target[0])",
         SOFTMAX,
+    ),
+    Mutation(
+        "logits too small for moderate ones",
+        "_passes.pxi",
+        "return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)",
+        "return minimum <= maximum <= largest_moderate(maximum)",
+        MODERATE,
+    ),
+    Mutation(
+        "logits too large for moderate ones",
+        "_passes.pxi",
+        "return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)",
+        "return smallest_moderate(maximum) <= minimum <= maximum",
+        MODERATE,
+    ),
+    Mutation(
+        "logits tried as moderate ones where their exponentials take their place",
+        "_row_kernel.pxi",
+        "known = soft or work.immoderate or <const real*> e == u",
+        "known = soft or work.immoderate",
+        MODERATE,
+    ),
+    Mutation(
+        "not exactly 1 at the maximum",
+        "_passes.pxi",
+        "store(to + i, select(equal(load(e + i), top), one, load(to + i)))",
+        "pass",
+        MODERATE,
+    ),
+    Mutation(
+        "a factor that is too large for its exponentials",
+        "_passes.pxi",
+        "return raising if fabs(factor) * lowering(tag) < largest else 0.5 * raising * raising",
+        "return raising",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: read past the end of a block",
+        "_flat_kernel.pxi",
+        "load_first(u + i, count - i, read(u + i))",
+        "load(u + i)",
+        ("test_guard_pages.py",),
+    ),
+    Mutation(
+        "flat: written past the end of a block",
+        "_flat_kernel.pxi",
+        "spread = rows - rows % lanes(<float> 0)",
+        "spread = rows",
+        ("test_guard_pages.py", *MODERATE),
+    ),
+    Mutation(
+        "flat: the pivot among the others",
+        "_flat_kernel.pxi",
+        "e[pivot[i]] = 0",
+        "pass",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: the maximum without its gradient",
+        "_flat_kernel.pxi",
+        "work.e[i * classes + work.pivot[i]] = <float> (1.0 / work.inverse[i])",
+        "pass",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: an ignored row not cleared",
+        "_flat_kernel.pxi",
+        "memset(to + i * classes, 0, classes * sizeof(float))",
+        "pass",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: maxima left from another block",
+        "_flat_kernel.pxi",
+        "work.simple = simple",
+        "work.simple = True",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: extreme factors not looked for",
+        "_flat_kernel.pxi",
+        "return any(extreme)",
+        "return False",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: a vector of a row left out",
+        "_flat_kernel.pxi",
+        "cdef Py_ssize_t whole = classes - classes % width, row, j = width",
+        "cdef Py_ssize_t whole = classes - classes % width, row, j = 2 * width",
+        MODERATE,
+    ),
+    Mutation(
+        "flat: raised pivots of focal loss taken for others",
+        "_flat_kernel.pxi",
+        "select(equal(x, raised), x, exp(-load(<const double*> &logits[i])))",
+        "exp(-load(<const double*> &logits[i]))",
+        MODERATE,
+    ),
+    Mutation(
+        "the sum of losses without the products",
+        "_formulas.pxi",
+        "product = fma(product, others, product + others)",
+        "product = product + others",
+        MODERATE,
     ),
     Mutation(
         "log1p short of its last term",

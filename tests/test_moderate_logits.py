@@ -1,0 +1,137 @@
+"""Exponentials of moderate logits are made as they are, those of others relative to their maximum.
+
+Which is decided for each row, or for each chunk of a long one, by its extremes alone: no neighbour, no
+output and no place in memory may change a bit, and neither way may cost accuracy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastce
+from fastce import reference
+
+SHAPES = [(70, 10), (35, 7), (3, 33), (9, 65), (6, 300), (5, 2048), (3, 2049), (2, 5001)]
+EXTREMES = {  # the logits of a moderate row lie between
+    np.float32: (-87.0, 40.0),
+    np.float64: (-100.0, 100.0),
+}
+REFERENCES = {
+    fastce.SoftmaxCrossEntropy: reference.softmax_cross_entropy,
+    fastce.SoftmaxFocalLoss: reference.softmax_focal_loss,
+}
+
+
+def logits_around_the_bounds(shape, dtype, rng):
+    """Each row's extremes at a bound, an eighth within it or beyond; differences are exact."""
+    lowest, largest = EXTREMES[dtype]
+    z = rng.integers(-80, 80, shape) / 8
+    for row in range(shape[0]):
+        edge = (-1, 0, 1)[row % 3] / 8
+        if row % 4 == 0:
+            z[row, rng.integers(shape[1])] = largest + edge
+        elif row % 4 == 1:
+            z[row] += lowest + edge - z[row].min()
+        elif row % 4 == 2:
+            z[row, rng.integers(shape[1])] = lowest + edge
+        elif row % 8 == 3:
+            z[row, :: shape[1] - 1] = largest, lowest
+    return z.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", EXTREMES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("loss", REFERENCES)
+def test_either_side_of_the_bounds(loss, shape, dtype, isa, rng):
+    z = logits_around_the_bounds(shape, dtype, rng)
+    y = rng.integers(shape[1], size=shape[0])
+    y[::2] = z[::2].argmax(axis=1)
+    made = loss(reduction="none")
+    value, grad = made.value_and_grad(z, y)
+    truth = REFERENCES[loss](z.astype(np.longdouble), y, reduction="none")
+    info = np.finfo(dtype)
+    rtol = info.eps * (4 if loss is fastce.SoftmaxCrossEntropy else 12)
+    tiny = 100 * info.smallest_normal
+    np.testing.assert_allclose(value, truth[0], rtol=rtol, atol=tiny)
+    np.testing.assert_allclose(grad, truth[1], rtol=rtol, atol=tiny)
+    np.testing.assert_array_equal(made(z, y), value)
+
+
+@pytest.mark.parametrize("dtype", EXTREMES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("loss", REFERENCES)
+def test_no_neighbour_changes_a_bit(loss, shape, dtype, isa, rng):
+    """Alone, in place, strided, beside ignored rows of NaN: a row is what it is."""
+    z = logits_around_the_bounds(shape, dtype, rng)
+    y = rng.integers(shape[1], size=shape[0])
+    made = loss(reduction="none")
+    value, grad = made.value_and_grad(z, y)
+    for row in range(shape[0]):
+        one = slice(row, row + 1)
+        for a, b in zip(made.value_and_grad(z[one], y[one]), (value, grad), strict=True):
+            np.testing.assert_array_equal(a, b[one])
+    written = z.copy()
+    made.value_and_grad(written, y, out=written)
+    np.testing.assert_array_equal(written, grad)
+    wide = np.full((shape[0], shape[1] + 3), np.nan, dtype)
+    out = wide.copy()[:, 2:-1]
+    wide[:, 1:-2] = z
+    again, _ = made.value_and_grad(wide[:, 1:-2], y, out=out)
+    np.testing.assert_array_equal(again, value)
+    np.testing.assert_array_equal(out, grad)
+    z[1::3], y[1::3] = np.nan, -100
+    for result, whole in zip(made.value_and_grad(z, y), (value, grad), strict=True):
+        expected = whole.copy()
+        expected[1::3] = 0
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_sum_of_losses_is_that_of_each(shape, isa, rng):
+    """Of few classes their logarithms are taken together."""
+    z = logits_around_the_bounds(shape, np.float32, rng)
+    y = rng.integers(shape[1], size=shape[0])
+    y[1], z[1] = -100, np.nan
+    each = fastce.SoftmaxCrossEntropy(reduction="none")(z, y).astype(float)
+    total = fastce.SoftmaxCrossEntropy(reduction="sum")
+    np.testing.assert_allclose(total(z, y), each.sum(), rtol=2e-7)
+    for last in (1, 2):
+        np.testing.assert_allclose(total(z[:last], y[:last]), each[:last].sum(), rtol=2e-7)
+    z[0, 0] = np.inf
+    assert np.isnan(total(z, y))
+
+
+@pytest.mark.parametrize("factor", [1e-42, 1e-38, 1e-30, 1e30, 3e38])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_extreme_factors(shape, factor, isa, rng):
+    """A row's factor may be no normal number where the gradients that it makes are."""
+    z = logits_around_the_bounds(shape, np.float32, rng)
+    y = rng.integers(shape[1], size=shape[0])
+    given = np.where(np.arange(shape[0]) % 3, np.float32(factor), np.float32(1))
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    _, grad = loss.value_and_grad(z, y, grad_output=given)
+    _, truth, _ = reference.softmax_cross_entropy(
+        z.astype(np.longdouble), y, reduction="none", grad_output=given.astype(np.longdouble)
+    )
+    info = np.finfo(np.float32)
+    truth = truth.astype(np.float64)
+    np.testing.assert_allclose(grad, truth, rtol=4 * info.eps, atol=2 * float(info.smallest_normal))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_exactly_one_beside_the_maximum(shape, isa, rng):
+    """With a Hessian, or soft targets: what is left beside a right prediction keeps its digits."""
+    z = np.full(shape, -30.0, np.float32)
+    z += rng.integers(8, size=shape).astype(np.float32)
+    y = rng.integers(shape[1], size=shape[0])
+    z[np.arange(shape[0]), y] = 20
+    hot = np.eye(shape[1], dtype=np.float32)[y]
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    for target in (y, hot):
+        for result, truth in zip(
+            loss.value_grad_hess(z, target),
+            reference.softmax_cross_entropy(z.astype(np.longdouble), target, reduction="none"),
+            strict=True,
+        ):
+            np.testing.assert_allclose(result, truth.astype(float), rtol=1e-6, atol=1e-37)
