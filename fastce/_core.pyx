@@ -11,7 +11,6 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.math cimport exp as scalar_exp
 from libc.math cimport fabs
 from libc.math cimport pow as scalar_pow
 from libc.stdlib cimport free, malloc

@@ -1,22 +1,22 @@
 # Up to some thousand classes and hard labels, float32 or narrower, in rows: a block of rows is done as if it
 # were one.
 #
-# Exponentials do not ask which row they belong to if nothing is taken from the logits before, and all of a block
-# are moderate but for the odd row, which is done once more, relative to its maximum. They go to scratch that the
-# first-level cache holds, and each loop over a block asks for one thing. Each row has a pivot, the target, or
-# where it is not moderate a maximum, and is summed up without it, so that nothing cancels:
+# Exponentials do not ask which row they belong to if nothing is taken from the logits before, and all of a
+# block are moderate but for the odd row, which is done once more, relative to its maximum. They go to scratch
+# that the first-level cache holds, and each loop over a block asks for one thing. Each row has a pivot, the
+# target, or where it is not moderate a maximum, and is summed up without it, so that nothing cancels:
 #     others = sum of exp(u_j) / exp(u_pivot) over all j but the pivot
-# is what _formulas.pxi asks for with the pivot in the maximum's place. With AVX2 on Zen 3 65536 x 10 takes 0.98 ns
-# an element so, and 1.57 by tiles; 65536 x 100 0.54, and 0.94; 8192 x 1000 0.45, and 0.65 row by row.
+# is what _formulas.pxi asks for with the pivot in the maximum's place. With AVX2 on Zen 3 65536 x 10 takes
+# 0.98 ns an element so, and 1.57 by tiles; 65536 x 100 0.54, and 0.94; 8192 x 1000 0.45, and 0.65 row by row.
 
 cdef enum:
     FLAT_CLASSES = 2048    # longer rows are done by chunks, and fill the cache alone
-    FLAT_ELEMENTS = 2048   # of a block, if that are at least FLAT_ROWS: 8 KB of scratch. Blocks of 64 rows of 100
-    #                        classes take 0.80 ns an element, so 0.54; 16 of 1000 0.55, 4 0.50, 2 0.54
+    FLAT_ELEMENTS = 2048   # of a block, if that are at least FLAT_ROWS: 8 KB of scratch. 65536 x 100 takes
+    #                        0.54 ns an element, and 0.80 by 64 rows; 8192 x 1000 0.50 by 4, 0.55 by 16 or 2
     FLAT_ROWS = 4
-    FLAT_AHEAD = 2048      # elements from a logit to the one that is fetched meanwhile: 8192 x 1000 takes 0.50
-    #                        without, 0.61 where the gradient's lines are not fetched
-    SPREAD_CLASSES = 64    # up to so many a look-up in the registers spreads the factors of rows over their numbers
+    FLAT_AHEAD = 2048      # elements from a logit to the one that is fetched meanwhile: 8192 x 1000 takes
+    #                        0.44 with it, 0.50 without, and 0.61 if the gradient's lines are not fetched
+    SPREAD_CLASSES = 64    # up to so many classes the factors of rows are spread by a look-up in registers
 
 
 cdef struct FlatWork:
@@ -31,7 +31,8 @@ cdef struct FlatWork:
 
 
 cdef inline bint goes_flat(const Batch* batch) noexcept nogil:
-    return (batch.labels.data != NULL and batch.logits.storage != FLOAT64 and 0 < batch.classes <= FLAT_CLASSES
+    return (batch.labels.data != NULL and batch.logits.storage != FLOAT64
+            and 0 < batch.classes <= FLAT_CLASSES
             and (batch.kind == CROSS_ENTROPY or batch.kind == FOCAL)
             and not is_soft(batch) and batch.mask.data == NULL and batch.z_loss == 0.0
             and batch.logit_scale == 1.0 and batch.softcap == 0.0
@@ -59,14 +60,17 @@ cdef inline const float* flat_logits(const Batch* batch, Py_ssize_t row, Py_ssiz
 
 cdef bint flat_exponentials(const float* u, Py_ssize_t count, float* e, const char* ahead,
                             const char* to) noexcept nogil:
-    # exp(u), and some numbers behind; False if some logit is not moderate. Fetches logits of a later block, and the
-    # lines that this one will write.
+    # exp(u), and some numbers behind; False if some logit is not moderate. Fetches logits of a later block,
+    # and the lines that this one will write.
     cdef vec[float] highest = splat(<float> -INFINITY), lowest = splat(<float> INFINITY), x, y
     cdef int width = lanes(<float> 0)
     cdef Py_ssize_t i = 0
     while i + 2 * width <= count:
         fetch(ahead + i * sizeof(float))
         fetch_to_write(to + i * sizeof(float))
+        if 2 * width * <int> sizeof(float) > cache_line:
+            fetch(ahead + i * sizeof(float) + cache_line)
+            fetch_to_write(to + i * sizeof(float) + cache_line)
         x = load(u + i)
         y = load(u + i + width)
         highest = max(y, max(x, highest))
@@ -95,8 +99,8 @@ cdef inline Py_ssize_t position_of(const float* u, Py_ssize_t count, float numbe
 
 cdef void flat_row(const float* u, Py_ssize_t classes, float* e, float* maxima, RowBlock* block, Py_ssize_t i,
                    long long* pivot) noexcept nogil:
-    # A row of a block that is not moderate, for it may not be either: raised exponentials then, relative to the
-    # maximum, which is the pivot.
+    # A row of a block that is not moderate, for it may not be either: raised exponentials then, relative to
+    # the maximum, which is the pivot.
     cdef float highest, lowest, reference
     cdef Py_ssize_t j = 0
     cdef int width = lanes(<float> 0)
@@ -143,8 +147,9 @@ cdef inline void take_out_pivots(const long long* pivot, Py_ssize_t rows, Py_ssi
 
 cdef inline void refine_inverses(const float* u, const long long* pivot, Py_ssize_t rows, Py_ssize_t classes,
                                  double* inverse) noexcept nogil:
-    # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss multiplies
-    # by gamma and 1 + gamma (gamma = 2: 5.7 ULP, and TODO with this). A raised one is a power of two.
+    # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss
+    # multiplies by gamma and 1 + gamma (gamma = 2: 5.7 ULP, and TODO with this). A raised one is a power of
+    # two.
     cdef double logits[BLOCK_ROWS]
     cdef vec[double] raised = splat(lowering(<float> 0)), x
     cdef Py_ssize_t i
@@ -277,7 +282,8 @@ cdef void flat_derivatives(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, 
                 memset(to + i * classes, 0, classes * sizeof(float))
     if not direct:
         for i in range(rows):
-            narrow(<const float*> to + i * classes, grad + i * batch.grad.row_stride, batch.grad.storage, classes)
+            narrow(<const float*> to + i * classes, grad + i * batch.grad.row_stride, batch.grad.storage,
+                   classes)
 
 
 cdef double flat_block(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -299,7 +305,8 @@ cdef double flat_block(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
         for i in range(rows):
             work.pivot[i] = block.label[i] if block.active[i] else 0
             if block.active[i]:
-                flat_row(u + i * classes, classes, work.e + i * classes, work.maxima, block, i, &work.pivot[i])
+                flat_row(u + i * classes, classes, work.e + i * classes, work.maxima, block, i,
+                         &work.pivot[i])
     pivot = &block.label[0] if simple else &work.pivot[0]
     take_out_pivots(pivot, rows, classes, work)
     if batch.kind == FOCAL:

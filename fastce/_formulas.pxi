@@ -65,16 +65,16 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
 
 
 cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
-    # Whether the losses of hard labels are wanted as one sum, without weights. Those of longer rows are added up one
-    # by one.
+    # Whether the losses of hard labels are wanted as one sum, without weights. Those of longer rows are added
+    # up one by one.
     return (batch.kind == CROSS_ENTROPY and batch.loss == NULL and batch.class_weight == NULL
             and batch.sample_weight.data == NULL and batch.classes <= SHORT_ROW)
 
 
 cdef inline double sum_of_losses(const RowBlock* block, Py_ssize_t rows) noexcept nogil:
-    # That of the values above, for float32: whole vectors, rows past the last of loss 0. The sum of log1p(x) and
-    # log1p(y) is log1p(x + y + x y), in which nothing cancels: one logarithm for four takes 5 cycles off the 35
-    # of a row of 10 classes (AVX2 on Zen 3). Four others of e^127 are e^508, and e^709 is finite.
+    # That of the values above, for float32: whole vectors, rows past the last of loss 0. The sum of log1p(x)
+    # and log1p(y) is log1p(x + y + x y), in which nothing cancels: one logarithm for four takes 5 cycles off
+    # the 35 of a row of 10 classes (AVX2 on Zen 3). Four others of e^127 are e^508, and e^709 is finite.
     cdef vec[double] sum = splat(0.0), product, distance, others
     cdef Py_ssize_t i = 0
     cdef int k

@@ -29,8 +29,8 @@ ctypedef fused sizes:
 
 
 cdef inline bint are_moderate(real minimum, real maximum) noexcept nogil:
-    # Where the extremes of several rows together are moderate, each row's are. False for logits without a finite
-    # one, whose minimum lies above their maximum.
+    # Where the extremes of several rows together are moderate, each row's are. False for logits without a
+    # finite one, whose minimum lies above their maximum.
     return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)
 
 
@@ -85,11 +85,11 @@ cdef inline vec[real] sized_exp(vec[real] u, vec[real] m, sizes size) noexcept n
 # No inline function: among all else that a row needs, the loop has too few registers.
 cdef void exponentials(const real* u, Py_ssize_t count, real* e, real* maxima, real* sums, real* minimum,
                        real* maximum, const Ahead* ahead, sizes size) noexcept nogil:
-    # e_j as sized_exp has it; e may be u. `sums` gets the sum of each stride, lane by lane, and behind them the
-    # vectors of the rest. Of moderate logits, as which any may be tried, the extremes are found meanwhile and
-    # `maxima` filled: a loop for them alone waits for the memory and gives it nothing to do while this one
-    # calculates (with AVX2 1024 x 32000 took 0.70 ns an element with it, and 0.52 without, 8192 x 1000 0.72
-    # and 0.58). Otherwise `maximum` is given.
+    # e_j as sized_exp has it; e may be u. `sums` gets the sum of each stride, lane by lane, and behind them
+    # the vectors of the rest. Of moderate logits, as which any may be tried, the extremes are found meanwhile
+    # and `maxima` filled: a loop for them alone waits for the memory and gives it nothing to do while this
+    # one calculates (with AVX2 1024 x 32000 took 0.70 ns an element with it, and 0.52 without, 8192 x 1000
+    # 0.72 and 0.58). Otherwise `maximum` is given.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum[0]), zero = splat(<real> 0), even, odd, u_i, u_k, y
     cdef vec[real] highest = splat(<real> -INFINITY), lowest = splat(<real> INFINITY), stride_highest
@@ -148,11 +148,11 @@ cdef void exponentials(const real* u, Py_ssize_t count, real* e, real* maxima, r
 
 cdef inline double sum_but_one(const real* e, Py_ssize_t count, const real* maxima, const real* sums,
                                real maximum, vec[real] top) noexcept nogil:
-    # The sum of a chunk's exponentials less one for a maximum, whose exponential is `top`. Those that equal it
-    # are counted, not added, so that a small tail beside them keeps its digits. Only lanes that hold a maximum,
-    # as `maxima` tells of each stride, are looked at (what else rounds to the same may be added): they are left
-    # out of the sum, and added at the end. A branch at each stride would be shorter, but no predictor foresees
-    # the one that is taken, and what it throws away includes loads that are under way.
+    # The sum of a chunk's exponentials less one for a maximum, whose exponential is `top`. Those that equal
+    # it are counted, not added, so that a small tail beside them keeps its digits. Only lanes that hold a
+    # maximum, as `maxima` tells of each stride, are looked at (what else rounds to the same may be added):
+    # they are left out of the sum, and added at the end. A branch at each stride would be shorter, but no
+    # predictor foresees the one that is taken, and what it throws away includes loads that are under way.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0), one = splat(<real> 1), even, odd, y
     cdef mask[real] tied
@@ -255,9 +255,9 @@ cdef inline void multiply(const real* e, real factor, real* to, Py_ssize_t count
 
 
 cdef inline double first_factor(double factor, real tag) noexcept nogil:
-    # The part of a factor of exponentials that goes first, where the whole is no normal number: a power of two.
-    # Exponentials of which a factor too small for one still makes normal numbers are large enough for the part, and
-    # those of which a large one makes finite numbers are small enough.
+    # The part of a factor of exponentials that goes first, where the whole is no normal number: a power of
+    # two. Exponentials of which a factor too small for one still makes normal numbers are large enough for
+    # the part, and those of which a large one makes finite numbers are small enough.
     cdef double raising = 1.0 / lowering(tag), largest = 0.5 / smallest_factor(tag)
     if 0.0 < fabs(factor) < smallest_factor(tag):
         return lowering(tag)

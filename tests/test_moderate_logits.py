@@ -1,7 +1,7 @@
 """Exponentials of moderate logits are made as they are, those of others relative to their maximum.
 
-Which is decided for each row, or for each chunk of a long one, by its extremes alone: no neighbour, no
-output and no place in memory may change a bit, and neither way may cost accuracy.
+Which is decided for each row, or for each chunk of a long one, by its extremes alone: no neighbour,
+no output and no place in memory may change a bit, and neither way may cost accuracy.
 """
 
 from __future__ import annotations

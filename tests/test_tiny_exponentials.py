@@ -21,10 +21,9 @@ SHAPES = [(70, 2), (70, 3), (130, 10), (70, 100), (3, 300), (2, 5000)]
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", LAST)
 def test_what_does_not_count_changes_nothing(dtype, shape, beyond, isa, rng):
-    """One logit far below its row's maximum leaves the gradients of other rows as they are, to the bit.
+    """One logit far below its row's maximum leaves other rows as they are, to the bit.
 
-    Those of its own row may now come from exponentials relative to the maximum: of differences, rounded, of up
-    to 32.
+    Its own may now have exponentials relative to the maximum, of rounded differences of up to 32.
     """
     z, y = rng.normal(0, 3, shape).astype(dtype), np.zeros(shape[0], np.int64)
     row, column = shape[0] - 1, shape[1] - 1
