@@ -259,29 +259,32 @@ cdef inline double first_factor(double factor, real tag) noexcept nogil:
     # two. Exponentials of which a factor too small for one still makes normal numbers are large enough for
     # the part, and those of which a large one makes finite numbers are small enough.
     cdef double raising = 1.0 / lowering(tag), largest = 0.5 / smallest_factor(tag)
-    if 0.0 < fabs(factor) < smallest_factor(tag):
+    if fabs(factor) < smallest_factor(tag):
         return lowering(tag)
     if fabs(factor) > largest:
         return raising if fabs(factor) * lowering(tag) < largest else 0.5 * raising * raising
     return 1.0
 
 
-cdef inline void scale(const real* e, double factor, real* to, Py_ssize_t count) noexcept nogil:
-    # to = factor e.
-    cdef double first = first_factor(factor, <real> 0)
-    if first != 1.0:
+cdef inline void scale(const real* e, double plain, double relative, double unit, real* to,
+                       Py_ssize_t count) noexcept nogil:
+    # to = plain relative e / unit: the factor of a float64 row may be no normal number as a double either,
+    # though its parts are, and those of its products that count.
+    cdef double first = first_factor(plain * relative / unit, <real> 0)
+    if first != 1.0 and plain != 0.0:
         multiply(e, <real> first, to, count)
-        e = to
-    multiply(e, <real> (factor / first), to, count)
+        multiply(<const real*> to, <real> (plain / (first * unit) * relative), to, count)
+    else:
+        multiply(e, <real> (plain * relative / unit), to, count)
 
 
-cdef inline void relative_to_top(const real* e, double factor, vec[real] top, real* to,
+cdef inline void relative_to_top(const real* e, double relative, double unit, vec[real] top, real* to,
                                  Py_ssize_t count) noexcept nogil:
-    # The same, but exactly 1 where e is the top.
+    # to = relative e / unit, but exactly 1 where e is the top.
     cdef int width = lanes(<real> 0)
     cdef Py_ssize_t i = 0
     cdef vec[real] one = splat(<real> 1)
-    scale(e, factor, to, count)
+    scale(e, 1.0, relative, unit, to, count)
     while i + width <= count:
         store(to + i, select(equal(load(e + i), top), one, load(to + i)))
         i += width

@@ -138,8 +138,8 @@ cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t row, RowBlo
 
 
 cdef inline double chunk_factor(const RowWork* work, Py_ssize_t chunk, double maximum) noexcept nogil:
-    # What makes the exponentials of a chunk relative to the row's maximum.
-    return exp(splat(work.references[chunk] - maximum))[0] / work.units[chunk]
+    # What makes the exponentials of a chunk relative to the row's maximum, but for their unit.
+    return exp(splat(work.references[chunk] - maximum))[0]
 
 
 cdef inline bint uses_e_row(const Batch* batch, real tag) noexcept nogil:
@@ -171,6 +171,12 @@ cdef inline void look_ahead(const Batch* batch, Py_ssize_t row, Py_ssize_t first
         ahead.target = row_address(&batch.probabilities, row) + first * ahead.target_size
 
 
+cdef inline bint is_relative(const Batch* batch, real tag) noexcept nogil:
+    # Of float64 focal loss the exponential of the maximum has an error, too, which gamma multiplies (gamma =
+    # 2: 11.6 ULP for 10.2).
+    return real is double and batch.kind == FOCAL
+
+
 cdef inline double chunk_statistics(const Batch* batch, const real* u, Py_ssize_t count, real* e,
                                     real maximum, real minimum, bint known, const Ahead* ahead,
                                     RowWork* work, Py_ssize_t chunk, real* top_logit) noexcept nogil:
@@ -183,7 +189,7 @@ cdef inline double chunk_statistics(const Batch* batch, const real* u, Py_ssize_
     cdef AnySize any_size
     cdef vec[double] inverse
     cdef double infinite_others = 0.0
-    cdef bint is_moderate = not known or are_moderate(minimum, maximum)
+    cdef bint is_moderate = not known or (not is_relative(batch, maximum) and are_moderate(minimum, maximum))
     if is_moderate:
         exponentials(u, count, e, maxima, sums, &minimum, &maximum, ahead, moderate)
         is_moderate = are_moderate(minimum, maximum)
@@ -231,7 +237,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         # Where nobody wants the exponentials they are stored all the same, in the cache, for those of the
         # maximum's stride are looked at once more.
         e = e_row + first if e_row else <real*> work.e
-        known = soft or work.immoderate or <const real*> e == u
+        known = soft or work.immoderate or <const real*> e == u or is_relative(batch, chunk_maximum)
         if known:
             chunk_maximum = maximum_of(u, count, <real*> work.maxima, &chunk_minimum)
         if first <= label < first + count:
@@ -300,7 +306,8 @@ cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBl
     cdef Py_ssize_t first = 0, chunk = 0, count
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
-        scale(e_row + first, plain * chunk_factor(work, chunk, block.maximum[i]), grad + first, count)
+        scale(e_row + first, plain, chunk_factor(work, chunk, block.maximum[i]), work.units[chunk],
+              grad + first, count)
         chunk += 1
         first += count
     if block.label[i] >= 0:
@@ -321,7 +328,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef char* hess_row = row_address(&batch.hess, row) if wants_hess else NULL
     cdef Py_ssize_t grad_size = batch.grad.class_stride, hess_size = batch.hess.class_stride
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
-    cdef double uniform = smoothing_share(batch, row) if soft else 0.0, relative
+    cdef double uniform = smoothing_share(batch, row) if soft else 0.0, relative, unit
     cdef vec[real] others = splat(<real> block.others[i]), pull = splat(<real> block.pull[i])
     cdef vec[real] scale_of_row = splat(<real> (block.scale[i] * chain))
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
@@ -345,22 +352,24 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         if e_row:
             e = e_row + first
             relative = chunk_factor(work, chunk, block.maximum[i])
-            if work.units[chunk] == 1.0:
+            unit = work.units[chunk]
+            if unit == 1.0:
                 top = normal_exp(splat(maximum))
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
             exponentials(u, count, <real*> work.e, maxima, <real*> work.sums, &minimum, &maximum, &nothing,
                          any_size)
             e = <const real*> work.e
-            relative = lowering(maximum)
+            relative = 1.0
+            unit = 1.0 / lowering(maximum)
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
-        plain = block.scale[i] * block.pull[i] * chain * relative
+        plain = block.scale[i] * block.pull[i] * chain
         if (not direct and not soft and not wants_hess and not cleared and batch.softcap == 0.0
-                and first_factor(plain, <real> 0) == 1.0):
+                and first_factor(plain * relative / unit, <real> 0) == 1.0):
             # 16 bits, at one go: by way of work.grad bfloat16 takes 0.31 ns an element of
             # cached rows with AVX-512, so 0.29.
-            narrow_times(e, <real> plain, grad_row + first * grad_size,
+            narrow_times(e, <real> (plain * relative / unit), grad_row + first * grad_size,
                          batch.grad.storage, count)
             if first <= label < first + count:
                 at_target = <real> (block.at_target[i] * chain)
@@ -369,13 +378,13 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             first += count
             continue
         if soft or wants_hess:
-            relative_to_top(e, relative, top, <real*> work.p, count)
+            relative_to_top(e, relative, unit, top, <real*> work.p, count)
         if wants_hess:
             hessian_pass(<const real*> work.p, count, others, product, square, hess)
         if soft:
             soft_gradient_pass(<const real*> work.p, t, count, pull, others, scale_of_row, grad)
         else:
-            scale(e, plain, grad, count)
+            scale(e, plain, relative, unit, grad, count)
         if first <= label < first + count:
             write(grad + label - first, <real> (block.at_target[i] * chain))
             if wants_hess:

@@ -188,15 +188,15 @@ MUTATIONS = [
     Mutation(
         "a gradient that is lost where its factor is tiny",
         "_passes.pxi",
-        "if 0.0 < fabs(factor) < smallest_factor(tag):",
+        "if fabs(factor) < smallest_factor(tag):",
         "if False:",
         SOFTMAX,
     ),
     Mutation(
         "chunks of a row not brought to one maximum",
         "_row_kernel.pxi",
-        "return exp(splat(work.references[chunk] - maximum))[0] / work.units[chunk]",
-        "return 1.0 / work.units[chunk]",
+        "return exp(splat(work.references[chunk] - maximum))[0]",
+        "return 1.0",
         SOFTMAX,
     ),
     Mutation(
@@ -300,8 +300,8 @@ MUTATIONS = [
     Mutation(
         "logits tried as moderate ones where their exponentials take their place",
         "_row_kernel.pxi",
-        "known = soft or work.immoderate or <const real*> e == u",
-        "known = soft or work.immoderate",
+        "or <const real*> e == u or is_relative",
+        "or is_relative",
         MODERATE,
     ),
     Mutation(
