@@ -12,7 +12,7 @@ import pytest
 import fastce
 from fastce import reference
 
-SHAPES = [(70, 10), (35, 7), (3, 33), (9, 65), (6, 300), (5, 2048), (3, 2049), (2, 5001)]
+SHAPES = [(70, 10), (35, 7), (13, 33), (19, 65), (26, 300), (9, 2048), (8, 2049), (7, 5001)]
 EXTREMES = {  # the logits of a moderate row lie between
     np.float32: (-87.0, 40.0),
     np.float64: (-100.0, 100.0),
@@ -24,18 +24,23 @@ REFERENCES = {
 
 
 def logits_around_the_bounds(shape, dtype, rng):
-    """Each row's extremes at a bound, an eighth within it or beyond; differences are exact."""
+    """Each row's extremes far beyond a bound, at it, or an eighth beside it; differences are exact."""
     lowest, largest = EXTREMES[dtype]
     z = rng.integers(-80, 80, shape) / 8
     for row in range(shape[0]):
-        edge = (-1, 0, 1)[row % 3] / 8
-        if row % 4 == 0:
+        edge = (-1, 0, 1)[row // 6 % 3] / 8
+        kind = row % 6
+        if kind == 0:
+            z[row, rng.integers(shape[1])] = 10 * largest
+        elif kind == 1:
+            z[row] += 10 * lowest
+        elif kind == 2:
             z[row, rng.integers(shape[1])] = largest + edge
-        elif row % 4 == 1:
+        elif kind == 3:
             z[row] += lowest + edge - z[row].min()
-        elif row % 4 == 2:
+        elif kind == 4:
             z[row, rng.integers(shape[1])] = lowest + edge
-        elif row % 8 == 3:
+        else:
             z[row, :: shape[1] - 1] = largest, lowest
     return z.astype(dtype)
 
@@ -125,7 +130,7 @@ def test_exactly_one_beside_the_maximum(shape, isa, rng):
     z = np.full(shape, -30.0, np.float32)
     z += rng.integers(8, size=shape).astype(np.float32)
     y = rng.integers(shape[1], size=shape[0])
-    z[np.arange(shape[0]), y] = 20
+    z[np.arange(shape[0]), y] = 20 + np.arange(shape[0]) / 4  # e^z e^-z may not round to 1
     hot = np.eye(shape[1], dtype=np.float32)[y]
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
     for target in (y, hot):
