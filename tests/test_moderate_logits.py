@@ -24,7 +24,7 @@ REFERENCES = {
 
 
 def logits_around_the_bounds(shape, dtype, rng):
-    """Each row's extremes far beyond a bound, at it, or an eighth beside it; differences are exact."""
+    """Each row's extremes far beyond a bound, at it, or an eighth beside it, all on a grid."""
     lowest, largest = EXTREMES[dtype]
     z = rng.integers(-80, 80, shape) / 8
     for row in range(shape[0]):
