@@ -312,6 +312,13 @@ MUTATIONS = [
         MODERATE,
     ),
     Mutation(
+        "the parts of a factor multiplied too early",
+        "_passes.pxi",
+        "<real> (plain / (first * unit) * relative)",
+        "<real> (plain * relative / (first * unit))",
+        MODERATE,
+    ),
+    Mutation(
         "a factor that is too large for its exponentials",
         "_passes.pxi",
         "return raising if fabs(factor) * lowering(tag) < largest else 0.5 * raising * raising",
