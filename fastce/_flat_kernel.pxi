@@ -22,7 +22,8 @@ cdef enum:
 cdef struct FlatWork:
     float* u          # a block of logits, where they cannot be read in place
     float* e          # its exponentials
-    float* maxima     # see maximum_of
+    float* maxima     # see maximum_of and exponentials
+    float* sums
     int* row_of       # which row of a vector of rows each lane of its numbers belongs to
     double inverse[BLOCK_ROWS]    # of the pivot's exponential
     double parts[8 * BLOCK_ROWS]  # of a row's sum
@@ -97,27 +98,20 @@ cdef inline Py_ssize_t position_of(const float* u, Py_ssize_t count, float numbe
     return i
 
 
-cdef void flat_row(const float* u, Py_ssize_t classes, float* e, float* maxima, RowBlock* block, Py_ssize_t i,
-                   long long* pivot) noexcept nogil:
+cdef void flat_row(const float* u, Py_ssize_t classes, RowBlock* block, Py_ssize_t i, float* e,
+                   FlatWork* work) noexcept nogil:
     # A row of a block that is not moderate, for it may not be either: raised exponentials then, relative to
     # the maximum, which is the pivot.
     cdef float highest, lowest, reference
-    cdef Py_ssize_t j = 0
-    cdef int width = lanes(<float> 0)
-    cdef vec[float] x
-    highest = maximum_of(u, classes, maxima, &lowest)
+    cdef AnySize any_size
+    cdef Ahead nothing
+    memset(&nothing, 0, sizeof(nothing))
+    highest = maximum_of(u, classes, work.maxima, &lowest)
     if not are_moderate(lowest, highest):
         reference = highest if highest > -INFINITY else 0
-        while j < classes:
-            x = load(u + j) if j + width <= classes else load_first(u + j, classes - j, <float> -INFINITY)
-            x = raised_exp(x - splat(reference))
-            if j + width <= classes:
-                store(e + j, x)
-            else:
-                store_first(e + j, classes - j, x)
-            j += width
-        pivot[0] = min_size(position_of(u, classes, highest), classes - 1)
-    block.maximum[i] = read(u + pivot[0])
+        exponentials(u, classes, e, work.maxima, work.sums, &lowest, &reference, &nothing, any_size)
+        work.pivot[i] = min_size(position_of(u, classes, highest), classes - 1)
+    block.maximum[i] = read(u + work.pivot[i])
     block.target_logit[i] = read(u + block.label[i])
     block.target_exp[i] = e[block.label[i]]
 
@@ -305,8 +299,7 @@ cdef double flat_block(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
         for i in range(rows):
             work.pivot[i] = block.label[i] if block.active[i] else 0
             if block.active[i]:
-                flat_row(u + i * classes, classes, work.e + i * classes, work.maxima, block, i,
-                         &work.pivot[i])
+                flat_row(u + i * classes, classes, block, i, work.e + i * classes, work)
     pivot = &block.label[0] if simple else &work.pivot[0]
     take_out_pivots(pivot, rows, classes, work)
     if batch.kind == FOCAL:
@@ -338,14 +331,15 @@ cdef int run_flat(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, double*
     while block_rows > FLAT_ROWS and block_rows * batch.classes > FLAT_ELEMENTS:
         block_rows //= 2
     size = (block_rows * batch.classes + 31) // 16 * 16  # lines of cache, and a vector more
-    memory = <char*> malloc((2 * size + CHUNK + SPREAD_CLASSES * width) * sizeof(float) + 64)
+    memory = <char*> malloc((2 * size + 2 * CHUNK + SPREAD_CLASSES * width) * sizeof(float) + 64)
     if memory == NULL:
         return NO_MEMORY
     aligned = <float*> (memory + (64 - <size_t> memory % 64))
     work.u = aligned
     work.e = aligned + size
     work.maxima = aligned + 2 * size
-    work.row_of = <int*> (work.maxima + CHUNK)
+    work.sums = work.maxima + CHUNK
+    work.row_of = <int*> (work.sums + CHUNK)
     if batch.classes <= SPREAD_CLASSES:
         for lane in range(width):  # of rows: the numbers of each in turn
             for i in range(lane * batch.classes, (lane + 1) * batch.classes):

@@ -391,8 +391,9 @@ FASTCE_INLINE vec<double> folded(vec<float> x) {
     float lane[vec<float>::lanes];
     double sum[vec<double>::lanes];
     std::memcpy(lane, &x.v, sizeof x.v);
-    for (int i = 0; i < int(vec<double>::lanes); ++i)
-        sum[i] = int(vec<double>::lanes) < int(vec<float>::lanes) ? lane[i] + lane[i + vec<double>::lanes] : lane[i];
+    enum { half = vec<double>::lanes, whole = vec<float>::lanes };
+    for (int i = 0; i < int(half); ++i)
+        sum[i] = int(half) < int(whole) ? lane[i] + lane[i + half] : lane[i];
     return load(static_cast<const double *>(sum));
 #endif
 }

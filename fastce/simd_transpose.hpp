@@ -73,7 +73,7 @@ template <int High, int Width, class T> FASTCE_INLINE vec<T> interleave(vec<T> a
 }
 // Hides from the compiler how an address came about: it would otherwise keep those of all 16 rows, as
 // there are too few registers in lanes of vectors (10 classes with AVX-512: load_tile took 1.4 ns a row
-// then, and takes LOAD now).
+// then).
 FASTCE_INLINE const char *next_row(const char *at, std::ptrdiff_t row_stride) {
     at += row_stride;
     asm("" : "+r"(at));
