@@ -1,10 +1,10 @@
 # Elementary functions, for their tests.
 
 def elementary(str name, cnp.ndarray x):
-    """Return exp, log1p, log or tanh of a contiguous float32 or float64 array, as the kernels see it."""
+    """Return exp, log1p, log, tanh or moderate_exp of a contiguous float32 or float64 array, as the kernels see it."""
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
-    cdef int function = ("exp", "log1p", "log", "tanh").index(name)
+    cdef int function = ("exp", "log1p", "log", "tanh", "moderate_exp").index(name)
     if storage_of(x) == FLOAT64:
         apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
     else:
@@ -29,8 +29,10 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
             x_i = log1p(x_i)
         elif function == 2:
             x_i = log(x_i)
-        else:
+        elif function == 3:
             x_i = tanh_of(x_i)
+        else:
+            x_i = moderate_exp(x_i) * splat(<real> (1.0 / moderate_unit(<real> 0)))
         if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:

@@ -2,7 +2,9 @@
 #
 # With e_j = exp(u_j - m), others = sum of all e_j but one maximum, S = 1 + others and
 # others_j = others + (1 - e_j) = S - e_j, no 1 - p is ever formed: 1 - p_j = others_j / S keeps its
-# digits when p_j rounds to 1. Every loss here writes
+# digits when p_j rounds to 1. A kernel may have all e_j of a row times a number, and leave the target out
+# instead of a maximum: `pivots` are the exponentials that it left out, and take the place of 1 above; NULL
+# if they are. Every loss here writes
 #     grad_j = scale * ((pull - t_j) e_j - t_j others_j),        t_j: soft target mass, 0 where none
 #     hess_j = hess_product * e_j others_j + hess_square * e_j^2
 # and replaces both at a hard label y by at_target and hess_at_target.
@@ -14,12 +16,22 @@ cdef inline bint gradient_needs_logarithm(const Batch* batch) noexcept nogil:
     return batch.kind == FOCAL or batch.kind == LOG_SOFTMAX or batch.z_loss != 0.0
 
 
-cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ssize_t i,
-                                      bint wants_values, bint wants_derivatives) noexcept nogil:
+cdef inline vec[double] pivots_from(const double* pivots, Py_ssize_t i) noexcept nogil:
+    return load(pivots + i) if pivots else splat(1.0)
+
+
+cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
+    return not (is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp or batch.hess.data)
+
+
+cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ssize_t i, const double* pivots,
+                                      bint plain, bint wants_values, bint wants_derivatives) noexcept nogil:
     # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(others).
-    # What is 0 for all rows, soft target mass and z_loss, is left out where it is.
-    cdef bint soft_targets = is_soft(batch)
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
+    # What is 0 for all rows, soft target mass and z_loss, is left out where it is; if all of it is, as the
+    # caller knows, nothing is asked for each vector (65536 x 10: 2 of 30 cycles a row).
+    cdef bint soft_targets = not plain and is_soft(batch)
+    cdef vec[double] zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
+    cdef vec[double] pivot = pivots_from(pivots, i)
     cdef vec[double] m = load(&block.maximum[i])
     # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
     cdef vec[double] others = load(&block.others[i]) + (m - m)
@@ -33,13 +45,13 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         towards = soft - at_target
         at_target = hard + at_target
     if wants_values:
-        log_total = log1p(others)
+        log_total = log1p(others / pivot)
         # keep: a class of weight 0 has no loss, even where its logit is -inf.
         value = keep(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
         value = value + soft * log_total
         if soft_targets:
             value = value + load(&block.soft_distance[i])
-        if batch.z_loss != 0.0 or batch.log_sum_exp:
+        if not plain and (batch.z_loss != 0.0 or batch.log_sum_exp):
             lse = m + log_total
             store(&block.log_sum_exp[i], lse)
             if batch.z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
@@ -50,13 +62,13 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     if not wants_derivatives:
         return
     e = load(&block.target_exp[i])
-    inverse = one / (one + others)
-    target_others = others + (one - e)
+    inverse = splat(1.0) / (pivot + others)
+    target_others = others + (pivot - e)
     scale = load(&block.factor[i]) * inverse
     store(&block.pull[i], pull)
     store(&block.scale[i], scale)
     store(&block.at_target[i], scale * (towards * e - at_target * target_others))
-    if batch.hess.data != NULL:
+    if not plain and batch.hess.data != NULL:
         product = pull * scale * inverse
         square = two_z * scale * inverse
         store(&block.hess_product[i], product)
@@ -71,23 +83,29 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
             and batch.sample_weight.data == NULL and batch.classes <= SHORT_ROW)
 
 
-cdef inline double sum_of_losses(const RowBlock* block, Py_ssize_t rows) noexcept nogil:
-    # That of the values above, for float32: whole vectors, rows past the last of loss 0. The sum of log1p(x)
-    # and log1p(y) is log1p(x + y + x y), in which nothing cancels: one logarithm for four takes 5 cycles off
-    # the 35 of a row of 10 classes (AVX2 on Zen 3). Four others of e^127 are e^508, and e^709 is finite.
-    cdef vec[double] sum = splat(0.0), product, distance, others
+cdef inline double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows) noexcept nogil:
+    # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x = others /
+    # pivot and y, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels, nor if both are
+    # fractions: as many rows share a division and a logarithm as leave the fraction's terms far from the ends
+    # of double (others are below 2^75 and pivots above 2^-127). With AVX2 on Zen 3 a row of 10 classes takes 27
+    # cycles so, and 30 by four vectors.
+    cdef vec[double] zero = splat(0.0), one = splat(1.0), least = splat(5e-150), most = splat(1e150)
+    cdef vec[double] sum = zero, above = zero, below = one, others, pivot, next_above, next_below
     cdef Py_ssize_t i = 0
-    cdef int k
     while i < rows:
-        product = distance = splat(0.0)
-        for k in range(4):
-            if i < rows:
-                others = load(&block.others[i])
-                product = fma(product, others, product + others)
-                distance = distance + (load(&block.maximum[i]) - load(&block.target_logit[i]))
-                i += lanes(<double> 0)
-        sum = sum + (distance + log1p(product))
-    return reduce_add(sum)
+        others = load(&block.others[i])
+        pivot = pivots_from(pivots, i)
+        sum = sum + (load(&block.maximum[i]) - load(&block.target_logit[i]))
+        next_above = fma(above, pivot + others, others * below)  # one operation waits for the last one
+        next_below = below * pivot
+        if any(less(next_below, least) | less(most, next_above + next_below)):
+            sum = sum + log1p(above / below)
+            next_above = others
+            next_below = pivot
+        above = next_above
+        below = next_below
+        i += lanes(<double> 0)
+    return reduce_add(sum + log1p(above / below))
 
 
 cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision) noexcept nogil:
@@ -110,7 +128,7 @@ cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision
 cdef double LARGEST_FLOAT = 3.4e38
 
 
-cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma,
+cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivots, double gamma,
                               bint double_precision) noexcept nogil:
     # p = p_y, q = 1 - p = others_y / S, ce = -log p:
     #     loss = alpha q^gamma ce
@@ -118,15 +136,15 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, double gamma,
     #     hess_jj = p B (delta_jy - p_j)^2 - A p_j (1 - p_j)
     #     B = dA/dp = alpha gamma q^(gamma-1) (2 - ce + (gamma-1) p ce / q)
     # ce / q tends to 1 where q underflows, p ce to 0 where p does.
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma)
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma), pivot = pivots_from(pivots, i)
     cdef vec[double] m = load(&block.maximum[i])
     cdef vec[double] others = load(&block.others[i]) + (m - m)
     cdef vec[double] e = load(&block.target_exp[i])
     cdef vec[double] alpha = load(&block.hard_mass[i])
     cdef vec[double] factor = load(&block.factor[i])
-    cdef vec[double] log_total = log1p(others)
-    cdef vec[double] inverse = one / (one + others)
-    cdef vec[double] target_others = others + (one - e)
+    cdef vec[double] log_total = log1p(others / pivot)
+    cdef vec[double] inverse = one / (pivot + others)
+    cdef vec[double] target_others = others + (pivot - e)
     cdef vec[double] p = e * inverse
     cdef vec[double] q = target_others * inverse
     cdef vec[double] ce = (m - load(&block.target_logit[i])) + log_total
@@ -169,15 +187,18 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs,
     store(&block.at_target[i], one)
 
 
-cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows,
+cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows, const double* pivots,
                              bint wants_values, bint wants_derivatives) noexcept nogil:
-    cdef Py_ssize_t i
-    i = 0
+    cdef bint plain = batch.kind == CROSS_ENTROPY and is_plain_cross_entropy(batch)
+    cdef Py_ssize_t i = 0
+    while plain and i < rows:
+        finish_cross_entropy(batch, block, i, pivots, True, wants_values, wants_derivatives)
+        i += lanes(<double> 0)
     while i < rows:
         if batch.kind == CROSS_ENTROPY:
-            finish_cross_entropy(batch, block, i, wants_values, wants_derivatives)
+            finish_cross_entropy(batch, block, i, pivots, False, wants_values, wants_derivatives)
         elif batch.kind == FOCAL:
-            finish_focal(block, i, batch.gamma, batch.logits.storage == FLOAT64)
+            finish_focal(block, i, pivots, batch.gamma, batch.logits.storage == FLOAT64)
         else:
             finish_log_sum_exp(block, i, batch.kind == LOG_SOFTMAX, wants_values)
         i += lanes(<double> 0)

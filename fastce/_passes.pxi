@@ -73,9 +73,9 @@ cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima, real*
 
 
 cdef inline vec[real] sized_exp(vec[real] u, vec[real] m, sizes size) noexcept nogil:
-    # exp(u) of moderate logits, of others 2^raised exp(u - m).
+    # moderate_unit exp(u) of moderate logits, of others 2^raised exp(u - m).
     if sizes is Moderate:
-        return normal_exp(u)
+        return moderate_exp(u)
     elif sizes is AllNormal:
         return normal_raised_exp(u - m)
     else:
@@ -132,9 +132,9 @@ cdef void exponentials(const real* u, Py_ssize_t count, real* e, real* maxima, r
         i += width
     if i < count:
         u_i = load_first(u + i, count - i, <real> -INFINITY)
-        u_k = load_first(u + i, count - i, read(u + i))
         if sizes is Moderate:
-            y = exp(u_i)
+            u_k = load_first(u + i, count - i, read(u + i))
+            y = drop(equal(u_i, splat(<real> -INFINITY)), moderate_exp(u_k))
             highest = max(u_k, highest)
             lowest = min(u_k, lowest)
         else:

@@ -198,8 +198,9 @@ cdef inline double chunk_statistics(const Batch* batch, const real* u, Py_ssize_
     if is_moderate:
         inverse = exp(splat(-<double> maximum))
         work.references[chunk] = 0.0
-        work.units[chunk] = 1.0
-        return sum_but_one(e, count, maxima, sums, maximum, normal_exp(splat(maximum))) * inverse[0]
+        work.units[chunk] = moderate_unit(maximum)
+        return (sum_but_one(e, count, maxima, sums, maximum, moderate_exp(splat(maximum)))
+                * (inverse[0] / moderate_unit(maximum)))
     if maximum == INFINITY:
         infinite_others = others_of_infinity(u, count)  # now: u may be the place of e
     # A chunk without a finite logit has no maximum to be relative to.
@@ -353,8 +354,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             e = e_row + first
             relative = chunk_factor(work, chunk, block.maximum[i])
             unit = work.units[chunk]
-            if unit == 1.0:
-                top = normal_exp(splat(maximum))
+            if unit == moderate_unit(maximum):
+                top = moderate_exp(splat(maximum))
         else:
             u = logits_chunk(batch, row, first, count, <real*> work.u)
             exponentials(u, count, <real*> work.e, maxima, <real*> work.sums, &minimum, &maximum, &nothing,
@@ -530,13 +531,13 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
             find_statistics(batch, row, stop, &block, i, &work, in_grad, tag)
             if wants_grad:
                 take_row(batch, &block, i, &one)
-                finish_rows(batch, &one, 1, not later, True)
+                finish_rows(batch, &one, 1, NULL, not later, True)
                 if not later:
                     block.value[i] = one.value[0]
                     block.log_sum_exp[i] = one.log_sum_exp[0]
                 write_derivatives(batch, row + i, &one, 0, &work, in_grad, tag)
         if later or not wants_grad:
-            finish_rows(batch, &block, rows, True, False)
+            finish_rows(batch, &block, rows, NULL, True, False)
         end_rows(batch, row, rows, &block, batch.classes > SHORT_ROW, tag, total)
         row += rows
     free(memory)

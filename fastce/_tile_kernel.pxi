@@ -461,7 +461,7 @@ cdef int run_tile(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowBlock*
             if label >= 0:
                 block.target_exp[i] = read(e + label * BLOCK_ROWS + i) * lowering(tag)
     tile_sums(e, classes, rows, block)
-    finish_rows(batch, block, rows, True, wants_grad)
+    finish_rows(batch, block, rows, NULL, True, wants_grad)
     if logs:
         group = 0
         while group < rows:

@@ -86,6 +86,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] exp[T](vec[T])
     vec[T] normal_exp[T](vec[T])
     T smallest_normal_exp[T](T)
+    vec[T] moderate_exp[T](vec[T])
+    double moderate_unit[T](T)
     T smallest_moderate[T](T)
     T largest_moderate[T](T)
     vec[T] raised_exp[T](vec[T])

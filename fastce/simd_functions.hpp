@@ -136,14 +136,16 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
 enum { table_bits = FASTCE_VECTOR_BYTES == 64 ? 4 : 2, table_size = 1 << table_bits };
 // Powers of two by sixteenths (or quarters), as bits, less that part of a power of two: what is then added
 // to the exponent is all of n.
-FASTCE_INLINE native_of<float>::unsigned_bits table_powers() {
+FASTCE_INLINE native_of<float>::unsigned_bits powers_less_exponents(const float *powers, int step) {
     native_of<float>::unsigned_bits table = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane) {
         const int i = lane % table_size;
-        table[lane] = bit_cast<std::uint32_t>(sixteenth_powers[i << (4 - table_bits)]) -
-                      (std::uint32_t(i) << (23 - table_bits));
+        table[lane] = bit_cast<std::uint32_t>(powers[i * step]) - (std::uint32_t(i) << (23 - table_bits));
     }
     return table;
+}
+FASTCE_INLINE native_of<float>::unsigned_bits table_powers() {
+    return powers_less_exponents(sixteenth_powers, 1 << (4 - table_bits));
 }
 // What was lost of them: without it the error is 0.9 ULP by 16, for a twentieth of the time of BCE.
 FASTCE_INLINE vec<float>::native table_losses() {
@@ -199,6 +201,31 @@ FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int po
     const vec<float> e_less_1 = fma(fma(p, r, with_low), r, low);
     const vec<float> y = fma(e_less_1, scale, scale);
     return normal ? y : drop(less(x, smallest), y);
+}
+#endif
+
+// moderate_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
+// proportion to each other. With the unit's multiples in the table nothing is lost in it that had to be looked
+// up, too: 5.2 cycles for 8 numbers, and 5.8 with what is lost (AVX2 on Zen 3, where a look-up takes the place
+// of a multiplication).
+template <class T> FASTCE_INLINE double moderate_unit(T) { return 1.0; }
+template <class T> FASTCE_INLINE vec<T> moderate_exp(vec<T> x) {
+    return exp_times_power(x, vec<T>(T(0)), 0, true);
+}
+#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
+template <> FASTCE_INLINE double moderate_unit(float) { return double(quarter_multiples[0]); }
+template <> FASTCE_INLINE vec<float> moderate_exp(vec<float> x) {
+    typedef native_of<float>::unsigned_bits bits;
+    const vec<float> rounder(0x1.8p21f);
+    const vec<float> shifted = fma(x, vec<float>(1.4426950408889634f), rounder);
+    const vec<float> k = shifted - rounder;
+    const vec<float> r = fused_difference(k, vec<float>(-0x1.62e430p-1f), -x);
+    const vec<float> with_low = fma(k, vec<float>(0x1.05c610p-29f), r);
+    const bits n = bit_cast<bits>(shifted.v), multiples = powers_less_exponents(quarter_multiples, 1);
+    const bits scale_bits =
+        bit_cast<bits>(look_up(bit_cast<vec<float>::native>(multiples), n).v) + (n << (23 - table_bits));
+    const vec<float> scale(bit_cast<vec<float>::native>(scale_bits));
+    return fma(fma(quarter_exp_polynomial(r), r * r, with_low), scale, scale);
 }
 #endif
 

@@ -14,6 +14,10 @@ constexpr float sixteenth_losses[16] = {
     -0x1.0a3552p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f,
     -0x1.f9c306p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f};
 
+// c 2^(i/4) for the c of [1, 2) that makes floats of all four, or nearly: none is farther from one than 0.005
+// ULP.
+constexpr float quarter_multiples[4] = {0x1.c856a0p0f, 0x1.0f5726p1f, 0x1.42ae12p1f, 0x1.7fbbbap1f};
+
 // c near 1 / (1 + i / 31), and -log c. Each c was chosen among the 1,023 nearest floats so that its
 // logarithm is, nearly, a float itself (S. Gal, "Computing elementary functions: a new approach for achieving
 // high accuracy and good performance", in: Accurate Scientific Computations, LNCS 235, Springer 1986).

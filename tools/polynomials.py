@@ -140,6 +140,17 @@ def sixteenth_losses() -> list[Number]:
     return [nearest_float((x - p) / x) for x, p in zip(exact, sixteenth_powers(), strict=True)]
 
 
+def quarter_multiples() -> list[Number]:
+    """c 2^(i/4) for the float c of [1, 2) with which they are nearest to floats."""
+    c = np.arange(2**23, 2**24) / 2**23
+    farthest = np.zeros(c.size)
+    for i in range(1, 4):
+        multiple = c * 2 ** (i / 4)
+        farthest = np.maximum(farthest, np.abs(np.float32(multiple) / multiple - 1))
+    best = mpf(float(c[np.argmin(farthest)]))
+    return [nearest_float(best * mpf(2) ** (mpf(i) / 4)) for i in range(4)]
+
+
 def inverses() -> list[Number]:
     """Floats near 1 / (1 + i/31), from 1/2 to 1, whose logarithm is nearly a float."""
     found = [mpf(1)]  # its logarithm is 0, and has to be
@@ -157,7 +168,8 @@ def logarithms() -> list[Number]:
     return [nearest_float(-mpmath.log(c)) for c in inverses()]
 
 
-TABLES_OF = {f.__name__: f for f in (sixteenth_powers, sixteenth_losses, inverses, logarithms)}
+COMPUTED = (sixteenth_powers, sixteenth_losses, quarter_multiples, inverses, logarithms)
+TABLES_OF = {f.__name__: f for f in COMPUTED}
 
 
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
