@@ -211,26 +211,48 @@ cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept 
     return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
 
 
+ctypedef fused label:
+    (signed char)
+    (unsigned char)
+    short
+    (unsigned short)
+    int
+    (unsigned int)
+    (long long)
+
+
+cdef inline void copy_labels(const label* labels, Py_ssize_t count, long long* to) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        to[i] = read(labels + i)
+
+
 cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
                              long long* to) noexcept nogil:
-    # Up to BLOCK_ROWS of the usual labels, without a branch for each: contiguous int64 or int32, all of
-    # them classes and none ignored. False for any others. What is copied is what is judged. The sign of
-    # each number below says whether something is wrong, so that the loop runs over vectors.
+    # Up to BLOCK_ROWS of the usual labels, without a branch for each: contiguous, all of them classes and
+    # none ignored. False for any others. What is copied is what is judged. The sign of each number below
+    # says whether something is wrong, so that the loop runs over vectors.
     cdef const char* labels = batch.labels.data + first * batch.labels.stride
     cdef long long wrong = 0, ignored = batch.labels.ignore_index
     # Unsigned differences are defined for the least integer, too, which a caller may pass.
     cdef unsigned long long last = batch.classes - 1
     cdef Py_ssize_t i
-    if batch.labels.stride != batch.labels.itemsize or batch.labels.unsigned:
+    if batch.labels.stride != batch.labels.itemsize:
         return False
-    if batch.labels.itemsize == 8:
-        for i in range(rows):
-            to[i] = read(<const long long*> labels + i)
+    if batch.labels.itemsize == 8:  # what is negative as a number with a sign is wrong without one
+        copy_labels(<const long long*> labels, rows, to)
+    elif batch.labels.itemsize == 4 and batch.labels.unsigned:
+        copy_labels(<const unsigned int*> labels, rows, to)
     elif batch.labels.itemsize == 4:
-        for i in range(rows):
-            to[i] = read(<const int*> labels + i)
+        copy_labels(<const int*> labels, rows, to)
+    elif batch.labels.itemsize == 2 and batch.labels.unsigned:
+        copy_labels(<const unsigned short*> labels, rows, to)
+    elif batch.labels.itemsize == 2:
+        copy_labels(<const short*> labels, rows, to)
+    elif batch.labels.unsigned:
+        copy_labels(<const unsigned char*> labels, rows, to)
     else:
-        return False
+        copy_labels(<const signed char*> labels, rows, to)
     for i in range(rows):
         wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
     if batch.labels.ignores and 0 <= ignored < batch.classes:  # any other is not a class, and found above

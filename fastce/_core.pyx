@@ -168,11 +168,12 @@ cdef class SoftmaxKernel:
     cdef bint is_quick
     cdef Batch options
     cdef object class_weight   # (K,) float64 array, or None
+    cdef object sum_over_rows  # sum_over_rows(work, rows, classes) runs what is more than a single task
     cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
 
     def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
                  double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
-                 str reduction="none", int axis=-1, bint is_quick=True):
+                 str reduction="none", int axis=-1, bint is_quick=True, sum_over_rows=None):
         memset(&self.options, 0, sizeof(self.options))
         self.options.kind = KINDS[kind]
         self.options.label_smoothing = label_smoothing
@@ -186,12 +187,13 @@ cdef class SoftmaxKernel:
         self.reduction = REDUCTIONS[reduction]
         self.is_quick = is_quick
         self.class_weight = class_weight
+        self.sum_over_rows = sum_over_rows
         self.soft_weights = {}
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
 
     def quick(self, int results, logits, target, sample_weight, out):
-        """Return the loss, or a tuple of up to three results, of a usual call on little data, else None."""
+        """Return the loss, or a tuple of up to three results, of a usual call on not too much data, else None."""
         cdef Batch batch
         cdef cnp.ndarray z, y
         cdef int ndim, storage, status
@@ -223,7 +225,9 @@ cdef class SoftmaxKernel:
             if self.class_weight is not None or not is_usual_weight(sample_weight, y, out):
                 return None
             batch.sample_weight = scalars_of(sample_weight.ravel())
-        if weigh_labels(&batch, rows, &denominator, &position) != OK:
+        with nogil:
+            status = weigh_labels(&batch, rows, &denominator, &position)
+        if status != OK:
             return None
         batch.scale = 1.0
         if self.reduction == MEAN:
@@ -249,9 +253,14 @@ cdef class SoftmaxKernel:
         if self.reduction == NONE:
             loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(z), working_type(double_precision), False)
             batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
-        with nogil:
-            status = run_softmax(&batch, 0, rows, double_precision, &total)
-        check_status(status)
+        if cnp.PyArray_SIZE(z) <= SINGLE_TASK:
+            with nogil:
+                status = run_softmax(&batch, 0, rows, double_precision, &total)
+            check_status(status)
+        else:
+            total = self.sum_over_rows(run_of(&batch, double_precision,
+                                              (self, z, y, sample_weight, soft_weight, grad, hess, loss)),
+                                       rows, batch.classes)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
         return results_of(results, loss, grad, hess)
@@ -344,6 +353,15 @@ cdef class SoftmaxRun:
         return total
 
 
+cdef SoftmaxRun run_of(const Batch* batch, bint double_precision, tuple arrays):
+    # Of a batch that has been set.
+    cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
+    run.batch = batch[0]
+    run.double_precision = double_precision
+    run.arrays = arrays
+    return run
+
+
 cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
                      double* total) noexcept nogil:
     cdef DefaultEnvironment environment
@@ -402,7 +420,7 @@ cdef class SigmoidKernel:
         count = cnp.PyArray_SIZE(z)
         if not (storage != NO_STORAGE
                 and cnp.PyArray_TYPE(y) == cnp.PyArray_TYPE(z) and cnp.PyArray_NDIM(y) == ndim
-                and is_same_shape(z, y, ndim) and 0 < count <= QUICK_ELEMENTS):
+                and is_same_shape(z, y, ndim) and 0 < count <= SINGLE_TASK):
             return None
         # An output of the caller's is written only when the target is known to be in order.
         if out is not None and first_improbable(y) >= 0:

@@ -137,6 +137,17 @@ def softmax_family(
     return batch.run(scale, grad=grad, hess=hess) / denominator, *returned
 
 
+def group_rows(classes: int) -> int:
+    """Return the number of rows that a task has a multiple of."""
+    return GROUP_ROWS if classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
+
+
+def sum_over_rows(work: Work, rows: int, classes: int) -> float:
+    """Go over all rows in tasks, and add up their losses."""
+    tasks = _parallel.tasks_of(rows, classes, group_rows(classes))
+    return _sum(_parallel.run(work, tasks, rows * classes))
+
+
 def new_like(logits: Array, dtype: Any = None) -> Array:
     """Make an array to write to: of the logits' memory order, and their type in native bytes."""
     # NumPy takes an axis that only repeats for the innermost one.
@@ -289,16 +300,12 @@ class Batch:
             work: Work = _isa.core.SoftmaxRun(self.kernel, scale, **views, **flat)
         else:
             work = self._by_blocks(scale, grad, hess, flat)
-        tasks = _parallel.tasks_of(self.rows, self.classes, self.group_rows())
-        return _sum(_parallel.run(work, tasks, self.rows * self.classes))
-
-    def group_rows(self) -> int:
-        return GROUP_ROWS if self.classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
+        return sum_over_rows(work, self.rows, self.classes)
 
     def _by_blocks(
         self, scale: float, grad: Array | None, hess: Array | None, rows: dict[str, Array]
     ) -> Work:
-        group = self.group_rows()
+        group = group_rows(self.classes)
         step = max(BLOCK_ELEMENTS // max(self.classes, 1) // group, 1) * group
         derivatives = {
             name: array for name, array in (("grad", grad), ("hess", hess)) if array is not None

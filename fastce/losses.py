@@ -148,6 +148,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             reduction=self.reduction,
             axis=self.axis,
             is_quick=self.is_quick,
+            sum_over_rows=_evaluate.sum_over_rows,
         )
 
 
@@ -221,6 +222,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             reduction=self.reduction,
             axis=self.axis,
             is_quick=self.is_quick,
+            sum_over_rows=_evaluate.sum_over_rows,
         )
 
 
