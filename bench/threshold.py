@@ -16,7 +16,7 @@ import fastce
 from fastce import _parallel
 
 ROUNDS = 200
-SIZES = [3 << 16, 1 << 18, 3 << 17, 1 << 19, 1 << 20, 1 << 21]  # smaller calls never ask
+SIZES = [1 << 18, 5 << 16, 3 << 17, 1 << 19, 1 << 20, 1 << 21]  # smaller calls are one task
 
 
 def calls(elements: int) -> dict[str, Callable[[], object]]:
@@ -49,8 +49,6 @@ def microseconds(call: Callable[[], object], counts: tuple[int, ...]) -> list[fl
 
 
 def main() -> None:
-    # Tasks small enough, and a threshold low enough, that every size is shared out.
-    _parallel.TASK_ELEMENTS = 2**15
     _parallel.THREADED_ELEMENTS = 0
     for elements in SIZES:
         for name, call in calls(elements).items():

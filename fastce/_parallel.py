@@ -13,20 +13,18 @@ from typing import Any
 
 from fastce import _checks
 
-# Elements of a task at least, where there are several: 20 to 75 microseconds with AVX-512. A thread
-# is woken 90 microseconds late, and takes what is left then (softmax CE of 65536 x 10 on two
-# threads: 0.65 ns an element in tasks of twice the size, 0.61 so). A large call has at least TASKS,
-# of up to LARGEST_TASK: each costs a microsecond or two of Python and of cold starts.
-TASK_ELEMENTS = 1 << 16
+# Elements of a task at least: 50 to 180 microseconds. What is no more is one task, on which the
+# short way of the kernels counts. A thread is woken 30 to 100 microseconds late, and takes what is
+# left then (softmax CE of 4096 x 100 on two threads: 0.62 ns an element, and 0.75 in tasks of half
+# the size; 65536 x 10: 0.89, and 0.93). A large call has at least TASKS, of up to LARGEST_TASK:
+# each costs some microseconds of Python and of cold starts.
+TASK_ELEMENTS = 1 << 17
 LARGEST_TASK = 1 << 20
 TASKS = 32
-# What is no more than this is one task: the short way of the kernels counts on it.
-SINGLE_TASK = 1 << 17
 
 # Below this many elements a call stays on its thread. Waking another one costs as much as it saves
-# about here: softmax CE takes 103 microseconds on one thread and 97 on two, sigmoid focal loss 297
-# and 267; a quarter less, and softmax CE takes 83 and 126 (`python -m bench.threshold`).
-THREADED_ELEMENTS = 1 << 18
+# about here, for the loss that is cheapest (`python -m bench.threshold`).
+THREADED_ELEMENTS = 3 << 17
 
 Task = tuple[int, int]
 
@@ -98,7 +96,7 @@ def set_num_threads(threads: int) -> None:
 
 def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
     """Cut ``count`` rows of ``size`` elements into ranges of a multiple of ``multiple`` rows."""
-    if count * size <= SINGLE_TASK:
+    if count * size <= TASK_ELEMENTS:
         return [(0, count)] if count else []
     elements = min(max(count * size // TASKS, TASK_ELEMENTS), LARGEST_TASK)
     step = max(elements // max(size, 1) // multiple, 1) * multiple

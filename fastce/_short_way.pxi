@@ -3,7 +3,7 @@
 # and the long way does the call or raises.
 
 cdef enum:
-    SINGLE_TASK = 1 << 17      # as in _parallel.py: the sums are the same either way
+    SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same either way
     QUICK_ELEMENTS = 1 << 23   # of softmax losses: what the long way's 50 microseconds of Python are worth
     #                            saving for (65536 x 10: 0.61 ms with them). Its labels are checked at one go
 

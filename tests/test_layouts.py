@@ -95,7 +95,7 @@ REPEATS = {
 def test_layout_does_not_change_a_bit_of_an_element(loss, argument, layout, threads, rng):
     """Blocks that are read in place, gathered once, or gathered each time, side by side."""
     threads(2)
-    shape = (7, 50_000)
+    shape = (7, 60_000)  # enough for threads
     arrays = {
         "logits": on_grid(rng, shape).astype(np.float32),
         "target": rng.random(shape).astype(np.float32),
