@@ -82,31 +82,67 @@ cdef struct Elements:
     int hess_storage
 
 
-cdef inline vec[real] logistic(vec[real] e, vec[real]* larger, vec[real]* smaller) noexcept nogil:
-    # Of e = exp(-|z|): larger = sigma(|z|), smaller = sigma(-|z|); returns log1p(e), so that softplus(z) is
-    # max(z, 0) plus it, and softplus(-z) is max(-z, 0) plus it.
-    cdef vec[real] one = splat(<real> 1)
-    smaller[0] = e / (one + e)
-    larger[0] = one - smaller[0]
-    return log1p(e)
+cdef inline vec[real] sigmoid_of_less(vec[real] e) noexcept nogil:
+    # sigma(-|z|) of e = exp(-|z|).
+    return e / (splat(<real> 1) + e)
 
 
-cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] positive, vec[real] negative,
-                          vec[real] total, vec[real]* grad, vec[real]* hess, options kind) noexcept nogil:
+cdef inline bint adds_logarithms_apart(const sigmoid_loss* loss, options kind, real tag) noexcept nogil:
+    # Where nothing else is asked of them than their sum, sum_of_log1p has it. In float64 its products' rounding
+    # errors would be seen in the sum.
+    return sigmoid_loss is Bce and options is not General and real is float
+
+
+cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
+    # Over whole strides. log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels: a logarithm for
+    # up to 512 numbers, each of them at most 1. In float for a stride, by pairs of pairs, for three roundings
+    # in a row, then in double. With AVX2 on Zen 3 BCE takes 11.6 cycles for 8 numbers so, and 17.1 with as many
+    # logarithms.
+    cdef int width = lanes(<float> 0), k
+    cdef vec[float] x[STRIDE_VECTORS]
+    cdef wide_vec[float] wide, product
+    cdef vec[double] sum = splat(0.0)
+    cdef Py_ssize_t i = 0, stop
+    while i < count:
+        stop = min_size(count, i + 512 * width)
+        for k in range(wide.parts):
+            product.part[k] = splat(0.0)
+        while i < stop:
+            for k in range(STRIDE_VECTORS):
+                x[k] = load(e + i + k * width)
+            for k in range(STRIDE_VECTORS // 2):
+                x[k] = both(x[2 * k], x[2 * k + 1])
+            for k in range(STRIDE_VECTORS // 4):
+                x[k] = both(x[2 * k], x[2 * k + 1])
+            wide = widen_lanes(both(x[0], x[1]))
+            for k in range(wide.parts):
+                product.part[k] = both(product.part[k], wide.part[k])
+            i += STRIDE_VECTORS * width
+        for k in range(wide.parts):
+            sum = sum + log1p(product.part[k])
+    return reduce_add(sum)
+
+
+cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
+    # log1p of the result is log1p(x) + log1p(y).
+    return fma(x, splat(<real> 1) + y, y)
+
+
+cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real] positive,
+                          vec[real] negative, vec[real] total, vec[real]* grad, vec[real]* hess,
+                          options kind) noexcept nogil:
     # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y and
     # total their sum. The side that z is on the wrong side of has |z| more of loss. The gradient is
     # total sigma(z) - positive; with sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below
     # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
-    # A side of weight 0 has no loss at +-inf.
-    cdef vec[real] larger, smaller, less_value
-    cdef vec[real] log_term = total * logistic(e, &larger, &smaller)
+    # A side of weight 0 has no loss at +-inf. `log_term` is log1p(e), or 0 where it is added elsewhere.
+    cdef vec[real] smaller = sigmoid_of_less(e), distance = negative_abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
     grad[0] = flip_sign(wrong - total * smaller, z)
-    hess[0] = total * (larger * smaller)
-    less_value = product_less(wrong, negative_abs(z), log_term)
+    hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
-        less_value = select(less(splat(<real> 0), wrong), less_value, -log_term)
-    return -less_value
+        distance = keep(less(splat(<real> 0), wrong), distance)
+    return -product_less(wrong, distance, total * log_term)
 
 
 cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
@@ -139,8 +175,7 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] e, vec[real] y, vec[r
     #     f'' = a p r^gamma ((1 + 2 gamma) r + gamma b (gamma p - r))
     # where a = alpha_t. Targets between 0 and 1 are rare: their lanes are replaced.
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
-    cdef vec[real] larger, smaller
-    cdef vec[real] log_term = logistic(e, &larger, &smaller)
+    cdef vec[real] smaller = sigmoid_of_less(e), larger = one - smaller, log_term = log1p(e)
     cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
     cdef vec[real] x = flip_sign(z, sign)
     cdef vec[real] r = select_negative(x, smaller, larger)
@@ -303,7 +338,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     cdef vec[real] kept = splat(<real> (1.0 - chunk.label_smoothing))
     cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
     cdef vec[real] factor = splat(<real> chunk.scale), total = one
-    cdef vec[real] value, grad, hess, z_i, e_i, y_i, opposite, weight, partial
+    cdef vec[real] value, grad, hess, z_i, e_i, y_i, opposite, weight, partial, log_term = zero
     cdef Py_ssize_t i = begin, stop
     while i < count:
         partial = zero
@@ -320,7 +355,9 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 if options is General:
                     y_i = y_i * load(<const real*> chunk.pos_weight + i)
                     total = y_i + opposite
-                value = bce(z_i, e_i, y_i, opposite, total, &grad, &hess, kind)
+                if not adds_logarithms_apart(loss, kind, tag):
+                    log_term = log1p(e_i)
+                value = bce(z_i, e_i, log_term, y_i, opposite, total, &grad, &hess, kind)
             else:
                 value = sigmoid_focal(z_i, e_i, y_i, opposite, loss, &grad, &hess, kind)
             if options is General:
@@ -389,6 +426,8 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_plain_chunk, tag, &sum)
             else:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_ordinary_chunk, tag, &sum)
+            if adds_logarithms_apart(loss, is_plain_chunk, tag):
+                total[0] += sum_of_log1p(<const float*> chunk.e, whole)
         if whole < count:
             general_chunk(arrays, first, whole, count, &chunk, &buffers[2][0])
             if arrays.loss != NULL:

@@ -134,24 +134,14 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
 // 10.8 with a table of 8. AVX2 has such an instruction for 4 numbers, the same in both halves of the vector;
 // that for 8 is two operations of 8 cycles on Zen 3 (a row's exponentials: 6.9 cycles for 8 lanes, 7.9 by 8).
 enum { table_bits = FASTCE_VECTOR_BYTES == 64 ? 4 : 2, table_size = 1 << table_bits };
-// Powers of two by sixteenths (or quarters), as bits, less that part of a power of two: what is then added
-// to the exponent is all of n.
-FASTCE_INLINE native_of<float>::unsigned_bits powers_less_exponents(const float *powers, int step) {
+// A table's entries as bits, each less its part of a power of two: what is then added to the exponent is all
+// of n.
+FASTCE_INLINE native_of<float>::unsigned_bits less_exponents(const float *entries, int step) {
     native_of<float>::unsigned_bits table = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane) {
         const int i = lane % table_size;
-        table[lane] = bit_cast<std::uint32_t>(powers[i * step]) - (std::uint32_t(i) << (23 - table_bits));
+        table[lane] = bit_cast<std::uint32_t>(entries[i * step]) - (std::uint32_t(i) << (23 - table_bits));
     }
-    return table;
-}
-FASTCE_INLINE native_of<float>::unsigned_bits table_powers() {
-    return powers_less_exponents(sixteenth_powers, 1 << (4 - table_bits));
-}
-// What was lost of them: without it the error is 0.9 ULP by 16, for a twentieth of the time of BCE.
-FASTCE_INLINE vec<float>::native table_losses() {
-    vec<float>::native table = {};
-    for (int lane = 0; lane < vec<float>::lanes; ++lane)
-        table[lane] = sixteenth_losses[lane % table_size << (4 - table_bits)];
     return table;
 }
 // The entry of each lane's last bits.
@@ -172,64 +162,52 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
     return fma(pair(0x1.556dfcp-3f, 0x1.5565c4p-5f, r), r, half);
 }
 
-template <>
-FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal) {
+// e^(x - excess) times a power of two that the table has, and a factor.
+FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table) {
     typedef native_of<float>::unsigned_bits bits;  // what is dropped below may overflow
-    // ln(2^-126 / 2^power), rounded up, for the two powers that there are: from here on all numbers are
-    // normal.
-    const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
     // Its last bit is worth 1 / 16, or 1 / 4.
     const vec<float> rounder(table_bits == 4 ? 0x1.8p19f : 0x1.8p21f);
     const vec<float> shifted = fma(x, vec<float>(1.4426950408889634f), rounder);
     const vec<float> k = shifted - rounder;
     // ln2 in two parts of 24 bits: the first product, which must not be rounded on its own, cancels all but
-    // the last bits of x. The second is added at the end, with what the table has lost. By 16, r is at most
-    // 0.022, and the polynomial does not notice; by 4 its first term has to (1.1 ULP without that).
+    // the last bits of x. The second is added at the end.
 #if FASTCE_VECTOR_BYTES == 32 || defined(__AVX512F__)
     const vec<float> r = fused_difference(k, vec<float>(-0x1.62e430p-1f), -x) - excess;
 #else
     const vec<float> r = fma(k, vec<float>(-0x1.62e430p-1f), x) - excess;
 #endif
     const bits n = bit_cast<bits>(shifted.v);
-    const bits powers = table_powers() + (std::uint32_t(power) << 23);
     const bits scale_bits =
-        bit_cast<bits>(look_up(bit_cast<vec<float>::native>(powers), n).v) + (n << (23 - table_bits));
-    const vec<float> scale(bit_cast<vec<float>::native>(scale_bits));
-    const vec<float> low = fma(k, vec<float>(0x1.05c610p-29f), look_up(table_losses(), n));
-    const vec<float> p = table_bits == 4 ? sixteenth_exp_polynomial(r) : quarter_exp_polynomial(r);
-    const vec<float> with_low = table_bits == 4 ? vec<float>(1.0f) : low + 1.0f;
-    const vec<float> e_less_1 = fma(fma(p, r, with_low), r, low);
-    const vec<float> y = fma(e_less_1, scale, scale);
+        bit_cast<bits>(look_up(bit_cast<vec<float>::native>(table), n).v) + (n << (23 - table_bits));
+    const vec<float> scale(bit_cast<vec<float>::native>(scale_bits)), ln2_low(0x1.05c610p-29f);
+#if FASTCE_VECTOR_BYTES == 64
+    // What rounding took from the powers, too: without it the error is 0.9 ULP, for a twentieth of the time of
+    // BCE. By 16, r is at most 0.022, and the polynomial does not notice what is added.
+    vec<float>::native losses = {};
+    for (int lane = 0; lane < vec<float>::lanes; ++lane)
+        losses[lane] = sixteenth_losses[lane % table_size];
+    const vec<float> low = fma(k, ln2_low, look_up(losses, n));
+    const vec<float> e_less_1 = fma(fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f)), r, low);
+#else
+    // By 4 the error is 1.1 ULP without it, and 0.8 with it, for an eighth of the time of exponentials: on Zen
+    // 3 a look-up takes a multiplier's place.
+    const vec<float> e_less_1 = fma(quarter_exp_polynomial(r), r * r, fma(k, ln2_low, r));
+#endif
+    return fma(e_less_1, scale, scale);
+}
+
+template <>
+FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal) {
+    // ln(2^-126 / 2^power), rounded up, for the two powers that there are: from here on all numbers are
+    // normal.
+    const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
+    const native_of<float>::unsigned_bits powers = less_exponents(sixteenth_powers, 16 / table_size);
+    const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23));
     return normal ? y : drop(less(x, smallest), y);
 }
 #endif
 
-// moderate_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
-// proportion to each other. With the unit's multiples in the table nothing is lost in it that had to be looked
-// up, too: 5.2 cycles for 8 numbers, and 5.8 with what is lost (AVX2 on Zen 3, where a look-up takes the place
-// of a multiplication).
-template <class T> FASTCE_INLINE double moderate_unit(T) { return 1.0; }
-template <class T> FASTCE_INLINE vec<T> moderate_exp(vec<T> x) {
-    return exp_times_power(x, vec<T>(T(0)), 0, true);
-}
-#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
-template <> FASTCE_INLINE double moderate_unit(float) { return double(quarter_multiples[0]); }
-template <> FASTCE_INLINE vec<float> moderate_exp(vec<float> x) {
-    typedef native_of<float>::unsigned_bits bits;
-    const vec<float> rounder(0x1.8p21f);
-    const vec<float> shifted = fma(x, vec<float>(1.4426950408889634f), rounder);
-    const vec<float> k = shifted - rounder;
-    const vec<float> r = fused_difference(k, vec<float>(-0x1.62e430p-1f), -x);
-    const vec<float> with_low = fma(k, vec<float>(0x1.05c610p-29f), r);
-    const bits n = bit_cast<bits>(shifted.v), multiples = powers_less_exponents(quarter_multiples, 1);
-    const bits scale_bits =
-        bit_cast<bits>(look_up(bit_cast<vec<float>::native>(multiples), n).v) + (n << (23 - table_bits));
-    const vec<float> scale(bit_cast<vec<float>::native>(scale_bits));
-    return fma(fma(quarter_exp_polynomial(r), r * r, with_low), scale, scale);
-}
-#endif
-
-// Worst error 1.1 ULP, by table 0.7 or 0.8, over every float whose exponential is a normal number.
+// Worst error 1.1 ULP, by a table of 16 0.7, over every float whose exponential is a normal number.
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0);
 }
@@ -237,6 +215,16 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
+// moderate_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
+// proportion to each other. With multiples of the unit in a table of 4 rounding takes nothing (0.8 ULP).
+template <class T> FASTCE_INLINE double moderate_unit(T) { return 1.0; }
+template <class T> FASTCE_INLINE vec<T> moderate_exp(vec<T> x) { return normal_exp(x); }
+#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
+template <> FASTCE_INLINE double moderate_unit(float) { return double(quarter_multiples[0]); }
+template <> FASTCE_INLINE vec<float> moderate_exp(vec<float> x) {
+    return exp_by_table(x, vec<float>(0.0f), less_exponents(quarter_multiples, 1));
+}
+#endif
 template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }
 template <class T> FASTCE_INLINE T smallest_moderate(T) { return constants<T>::smallest_moderate(); }
 template <class T> FASTCE_INLINE T largest_moderate(T) { return constants<T>::largest_moderate(); }
