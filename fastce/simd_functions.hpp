@@ -281,10 +281,23 @@ FASTCE_INLINE vec<float> wide_atanh_polynomial(vec<float> z) {
     const vec<float> p23 = pair(0x1.2120c4p-2f, 0x1.13115cp-2f, z);
     return fma(p23, z * z, p01);
 }
+#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
+FASTCE_INLINE vec<float> whole_log1p_polynomial(vec<float> x) {
+    const vec<float> x2 = x * x;
+    const vec<float> p01 = pair(-0x1.fffffep-2f, 0x1.55540cp-2f, x), p23 = pair(-0x1.ffb95cp-3f, 0x1.969cb2p-3f, x);
+    const vec<float> p45 = pair(-0x1.448ee2p-3f, 0x1.d992bcp-4f, x), p67 = pair(-0x1.11708cp-4f, 0x1.9d455ap-6f, x);
+    const vec<float> p47 = fma(fma(vec<float>(-0x1.24b298p-8f), x2, p67), x2, p45);
+    return fma(p47, x2 * x2, fma(p23, x2, p01));
+}
+template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
+    return fma(whole_log1p_polynomial(x), x * x, x);
+}
+#else
 template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
     const vec<float> s = x / (x + 2.0f), z = s * s;
     return fma(-s, x - z * wide_atanh_polynomial(z), x);
 }
+#endif
 #endif
 
 // 2 atanh(s) = 2 s + s^3 * atanh_polynomial(s^2) for |s| <= 0.1717 = (sqrt2 - 1) / (sqrt2 + 1).
