@@ -32,7 +32,7 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
         elif function == 3:
             x_i = tanh_of(x_i)
         else:
-            x_i = moderate_exp(x_i) * splat(<real> (1.0 / moderate_unit(<real> 0)))
+            x_i = moderate_exp(x_i)
         if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:

@@ -89,16 +89,19 @@ cdef inline vec[real] sigmoid_of_less(vec[real] e) noexcept nogil:
 
 
 cdef inline bint adds_logarithms_apart(const sigmoid_loss* loss, options kind, real tag) noexcept nogil:
-    # Where nothing else is asked of them than their sum, sum_of_log1p has it. In float64 its products' rounding
-    # errors would be seen in the sum.
+    # Where nothing but their sum is asked for, sum_of_log1p has it. In float64 its rounding errors would show.
     return sigmoid_loss is Bce and options is not General and real is float
 
 
+cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
+    # log1p of the result is log1p(x) + log1p(y), and in x + y + x y nothing cancels.
+    return fma(x, splat(<real> 1) + y, y)
+
+
 cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
-    # Over whole strides. log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels: a logarithm for
-    # up to 512 numbers, each of them at most 1. In float for a stride, by pairs of pairs, for three roundings
-    # in a row, then in double. With AVX2 on Zen 3 BCE takes 11.6 cycles for 8 numbers so, and 17.1 with as many
-    # logarithms.
+    # Over whole strides, with a logarithm for up to 512 numbers, each of them at most 1: in float for a stride,
+    # by pairs of pairs, for three roundings in a row, then in double. With AVX2 on Zen 3 BCE takes 11.6 cycles
+    # for 8 numbers so, and 17.1 with as many logarithms.
     cdef int width = lanes(<float> 0), k
     cdef vec[float] x[STRIDE_VECTORS]
     cdef wide_vec[float] wide, product
@@ -124,26 +127,25 @@ cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
     return reduce_add(sum)
 
 
-cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
-    # log1p of the result is log1p(x) + log1p(y).
-    return fma(x, splat(<real> 1) + y, y)
-
-
 cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real] positive,
-                          vec[real] negative, vec[real] total, vec[real]* grad, vec[real]* hess,
-                          options kind) noexcept nogil:
+                          vec[real] negative, vec[real] total, vec[real] sum, vec[real]* grad,
+                          vec[real]* hess, options kind) noexcept nogil:
     # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y and
     # total their sum. The side that z is on the wrong side of has |z| more of loss. The gradient is
     # total sigma(z) - positive; with sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below
     # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
-    # A side of weight 0 has no loss at +-inf. `log_term` is log1p(e), or 0 where it is added elsewhere.
+    # A side of weight 0 has no loss at +-inf. Returned is the loss, or where nothing has to be done with it
+    # the sum with it, without its logarithm where that is added apart.
     cdef vec[real] smaller = sigmoid_of_less(e), distance = negative_abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
     grad[0] = flip_sign(wrong - total * smaller, z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
         distance = keep(less(splat(<real> 0), wrong), distance)
-    return -product_less(wrong, distance, total * log_term)
+    if options is General:
+        return -product_less(wrong, distance, total * log_term)
+    else:
+        return fma(-wrong, distance, sum if real is float else sum + log_term)
 
 
 cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
@@ -167,15 +169,15 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
 
 
 cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term, vec[real] y,
-                                    vec[real] opposite, const SigmoidFocal* loss, vec[real]* grad,
-                                    vec[real]* hess, options kind) noexcept nogil:
+                                    vec[real] opposite, const SigmoidFocal* loss, vec[real] sum,
+                                    vec[real]* grad, vec[real]* hess, options kind) noexcept nogil:
     # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
     # b = softplus(x) is -log p_t, and by x
     #     f   = a r^gamma b
     #     f'  = a r^gamma (r + gamma p b)
     #     f'' = a p r^gamma ((1 + 2 gamma) r + gamma b (gamma p - r))
     # where a = alpha_t. Targets between 0 and 1 are rare: their lanes are replaced. Given are smaller =
-    # sigma(-|z|) and log_term = log1p(e).
+    # sigma(-|z|) and log_term = log1p(e). Returned is the loss, or the sum with it, as above.
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] larger = one - smaller
     cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
@@ -186,20 +188,25 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
     cdef vec[real] alpha = select_negative(sign, splat(<real> loss.alpha_positive),
                                            splat(<real> loss.alpha_negative))
     cdef vec[real] weight = alpha * power_of_sigmoid(r, max(-x, zero), log_term, loss)
-    cdef vec[real] p_b = p * b, value = rounded(weight * b)
+    cdef vec[real] p_b = p * b, soft_value
     cdef mask[real] soft
     if options is not Ordinary:  # not 0 * inf
         p_b = select(equal(p, zero), p, p_b)
-        value = select(equal(weight, zero), weight, value)
+        b = drop(equal(weight, zero), b)
     grad[0] = flip_sign(weight * (r + g * p_b), sign)
     hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
     if options is not Ordinary:
         soft = less(zero, y) & less(y, one)
         if any(soft):
-            value = select(soft, soft_focal(z, y, opposite, larger, smaller, log_term, loss, &r, &p), value)
+            soft_value = soft_focal(z, y, opposite, larger, smaller, log_term, loss, &r, &p)
+            weight = select(soft, one, weight)
+            b = select(soft, soft_value, b)
             grad[0] = select(soft, r, grad[0])
             hess[0] = select(soft, p, hess[0])
-    return value
+    if options is General:
+        return rounded(weight * b)
+    else:
+        return fma(weight, b, sum)
 
 
 cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
@@ -378,10 +385,10 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                     total = y_i + opposite
                 if not adds_logarithms_apart(loss, kind, tag):
                     log_term = log1p(e_i)
-                value = bce(z_i, e_i, log_term, y_i, opposite, total, &grad, &hess, kind)
+                value = bce(z_i, e_i, log_term, y_i, opposite, total, partial, &grad, &hess, kind)
             else:
                 value = sigmoid_focal(z_i, load(smaller + i), load(log_terms + i), y_i, opposite, loss,
-                                      &grad, &hess, kind)
+                                      partial, &grad, &hess, kind)
             if options is General:
                 # keep: an element of weight 0 counts nothing, even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
@@ -391,7 +398,9 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 hess = keep(less(zero, weight), hess)
                 if chunk.value:
                     store(<real*> chunk.value + i, value)
-            partial = partial + value
+                partial = partial + value
+            else:
+                partial = value
             if derivatives is WithHessian:
                 store(<real*> chunk.hess + i, factor * hess)
             if derivatives is not ValueOnly:

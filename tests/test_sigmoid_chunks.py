@@ -1,7 +1,8 @@
 """Chunks of the sigmoid kernels that are not ordinary: other exponentials and loops, the same bits.
 
 An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0
-and 1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary.
+and 1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary. Only the
+sum of losses may differ there: without options, BCE adds up a logarithm of a product.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def assert_same_as_the_long_way(loss, z, y):
     everywhere = np.ones(z.shape, bool)
     value, grad, hess = loss.value_grad_hess(z, y)
     same_value, same_grad, same_hess = loss.value_grad_hess(z, y, where=everywhere)
-    assert np.array_equal(value, same_value, equal_nan=True)
+    # 3 roundings of exponentials in a row, and half an ULP of either logarithm.
+    np.testing.assert_allclose(value, same_value, rtol=3 * np.finfo(z.dtype).eps)
     np.testing.assert_array_equal(grad, same_grad)
     np.testing.assert_array_equal(hess, same_hess)
     assert np.array_equal(loss(z, y), value, equal_nan=True)
@@ -73,6 +75,32 @@ def test_a_soft_target(name, dtype, soft, chunk, isa, rng):
     exact = truth(z.astype(np.longdouble), y, reduction="sum", **options)[1]
     # The gradient of a soft target is a sum of terms of either sign, each below 1.
     np.testing.assert_allclose(grad[at], float(exact[at]), rtol=0, atol=32 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("chunk", [0, 2, CHUNKS - 1])
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_extraordinary_chunk_adds_up_like_others(name, chunk, isa, rng):
+    """Whether a loss is 0 or too small to be seen in a sum makes no difference to its bits."""
+    build, _, options = LOSSES[name]
+    z, y = arrays(np.float32, rng)
+    at = chunk * CHUNK + 11
+    y[at] = 1
+    values = []
+    for right in (86.0, np.inf):
+        z[at] = right
+        values.append(build(reduction="sum", **options)(z, y))
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("logit", [0.0, -0.0, 1e-9, 30.0, 86.9])
+@pytest.mark.parametrize("target", [0, 1])
+def test_equal_losses_add_up(logit, target, isa):
+    """Sums of up to 1,024 times log 2, whose product no float holds, and of the smallest losses."""
+    for count in (64, 512, 1024, 4096, 70_000):
+        z, y = np.full(count, logit, np.float32), np.full(count, target, np.float32)
+        exact = np.logaddexp(0, -z.astype(np.longdouble) if target else z.astype(np.longdouble))
+        value = fastce.BCEWithLogits(reduction="mean")(z, y)
+        assert value == pytest.approx(float(exact[0]), rel=4 * 2.0**-24)
 
 
 @pytest.mark.parametrize("name", LOSSES)

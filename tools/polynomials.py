@@ -177,6 +177,7 @@ QUARTER_EXP = (exp_rest, exp_error, (-HALF_LN2 / 4, HALF_LN2 / 4))
 SIXTEENTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
 LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
+WHOLE_LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
 WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
 POLYNOMIALS = [
@@ -185,6 +186,7 @@ POLYNOMIALS = [
     Polynomial("exp by 16", "vec<float> sixteenth_exp_polynomial(", np.float32, 2, *SIXTEENTH_EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
     Polynomial("log1p by table", "vec<float> log1p_polynomial(", np.float32, 3, *LOG1P),
+    Polynomial("log1p", "vec<float> whole_log1p_polynomial(", np.float32, 9, *WHOLE_LOG1P),
     Polynomial("2 atanh in log1p", "vec<float> wide_atanh_polynomial(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
     Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
