@@ -193,7 +193,7 @@ cdef class SoftmaxKernel:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
 
     def quick(self, int results, logits, target, sample_weight, out):
-        """Return the loss, or a tuple of up to three results, of a usual call on not too much data, else None."""
+        """Return the loss, or a tuple of up to three results, of a usual call, else None."""
         cdef Batch batch
         cdef cnp.ndarray z, y
         cdef int ndim, storage, status
@@ -403,7 +403,7 @@ cdef class SigmoidKernel:
         self.sigmoid_focal = sigmoid_focal_options(gamma, -1.0 if alpha is None else alpha)
 
     def quick(self, int results, logits, target, sample_weight, out):
-        """Return the loss, or a tuple of up to three results, of a usual call on little data, else None."""
+        """Return the loss, or a tuple of up to three results, of a usual call, else None."""
         cdef Elements elements
         cdef cnp.ndarray z, y
         cdef int ndim, storage

@@ -1,7 +1,7 @@
 # Elementary functions, for their tests.
 
 def elementary(str name, cnp.ndarray x):
-    """Return exp, log1p, log, tanh or moderate_exp of a contiguous float32 or float64 array, as the kernels see it."""
+    """Return exp, log1p, log, tanh or moderate_exp of a contiguous float32 or float64 array."""
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
     cdef int function = ("exp", "log1p", "log", "tanh", "moderate_exp").index(name)

@@ -89,7 +89,7 @@ cdef inline vec[real] sigmoid_of_less(vec[real] e) noexcept nogil:
 
 
 cdef inline bint adds_logarithms_apart(const sigmoid_loss* loss, options kind, real tag) noexcept nogil:
-    # Where nothing but their sum is asked for, sum_of_log1p has it. In float64 its rounding errors would show.
+    # Where only their sum is asked for, sum_of_log1p has it. In float64 its rounding errors would show.
     return sigmoid_loss is Bce and options is not General and real is float
 
 
@@ -99,9 +99,9 @@ cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
 
 
 cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
-    # Over whole strides, with a logarithm for up to 512 numbers, each of them at most 1: in float for a stride,
-    # by pairs of pairs, for three roundings in a row, then in double. With AVX2 on Zen 3 BCE takes 11.6 cycles
-    # for 8 numbers so, and 17.1 with as many logarithms.
+    # Over whole strides, with a logarithm for up to 512 numbers, each of them at most 1: in float for a
+    # stride, by pairs of pairs, for three roundings in a row, then in double. With AVX2 on Zen 3 BCE takes
+    # 11.6 cycles for 8 numbers so, and 17.1 with as many logarithms.
     cdef int width = lanes(<float> 0), k
     cdef vec[float] x[STRIDE_VECTORS]
     cdef wide_vec[float] wide, product
@@ -136,16 +136,16 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
     # A side of weight 0 has no loss at +-inf. Returned is the loss, or where nothing has to be done with it
     # the sum with it, without its logarithm where that is added apart.
-    cdef vec[real] smaller = sigmoid_of_less(e), distance = negative_abs(z)
+    cdef vec[real] smaller = sigmoid_of_less(e), distance = abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
     grad[0] = flip_sign(wrong - total * smaller, z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
         distance = keep(less(splat(<real> 0), wrong), distance)
     if options is General:
-        return -product_less(wrong, distance, total * log_term)
+        return product_less(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
     else:
-        return fma(-wrong, distance, sum if real is float else sum + log_term)
+        return fma(wrong, distance, sum if real is float else sum + log_term)
 
 
 cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
@@ -233,9 +233,10 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
 
 cdef enum:
     ELEMENTS = 1024  # a chunk: its buffers of float32 fit the first-level cache
-    ELEMENTS_AHEAD = ELEMENTS  # from a logit to the one that is fetched meanwhile: a chunk is a page, at whose
-    #                            end the processor's own fetching ends. From memory BCE takes 0.77 ns an element
-    #                            so, and 0.84 without, focal loss 1.18 and 1.29; 1.5 and 3 % more from the cache
+    ELEMENTS_AHEAD = ELEMENTS  # from a logit to the one that is fetched meanwhile: a chunk is a page, at
+    #                            whose end the processor's own fetching ends. From memory BCE takes 0.77 ns an
+    #                            element so, and 0.84 without, focal loss 1.18 and 1.29; from the cache 1.5
+    #                            and 3 % more
 
 
 cdef struct Chunk:

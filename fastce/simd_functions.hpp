@@ -163,7 +163,8 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
 }
 
 // e^(x - excess) times a power of two that the table has, and a factor.
-FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table) {
+FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess,
+                                      native_of<float>::unsigned_bits table) {
     typedef native_of<float>::unsigned_bits bits;  // what is dropped below may overflow
     // Its last bit is worth 1 / 16, or 1 / 4.
     const vec<float> rounder(table_bits == 4 ? 0x1.8p19f : 0x1.8p21f);
@@ -181,16 +182,16 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
         bit_cast<bits>(look_up(bit_cast<vec<float>::native>(table), n).v) + (n << (23 - table_bits));
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits)), ln2_low(0x1.05c610p-29f);
 #if FASTCE_VECTOR_BYTES == 64
-    // What rounding took from the powers, too: without it the error is 0.9 ULP, for a twentieth of the time of
-    // BCE. By 16, r is at most 0.022, and the polynomial does not notice what is added.
+    // What rounding took from the powers, too: without it the error is 0.9 ULP, for a twentieth of the time
+    // of BCE. By 16, r is at most 0.022, and the polynomial does not notice what is added.
     vec<float>::native losses = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane)
         losses[lane] = sixteenth_losses[lane % table_size];
     const vec<float> low = fma(k, ln2_low, look_up(losses, n));
     const vec<float> e_less_1 = fma(fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f)), r, low);
 #else
-    // By 4 the error is 1.2 ULP without it, and 0.8 with it, for an eighth of the time of exponentials: on Zen
-    // 3 a look-up takes a multiplier's place.
+    // By 4 the error is 1.2 ULP without it, and 0.8 with it, for an eighth of the time of exponentials: on
+    // Zen 3 a look-up takes a multiplier's place.
     const vec<float> e_less_1 = fma(quarter_exp_polynomial(r), r * r, fma(k, ln2_low, r));
 #endif
     return fma(e_less_1, scale, scale);
@@ -272,8 +273,8 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
     return fma(fma(log1p_polynomial(r), r, one), r, look_up(logarithms, n));
 }
 #elif defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
-// A polynomial. A division less counts for more than five multiplications more, beside another division: focal
-// loss takes 0.98 ns an element with it, and 1.02 with the formula below (AVX2 on Zen 3). Worst error 1.6 ULP.
+// A polynomial: beside another division, one less counts for more than five multiplications more. Focal loss
+// takes 0.98 ns an element with it, and 1.02 with the formula below (AVX2 on Zen 3). Worst error 1.6 ULP.
 // (log(1 + x) - x) / x^2 for x from 0 to 1.
 FASTCE_INLINE vec<float> whole_log1p_polynomial(vec<float> x) {
     const vec<float> x2 = x * x;

@@ -107,6 +107,18 @@ def test_the_sum_of_losses_is_that_of_each(shape, isa, rng):
     assert np.isnan(total(z, y))
 
 
+@pytest.mark.parametrize(("at_target", "elsewhere"), [(-87, 40), (-87, -86), (40, -87), (40, 39)])
+@pytest.mark.parametrize("rows", [1, 3, 64, 1000])
+def test_the_sum_of_extreme_losses(rows, at_target, elsewhere, isa):
+    """The product of their logarithms' arguments would leave double, at either end."""
+    z = np.full((rows, 10), elsewhere, np.float32)
+    z[:, 3] = at_target
+    y = np.full(rows, 3)
+    value = fastce.SoftmaxCrossEntropy(reduction="sum")(z, y)
+    truth = reference.softmax_cross_entropy(z.astype(np.longdouble), y, reduction="sum")
+    np.testing.assert_allclose(value, float(truth[0]), rtol=4 * 2.0**-24)
+
+
 @pytest.mark.parametrize(
     ("dtype", "factor"),
     [(np.float32, f) for f in (1e-42, 1e-38, 1e-30, 1e30, 3e38)]

@@ -2,406 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import mutations_of_softmax
+from mutation import ERRORS, SIGMOID, SOFTMAX, Mutation
 
-
-class Mutation(NamedTuple):
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
-
-SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
-SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
 CHUNKS = ("test_sigmoid_chunks.py",)
-MODERATE = ("test_moderate_logits.py",)
-ERRORS = ("test_errors.py", "test_hostile.py", "test_hostile_arguments.py")
 INTERFACE = ("test_c_interface.py",)
 
 MUTATIONS = [
-    # Formulas of the softmax family
-    Mutation(
-        "wrong sign of the gradient at the target",
-        "_formulas.pxi",
-        "- at_target * target_others))",
-        "+ at_target * target_others))",
-        SOFTMAX,
-    ),
-    Mutation(
-        "z-loss left out of the gradient",
-        "_formulas.pxi",
-        "pull = pull + two_z * lse",
-        "pull = pull",
-        SOFTMAX,
-    ),
-    Mutation(
-        "Hessian short of a denominator",
-        "_formulas.pxi",
-        "product = pull * scale * inverse",
-        "product = pull * scale",
-        SOFTMAX,
-    ),
-    Mutation(
-        "0 times infinity",
-        "_formulas.pxi",
-        "keep(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))",
-        "hard * ((m - load(&block.target_logit[i])) + log_total)",
-        SOFTMAX,
-    ),
-    Mutation(
-        "wrong sign in the focal gradient",
-        "_formulas.pxi",
-        "(one + g * ratio)",
-        "(one - g * ratio)",
-        SOFTMAX,
-    ),
-    Mutation(
-        "p for 1 - p in the focal gradient",
-        "_formulas.pxi",
-        "store(&block.at_target[i], factor * a * q)",
-        "store(&block.at_target[i], factor * a * p)",
-        SOFTMAX,
-    ),
-    # Rows, labels and weights
-    Mutation(
-        "a label of K accepted",
-        "_batch.pxi",
-        "return OK if 0 <= value < classes else BAD_LABEL",
-        "return OK if 0 <= value <= classes else BAD_LABEL",
-        ERRORS,
-    ),
-    Mutation(
-        "negative labels accepted",
-        "_batch.pxi",
-        "return OK if 0 <= value < classes else BAD_LABEL",
-        "return OK if value < classes else BAD_LABEL",
-        ERRORS,
-    ),
-    Mutation(
-        "ignore_index off by one",
-        "_batch.pxi",
-        "value == labels.ignore_index:",
-        "value == labels.ignore_index + 1:",
-        ERRORS,
-    ),
-    Mutation(
-        "unsigned labels wrap",
-        "_batch.pxi",
-        "if labels.unsigned and value < 0:",
-        "if labels.unsigned and value < -100:",
-        ERRORS,
-    ),
-    Mutation(
-        "rows of weight 0 used",
-        "_batch.pxi",
-        "block.active[i] = block.weight[i] != 0.0 and (",
-        "block.active[i] = (",
-        SOFTMAX,
-    ),
-    Mutation(
-        "sample weight missing from the denominator",
-        "_batch.pxi",
-        "total += weight * read_scalar(&batch.sample_weight, row)",
-        "total += weight",
-        SOFTMAX,
-    ),
-    Mutation(
-        "class weight of the label without smoothing's share",
-        "_batch.pxi",
-        "batch.class_weight[label] * (1.0 - batch.label_smoothing)",
-        "batch.class_weight[label]",
-        SOFTMAX,
-    ),
-    Mutation(
-        "labels not checked again when they are used",
-        "_batch.pxi",
-        "if read_label(&batch.labels, first + i, batch.classes, &label) != OK:",
-        "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
-        ("test_races.py",),
-    ),
-    Mutation(
-        "ignore_index 0 not seen among contiguous labels",
-        "_batch.pxi",
-        "batch.labels.ignores and 0 <= ignored < batch.classes",
-        "batch.labels.ignores and 0 < ignored < batch.classes",
-        SOFTMAX,
-    ),
-    Mutation(
-        "contiguous labels not checked again when they are used",
-        "_batch.pxi",
-        "wrong |= to[i] | <long long> (last - <unsigned long long> to[i])",
-        "wrong |= to[i]",
-        ("test_races.py",),
-    ),
-    Mutation(
-        "an ignored row takes what an earlier one left",
-        "_batch.pxi",
-        "block.target_exp[i] = 0.0",
-        "pass",
-        ("test_edge_cases.py",),
-    ),
-    Mutation(
-        "weight left out of the last rows of a block",
-        "_batch.pxi",
-        "last += block.value[i] * block.weight[i]",
-        "last += block.value[i]",
-        SOFTMAX,
-    ),
-    # Loops
-    Mutation(
-        "a vector read past the end of a row",
-        "_passes.pxi",
-        "even = load_first(u + i, count - i, read(u + i))",
-        "even = load(u + i)",
-        ("test_guard_pages.py", *SOFTMAX),
-    ),
-    Mutation(
-        "one element of an ignored row not cleared",
-        "_row_kernel.pxi",
-        "memset(grad_row, 0, batch.classes * grad_size)",
-        "memset(grad_row, 0, (batch.classes - 1) * grad_size)",
-        SOFTMAX,
-    ),
-    Mutation(
-        "lanes past the end added up",
-        "_sigmoid_kernel.pxi",
-        "fill(buffer, begin, count, <real> 1)\n    fill(buffer, count, count + 16, <real> 0)",
-        "fill(buffer, begin, count + 16, <real> 1)",
-        SIGMOID,
-    ),
-    Mutation(
-        "the maximum lost among the other exponentials",
-        "_passes.pxi",
-        "total.add(drop(tied, load(sums + i * width)))",
-        "total.add(load(sums + i * width))",
-        SOFTMAX,
-    ),
-    Mutation(
-        "what stands beside a maximum left out",
-        "_passes.pxi",
-        "while tied_strides > 0:",
-        "while tied_strides > 1:",
-        SOFTMAX,
-    ),
-    Mutation(
-        "a gradient that is lost where its factor is tiny",
-        "_passes.pxi",
-        "if fabs(factor) < smallest_factor(tag):",
-        "if False:",
-        SOFTMAX,
-    ),
-    Mutation(
-        "chunks of a row not brought to one maximum",
-        "_row_kernel.pxi",
-        "return exp(splat(work.references[chunk] - maximum))[0]",
-        "return 1.0",
-        SOFTMAX,
-    ),
-    Mutation(
-        "16 bits: logit scale missing at the target",
-        "_row_kernel.pxi",
-        "at_target = <real> (block.at_target[i] * chain)",
-        "at_target = <real> block.at_target[i]",
-        SOFTMAX,
-    ),
-    Mutation(
-        "16 bits: target of a later chunk written to the first",
-        "_row_kernel.pxi",
-        "narrow(&at_target, grad_row + label * grad_size,",
-        "narrow(&at_target, grad_row + (label - first) * grad_size,",
-        SOFTMAX,
-    ),
-    Mutation(
-        "planes taken for rows",
-        "_tile_kernel.pxi",
-        "or is_plane(&batch.logits) or is_plane(&batch.grad)",
-        "or is_plane(&batch.grad)",
-        (*SOFTMAX, "test_layouts.py"),
-    ),
-    Mutation(
-        "tiles: what lies behind a short row taken for its maximum",
-        "_tile_moves.pxi",
-        "cdef int inside = <int> min_size(step, classes)",
-        "cdef int inside = step",
-        SOFTMAX,
-    ),
-    Mutation(
-        "tiles: the last classes of a row left out",
-        "_tile_kernel.pxi",
-        "while j < classes:\n            add_class(",
-        "while j < classes - 1:\n            add_class(",
-        SOFTMAX,
-    ),
-    Mutation(
-        "tiles: tiny exponentials taken for normal numbers",
-        "_tile_kernel.pxi",
-        "return (-reduce_max(-gap) >= smallest_normal_raised_exp(<real> 0)",
-        "return (True",
-        ("test_tiny_exponentials.py",),
-    ),
-    Mutation(
-        "tiles: rows of -inf taken for normal ones",
-        "_tile_kernel.pxi",
-        "and -reduce_max(-lowest) > -INFINITY)",
-        ")",
-        ("test_tiny_exponentials.py",),
-    ),
-    Mutation(
-        "rows: tiny exponentials taken for normal numbers",
-        "_passes.pxi",
-        "return minimum - maximum >= smallest_normal_raised_exp(maximum)",
-        "return True",
-        ("test_tiny_exponentials.py",),
-    ),
-    Mutation(
-        "tiles: infinity less itself",
-        "_tile_kernel.pxi",
-        "y = select(equal(x, m), raised_one, y)",
-        "pass",
-        ("test_tiny_exponentials.py",),
-    ),
-    Mutation(
-        "tiles: a factor that is lowered for another row's sake",
-        "_tile_kernel.pxi",
-        "store(firsts + i, select(tiny, lower, one))",
-        "store(firsts + i, lower)",
-        SOFTMAX,
-    ),
-    Mutation(
-        "tiles: NaN at the masked classes of a row without a softmax",
-        "_tile_kernel.pxi",
-        "cleared |= has_no_softmax(block, i)",
-        "pass",
-        ("test_edge_cases.py",),
-    ),
-    Mutation(
-        "tiles: logit scale once in the Hessian at the target",
-        "_tile_kernel.pxi",
-        "narrow_rows(&block.hess_at_target[0], rows, chain * chain, &at_target[0])",
-        "narrow_rows(&block.hess_at_target[0], rows, chain, &at_target[0])",
-        SOFTMAX,
-    ),
-    Mutation(
-        "logits too small for moderate ones",
-        "_passes.pxi",
-        "return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)",
-        "return minimum <= maximum <= largest_moderate(maximum)",
-        MODERATE,
-    ),
-    Mutation(
-        "logits too large for moderate ones",
-        "_passes.pxi",
-        "return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)",
-        "return smallest_moderate(maximum) <= minimum <= maximum",
-        MODERATE,
-    ),
-    Mutation(
-        "logits tried as moderate ones where their exponentials take their place",
-        "_row_kernel.pxi",
-        "or <const real*> e == u or is_relative",
-        "or is_relative",
-        MODERATE,
-    ),
-    Mutation(
-        "not exactly 1 at the maximum",
-        "_passes.pxi",
-        "store(to + i, select(equal(load(e + i), top), one, load(to + i)))",
-        "pass",
-        MODERATE,
-    ),
-    Mutation(
-        "the parts of a factor multiplied too early",
-        "_passes.pxi",
-        "<real> (plain / (first * unit) * relative)",
-        "<real> (plain * relative / (first * unit))",
-        MODERATE,
-    ),
-    Mutation(
-        "a factor that is too large for its exponentials",
-        "_passes.pxi",
-        "return raising if fabs(factor) * lowering(tag) < largest else 0.5 * raising * raising",
-        "return raising",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: read past the end of a block",
-        "_flat_kernel.pxi",
-        "load_first(u + i, count - i, read(u + i))",
-        "load(u + i)",
-        ("test_guard_pages.py",),
-    ),
-    Mutation(
-        "flat: written past the end of a block",
-        "_flat_kernel.pxi",
-        "spread = rows - rows % lanes(<float> 0)",
-        "spread = rows",
-        ("test_guard_pages.py", *MODERATE),
-    ),
-    Mutation(
-        "flat: the pivot among the others",
-        "_flat_kernel.pxi",
-        "e[pivot[i]] = 0",
-        "pass",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: the maximum without its gradient",
-        "_flat_kernel.pxi",
-        "work.e[i * classes + work.pivot[i]] = <float> (1.0 / work.inverse[i])",
-        "pass",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: an ignored row not cleared",
-        "_flat_kernel.pxi",
-        "memset(to + i * classes, 0, classes * sizeof(float))",
-        "pass",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: maxima left from another block",
-        "_flat_kernel.pxi",
-        "work.simple = simple",
-        "work.simple = True",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: extreme factors not looked for",
-        "_flat_kernel.pxi",
-        "return any(extreme)",
-        "return False",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: a vector of a row left out",
-        "_flat_kernel.pxi",
-        "cdef Py_ssize_t whole = classes - classes % width, row, j = width",
-        "cdef Py_ssize_t whole = classes - classes % width, row, j = 2 * width",
-        MODERATE,
-    ),
-    Mutation(
-        "flat: raised pivots of focal loss taken for others",
-        "_flat_kernel.pxi",
-        "select(equal(x, raised), x, exp(-load(<const double*> &logits[i])))",
-        "exp(-load(<const double*> &logits[i]))",
-        MODERATE,
-    ),
-    Mutation(
-        "the sum of losses without the products",
-        "_formulas.pxi",
-        "product = fma(product, others, product + others)",
-        "product = product + others",
-        MODERATE,
-    ),
-    Mutation(
-        "log1p short of its last term",
-        "simd_functions.hpp",
-        "return fma(p23, z * z, p01);",
-        "return p01;",
-        SIGMOID,
-    ),
+    *mutations_of_softmax.MUTATIONS,
     # Formulas of the sigmoid family
     Mutation(
         "wrong sign in the gradient of BCE",
@@ -413,15 +21,36 @@ MUTATIONS = [
     Mutation(
         "wrong Hessian of BCE",
         "_sigmoid_kernel.pxi",
-        "hess[0] = total * (larger * smaller)",
-        "hess[0] = total * (larger * larger)",
+        "hess[0] = total * ((splat(<real> 1) - smaller) * smaller)",
+        "hess[0] = total * (smaller * smaller)",
         SIGMOID,
     ),
     Mutation(
         "BCE of 0 times infinity",
         "_sigmoid_kernel.pxi",
-        "select(less(splat(<real> 0), wrong), less_value, -log_term)",
-        "less_value",
+        "keep(less(splat(<real> 0), wrong), distance)",
+        "distance",
+        SIGMOID,
+    ),
+    Mutation(
+        "a product of more logarithms than double holds",
+        "_sigmoid_kernel.pxi",
+        "i + 512 * width",
+        "i + 1024 * width",
+        CHUNKS,
+    ),
+    Mutation(
+        "a pair of a stride's logarithms left out",
+        "_sigmoid_kernel.pxi",
+        "wide = widen_lanes(both(x[0], x[1]))",
+        "wide = widen_lanes(x[0])",
+        CHUNKS,
+    ),
+    Mutation(
+        "the logarithm of BCE added apart, and nowhere else",
+        "_sigmoid_kernel.pxi",
+        "sum if real is float else sum + log_term",
+        "sum",
         SIGMOID,
     ),
     Mutation(
