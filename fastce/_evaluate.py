@@ -148,6 +148,23 @@ def sum_over_rows(work: Work, rows: int, classes: int) -> float:
     return _sum(_parallel.run(work, tasks, rows * classes))
 
 
+def sum_over_elements(work: Work, count: int) -> float:
+    """Go over all elements in tasks, and add up their losses."""
+    tasks = _parallel.tasks_of(count, 1, _isa.core.ELEMENTS_CHUNK)
+    return _sum(_parallel.run(work, tasks, count))
+
+
+def all_probable(target: Array) -> bool:
+    """Return whether all numbers of a contiguous array lie in [0, 1]."""
+    flat = target.reshape(-1)
+
+    def check(start: int, stop: int) -> float:
+        return float(_isa.core.first_improbable(flat[start:stop]))
+
+    tasks = _parallel.tasks_of(flat.size, 1, GROUP_ROWS)
+    return max(_parallel.run(check, tasks, flat.size)) < 0
+
+
 def new_like(logits: Array, dtype: Any = None) -> Array:
     """Make an array to write to: of the logits' memory order, and their type in native bytes."""
     # NumPy takes an axis that only repeats for the innermost one.
@@ -456,8 +473,7 @@ class Elements:
             work = _isa.core.SigmoidRun(self.kernel, scale, **lines)
         else:
             work = _BlockedElements(self.kernel, scale, arrays, types, tuple(outputs))
-        tasks = _parallel.tasks_of(self.logits.size, 1, _isa.core.ELEMENTS_CHUNK)
-        total = _sum(_parallel.run(work, tasks, self.logits.size))
+        total = sum_over_elements(work, self.logits.size)
         # Targets are watched on the way, which costs nothing: a pass of its own is needed only
         # before an array of the caller's is written.
         if work.suspect:

@@ -83,7 +83,7 @@ cdef struct Elements:
     int hess_storage
 
 
-cdef inline vec[real] sigmoid_of_less(vec[real] e) noexcept nogil:
+cdef inline vec[real] smaller_sigmoid(vec[real] e) noexcept nogil:
     # sigma(-|z|) of e = exp(-|z|).
     return e / (splat(<real> 1) + e)
 
@@ -136,7 +136,7 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
     # A side of weight 0 has no loss at +-inf. Returned is the loss, or where nothing has to be done with it
     # the sum with it, without its logarithm where that is added apart.
-    cdef vec[real] smaller = sigmoid_of_less(e), distance = abs(z)
+    cdef vec[real] smaller = smaller_sigmoid(e), distance = abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
     grad[0] = flip_sign(wrong - total * smaller, z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
@@ -352,7 +352,7 @@ cdef inline void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssiz
     cdef vec[real] e_i
     while i < count:
         e_i = load(e + i)
-        store(<real*> chunk.smaller + i, sigmoid_of_less(e_i))
+        store(<real*> chunk.smaller + i, smaller_sigmoid(e_i))
         store(<real*> chunk.log_term + i, log1p(e_i))
         i += lanes(tag)
 

@@ -292,6 +292,8 @@ class BCEWithLogits(_SigmoidLoss):
             label_smoothing=self.label_smoothing,
             reduction=self.reduction,
             is_quick=self.pos_weight is None,
+            sum_over_elements=_evaluate.sum_over_elements,
+            all_probable=_evaluate.all_probable,
         )
 
 
@@ -360,6 +362,8 @@ class SigmoidFocalLoss(_SigmoidLoss):
             gamma=self.gamma,
             alpha=self.alpha,
             reduction=self.reduction,
+            sum_over_elements=_evaluate.sum_over_elements,
+            all_probable=_evaluate.all_probable,
         )
 
 
