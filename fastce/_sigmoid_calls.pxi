@@ -50,8 +50,9 @@ cdef class SigmoidKernel:
                 and is_same_shape(z, y, ndim) and 0 < count <= QUICK_ELEMENTS):
             return None
         # An output of the caller's is written only when the target is known to be in order.
-        if out is not None and not (first_improbable(y) < 0 if count <= SINGLE_TASK else self.all_probable(y)):
-            return None
+        if out is not None:
+            if not (self.all_probable(y) if count > SINGLE_TASK else first_improbable(y) < 0):
+                return None
         denominator = count
         memset(&elements, 0, sizeof(elements))
         if sample_weight is not None:
