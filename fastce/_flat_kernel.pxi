@@ -157,57 +157,81 @@ cdef inline void refine_pivots(const float* u, const long long* pivot, Py_ssize_
         i += lanes(<double> 0)
 
 
-cdef inline void sum_short_rows(const float* e, Py_ssize_t rows, Py_ssize_t classes,
+cdef inline vec[double] widened_sum(vec[float] x, vec[float] y, bint exactly) noexcept nogil:
+    # Of x and y; exactly, without a rounding in float: focal loss raises it to 1 + gamma (gamma = 2: 6.3 ULP
+    # with two of them, and 3.0 without).
+    cdef wide_vec[float] wide_x, wide_y
+    cdef vec[double] sum
+    cdef int k
+    if not exactly:
+        return folded(x + y)
+    wide_x = widen_lanes(x)
+    wide_y = widen_lanes(y)
+    sum = wide_x.part[0] + wide_y.part[0]
+    for k in range(1, wide_x.parts):
+        sum = sum + (wide_x.part[k] + wide_y.part[k])
+    return sum
+
+
+cdef inline void sum_short_rows(const float* e, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
                                 double* others) noexcept nogil:
     # As many rows at once as there are sums in a vector.
     cdef int width = lanes(<float> 0), together = lanes(<double> 0), k
     cdef Py_ssize_t whole = classes - classes % width, row = 0, j
     cdef vec[double] sums[8]
-    cdef vec[float] rest
+    cdef vec[float] rest, zero = splat(<float> 0)
     while row < rows:
         for k in range(together):  # rows past the last are in scratch, too
             rest = load_first(e + k * classes + whole, classes - whole, <float> 0)
-            sums[k] = folded(rest if whole == 0 else load(e + k * classes) + rest)
+            sums[k] = widened_sum(zero if whole == 0 else load(e + k * classes), rest, exactly)
         j = width
         while j < whole:
             for k in range(together):
-                sums[k] = sums[k] + folded(load(e + k * classes + j))
+                sums[k] = sums[k] + widened_sum(load(e + k * classes + j), zero, exactly)
             j += width
         store(others + row, sums_of_lanes(&sums[0]))
         e += together * classes
         row += together
 
 
-cdef inline void add_long_rows(const float* e, Py_ssize_t rows, Py_ssize_t classes,
+cdef inline void add_long_rows(const float* e, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
                                double* parts) noexcept nogil:
     # Four vectors in float, for precision no more.
     cdef int width = lanes(<float> 0)
     cdef Py_ssize_t whole = classes - classes % width, row, j
     cdef vec[double] sum
+    cdef vec[float] zero = splat(<float> 0)
     for row in range(rows):
-        sum = folded(load_first(e + whole, classes - whole, <float> 0))
+        sum = widened_sum(load_first(e + whole, classes - whole, <float> 0), zero, exactly)
         j = 0
-        while j + 4 * width <= whole:
+        while not exactly and j + 4 * width <= whole:
             sum = sum + folded((load(e + j) + load(e + j + width))
                                + (load(e + j + 2 * width) + load(e + j + 3 * width)))
             j += 4 * width
         while j < whole:
-            sum = sum + folded(load(e + j))
+            sum = sum + widened_sum(load(e + j), zero, exactly)
             j += width
         store(parts, sum)
         e += classes
         parts += lanes(<double> 0)
 
 
-cdef void flat_sums(Py_ssize_t rows, Py_ssize_t classes, FlatWork* work, double* others) noexcept nogil:
+cdef void flat_sums(const Batch* batch, Py_ssize_t rows, FlatWork* work, double* others) noexcept nogil:
     # 0 for rows past the last, up to whole vectors.
     cdef vec[double] sums[8]
-    cdef Py_ssize_t row = 0
+    cdef Py_ssize_t row = 0, classes = batch.classes
     cdef int apart = lanes(<double> 0), k
+    cdef bint exactly = batch.kind == FOCAL
     if classes < 4 * lanes(<float> 0):
-        sum_short_rows(work.e, rows, classes, others)
+        if exactly:
+            sum_short_rows(work.e, rows, classes, True, others)
+        else:
+            sum_short_rows(work.e, rows, classes, False, others)
     else:
-        add_long_rows(work.e, rows, classes, &work.parts[0])
+        if exactly:
+            add_long_rows(work.e, rows, classes, True, &work.parts[0])
+        else:
+            add_long_rows(work.e, rows, classes, False, &work.parts[0])
         while row < rows:
             for k in range(apart):
                 sums[k] = load(<const double*> &work.parts[(row + k) * apart])
@@ -303,7 +327,7 @@ cdef double flat_block(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
     take_out_pivots(pivot, rows, classes, work, &block.target_exp[0])
     if batch.kind == FOCAL:
         refine_pivots(u, pivot, rows, classes, work, &block.target_exp[0])
-    flat_sums(rows, classes, work, &block.others[0])
+    flat_sums(batch, rows, work, &block.others[0])
     if not simple:
         for i in range(rows):
             if not block.active[i]:

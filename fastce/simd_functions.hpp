@@ -162,9 +162,10 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
     return fma(pair(0x1.556dfcp-3f, 0x1.5565c4p-5f, r), r, half);
 }
 
-// e^(x - excess) times a power of two that the table has, and a factor.
-FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess,
-                                      native_of<float>::unsigned_bits table) {
+// e^(x - excess) times a power of two that the table has, and a factor. What rounding took from the table's
+// powers is added from another, by 4 if it has to be.
+FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table,
+                                      bool with_losses) {
     typedef native_of<float>::unsigned_bits bits;  // what is dropped below may overflow
     // Its last bit is worth 1 / 16, or 1 / 4.
     const vec<float> rounder(table_bits == 4 ? 0x1.8p19f : 0x1.8p21f);
@@ -181,18 +182,20 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess,
     const bits scale_bits =
         bit_cast<bits>(look_up(bit_cast<vec<float>::native>(table), n).v) + (n << (23 - table_bits));
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits)), ln2_low(0x1.05c610p-29f);
-#if FASTCE_VECTOR_BYTES == 64
-    // What rounding took from the powers, too: without it the error is 0.9 ULP, for a twentieth of the time
-    // of BCE. By 16, r is at most 0.022, and the polynomial does not notice what is added.
     vec<float>::native losses = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane)
-        losses[lane] = sixteenth_losses[lane % table_size];
+        losses[lane] = sixteenth_losses[lane % table_size * (16 / table_size)];
+#if FASTCE_VECTOR_BYTES == 64
+    // The error is 0.9 ULP without them, for a twentieth of the time of BCE. By 16, r is at most 0.022, and
+    // the polynomial does not notice what is added.
     const vec<float> low = fma(k, ln2_low, look_up(losses, n));
     const vec<float> e_less_1 = fma(fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f)), r, low);
 #else
-    // By 4 the error is 1.2 ULP without it, and 0.8 with it, for an eighth of the time of exponentials: on
-    // Zen 3 a look-up takes a multiplier's place.
-    const vec<float> e_less_1 = fma(quarter_exp_polynomial(r), r * r, fma(k, ln2_low, r));
+    // 1.2 ULP without them, for an eighth of the time of exponentials: on Zen 3 a look-up takes a
+    // multiplier's place.
+    const vec<float> low = fma(k, ln2_low, look_up(losses, n)), p = quarter_exp_polynomial(r);
+    const vec<float> e_less_1 =
+        with_losses ? fma(fma(p, r, low + 1.0f), r, low) : fma(p, r * r, fma(k, ln2_low, r));
 #endif
     return fma(e_less_1, scale, scale);
 }
@@ -203,7 +206,8 @@ FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int po
     // normal.
     const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
     const native_of<float>::unsigned_bits powers = less_exponents(sixteenth_powers, 16 / table_size);
-    const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23));
+    // Raised exponentials are those of rows, in whose focal loss gamma multiplies an error.
+    const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23), power != 0);
     return normal ? y : drop(less(x, smallest), y);
 }
 #endif
@@ -217,13 +221,13 @@ template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
 // moderate_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
-// proportion to each other. With multiples of the unit in a table of 4 rounding takes nothing (0.8 ULP).
+// proportion to each other. With multiples of the unit in a table of 4 rounding takes nothing (0.9 ULP).
 template <class T> FASTCE_INLINE double moderate_unit(T) { return 1.0; }
 template <class T> FASTCE_INLINE vec<T> moderate_exp(vec<T> x) { return normal_exp(x); }
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
 template <> FASTCE_INLINE double moderate_unit(float) { return double(quarter_multiples[0]); }
 template <> FASTCE_INLINE vec<float> moderate_exp(vec<float> x) {
-    return exp_by_table(x, vec<float>(0.0f), less_exponents(quarter_multiples, 1));
+    return exp_by_table(x, vec<float>(0.0f), less_exponents(quarter_multiples, 1), false);
 }
 #endif
 template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }
