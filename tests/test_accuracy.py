@@ -27,7 +27,6 @@ MANY_CLASSES = 131_072
 ABOVE = {
     ("softmax cross-entropy, label_smoothing=0.1", "float64"): (2.1, 1.6),
     ("softmax cross-entropy, probabilities", "float64"): (1, 2.2),
-    ("softmax focal loss, gamma=2", "float32"): (1.4, 1.2),
     ("softmax focal loss, gamma=2", "float64"): (2.1, 2.6),
     ("softmax focal loss, gamma=1.5", "float64"): (2.1, 2.3),
     ("sigmoid focal loss, gamma=2", "float32"): (2.0, 2.1),
