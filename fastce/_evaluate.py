@@ -154,15 +154,26 @@ def sum_over_elements(work: Work, count: int) -> float:
     return _sum(_parallel.run(work, tasks, count))
 
 
+def first_improbable(read: Callable[[int, int], Array], count: int, step: int) -> float:
+    """Return the position of the first of ``count`` numbers outside [0, 1], infinity for none.
+
+    ``read(start, stop)`` gives a range of them, of ``step`` at most, as the kernel takes it.
+    """
+
+    def check(start: int, stop: int) -> float:
+        for first in range(start, stop, step):
+            position = _isa.core.first_improbable(read(first, min(first + step, stop)))
+            if position >= 0:
+                return float(first + position)
+        return math.inf
+
+    return min(_parallel.run(check, _parallel.tasks_of(count, 1, GROUP_ROWS), count))
+
+
 def all_probable(target: Array) -> bool:
     """Return whether all numbers of a contiguous array lie in [0, 1]."""
     flat = target.reshape(-1)
-
-    def check(start: int, stop: int) -> float:
-        return float(_isa.core.first_improbable(flat[start:stop]))
-
-    tasks = _parallel.tasks_of(flat.size, 1, GROUP_ROWS)
-    return max(_parallel.run(check, tasks, flat.size)) < 0
+    return first_improbable(lambda start, stop: flat[start:stop], flat.size, flat.size) == math.inf
 
 
 def new_like(logits: Array, dtype: Any = None) -> Array:
@@ -447,17 +458,7 @@ class Elements:
         # Nothing is copied where the target is one contiguous axis, and 2 us a block would double
         # the time.
         step = BLOCK_ELEMENTS if _layout.line(view, dtype) is None else target.size
-
-        def check(start: int, stop: int) -> float:
-            for first in range(start, stop, step):
-                block = read(first, min(first + step, stop))
-                position = _isa.core.first_improbable(block)
-                if position >= 0:
-                    return float(first + position)
-            return math.inf
-
-        tasks = _parallel.tasks_of(target.size, 1, GROUP_ROWS)
-        position = min(_parallel.run(check, tasks, target.size))
+        position = first_improbable(read, target.size, step)
         if position < math.inf:
             at = dict(zip(order, np.unravel_index(int(position), view.shape), strict=True))
             _checks.bad_probability("target", target, tuple(at[axis] for axis in sorted(at)))

@@ -223,15 +223,9 @@ cdef void flat_sums(const Batch* batch, Py_ssize_t rows, FlatWork* work, double*
     cdef int apart = lanes(<double> 0), k
     cdef bint exactly = batch.kind == FOCAL
     if classes < 4 * lanes(<float> 0):
-        if exactly:
-            sum_short_rows(work.e, rows, classes, True, others)
-        else:
-            sum_short_rows(work.e, rows, classes, False, others)
+        sum_short_rows(work.e, rows, classes, exactly, others)
     else:
-        if exactly:
-            add_long_rows(work.e, rows, classes, True, &work.parts[0])
-        else:
-            add_long_rows(work.e, rows, classes, False, &work.parts[0])
+        add_long_rows(work.e, rows, classes, exactly, &work.parts[0])
         while row < rows:
             for k in range(apart):
                 sums[k] = load(<const double*> &work.parts[(row + k) * apart])

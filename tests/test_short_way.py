@@ -1,0 +1,76 @@
+"""The short way of usual calls, in C, gives the bits of the long way, which an odd argument takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastce
+
+# Up to a single task; just beyond, where tasks begin; and enough for threads.
+SIZES = [1 << 17, (1 << 17) + 1000, 1 << 19]
+
+
+def assert_same(short, long):
+    assert short[0] == long[0]
+    for a, b in zip(short[1:], long[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [3, 10, 100, 1000, 5000])
+@pytest.mark.parametrize("size", SIZES)
+def test_rows(size, classes, weighted, dtype, isa, threads, rng):
+    rows = size // classes
+    z = rng.normal(0, 3, (rows, classes)).astype(dtype)
+    label = rng.integers(0, classes, rows)
+    weight = rng.integers(3, size=rows).astype(np.float32) if weighted else None
+    total = float(rows if weight is None else weight.sum())
+    loss = fastce.SoftmaxCrossEntropy()
+    threads(3)
+    short = loss.value_and_grad(z, label, sample_weight=weight)
+    threads(1)
+    assert_same(short, loss.value_and_grad(z, label, sample_weight=weight, normalizer=total))
+    assert np.any(short[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "loss", [fastce.BCEWithLogits(), fastce.SigmoidFocalLoss(gamma=1.5)], ids=str
+)
+@pytest.mark.parametrize("size", SIZES)
+def test_elements(size, loss, weighted, dtype, isa, threads, rng):
+    z = rng.normal(0, 3, size).astype(dtype)
+    y = (rng.random(size) < 0.5).astype(dtype)
+    weight = rng.integers(3, size=size).astype(np.float32) if weighted else None
+    total = float(size if weight is None else weight.sum())
+    threads(3)
+    short = loss.value_grad_hess(z, y, sample_weight=weight)
+    threads(1)
+    assert_same(short, loss.value_grad_hess(z, y, sample_weight=weight, normalizer=total))
+    assert np.all(short[2] >= 0) if isinstance(loss, fastce.BCEWithLogits) else np.any(short[2])
+    value, grad = loss.value_and_grad(z, y, sample_weight=weight, out=np.empty_like(z))
+    assert_same((value, grad), short[:2])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_bad_target_leaves_the_output_alone(size, isa, threads, rng):
+    threads(3)
+    z = rng.normal(0, 3, size).astype(np.float32)
+    y = np.ones(size, np.float32)
+    out = np.full(size, 7, np.float32)
+    for at in (0, size // 2, size - 1):
+        y[at] = 1.5
+        with pytest.raises(ValueError, match=rf"\b{at}\b"):
+            fastce.BCEWithLogits().value_and_grad(z, y, out=out)
+        y[at] = 1
+    assert np.all(out == 7)
+    labels = np.zeros(size // 10, int)
+    labels[-1] = 10
+    with pytest.raises(IndexError, match="10"):
+        fastce.SoftmaxCrossEntropy().value_and_grad(
+            z[: size // 10 * 10].reshape(-1, 10), labels, out=out[: size // 10 * 10].reshape(-1, 10)
+        )
+    assert np.all(out == 7)
