@@ -70,6 +70,17 @@ def test_labels_of_every_integer_type(dtype, rng):
             loss(z, bad)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_a_label_with_a_sign_does_not_wrap(dtype):
+    """−100 is ignored, also where 156 or 65436 is a class."""
+    classes = 200 if dtype == "int8" else 65_500
+    y = np.array([3, -100, 7], dtype)
+    z = np.zeros((3, classes), np.float32)
+    value, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, y)
+    np.testing.assert_array_equal(value == 0, [False, True, False])
+    assert not grad[1].any()
+
+
 def test_an_unsigned_label_does_not_wrap():
     """2⁶⁴ − 100 is not ignore_index."""
     y = np.array([2**64 - 100], np.uint64)

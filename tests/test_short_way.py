@@ -1,4 +1,4 @@
-"""The short way of usual calls, in C, gives the bits of the long way, which an odd argument takes."""
+"""The short way of usual calls, in C, gives the bits of the long way."""
 
 from __future__ import annotations
 

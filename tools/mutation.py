@@ -11,6 +11,7 @@ class Mutation(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
+    variant: str = "_core"  # of the kernels: what it shows in
 
 
 SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")

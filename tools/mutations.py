@@ -38,6 +38,7 @@ MUTATIONS = [
         "i + 512 * width",
         "i + 1024 * width",
         CHUNKS,
+        "_core_scalar",
     ),
     Mutation(
         "a pair of a stride's logarithms left out",

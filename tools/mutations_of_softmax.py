@@ -399,6 +399,7 @@ MUTATIONS = [
         "x, unit * exp(",
         "x, exp(",
         MODERATE,
+        "_core_avx2",
     ),
     Mutation(
         "a moderate chunk's sum with its unit",
@@ -406,6 +407,7 @@ MUTATIONS = [
         "* (inverse[0] / moderate_unit(maximum))",
         "* inverse[0]",
         MODERATE,
+        "_core_avx2",
     ),
     Mutation(
         "the padding of a moderate row among its numbers",
@@ -415,10 +417,10 @@ MUTATIONS = [
         MODERATE,
     ),
     Mutation(
-        "labels without a sign taken for labels with one",
+        "labels with a sign taken for labels without one",
         "_batch.pxi",
-        "<const unsigned char*> labels, rows, to",
         "<const signed char*> labels, rows, to",
+        "<const unsigned char*> labels, rows, to",
         ERRORS,
     ),
     Mutation(
