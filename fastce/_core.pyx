@@ -27,6 +27,7 @@ include "_row_kernel.pxi"
 include "_tile_moves.pxi"
 include "_tile_kernel.pxi"
 include "_flat_kernel.pxi"
+include "_plane_kernel.pxi"
 include "_sigmoid_kernel.pxi"
 
 
@@ -368,6 +369,8 @@ cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint
     environment.enter()
     if goes_flat(batch):
         return run_flat(batch, start, stop, total)
+    if goes_by_planes(batch):
+        return run_planes(batch, start, stop, total)
     if goes_by_tiles(batch):
         if double_precision:
             return run_tiles(batch, start, stop, <double> 0, total)

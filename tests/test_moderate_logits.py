@@ -92,6 +92,76 @@ def test_no_neighbour_changes_a_bit(loss, shape, dtype, isa, rng):
         np.testing.assert_array_equal(result, expected)
 
 
+PLANES = [(70, 2), (150, 3), (35, 7), (9, 10), (1030, 21), (70, 65), (20, 300)]
+
+
+@pytest.mark.parametrize("dtype", EXTREMES)
+@pytest.mark.parametrize("shape", PLANES, ids=str)
+@pytest.mark.parametrize("loss", REFERENCES)
+def test_planes(loss, shape, dtype, isa, rng):
+    """Neither way costs accuracy there, and no neighbour changes a bit."""
+    z = logits_around_the_bounds(shape, dtype, rng)
+    y = rng.integers(shape[1], size=shape[0])
+    y[::2] = z[::2].argmax(axis=1)
+    truth = REFERENCES[loss](z.astype(np.longdouble), y, reduction="none")
+    z = np.ascontiguousarray(z.T)
+    made = loss(axis=0, reduction="none")
+    value, grad = made.value_and_grad(z, y)
+    info = np.finfo(dtype)
+    rtol = info.eps * (4 if loss is fastce.SoftmaxCrossEntropy else 12)
+    tiny = 100 * info.smallest_normal
+    np.testing.assert_allclose(value, truth[0], rtol=rtol, atol=tiny)
+    np.testing.assert_allclose(grad, truth[1].T, rtol=rtol, atol=tiny)
+    np.testing.assert_array_equal(made(z, y), value)
+    total = loss(axis=0, reduction="sum")(z, y)
+    np.testing.assert_allclose(total, value.astype(float).sum(), rtol=2e-7)
+    for row in range(0, shape[0], 1 + shape[0] // 50):
+        # Twice: a single row's classes are contiguous, and go another way.
+        one = made.value_and_grad(np.repeat(z[:, row : row + 1], 2, axis=1), y[[row, row]])
+        np.testing.assert_array_equal(one[0][0], value[row])
+        np.testing.assert_array_equal(one[1][:, 0], grad[:, row])
+    written = z.copy()
+    made.value_and_grad(written, y, out=written)
+    np.testing.assert_array_equal(written, grad)
+    z[:, 1::3], y[1::3] = np.nan, -100
+    value[1::3], grad[:, 1::3] = 0, 0
+    for result, expected in zip(made.value_and_grad(z, y), (value, grad), strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+@pytest.mark.parametrize("loss", REFERENCES)
+def test_planes_of_16_bits(loss, storage, isa, rng):
+    """The numbers of float32 planes, rounded."""
+    dtype = np.dtype(storage) if storage == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    z = (20 * rng.normal(size=(3, 21, 70))).astype(dtype)
+    y = rng.integers(21, size=(3, 70))
+    made = loss(axis=1, reduction="none")
+    value, grad = made.value_and_grad(z, y)
+    wide_value, wide_grad = made.value_and_grad(z.astype(np.float32), y)
+    assert grad.dtype == dtype
+    np.testing.assert_array_equal(value, wide_value)
+    np.testing.assert_array_equal(grad, wide_grad.astype(dtype))
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_extreme_factors(layout, factor, isa, rng):
+    """Some rows' factor is no normal number, their gradients are; other rows are as without."""
+    z = rng.normal(size=(30, 10)).astype(np.float32)
+    z[::2] += np.where(factor < 1, 30, -60).astype(np.float32)
+    y = rng.integers(10, size=30)
+    made = fastce.SoftmaxCrossEntropy(reduction="none", axis=1 if layout == "rows" else 0)
+    grad_output = np.where(np.arange(30) % 3, np.float32(factor), np.float32(1))
+    given = z if layout == "rows" else np.ascontiguousarray(z.T)
+    _, grad = made.value_and_grad(given, y, grad_output=grad_output)
+    _, plain = made.value_and_grad(given, y)
+    if layout == "planes":
+        grad, plain = grad.T, plain.T
+    np.testing.assert_array_equal(grad[::3], plain[::3])
+    np.testing.assert_allclose(grad, plain * grad_output[:, None], rtol=4 * 2.0**-23, atol=0)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_sum_of_losses_is_that_of_each(shape, isa, rng):
     """Of few classes their logarithms are taken together."""

@@ -1,8 +1,9 @@
 """Breaks the package on purpose, one way at a time, and shows that the tests notice.
 
 Each mutation is a replacement in one file of a private copy, which is built with the baseline
-variant alone. A mutation whose text is no longer there, or is there more than once, is an error:
-the list has to follow the source. A mutation that the tests survive is one too.
+variant and the one that it shows in. A mutation whose text is no longer there, or is there more
+than once, is an error: the list has to follow the source. A mutation that the tests survive is one
+too.
 
     python tools/mutate.py              all of them: about nine minutes
     python tools/mutate.py sign label   those whose name contains one of the words

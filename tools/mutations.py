@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mutations_of_planes
 import mutations_of_softmax
 from mutation import ERRORS, SIGMOID, SOFTMAX, Mutation
 
@@ -10,6 +11,7 @@ INTERFACE = ("test_c_interface.py",)
 
 MUTATIONS = [
     *mutations_of_softmax.MUTATIONS,
+    *mutations_of_planes.MUTATIONS,
     # Formulas of the sigmoid family
     Mutation(
         "wrong sign in the gradient of BCE",

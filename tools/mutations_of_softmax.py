@@ -326,14 +326,14 @@ MUTATIONS = [
     Mutation(
         "flat: the pivot among the others",
         "_flat_kernel.pxi",
-        "e[pivot[i]] = 0",
+        "e[pivot[i] * class_apart] = 0",
         "pass",
         MODERATE,
     ),
     Mutation(
         "flat: the maximum without its gradient",
         "_flat_kernel.pxi",
-        "work.e[i * classes + work.pivot[i]] = <float> work.pivot_exp[i]",
+        "e[pivot[i] * class_apart] = <float> pivot_exp[i]",
         "pass",
         MODERATE,
     ),
