@@ -140,6 +140,7 @@ cdef void do_immoderate_rows(const char* u, Py_ssize_t u_apart, float* e, Py_ssi
     cdef float highest[16]
     cdef float immoderate[16]
     cdef vec[float] zero = splat(<float> 0), infinity = splat(<float> INFINITY), low, high, reference, x, top
+    cdef vec[float] least = splat(smallest_moderate(<float> 0)), most = splat(largest_moderate(<float> 0))
     cdef mask[float] chosen
     cdef Py_ssize_t group = 0, i, j, k
     while group < rows:
@@ -149,7 +150,7 @@ cdef void do_immoderate_rows(const char* u, Py_ssize_t u_apart, float* e, Py_ssi
             x = load_up_to(u + j * u_apart, rows - group)
             low = min(x, low)
             high = max(x, high)
-        chosen = less(low, splat(smallest_moderate(<float> 0))) | less(splat(largest_moderate(<float> 0)), high)
+        chosen = less(low, least) | less(most, high)
         if any(chosen):
             reference = select(less(-infinity, high), high, zero)
             top = zero

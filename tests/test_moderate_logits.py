@@ -129,6 +129,23 @@ def test_planes(loss, shape, dtype, isa, rng):
         np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize("extreme", [-300, 300])
+@pytest.mark.parametrize("layout", ["rows", "planes"])
+def test_one_logit_is_not_moderate(layout, extreme, isa, rng):
+    """Wherever it is, it is seen."""
+    y = rng.integers(5, size=70)
+    made = fastce.SoftmaxCrossEntropy(reduction="none", axis=1 if layout == "rows" else 0)
+    for row in range(70):
+        z = rng.normal(size=(70, 5)).astype(np.float32)
+        z[row, row % 5] = extreme
+        truth, true_grad = reference.softmax_cross_entropy(z.astype(float), y, reduction="none")[:2]
+        given = z if layout == "rows" else np.ascontiguousarray(z.T)
+        value, grad = made.value_and_grad(given, y)
+        np.testing.assert_allclose(value, truth, rtol=5e-7, atol=1e-30)
+        grad = grad if layout == "rows" else grad.T
+        np.testing.assert_allclose(grad, true_grad, rtol=5e-7, atol=1e-30)
+
+
 @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
 @pytest.mark.parametrize("loss", REFERENCES)
 def test_planes_of_16_bits(loss, storage, isa, rng):
@@ -146,7 +163,7 @@ def test_planes_of_16_bits(loss, storage, isa, rng):
 
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 @pytest.mark.parametrize("layout", ["rows", "planes"])
-def test_extreme_factors(layout, factor, isa, rng):
+def test_extreme_factors_beside_others(layout, factor, isa, rng):
     """Some rows' factor is no normal number, their gradients are; other rows are as without."""
     z = rng.normal(size=(30, 10)).astype(np.float32)
     z[::2] += np.where(factor < 1, 30, -60).astype(np.float32)

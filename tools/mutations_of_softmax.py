@@ -202,7 +202,7 @@ MUTATIONS = [
         "_tile_kernel.pxi",
         "or is_plane(&batch.logits) or is_plane(&batch.grad)",
         "or is_plane(&batch.grad)",
-        (*SOFTMAX, "test_layouts.py"),
+        MODERATE,
     ),
     Mutation(
         "tiles: what lies behind a short row taken for its maximum",
