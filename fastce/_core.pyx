@@ -197,8 +197,8 @@ cdef class SoftmaxKernel:
         """Return the loss, or a tuple of up to three results, of a usual call, else None."""
         cdef Batch batch
         cdef cnp.ndarray z, y
-        cdef int ndim, storage, status
-        cdef Py_ssize_t rows, position = -1
+        cdef int ndim, axis, storage, status
+        cdef Py_ssize_t rows, behind, position = -1
         cdef double denominator = 0.0, total = 0.0
         cdef bint double_precision
         if not (self.is_quick and is_usual(logits) and is_usual(target)):
@@ -206,14 +206,17 @@ cdef class SoftmaxKernel:
         z = logits
         y = target
         ndim = cnp.PyArray_NDIM(z)
+        axis = self.axis if self.axis >= 0 else self.axis + ndim
         storage = known_storage(z)
         double_precision = storage == FLOAT64
-        if not (storage != NO_STORAGE and cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and ndim >= 1
-                and (self.axis == -1 or self.axis == ndim - 1) and cnp.PyArray_NDIM(y) == ndim - 1
-                and is_same_shape(z, y, ndim - 1) and 0 < cnp.PyArray_SIZE(z) <= QUICK_ELEMENTS):
+        if not (storage != NO_STORAGE and cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and 0 <= axis < ndim
+                and has_shape_without(y, z, axis) and 0 < cnp.PyArray_SIZE(z) <= QUICK_ELEMENTS):
             return None
         batch = self.options
-        batch.classes = cnp.PyArray_DIM(z, ndim - 1)
+        batch.classes = cnp.PyArray_DIM(z, axis)
+        behind = size_behind(z, axis)
+        if behind > 1 and batch.classes > QUICK_PLANES:
+            return None
         rows = cnp.PyArray_SIZE(y)
         if (self.class_weight is not None
                 and cnp.PyArray_DIM(<cnp.ndarray> self.class_weight, 0) != batch.classes):
@@ -240,19 +243,19 @@ cdef class SoftmaxKernel:
             soft_weight = self.soft_weight(batch.classes, double_precision)
             batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
         grad = hess = loss = None
-        set_usual(&batch.logits, z, storage, batch.classes)
+        set_usual(&batch.logits, z, storage, batch.classes, behind)
         if results > 1:
             grad = output_for(out, z, y)
             if grad is None:
                 return None
-            set_usual(&batch.grad, <cnp.ndarray> grad, storage, batch.classes)
+            set_usual(&batch.grad, <cnp.ndarray> grad, storage, batch.classes, behind)
         if results > 2:
             if out is not None:
                 return None
             hess = output_for(None, z, y)
-            set_usual(&batch.hess, <cnp.ndarray> hess, storage, batch.classes)
+            set_usual(&batch.hess, <cnp.ndarray> hess, storage, batch.classes, behind)
         if self.reduction == NONE:
-            loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(z), working_type(double_precision), False)
+            loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(y), working_type(double_precision), False)
             batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
         if cnp.PyArray_SIZE(z) <= SINGLE_TASK:
             with nogil:

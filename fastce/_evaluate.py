@@ -15,7 +15,7 @@ Work = Callable[[int, int], float]  # does the rows [start, stop), returns the s
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
 
 # Classes of a class axis that is not contiguous: more go through gathered blocks, because the
-# kernel's scratch tile of 32 rows would outgrow the second-level cache.
+# kernel's scratch tile of 64 rows would outgrow the second-level cache.
 PLANE_CLASSES = 1024
 
 # Elements of a gathered block: with one of outputs beside it, 256 KB of float32.

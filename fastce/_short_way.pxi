@@ -6,6 +6,7 @@ cdef enum:
     SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same either way
     QUICK_ELEMENTS = 1 << 23   # what the long way's 50 microseconds of Python are worth saving for (65536 x
     #                            10: 0.61 ms with them). Labels are checked at one go
+    QUICK_PLANES = 1024        # PLANE_CLASSES of _evaluate.py
 
 cdef inline bint is_usual(object array):
     return (cnp.PyArray_CheckExact(array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> array)
@@ -76,11 +77,31 @@ cdef inline int working_type(bint double_precision):
     return cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
 
 
-cdef void set_usual(Matrix* matrix, cnp.ndarray array, int storage, Py_ssize_t classes):
-    # A contiguous array of rows.
+cdef inline bint has_shape_without(cnp.ndarray y, cnp.ndarray z, int axis):
+    cdef int i
+    if cnp.PyArray_NDIM(y) != cnp.PyArray_NDIM(z) - 1:
+        return False
+    for i in range(cnp.PyArray_NDIM(y)):
+        if cnp.PyArray_DIM(y, i) != cnp.PyArray_DIM(z, i if i < axis else i + 1):
+            return False
+    return True
+
+
+cdef inline Py_ssize_t size_behind(cnp.ndarray array, int axis):
+    cdef Py_ssize_t size = 1
+    cdef int i
+    for i in range(axis + 1, cnp.PyArray_NDIM(array)):
+        size *= cnp.PyArray_DIM(array, i)
+    return size
+
+
+cdef void set_usual(Matrix* matrix, cnp.ndarray array, int storage, Py_ssize_t classes, Py_ssize_t behind):
+    # A contiguous array of rows, or of planes of so many rows.
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+    cdef bint planes = behind > 1 and classes > 1
     matrix.data = <char*> cnp.PyArray_DATA(array)
     matrix.storage = storage
-    matrix.class_stride = cnp.PyArray_ITEMSIZE(array)
-    matrix.row_stride = classes * cnp.PyArray_ITEMSIZE(array)
-    matrix.inner = max_size(cnp.PyArray_SIZE(array) // classes, 1)
-    matrix.outer_stride = 0
+    matrix.class_stride = behind * size if planes else size
+    matrix.row_stride = size if planes else classes * size
+    matrix.inner = behind if planes else max_size(cnp.PyArray_SIZE(array) // classes, 1)
+    matrix.outer_stride = classes * behind * size if planes else 0

@@ -36,6 +36,31 @@ def test_rows(size, classes, weighted, dtype, isa, threads, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 7, 5), (2, 10, 70, 1), (4, 21, 60, 60), (3, 1000, 5, 9), (5, 1, 8), (2, 1025, 3)],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=str)
+def test_planes(options, shape, dtype, isa, threads, rng):
+    z = rng.normal(0, 3, shape).astype(dtype)
+    label = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    threads(3)
+    for axis in (1, 1 - len(shape)):
+        loss = fastce.SoftmaxCrossEntropy(axis=axis, **options)
+        short = loss.value_grad_hess(z, label)
+        short_grad = loss.value_and_grad(z, label, out=np.empty_like(z))
+        threads(1)
+        assert_same(short, loss.value_grad_hess(z, label, normalizer=float(label.size)))
+        assert_same(short_grad, loss.value_and_grad(z, label, normalizer=float(label.size)))
+        each = fastce.SoftmaxCrossEntropy(axis=axis, reduction="none", **options)
+        value = each(z, label)
+        assert value.shape == label.shape
+        np.testing.assert_array_equal(value, each.value_and_grad(z, label, grad_output=1.0)[0])
+        assert shape[1] == 1 or (np.any(short[1]) and np.all(value > 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     "loss", [fastce.BCEWithLogits(), fastce.SigmoidFocalLoss(gamma=1.5)], ids=str

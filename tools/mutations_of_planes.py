@@ -34,6 +34,13 @@ MUTATIONS = [
         MODERATE,
     ),
     Mutation(
+        "short way: all images of a batch the first",
+        "_short_way.pxi",
+        "classes * behind * size if planes else 0",
+        "0",
+        ("test_short_way.py",),
+    ),
+    Mutation(
         "an extreme factor of planes twice",
         "_plane_kernel.pxi",
         "                work.factors[first + i] = 1\n",
