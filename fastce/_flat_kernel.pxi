@@ -68,12 +68,23 @@ cdef inline const float* flat_logits(const Batch* batch, Py_ssize_t row, Py_ssiz
     return work.u
 
 
-cdef bint flat_exponentials(const float* u, Py_ssize_t count, float* e, const char* ahead,
-                            const char* to) noexcept nogil:
-    # exp(u), and some numbers behind; False if some logit is not moderate. Fetches logits of a later block,
-    # and the lines that this one will write.
-    cdef vec[float] highest = splat(<float> -INFINITY), lowest = splat(<float> INFINITY), x, y
+cdef inline void begin_extremes(float* extremes) noexcept nogil:
+    # Of no logits, lane by lane: the least ones, then the greatest.
+    store(extremes, splat(<float> INFINITY))
+    store(extremes + lanes(<float> 0), splat(<float> -INFINITY))
+
+
+cdef inline bint all_moderate(const float* extremes) noexcept nogil:
+    return are_moderate(-reduce_max(-load(extremes)), reduce_max(load(extremes + lanes(<float> 0))))
+
+
+# No inline function, so that the loop has all registers.
+cdef void flat_exponentials(const float* u, Py_ssize_t count, float* e, const char* ahead, const char* to,
+                            float* extremes) noexcept nogil:
+    # exp(u), and some numbers behind. Fetches logits of a later block, and the lines that it will write.
     cdef int width = lanes(<float> 0)
+    cdef vec[float] lowest = load(<const float*> extremes), highest = load(<const float*> extremes + width)
+    cdef vec[float] x, y
     cdef Py_ssize_t i = 0
     while i + 2 * width <= count:
         fetch(ahead + i * sizeof(float))
@@ -94,7 +105,8 @@ cdef bint flat_exponentials(const float* u, Py_ssize_t count, float* e, const ch
         lowest = min(x, lowest)
         store(e + i, moderate_exp(x))
         i += width
-    return are_moderate(-reduce_max(-lowest), reduce_max(highest))
+    store(extremes, lowest)
+    store(extremes + width, highest)
 
 
 cdef inline Py_ssize_t position_of(const float* u, Py_ssize_t count, float number) noexcept nogil:
@@ -402,9 +414,11 @@ cdef double flat_block(const Batch* batch, Py_ssize_t row, Py_ssize_t rows, RowB
     cdef Py_ssize_t classes = batch.classes, i
     cdef bint wants_grad = batch.grad.data != NULL, only_sum = wants_only_their_sum(batch)
     cdef const float* u = flat_logits(batch, row, rows, work)
-    cdef bint is_moderate = flat_exponentials(u, rows * classes, work.e, <const char*> (u + FLAT_AHEAD),
-                                              row_address(&batch.grad, row) if wants_grad else <char*> work.e)
-    cdef bint simple = is_moderate and block.all_active
+    cdef char* to = row_address(&batch.grad, row) if wants_grad else <char*> work.e
+    cdef float extremes[32]
+    begin_extremes(&extremes[0])
+    flat_exponentials(u, rows * classes, work.e, <const char*> (u + FLAT_AHEAD), to, &extremes[0])
+    cdef bint is_moderate = all_moderate(&extremes[0]), simple = is_moderate and block.all_active
     cdef const long long* pivot
     if not work.simple:
         for i in range(BLOCK_ROWS):

@@ -6,8 +6,8 @@ from mutation import MODERATE, Mutation
 
 MUTATIONS = [
     Mutation(
-        "half of a plane's logits not watched",
-        "_plane_kernel.pxi",
+        "half of the logits not watched",
+        "_flat_kernel.pxi",
         "highest = max(y, max(x, highest))",
         "highest = max(x, highest)",
         MODERATE,
