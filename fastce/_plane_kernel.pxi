@@ -172,7 +172,8 @@ cdef int run_planes(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, doubl
     cdef Py_ssize_t row = start, run_rows = RUN_ROWS, together, done, rows, line, run
     cdef bint wants_grad = batch.grad.data != NULL
     cdef char* memory
-    while run_rows > BLOCK_ROWS and run_rows * batch.classes * <Py_ssize_t> sizeof(float) > RUN_BYTES:
+    while run_rows > BLOCK_ROWS and (run_rows * batch.classes * <Py_ssize_t> sizeof(float) > RUN_BYTES
+                                     or run_rows // 2 >= stop - start):
         run_rows //= 2
     work.apart = run_rows + 16  # no power of two: a row of the run would meet itself in the cache
     run = work.apart * batch.classes + 16
