@@ -27,7 +27,7 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 def reduction(value: str) -> str:
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
-    return value
+    return str(value)  # of NumPy's strings, which the kernels do not take
 
 
 def integer(name: str, value: Any) -> int:

@@ -157,6 +157,13 @@ def test_options_out_of_range(loss, options):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_a_string_of_numpy_is_a_reduction(loss):
+    made = getattr(fastce, loss)(reduction=np.str_("sum"))
+    z, y = np.ones((1, 1)), [0] if loss.startswith("Softmax") else np.zeros((1, 1))
+    assert made(z, y) == getattr(fastce, loss)(reduction="sum")(z, y)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_options_are_keywords(loss):
     with pytest.raises(TypeError):
         getattr(fastce, loss)(0.5)

@@ -157,6 +157,7 @@ def test_planes_of_16_bits(loss, storage, isa, rng):
     value, grad = made.value_and_grad(z, y)
     wide_value, wide_grad = made.value_and_grad(z.astype(np.float32), y)
     assert grad.dtype == dtype
+    assert np.any(grad)
     np.testing.assert_array_equal(value, wide_value)
     np.testing.assert_array_equal(grad, wide_grad.astype(dtype))
 
@@ -175,6 +176,7 @@ def test_extreme_factors_beside_others(layout, factor, isa, rng):
     _, plain = made.value_and_grad(given, y)
     if layout == "planes":
         grad, plain = grad.T, plain.T
+    assert np.all(plain)
     np.testing.assert_array_equal(grad[::3], plain[::3])
     np.testing.assert_allclose(grad, plain * grad_output[:, None], rtol=4 * 2.0**-23, atol=0)
 
