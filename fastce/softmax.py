@@ -204,7 +204,7 @@ class TokenLogProbs(NamedTuple):
     log_prob: Array
     """log p of the target, in nats: float64 for float64 logits, else float32."""
     lse: Array
-    """log Σ_j exp z_j, of the same dtype."""
+    """log Σ_j exp z_j as `logsumexp` gives it, of the same dtype."""
     argmax: Array
     """The first class of the largest logit: int64."""
 
@@ -256,6 +256,11 @@ def token_log_probs(
     loss, lse = np.empty(y.shape, working_type(z)), np.empty(y.shape, working_type(z))
     argmax = np.empty(y.shape, np.int64)
     batch.run(1.0, loss=loss, log_sum_exp=lse, argmax=argmax)
+    undefined = np.isnan(lse)
+    if undefined.any():  # the loss of such rows is NaN, but lse may be infinite
+        again = np.empty_like(lse)
+        _run("logsumexp", (last,), z, None, loss=again)
+        np.copyto(lse, again, where=undefined)
     return TokenLogProbs(np.negative(loss, out=loss), lse, argmax)
 
 
