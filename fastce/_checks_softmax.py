@@ -28,32 +28,19 @@ def logits(value: npt.ArrayLike) -> Array:
     return array
 
 
-def class_axis(logits: Array, axis: Any) -> int:
-    """Return the one class axis, counted from 0."""
-    if logits.ndim == 0:
-        raise ValueError("logits must have a class axis, got a scalar")
-    try:
-        index = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis must be an integer, got {axis!r}") from None
-    return _in_range(index, logits)
-
-
 def class_axes(logits: Array, axis: Any) -> tuple[int, ...]:
     """Return the class axes, counted from 0: all for None, and none for a scalar."""
     if axis is None:
         return tuple(range(logits.ndim))
-    if type(axis) is int and -logits.ndim <= axis < logits.ndim:
-        return (axis % logits.ndim,)
     try:
         indices = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
     except TypeError:
         raise TypeError(
             f"axis must be an integer, a tuple of integers or None, got {axis!r}"
         ) from None
-    if logits.ndim == 0 and not isinstance(axis, tuple) and indices[0] in (-1, 0):
-        return ()  # a reduction of NumPy takes the axis of a scalar as well
-    axes = tuple(_in_range(index, logits) for index in indices)
+    if logits.ndim == 0 and indices in ((-1,), (0,)):
+        return ()  # a scalar is taken for a row of one class
+    axes = tuple([_checks.class_axis(logits, index) for index in indices])
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis must name each axis once, got {axis!r} for {logits.ndim} axes")
     return axes
@@ -63,12 +50,3 @@ def keepdims(value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"keepdims must be True or False, got {value!r}")
     return bool(value)
-
-
-def _in_range(axis: int, logits: Array) -> int:
-    if -logits.ndim <= axis < logits.ndim:
-        return axis % logits.ndim
-    accepted = f"in [{-logits.ndim}, {logits.ndim - 1}]" if logits.ndim else "-1 or 0"
-    raise np.exceptions.AxisError(
-        f"axis must be {accepted} for logits of shape {logits.shape}, got {axis}"
-    )

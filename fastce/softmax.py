@@ -216,7 +216,7 @@ def token_log_probs(
 
     It is for evaluation of language models: perplexity is exp(−mean log_prob), and the greedy match
     is argmax == target. There is no temporary of the logits' size, so that memory-mapped files and
-    16-bit logits are welcome. A row gives the same bits in whatever batch it is.
+    16-bit logits are welcome. A row gives the same bits in every batch of one memory layout.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def token_log_probs(
     ['-2.0612e-09', '-1.3133'] [0 1]
     """
     z = _checks.logits(logits)
-    last = _checks_softmax.class_axis(z, axis)
+    last = _checks.class_axis(z, _checks.axis(axis))
     y, _ = _checks.softmax_target(target, z, last, probabilities=False)
     batch = Batch(_kernel("cross_entropy"), last_axis(z, last), labels=y)
     batch.denominator()

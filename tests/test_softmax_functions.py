@@ -385,14 +385,11 @@ def test_nothing(shape, isa):
 @pytest.mark.parametrize("axis", [2, -3, 2**31, -(2**31) - 1, 2**63, 2**70, (0, 2), (2**70,)])
 @pytest.mark.parametrize("name", [*NAMES, "token_log_probs"])
 def test_an_axis_out_of_range(name, axis):
-    z = np.zeros((3, 4))
-    arguments = (z,)
-    if name == "token_log_probs":
-        if isinstance(axis, tuple):
-            return
-        arguments = (z, [0, 1, 2])
+    arguments = ([[0.0, 1.0]], [0]) if name == "token_log_probs" else ([[0.0, 1.0]],)
+    if name == "token_log_probs" and isinstance(axis, tuple):
+        pytest.skip("it takes one axis")
     number = axis[-1] if isinstance(axis, tuple) else axis
-    with pytest.raises(np.exceptions.AxisError, match=rf"^axis must be in \[-2, 1\].*got {number}"):
+    with pytest.raises(ValueError, match=rf"^axis.*{number}"):
         getattr(fastce, name)(*arguments, axis=axis)
 
 
@@ -411,8 +408,8 @@ def test_other_axes_that_are_refused(name):
     function = getattr(fastce, name)
     with pytest.raises(ValueError, match="axis must name each axis once"):
         function(np.zeros((3, 4)), axis=(1, -1))
-    for axis in (1, -2, 2**31, (0,)):
-        with pytest.raises(np.exceptions.AxisError, match="axis must be"):
+    for axis in (1, -2, 2**31, (0, -1)):
+        with pytest.raises(ValueError, match="class axis"):
             function(1.0, axis=axis)
     for axis in (None, (0,), (0, 1)):
         with pytest.raises(TypeError, match="axis must be an integer, got"):
@@ -473,7 +470,7 @@ def test_other_arguments_that_are_refused(name):
     room = np.zeros(z.shape, ">f8")
     room_of_mask = room.view(bool)[:, :4]
     destination = room[:, 0] if name == "logsumexp" else room
-    with pytest.raises(ValueError, match=r"^out overlaps an input"):
+    with pytest.raises(ValueError, match=r"^out overlaps another array"):
         function(z, where=room_of_mask, out=destination)
     np.testing.assert_array_equal(z, before)
     assert not room.any()
