@@ -146,15 +146,14 @@ class _Call:
     def __init__(self, work: Work, tasks: Sequence[Task]) -> None:
         self.results = [0.0] * len(tasks)
         self.errors: list[BaseException] = []
-        self._work = work
-        self._pending = deque(enumerate(tasks))
+        self._pending = deque((work, i, task) for i, task in enumerate(tasks))
         self._claims: list[LockType] = []
 
     def drain(self) -> None:
-        work, results = self._work, self.results
+        results = self.results
         while True:
             try:
-                i, (start, stop) = self._pending.popleft()
+                work, i, (start, stop) = self._pending.popleft()
             except IndexError:
                 return
             results[i] = work(start, stop)
@@ -176,11 +175,15 @@ class _Call:
                 claim.release()
 
     def close(self) -> None:
-        """Return when no helper writes, nor will: after an error or an interrupt, too."""
-        self._pending.clear()
-        for claim in self._claims:
-            claim.acquire()
-        del self._work  # the arrays are the caller's alone again, even if a helper comes late
+        """Return when no helper writes, nor will, nor holds an array, even if it comes late."""
+        try:
+            self._pending.clear()
+            while self._claims:
+                with self._claims[-1]:
+                    self._claims.pop()
+        except BaseException:  # an interrupt, and there may be another
+            self.close()
+            raise
 
 
 class _Pool:

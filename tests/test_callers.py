@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from cases import on_grid
 from processes import output_of
 
 import fastce
+from fastce import _parallel
 
 BATCH = """
     import sys
@@ -57,6 +60,37 @@ def test_a_signal_handler_during_a_call(change):
     """
     )
     assert output_of(code.replace("CHANGE", str(change)), timeout=60) == ["True"] * 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer signals")
+def test_an_interrupt_leaves_no_helper_at_work():
+    """It comes when the caller has done its own tasks, and waits for the others."""
+    main, written = threading.get_ident(), []
+
+    def work(start, stop):
+        if threading.get_ident() == main:
+            time.sleep(0.2)
+        else:
+            time.sleep(1)
+            written.append(start)
+        return 0.0
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = fastce.get_num_threads()
+    fastce.set_num_threads(2)
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.4, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _parallel.run(work, [(0, 1), (1, 2)], _parallel.THREADED_ELEMENTS)
+        at_return = list(written)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        fastce.set_num_threads(before)
+    assert at_return == [1]
 
 
 def test_a_finaliser_during_a_call():
