@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from cases import DTYPES
@@ -49,7 +51,7 @@ def test_parts_have_the_bits_of_the_whole(name, layout, dtype, isa, rng):
             whole = of.value_grad_hess(z, target, sample_weight=weight, **call)
             parts = [
                 of.value_grad_hess(z[a:b], target[a:b], sample_weight=weight[a:b], **call)
-                for a, b in zip(CUTS, CUTS[1:], strict=False)
+                for a, b in pairwise(CUTS)
             ]
             for which in range(reduction == "mean", 3):
                 joined = np.concatenate([part[which] for part in parts])
