@@ -152,7 +152,7 @@ def test_signatures(name):
     cls = getattr(fastce, name)
     options = inspect.signature(cls).parameters.values()
     assert all(p.kind is p.KEYWORD_ONLY for p in options)
-    forward = {"sample_weight", "where", "normalizer"}
+    forward = {"sample_weight", "where", "normalizer", "loss_out"}
     for method, extra in (
         ("__call__", set()),
         ("value_and_grad", {"grad_output", "out"}),
