@@ -149,9 +149,10 @@ def unknown_exported_loss(name: str, options: dict[str, Any], error: Exception) 
     ) from error
 
 
-def not_a_jax_array(name: str, value: Any, reason: object) -> NoReturn:
+def not_a_jax_array(name: str, value: Any, reason: object = "") -> NoReturn:
     raise TypeError(
-        f"{name} must be an array, a list or a number, got {type(value).__name__} ({reason})"
+        f"{name} must be an array, a list or a number, got {type(value).__name__}"
+        + (f" ({reason})" if reason else "")
     )
 
 

@@ -11,8 +11,10 @@ fields have the names that they have there.
 import ctypes
 import hashlib
 import math
+import threading
 from collections.abc import Callable
 from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -95,11 +97,16 @@ class Buffer(Sized):
 
     def array(self) -> Array:
         """View the buffer as an array."""
-        shape, dtype = self.dims[: self.rank], np.dtype(TYPES[self.dtype])
-        if not math.prod(shape):
-            return np.empty(shape, dtype)
-        memory = (c_char * (math.prod(shape) * dtype.itemsize)).from_address(self.data)
-        return np.frombuffer(memory, dtype).reshape(shape)
+        shape = tuple(self.dims[: self.rank])
+        dtype, memory = _memory(self.dtype, shape)
+        return np.ndarray(shape, dtype, memory.from_address(self.data or 0))
+
+
+@lru_cache
+def _memory(code: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return the type of an array of XLA's and that of its memory."""
+    dtype = np.dtype(TYPES[code])
+    return dtype, c_char * (math.prod(shape) * dtype.itemsize)
 
 
 class Arguments(Sized):
@@ -110,7 +117,8 @@ class Arguments(Sized):
     ]
 
     def arrays(self) -> list[Array]:
-        return [self.args[i].contents.array() for i in range(self.size)]
+        buffers = self.args
+        return [buffers[i].contents.array() for i in range(self.size)]
 
 
 class Results(Sized):
@@ -121,7 +129,8 @@ class Results(Sized):
     ]
 
     def arrays(self) -> list[Array]:
-        return [self.rets[i].contents.array() for i in range(self.size)]
+        buffers = self.rets
+        return [buffers[i].contents.array() for i in range(self.size)]
 
 
 class Scalar(Structure):
@@ -168,6 +177,7 @@ class CallFrame(Sized):
 # well: compiled code may be run by another process, which has to find the same function.
 _functions: dict[int, Function] = {}
 _read: Callable[[str], Function]
+_thread = threading.local()
 
 
 def _handle(pointer: Any) -> int | None:
@@ -182,6 +192,11 @@ def _handle(pointer: Any) -> int | None:
     if frame.stage != EXECUTE:
         return None
     try:
+        if not hasattr(_thread, "kept"):
+            # Python would make and drop the state of a thread of XLA's in each call, which takes as
+            # long as a small loss. One more `Ensure` than `Release` keeps it.
+            ctypes.pythonapi.PyGILState_Ensure()
+            _thread.kept = True
         digest = frame.attrs.digest()
         function = _functions.get(digest)
         if function is None:

@@ -108,11 +108,12 @@ class _Function:
 # Derivatives --------------------------------------------------------------------------------------
 
 
+@lru_cache
 def _differentiable(loss: Any) -> Any:
     """Return the loss as a function of its arguments by name, with its derivative.
 
     The derivative along a tangent is the gradient's inner product with it. JAX transposes that for
-    reverse mode.
+    reverse mode. Outside of jit the function is compiled by itself, and kept for each loss.
     """
 
     @jax.custom_jvp
@@ -141,7 +142,7 @@ def _differentiable(loss: Any) -> Any:
 
     value.defjvp(derivative, symbolic_zeros=True)
     value_and_grad.defjvp(second_derivative)
-    return value
+    return jax.jit(value, inline=True)
 
 
 def _is_constant(tangent: Any) -> bool:
@@ -195,17 +196,20 @@ def _read(description: str) -> _jax_call.Function:
 
     def evaluate(arrays: list[Array], outs: list[Array]) -> None:
         """Write loss and, if there is room for it, gradient; a vmap's axes come first."""
-        for i in np.ndindex(arrays[0].shape[: arrays[0].ndim - rank]):
-            at = (*i, ...)  # of all axes, too, a view
-            given = {name: array[at] for name, array in zip(names, arrays, strict=True)}
-            try:
-                if len(outs) > 1:
-                    outs[0][at], _ = loss.value_and_grad(**given, out=outs[1][at])
-                else:
-                    outs[0][at] = loss(**given)
-            except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
-                for out in outs:
-                    out[at] = np.nan
+        if arrays[0].ndim > rank:
+            for i in range(len(arrays[0])):
+                at = (i, ...)  # without axes, too, a view
+                evaluate([array[at] for array in arrays], [out[at] for out in outs])
+            return
+        given = dict(zip(names, arrays, strict=True))
+        try:
+            if len(outs) > 1:
+                outs[0][...], _ = loss.value_and_grad(**given, out=outs[1])
+            else:
+                outs[0][...] = loss(**given)
+        except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
+            for out in outs:
+                out[...] = np.nan
 
     return evaluate
 
@@ -220,12 +224,14 @@ def _array(name: str, value: Any) -> Any:
     """Return what a loss takes as an array of JAX."""
     if isinstance(value, np.ma.MaskedArray):
         _checks._array(name, value)
+    if value is None or isinstance(value, str | bytes):  # JAX has readings of these
+        _checks_bridges.not_a_jax_array(name, value)
     try:
         array: Any = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
         _checks_bridges.not_a_jax_array(name, value, error)
     if jnp.issubdtype(array.dtype, jax.dtypes.extended):
-        _checks_bridges.not_a_jax_array(name, value, array.dtype)
+        _checks_bridges.not_a_jax_array(name, value)
     return array
 
 
