@@ -1,7 +1,7 @@
-"""The losses as JAX functions on the CPU: under ``jit``, ``grad``, ``value_and_grad`` and ``vmap``.
+"""The losses as JAX functions on the CPU: for ``jit``, ``grad``, ``jvp``, ``vmap``, ``shard_map``.
 
-The value and its gradient, where one is asked for, come from one pass over the logits. The kernels
-read JAX's arrays where they lie, and write the results where JAX wants them.
+A value alone costs a value alone; a derivative brings value and gradient from one pass over the
+logits. The kernels read JAX's arrays where they lie, and write the results where JAX wants them.
 """
 
 import json
@@ -26,36 +26,40 @@ from fastce import _jax_call
 __all__ = ["function"]
 
 # Compiled code knows a loss by the name of its class.
-LOSSES = {
-    name: cls for name in losses.__all__ if isinstance(cls := getattr(losses, name), type)
-}
+LOSSES = {name: cls for name in losses.__all__ if isinstance(cls := getattr(losses, name), type)}
 
 
 def function(loss: Loss) -> Callable[..., Any]:
-    """Return a loss as a JAX function ``f(logits, target, sample_weight=None)``.
+    """Return a loss as a JAX function ``f(logits, target, sample_weight=None, where=None)``.
 
-    It is differentiable, once, in its first argument; target and weights count as constants. Only
-    arrays on the CPU are supported. Under ``vmap`` the kernels run once for each element of the
-    mapped axis: ``reduction="none"`` on the whole batch is faster.
+    Its derivative along a tangent t of the logits is Σ gradᵢ·tᵢ, with the loss's gradient: in
+    forward mode (``jvp``, ``linearize``, ``jacfwd``) and, transposed, in reverse mode (``grad``,
+    ``vjp``, ``jacrev``). There is no second derivative, and none in other arguments than the
+    logits: both raise. Only arrays on the CPU are supported. Under ``vmap`` the kernels run once
+    for each element of the mapped axis: ``reduction="none"`` on the whole batch is faster.
 
     Parameters
     ----------
     loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
-        With its options; the reduction is part of it.
+        With its options; the reduction is part of it. Compiled and exported code carries it along.
 
     Returns
     -------
     callable
-        What it takes is what ``loss(logits, target, sample_weight=...)`` takes. It returns an array
-        of shape (), or of the losses with ``reduction="none"``: float64 for float64 logits, else
-        float32. Shapes and types that do not fit raise while it is traced. Compiled code cannot
-        raise: **a label that is not a class, a probability outside [0, 1] or a negative weight
-        gives NaN**, as the loss and the gradient of the whole call.
+        What it takes is what ``loss(logits, target, sample_weight=..., where=...)`` takes: arrays
+        of JAX or NumPy, lists and numbers. It returns an array of shape (), or of the losses with
+        ``reduction="none"``: float64 for float64 logits, else float32. Shapes and types that do not
+        fit raise while it is traced. Compiled code cannot raise: **a label that is not a class, a
+        probability or a weight that the loss refuses gives NaN**, as the loss and the gradient of
+        the whole call. Functions compare, hash and pickle by their loss.
 
     Raises
     ------
     TypeError
-        `loss` is not a loss of this library.
+        `loss` is not a loss of this library. The function raises what the loss raises for shapes
+        and types, and TypeError for what is no array, list or number.
+    NotImplementedError, ValueError
+        From the function: a second derivative, or one in target or weights, was asked for.
 
     Examples
     --------

@@ -280,7 +280,9 @@ def test_masked_classes_in_jax(batch, rng):
 
     losses = bridge.function(fastce.SoftmaxCrossEntropy(reduction="none"))
     by_name = jax.jit(lambda z, y, mask: losses(z, y, where=mask))
-    np.testing.assert_allclose(by_name(logits, target, allowed), expected(*batch, allowed), rtol=1e-5)
+    np.testing.assert_allclose(
+        by_name(logits, target, allowed), expected(*batch, allowed), rtol=1e-5
+    )
     found, theirs = (
         jax.jit(jax.grad(lambda z, f=f: f(z, target, allowed).sum()))(logits)
         for f in (by_name, expected)

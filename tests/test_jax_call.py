@@ -86,7 +86,8 @@ def version_that_xla_is_told():
 def test_xla_is_told_the_version_that_is_used():
     header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text("utf-8")
     major, minor = (
-        int(re.search(rf"define XLA_FFI_API_{part} (\d+)", header)[1]) for part in ("MAJOR", "MINOR")
+        int(re.search(rf"define XLA_FFI_API_{part} (\d+)", header)[1])
+        for part in ("MAJOR", "MINOR")
     )
     assert version_that_xla_is_told() == (0, 1)
     assert (major, minor) >= version_that_xla_is_told()
