@@ -206,11 +206,16 @@ def _read(description: str) -> _jax_call.Function:
                 evaluate([array[at] for array in arrays], [out[at] for out in outs])
             return
         given = dict(zip(names, arrays, strict=True))
+        if loss.reduction == "none":
+            given["loss_out"] = outs[0]
         try:
             if len(outs) > 1:
-                outs[0][...], _ = loss.value_and_grad(**given, out=outs[1])
+                value, _ = loss.value_and_grad(**given, out=outs[1])
             else:
-                outs[0][...] = loss(**given)
+                value = loss(**given)
+            if loss.reduction != "none":
+                with np.errstate(over="ignore"):  # it may be beyond the range of float32
+                    outs[0][...] = value
         except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
             for out in outs:
                 out[...] = np.nan
@@ -261,13 +266,13 @@ def _check(
         shape = shape[:axis] + shape[axis + 1 :]
     else:
         _checks.sigmoid_target(_outline(target), z)
-        for name, value in loss._options().items():
-            if isinstance(value, np.ndarray):
-                _checks._broadcast(name, value, shape)
+        options = loss._options().items()
+        weights = {name: (name, value) for name, value in options if isinstance(value, np.ndarray)}
+        _checks.element_weights(weights, shape)
     if sample_weight is not None:
         _checks.sample_weight(_outline(sample_weight), shape)
     if where is not None:
-        _checks.where(_outline(where), z.shape)
+        _checks.where(_outline(where), z.shape, shape)
 
 
 def _outline(array: Any) -> Array:

@@ -337,6 +337,41 @@ def test_one_sample_under_vmap(loss, rng):
         np.testing.assert_allclose(grad[i], expected_grad, rtol=1e-6)
 
 
+def test_a_loss_beyond_float32_is_infinite():
+    logits = jnp.full((4, 2), 3e38).at[:, 1].set(-3e38)
+    f = bridge.function(fastce.BCEWithLogits(reduction="sum"))
+    loss, grad = jax.value_and_grad(f)(logits, jnp.zeros((4, 2)))
+    assert loss == np.inf
+    np.testing.assert_array_equal(grad, [[1, 0]] * 4)
+
+
+def test_arrays_as_options_must_fit_in_jax():
+    for option in ({"pos_weight": np.ones(3)}, {"pos_weight": np.ones((2, 4))}):
+        with pytest.raises(ValueError, match=r"pos_weight of shape .* does not broadcast"):
+            bridge.function(fastce.BCEWithLogits(**option))(Z, np.zeros((3, 4)))
+    focal = fastce.SigmoidFocalLoss(alpha=[0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_allclose(
+        bridge.function(focal)(Z, Z.astype(int)), focal(Z, Z.astype(int)), rtol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"alpha of shape \(4,\) does not broadcast"):
+        bridge.function(focal)(Z[:, :3], Z[:, :3])
+
+
+def test_labels_as_one_hot_integers_and_negative_weights_in_jax(rng):
+    ce = bridge.function(fastce.SoftmaxCrossEntropy(reduction="sum"))
+    logits = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    labels, advantage = jnp.asarray([0, 3, 1]), jnp.asarray([1.5, -2.0, 0.25])
+    one_hot = jax.nn.one_hot(labels, 4, dtype=int)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
+    for target in (labels, one_hot, one_hot.astype(bool)):
+        np.testing.assert_allclose(
+            ce(logits, target, advantage), -(advantage * log_p).sum(), rtol=1e-5
+        )
+    assert np.isnan(ce(logits, one_hot - 0.5))  # negative probabilities
+    mean = bridge.function(fastce.SoftmaxCrossEntropy())
+    assert np.isnan(mean(logits, labels, advantage))  # divided by a sum of weights below 0
+
+
 Z, Y = np.zeros((3, 4), np.float32), np.zeros(3, int)
 
 
@@ -360,6 +395,7 @@ Z, Y = np.zeros((3, 4), np.float32), np.zeros(3, int)
         ((Z, Y, [1.0, 2.0]), ValueError, r"sample_weight of shape \(2,\) does not broadcast"),
         ((Z, Y, None, [1, 1, 1, 0]), TypeError, "where must be bool, got int"),
         ((Z, Y, None, [True, False]), ValueError, r"where of shape \(2,\) does not broadcast"),
+        ((Z, Y, None, [True] * 3), ValueError, "to leave out samples, use sample_weight"),
         ((np.float32(1), Y), ValueError, "logits must have a class axis"),
     ],
 )
