@@ -4,9 +4,11 @@ A check returns its argument in the form that the rest of the package uses, and 
 All checks of a call run before its first write.
 """
 
+import contextlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import numpy as np
@@ -181,8 +183,8 @@ def bad_label(
     at = np.unravel_index(flat_position, target.shape)
     ignored = "" if ignore_index is None else f", and ignore_index is {ignore_index}"
     raise IndexError(
-        f"target holds the label {target[at]}{_position(at)}, but the labels of {classes} classes"
-        f" are 0 to {classes - 1}{ignored}"
+        f"target holds the label {target[at]}{_position(at, 'target')}, but the labels of"
+        f" {classes} classes are 0 to {classes - 1}{ignored}"
     )
 
 
@@ -200,7 +202,7 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
 def bad_probability(
     name: str, array: Array, at: tuple[Any, ...], accepted: str = "lie in [0, 1]"
 ) -> NoReturn:
-    raise ValueError(f"{name} must {accepted}, got {array[at]}{_position(at)}")
+    raise ValueError(f"{name} must {accepted}, got {array[at]}{_position(at, name)}")
 
 
 # Other arguments of a call ------------------------------------------------------------------------
@@ -468,7 +470,7 @@ def _weights(
     if not good.all():
         at = _first(~good)
         accepted = "finite" if signed else accepted
-        raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at)}")
+        raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at, name)}")
     return float(largest)
 
 
@@ -485,7 +487,24 @@ def _first(wrong: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
 
 
-def _position(at: tuple[Any, ...]) -> str:
-    """Say where an element is; a scalar has no position."""
-    index = tuple(int(i) for i in at)
+_starts: ContextVar[dict[str, tuple[int, ...]]] = ContextVar("_starts", default={})  # noqa: B039
+
+
+@contextlib.contextmanager
+def positions_of_whole(starts: dict[str, tuple[int, ...]]) -> Iterator[None]:
+    """Let errors say where an element is in the whole array of which an argument is a chunk.
+
+    ``starts`` says, by the argument's name, where the chunk begins.
+    """
+    token = _starts.set(starts)
+    try:
+        yield
+    finally:
+        _starts.reset(token)
+
+
+def _position(at: tuple[Any, ...], name: str = "") -> str:
+    """Say where an element of the argument ``name`` is; a scalar has no position."""
+    start = _starts.get().get(name, (0,) * len(at))
+    index = tuple(int(i) + first for i, first in zip(at, start, strict=True))
     return f" at position {index[0] if len(index) == 1 else index}" if index else ""
