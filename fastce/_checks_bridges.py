@@ -131,13 +131,16 @@ def labels_in_range(labels: Array, classes: int) -> None:
 
 
 def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
-    """Return the arrays of a linear layer, all float32 or all float64."""
+    """Return the arrays of a linear layer, all of one floating-point type."""
     x, w = _checks._array("hidden", hidden), _checks._array("weight", weight)
     b = None if bias is None else _checks._array("bias", bias)
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
-        if array is not None and array.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
-        if array is not None and array.dtype != x.dtype:
+        if array is None:
+            continue
+        if not _checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            accepted = f"{_checks.ACCEPTED_LOGITS}, in native byte order"
+            raise TypeError(f"{name} must be {accepted}, got {array.dtype.str}")
+        if array.dtype != x.dtype:
             raise TypeError(f"{name} must be of the dtype of hidden, {x.dtype}, got {array.dtype}")
     if x.ndim == 0:
         raise ValueError("hidden must have an axis of features, got a scalar")
