@@ -144,7 +144,7 @@ def linear_cross_entropy(
     one_by_one = chosen.reduction == "none"
     chunk_loss = dataclasses.replace(chosen, axis=-1, reduction="none" if one_by_one else "sum")
     grads = _Gradients(x, w, b)
-    targets = y.reshape(-1) if is_labels else y.reshape(grads.rows, len(w))
+    targets = y.reshape(-1) if is_labels else _rows_of(y)
     weights = None if factor is None else factor.reshape(-1)
     active = np.ones(grads.rows, bool)
     if is_labels:
@@ -170,6 +170,27 @@ def linear_cross_entropy(
     if one_by_one:
         return losses.reshape(shape), *grads.results(x)
     return _sum(totals) / divisor, *grads.results(x)
+
+
+class _Scattered:
+    """Probabilities of which the rows lie at no one distance, so that reshaping would copy all."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __getitem__(self, rows: slice | Array) -> Array:
+        shape = self.array.shape[:-1]
+        positions = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        part: Array = self.array[np.unravel_index(positions, shape)]
+        return part
+
+
+def _rows_of(probabilities: Array) -> Array | _Scattered:
+    """Return what gives the rows of probabilities, without a copy of all of them."""
+    if probabilities.ndim > 2 and not probabilities.flags.c_contiguous:
+        return _Scattered(probabilities)
+    *shape, classes = probabilities.shape
+    return probabilities.reshape(math.prod(shape), classes)
 
 
 def _chunks(rows: int, row_bytes: int, used: Array) -> Iterator[slice | Array]:
