@@ -4,17 +4,16 @@ A check returns its argument in the form that the rest of the package uses, and 
 All checks of a call run before its first write.
 """
 
-import contextlib
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import _layout
+from fastce._positions import position as _position
 
 Array = npt.NDArray[Any]
 
@@ -485,26 +484,3 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...], hint: str = "") 
 
 def _first(wrong: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
-
-
-_starts: ContextVar[dict[str, tuple[int, ...]]] = ContextVar("_starts", default={})  # noqa: B039
-
-
-@contextlib.contextmanager
-def positions_of_whole(starts: dict[str, tuple[int, ...]]) -> Iterator[None]:
-    """Let errors say where an element is in the whole array of which an argument is a chunk.
-
-    ``starts`` says, by the argument's name, where the chunk begins.
-    """
-    token = _starts.set(starts)
-    try:
-        yield
-    finally:
-        _starts.reset(token)
-
-
-def _position(at: tuple[Any, ...], name: str = "") -> str:
-    """Say where an element of the argument ``name`` is; a scalar has no position."""
-    start = _starts.get().get(name, (0,) * len(at))
-    index = tuple(int(i) + first for i, first in zip(at, start, strict=True))
-    return f" at position {index[0] if len(index) == 1 else index}" if index else ""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastce import _checks
+from fastce import _checks, _positions
 from fastce._checks import Array
 
 # Optional packages --------------------------------------------------------------------------------
@@ -60,9 +60,7 @@ def summary(name: str, value: Any) -> list[Array]:
     return fields
 
 
-def summary_fits(
-    name: str, fields: list[Array], shape: tuple[int, ...], soft: bool
-) -> None:
+def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], soft: bool) -> None:
     """Check that a summary is of the rows of a target, and of a loss that smooths labels or not."""
     if fields[0].shape != shape:
         raise ValueError(
@@ -116,7 +114,7 @@ def integral_labels(value: Any) -> Array:
     if not good.all():
         at = _checks._first(~good)
         raise ValueError(
-            f"target must be integral class labels, got {array[at]}{_checks._position(at)}"
+            f"target must be integral class labels, got {array[at]}{_positions.position(at)}"
         )
     return labels
 
@@ -189,6 +187,11 @@ def no_second_derivative_in_jax() -> NoReturn:
         "fastce.jax has first derivatives only, and a second one was asked for. The diagonal of the"
         " Hessian comes from the loss's method value_grad_hess, on NumPy arrays"
     )
+
+
+def one_of_losses(value: Any, accepted: tuple[type, ...]) -> None:
+    if not isinstance(value, accepted):
+        not_a_loss(value, "one of " + ", ".join(cls.__name__ for cls in accepted))
 
 
 def host_argument(name: str, accepted: str, got: Any) -> NoReturn:

@@ -44,8 +44,7 @@ class Graph:
         normalizer: Any = None,
         probabilities: bool = True,
     ) -> None:
-        if not isinstance(loss, LOSSES):
-            _checks_bridges.not_a_loss(loss, "one of " + ", ".join(t.__name__ for t in LOSSES))
+        _checks_bridges.one_of_losses(loss, LOSSES)
         _checks_bridges.dask_logits(logits, da.Array)
         target = _array("target", target)
         sample_weight = _array("sample_weight", sample_weight)
@@ -106,13 +105,11 @@ class Graph:
         return da.from_array(value, chunks), axes
 
     def _normalizer(self, value: Any) -> Any:
-        """Return a float, a dask array of no dimension that is checked when it is computed, or None."""
+        """Return None, a float, or a dask array of no axes, which is checked when computed."""
         if not isinstance(value, da.Array):
             return _checks.normalizer(value)
         _checks_bridges.dask_scalar("normalizer", value.shape)
-        return da.blockwise(
-            tasks.normalizer, (), value, (), dtype=np.float64, meta=_nothing(0)
-        )
+        return da.blockwise(tasks.normalizer, (), value, (), dtype=np.float64, meta=_nothing(0))
 
     # What is computed -------------------------------------------------------------------------
 
@@ -178,11 +175,13 @@ class Graph:
         else:
             # What broadcasts is counted once, and multiplied.
             where = (None, None) if self.is_softmax else self.where
-            given = [pair for pair in (self.sample_weight, where) if pair[0] is not None]
+            given: list[Any] = [pair for pair in (self.sample_weight, where) if pair[1] is not None]
             if not given:
                 return float(math.prod(self.logits.shape[i] for i in self.rows)), None
             axes = max((axes for _, axes in given), key=len)
-            counted = {i for array, axes in given for i, n in zip(axes, array.shape) if n != 1}
+            counted = {
+                i for array, own in given for i, n in zip(own, array.shape, strict=True) if n != 1
+            }
             factor = math.prod(self.logits.shape[i] for i in self.rows if i not in counted)
             parts = da.blockwise(
                 tasks.weight_of_samples,
@@ -202,7 +201,7 @@ class Graph:
             parts = da.reduction(
                 parts,
                 tasks.unchanged,
-                tasks.added,
+                tasks.totals,
                 axis=tuple(range(len(axes))),
                 split_every=dict.fromkeys(range(len(axes)), ADDED_AT_ONCE),
                 dtype=np.float64,
@@ -227,7 +226,7 @@ class Graph:
         total = da.reduction(
             results,
             tasks.first,
-            np.sum,
+            tasks.total,
             axis=tuple(range(results.ndim)),
             split_every=dict.fromkeys(range(results.ndim), ADDED_AT_ONCE),
             dtype=np.float64,
@@ -290,7 +289,7 @@ class Graph:
         return tuple(arguments)
 
     def _located(self, axes: tuple[int, ...]) -> dict[str, tuple[int | None, ...]]:
-        """Return which of `_starts` goes with which axis of the arguments; None if it broadcasts."""
+        """Return which of `_starts` goes with which axis of an argument; None if it broadcasts."""
         located = {}
         for name in ("target", "sample_weight"):
             array, own_axes = getattr(self, name)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _checks, sharded
+from fastce import _checks, _positions, sharded
 from fastce._evaluate import _sum, checked_denominator, sum_of_weights
 from fastce._sharded_rows import weights_of_labels
 from fastce.softmax import token_log_probs
@@ -55,12 +55,25 @@ def as_chunk(value: Any, ndim: int) -> Any:
 
 def in_whole(starts: Any, located: Located) -> contextlib.AbstractContextManager[None]:
     """Let errors name positions in the whole arrays; an axis of None is broadcast."""
-    return _checks.positions_of_whole(
+    return _positions.counted_from(
         {
             name: tuple(0 if i is None else int(starts[i][0]) for i in axes)
             for name, axes in located.items()
         }
     )
+
+
+# Sums ---------------------------------------------------------------------------------------------
+
+
+def total(parts: Any, axis: Any, keepdims: bool) -> Any:
+    """Add up the numbers of chunks along all axes, rounding once."""
+    return np.reshape(_sum(parts.ravel().tolist()), (1,) * parts.ndim if keepdims else ())
+
+
+def totals(parts: Any, axis: Any, keepdims: bool) -> Any:
+    """Add up the pairs of chunks along all axes but their own, the last."""
+    return np.stack([total(parts[..., i], axis, keepdims) for i in range(2)], axis=-1)
 
 
 # Denominators -------------------------------------------------------------------------------------
@@ -85,22 +98,17 @@ def weight_of_samples(weight: Any, where: Any, *starts: Any, ndim: int, located:
         if where is None:
             found = sum_of_weights(weight)
         else:
-            found = sum_of_weights(*np.broadcast_arrays(weight, where))
+            weight, where = np.broadcast_arrays(weight, where)
+            found = sum_of_weights(weight[where])
     return np.reshape(np.asarray(found, np.float64), (1,) * ndim + (2,))
 
 
-def added(parts: Any, axis: Any, keepdims: bool) -> Any:
-    """Add up the sums of chunks along all axes but the last, rounding once."""
-    totals = [_sum(column.ravel().tolist()) for column in np.moveaxis(parts, -1, 0)]
-    return np.reshape(totals, (1,) * (parts.ndim - 1) + (2,) if keepdims else (2,))
-
-
-def denominator(total: Any, factor: float) -> Any:
+def denominator(sums: Any, factor: float) -> Any:
     """Return what a mean divides by: 0 if nothing counts, and NaN if the weights overflow."""
-    total, counts = total.tolist()
+    weight, counts = sums.tolist()
     if counts == 0 or factor == 0:
         return np.asarray(0.0)
-    return np.asarray(checked_denominator(total * factor, True))
+    return np.asarray(checked_denominator(weight * factor, True))
 
 
 def normalizer(value: Any) -> Any:
@@ -184,9 +192,7 @@ def summarise_chunk(
 ) -> Any:
     first_class = int(starts[loss.axis][0])
     with in_whole(starts, located):
-        packed = sharded.summarise(
-            z, y, first_class, loss, classes=classes, where=where
-        ).packed()
+        packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
         packed = np.concatenate([packed, [first_class + np.argmax(z, axis=loss.axis)]])
     return np.moveaxis(packed, 0, -1)[..., None, :]

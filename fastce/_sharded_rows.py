@@ -113,11 +113,13 @@ class Shard:
         ε is spread over those classes of a row that are left in, by all of its shards: how many
         they are is known in the end, and the sums are taken as if they were all.
         """
+        whole = self.mask
+        assert whole is not None
         mass, distance, fields[2] = fields[0], fields[1], kept
         distance *= kept / self.width  # the kernel spread it over those of this shard
 
         def work(rows: slice) -> None:
-            mask = _layout.gather(self.mask, self.target.ndim, rows.start, rows.stop, bool)
+            mask = _layout.gather(whole, self.target.ndim, rows.start, rows.stop, bool)
             mass[rows] = np.where(mask, soft, 0.0).sum(axis=1)
 
         self.by_blocks(work)

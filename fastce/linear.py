@@ -10,7 +10,6 @@ gradient G where they lie, and used up at once::
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -267,9 +266,9 @@ class _Gradients:
 
     def results(self, hidden: Array) -> tuple[Array, Array, Array | None]:
         """Return the gradients, of the shapes and in the type of what they belong to."""
+        of_hidden: Array = self.grad_hidden.reshape(hidden.shape)
         with np.errstate(over="ignore"):
-            weight, bias = (
-                None if grad is None else grad.astype(hidden.dtype, copy=False)
-                for grad in (self.grad_weight, self.grad_bias)
-            )
-        return self.grad_hidden.reshape(hidden.shape), weight, bias
+            weight = self.grad_weight.astype(hidden.dtype, copy=False)
+            bias = self.grad_bias
+            bias = None if bias is None else bias.astype(hidden.dtype, copy=False)
+        return of_hidden, weight, bias

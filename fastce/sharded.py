@@ -229,7 +229,8 @@ def finish(
     rows = Rows(summary, target, loss, classes, sample_weight, normalizer)
     if loss.reduction == "none":
         return rows.losses.reshape(summary.maximum.shape)
-    return float(rows.losses.sum()) / rows.denominator
+    with np.errstate(all="ignore"):
+        return float(rows.losses.sum()) / rows.denominator
 
 
 def gradient(
@@ -308,8 +309,9 @@ def total_weight(
 ) -> float:
     """Return the sum of the weights of these rows: of all rows, it is the mean's denominator.
 
-    Where rows are spread, add the sums up, and pass the total as `normalizer`. It is Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored; the `alpha` of a focal
-    loss is no weight.
+    Where rows are spread, add the sums up, and pass the total as `normalizer`. It is
+    Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored; the `alpha` of a focal loss is
+    no weight.
 
     Parameters
     ----------

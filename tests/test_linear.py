@@ -204,21 +204,20 @@ def test_16_bits_are_widened(dtype, reduction, chunks, rng):
     target[0, ::3] = -100
     for b in (None, bias):
         results = linear_cross_entropy(hidden, weight, target, b, loss=loss)
-        wide = (array if array is None else array.astype(np.float32) for array in (hidden, weight, b))
-        x, w, wide_bias = wide
+        x, w = hidden.astype(np.float32), weight.astype(np.float32)
+        wide_bias = None if b is None else b.astype(np.float32)
         expected = linear_cross_entropy(x, w, target, wide_bias, loss=loss)
         np.testing.assert_allclose(results[0], expected[0], rtol=1e-6)
         assert np.asarray(results[0]).dtype == np.asarray(expected[0]).dtype
         # In float32 up to one rounding in the end. Not of the logits, and not of the sums.
-        unit = float(ml_dtypes.finfo(dtype).eps) / 2
+        info = ml_dtypes.finfo(dtype)
+        rtol, least = 1.01 * float(info.eps) / 2, float(info.smallest_subnormal)
         for result, truth in zip(results[1:], expected[1:], strict=True):
             assert (result is None) == (truth is None)
             if truth is not None:
                 assert result.dtype == dtype
-                atol = 1e-6 * np.max(np.abs(truth)) + float(ml_dtypes.finfo(dtype).smallest_subnormal)
-                np.testing.assert_allclose(
-                    result.astype(np.float32), truth, rtol=1.01 * unit, atol=atol
-                )
+                atol = 1e-6 * np.max(np.abs(truth)) + least
+                np.testing.assert_allclose(result.astype(np.float32), truth, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -280,7 +279,7 @@ def test_errors(rng):
         linear_cross_entropy(hidden, weight, [0, 1, 37, 2])
     with pytest.raises(TypeError, match="weight must be of the dtype of hidden"):
         linear_cross_entropy(hidden, weight.astype(np.float64), target)
-    for wrong in (hidden.astype(int), hidden.astype(complex), hidden.astype(hidden.dtype.newbyteorder())):
+    for wrong in (hidden.astype(int), hidden.astype(complex), hidden.astype(">f4")):
         with pytest.raises(TypeError, match="hidden must be float16, bfloat16, float32 or float64"):
             linear_cross_entropy(wrong, weight, target)
     with pytest.raises(TypeError, match="hidden is a masked array"):
