@@ -88,7 +88,7 @@ class Shard:
         )
         labels = np.maximum(self.column, 0)  # a row whose target lives elsewhere takes any
         labels = labels.reshape(self.target.shape)
-        Batch(kernel, self.logits, labels=labels, mask=self.mask).run(1.0, **wanted)
+        _run(Batch(kernel, self.logits, labels=labels, mask=self.mask), scale, **wanted)
         target_logit[self.column < 0] = -np.inf
         if self.mask is not None:
             kept = np.count_nonzero(self.mask, axis=-1).reshape(-1)
@@ -325,4 +325,11 @@ def _write_softmax(
         sample_weight=weight.reshape(shape),
         grad_output=pull.reshape(shape),
     )
-    batch.run(1.0, grad=grad)
+    _run(batch, scale, grad=grad)
+
+
+def _run(batch: Batch, logit_scale: float, **outputs: Array) -> None:
+    """Go over all rows, in float64 if scaled logits leave the range of float32."""
+    if batch.scale_overflows(logit_scale):
+        batch.real = np.dtype(np.float64)
+    batch.run(1.0, **outputs)

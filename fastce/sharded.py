@@ -19,7 +19,8 @@ A step on shards goes like this, with whatever moves arrays between processes::
     value = finish(summary, target, loss, classes=K)                  # anyone
     grad = gradient(logits, target, first_class, part, summary, loss, classes=K)   # each shard
 
-What moves is ``part.packed()``: three float64 numbers a row and shard, five with label smoothing.
+What moves is ``part.packed()``: three float64 numbers per row and shard, five with label smoothing,
+six with that and a mask.
 """
 
 from typing import Any, NamedTuple

@@ -285,6 +285,21 @@ def test_no_rows_and_no_weight():
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-14)
 
 
+@pytest.mark.parametrize("scale", [1 / 0.7, -1 / 0.7, 1e20])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 20.0}])
+def test_scaled_logits_beyond_float32(scale, options):
+    """As in the unsplit loss they are taken in float64."""
+    loss = fastce.SoftmaxCrossEntropy(logit_scale=scale, reduction="none", **options)
+    z = np.array([[2.5e38, 1, 2, 3, 2.49e38], [2.5e38, -2.5e38, 0, 0, 0], [1e-5, 2, 3, 4, 5]])
+    z, y = z.astype(np.float32), np.array([0, 1, 3])
+    expected, expected_grad = loss.value_and_grad(z.astype(np.float64), y)
+    assert np.isfinite(expected).all()
+    for split in ([0, 2, 5], [0, 1, 2, 3, 4, 5]):
+        value, grad = evaluate(loss, z, y, split)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-37)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_layouts_give_the_same_bits(layout, smoothing, rng):
