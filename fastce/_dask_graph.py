@@ -19,6 +19,7 @@ from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, 
 
 try:
     import dask.array as da
+    from dask.layers import ArraySliceDep
 except ImportError as error:
     _checks_bridges.missing_host("dask.array", "dask", error)
 
@@ -136,7 +137,7 @@ class Graph:
             *self.sample_weight,
             *self.where,
             *self._denominator,
-            *self._starts(self.axes),
+            *self._slices(self.axes),
             located=self._located(self.axes),
             loss=self.loss_of_chunk,
             classes=self.classes,
@@ -162,7 +163,7 @@ class Graph:
                 (*axes, self.fields),
                 *self.target,
                 *self.sample_weight,
-                *self._starts(axes),
+                *self._slices(axes),
                 located=self._located(axes),
                 loss=self.loss_of_chunk,
                 classes=self.classes,
@@ -188,8 +189,8 @@ class Graph:
                 (*axes, self.fields),
                 *self.sample_weight,
                 *where,
-                *self._starts(tuple(i for i in axes if i in counted)),
-                located=self._located(tuple(i for i in axes if i in counted)),
+                *self._slices(axes, set(axes) - counted),
+                located=self._located(axes),
                 ndim=len(axes),
                 new_axes={self.fields: 2},
                 adjust_chunks=dict.fromkeys(axes, tasks.one),
@@ -251,7 +252,7 @@ class Graph:
             *self.where,
             *self.value_of_option,
             *denominator,
-            *self._starts(self.axes),
+            *self._slices(self.axes),
             located=self._located(self.axes),
             loss=self.loss_of_chunk,
             option=self.option,
@@ -269,7 +270,7 @@ class Graph:
             *(total, (*self.rows, self.fields)),
             *self.target,
             *self.sample_weight,
-            *self._starts(self.rows),
+            *self._slices(self.rows),
             located=self._located(self.rows),
             loss=self.loss_of_chunk,
             classes=self.classes,
@@ -280,16 +281,13 @@ class Graph:
             meta=_nothing(len(self.rows), self.real),
         )
 
-    def _starts(self, axes: tuple[int, ...]) -> tuple[Any, ...]:
-        """Return, for each axis, an argument that tells a task where its chunk begins."""
-        arguments: list[Any] = []
-        for i in axes:
-            starts = np.cumsum((0, *self.logits.chunks[i][:-1]))
-            arguments += da.from_array(starts, chunks=1), (i,)
-        return tuple(arguments)
+    def _slices(self, axes: tuple[int, ...], broadcast: Any = ()) -> Argument:
+        """Return an argument that tells a task where its chunk lies; 0 along broadcast axes."""
+        chunks = tuple((1,) if i in broadcast else self.logits.chunks[i] for i in axes)
+        return ArraySliceDep(chunks), axes
 
     def _located(self, axes: tuple[int, ...]) -> dict[str, tuple[int | None, ...]]:
-        """Return which of `_starts` goes with which axis of an argument; None if it broadcasts."""
+        """Return which of `_slices` goes with which axis of an argument; None if it broadcasts."""
         located = {}
         for name in ("target", "sample_weight"):
             array, own_axes = getattr(self, name)
@@ -330,7 +328,7 @@ class Graph:
             *(self.logits, self.axes),
             *self.target,
             *self.where,
-            *self._starts(self.axes),
+            *self._slices(self.axes),
             located=self._located(self.axes),
             loss=self.loss_of_chunk,
             classes=self.classes,

@@ -3,9 +3,9 @@
 They take and give NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the sum
 over the chunk, or the losses themselves: what they are divided by is the graph's business.
 
-`starts` are, for each axis of the task's chunks, an array of one number: where the chunk begins in
-the whole array. `located` says which of them go with which axis of an argument, by its name, so
-that an error names a position in the whole array.
+`slices` say where in the whole array the chunk lies, along each axis of the task. `located` says
+which of them go with which axis of an argument, by its name, so that an error names a position in
+the whole array.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def as_chunk(value: Any, ndim: int) -> Any:
     return value if isinstance(value, np.ndarray) else np.full((1,) * ndim, value)
 
 
-def in_whole(starts: Any, located: Located) -> contextlib.AbstractContextManager[None]:
+def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager[None]:
     """Let errors name positions in the whole arrays; an axis of None is broadcast."""
     return _positions.counted_from(
         {
-            name: tuple(0 if i is None else int(starts[i][0]) for i in axes)
+            name: tuple(0 if i is None else slices[i].start for i in axes)
             for name, axes in located.items()
         }
     )
@@ -81,19 +81,19 @@ def totals(parts: Any, axis: Any, keepdims: bool) -> Any:
 
 
 def weight_of_labels(
-    y: Any, weight: Any, *starts: Any, loss: Any, classes: int, located: Located
+    y: Any, weight: Any, slices: Any, loss: Any, classes: int, located: Located
 ) -> Any:
-    with in_whole(starts, located):
+    with in_whole(slices, located):
         found = weights_of_labels(y, loss, classes, weight)
     return np.reshape(np.asarray(found, np.float64), (1,) * y.ndim + (2,))
 
 
-def weight_of_samples(weight: Any, where: Any, *starts: Any, ndim: int, located: Located) -> Any:
+def weight_of_samples(weight: Any, where: Any, slices: Any, ndim: int, located: Located) -> Any:
     """Of samples, or elements, that `where` leaves in; the two are broadcast to each other."""
     if weight is None:
         found: Any = (np.count_nonzero(where),) * 2
     else:
-        with in_whole(starts, located):
+        with in_whole(slices, located):
             weight = _checks.sample_weight(weight, np.shape(weight))
         if where is None:
             found = sum_of_weights(weight)
@@ -130,12 +130,12 @@ def value_of_chunk(
     where: Any,
     value_of_option: Any,
     denominator: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     option: str | None,
     located: Located,
 ) -> tuple[Any, ...]:
-    with in_whole(starts, located):
+    with in_whole(slices, located):
         loss = of_chunk(loss, option, value_of_option)
         return (as_chunk(loss(z, y, sample_weight=weight, where=where), z.ndim),)
 
@@ -147,14 +147,14 @@ def value_and_grad_of_chunk(
     where: Any,
     value_of_option: Any,
     denominator: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     option: str | None,
     located: Located,
 ) -> tuple[Any, ...]:
     if not denominator:
         return np.zeros((1,) * z.ndim), np.zeros_like(z)
-    with in_whole(starts, located):
+    with in_whole(slices, located):
         value, grad = of_chunk(loss, option, value_of_option).value_and_grad(
             z, y, sample_weight=weight, where=where, grad_output=1.0 / float(denominator)
         )
@@ -168,12 +168,12 @@ def token_log_probs_of_chunk(
     where: Any,
     value_of_option: Any,
     denominator: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     option: str | None,
     located: Located,
 ) -> tuple[Any, ...]:
-    with in_whole(starts, located):
+    with in_whole(slices, located):
         return token_log_probs(z, y, axis=loss.axis)
 
 
@@ -184,14 +184,14 @@ def summarise_chunk(
     z: Any,
     y: Any,
     where: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     classes: int,
     argmax: bool,
     located: Located,
 ) -> Any:
-    first_class = int(starts[loss.axis][0])
-    with in_whole(starts, located):
+    first_class = slices[loss.axis].start
+    with in_whole(slices, located):
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
         packed = np.concatenate([packed, [first_class + np.argmax(z, axis=loss.axis)]])
@@ -221,13 +221,13 @@ def finish(
     total: Any,
     y: Any,
     weight: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     classes: int,
     dtype_of_rows: Any,
     located: Located,
 ) -> tuple[Any, ...]:
-    with in_whole(starts, located):
+    with in_whole(slices, located):
         value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
         return (value.astype(dtype_of_rows),)
@@ -242,18 +242,18 @@ def gradient_of_chunk(
     weight: Any,
     where: Any,
     denominator: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     classes: int,
     located: Located,
 ) -> Any:
     if not denominator:
         return np.zeros_like(z)
-    with in_whole(starts, located):
+    with in_whole(slices, located):
         return sharded.gradient(
             z,
             y,
-            int(starts[loss.axis][0]),
+            slices[loss.axis].start,
             unpacked(part[..., 0, :]),
             unpacked(total),
             loss,
@@ -268,7 +268,7 @@ def token_log_probs_of_total(
     total: Any,
     y: Any,
     weight: Any,
-    *starts: Any,
+    slices: Any,
     loss: Any,
     classes: int,
     dtype_of_rows: Any,
