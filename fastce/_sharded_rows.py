@@ -13,6 +13,7 @@ from fastce._evaluate import (
     Batch,
     checked_denominator,
     last_axis,
+    sufficient_type,
     working_type,
 )
 from fastce.losses import SoftmaxFocalLoss
@@ -88,7 +89,8 @@ class Shard:
         )
         labels = np.maximum(self.column, 0)  # a row whose target lives elsewhere takes any
         labels = labels.reshape(self.target.shape)
-        _run(Batch(kernel, self.logits, labels=labels, mask=self.mask), scale, **wanted)
+        batch = Batch(kernel, self.logits, labels=labels, mask=self.mask)
+        _run(batch, working_type(self.logits), scale, **wanted)
         target_logit[self.column < 0] = -np.inf
         if self.mask is not None:
             kept = np.count_nonzero(self.mask, axis=-1).reshape(-1)
@@ -290,8 +292,10 @@ class Rows:
         self, shard: Shard, soft: Array, weight: Array, pull: Array, grad: Array
     ) -> None:
         """Write pull·softmax − factor·t, in blocks of rows."""
-        real, axes = working_type(grad), grad.ndim - 1
-        soft, factor = soft.astype(real), (self.factor * self.spread).astype(real)[:, None]
+        axes, factor = grad.ndim - 1, self.factor * self.spread
+        types = (sufficient_type(shard.logits, (), array) for array in (factor, pull))
+        real = max(types, key=lambda dtype: dtype.itemsize)
+        soft, factor = soft.astype(real), factor.astype(real)[:, None]
         is_capped = _scale_and_cap(self.loss)[1] is not None
 
         def work(rows: slice) -> None:
@@ -325,11 +329,10 @@ def _write_softmax(
         sample_weight=weight.reshape(shape),
         grad_output=pull.reshape(shape),
     )
-    _run(batch, scale, grad=grad)
+    _run(batch, sufficient_type(logits, (), pull), scale, grad=grad)
 
 
-def _run(batch: Batch, logit_scale: float, **outputs: Array) -> None:
-    """Go over all rows, in float64 if scaled logits leave the range of float32."""
-    if batch.scale_overflows(logit_scale):
-        batch.real = np.dtype(np.float64)
+def _run(batch: Batch, real: Any, logit_scale: float, **outputs: Array) -> None:
+    """Go over all rows in a type, or in float64 if scaled logits leave the range of float32."""
+    batch.real = np.dtype(np.float64) if batch.scale_overflows(logit_scale) else real
     batch.run(1.0, **outputs)

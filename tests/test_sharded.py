@@ -300,6 +300,19 @@ def test_scaled_logits_beyond_float32(scale, options):
         np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-37)
 
 
+@pytest.mark.parametrize("factor", [1e-300, 1e-42, 1e42, 1e300])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}])
+def test_factors_beyond_float32(factor, options):
+    """As in the unsplit loss: what is in range is right, and what has probability 0 is 0."""
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum", **options)
+    z = np.array([[200, 0, -200, -300], [1, 2, 3, 4]], dtype=np.float32)
+    y, weight = np.array([0, 3]), np.array([factor, factor])
+    expected, expected_grad = loss.value_and_grad(z, y, sample_weight=weight)
+    value, grad = evaluate(loss, z, y, [0, 2, 4], sample_weight=weight)
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-44)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_layouts_give_the_same_bits(layout, smoothing, rng):
