@@ -73,7 +73,9 @@ def total(parts: Any, axis: Any, keepdims: bool) -> Any:
 
 def totals(parts: Any, axis: Any, keepdims: bool) -> Any:
     """Add up the pairs of chunks along all axes but their own, the last."""
-    return np.stack([total(parts[..., i], axis, keepdims) for i in range(2)], axis=-1)
+    return np.stack(
+        [total(column, axis, keepdims) for column in np.moveaxis(parts, -1, 0)], axis=-1
+    )
 
 
 # Denominators -------------------------------------------------------------------------------------
