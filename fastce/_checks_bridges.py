@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastce import _checks
+from fastce import _checks, _positions
 from fastce._checks import Array
 
 # Optional packages --------------------------------------------------------------------------------
@@ -31,8 +31,8 @@ def softmax_loss(loss: Any) -> None:
 
 def number_of_classes(value: Any) -> int:
     count = _checks.integer("classes", value)
-    if count < 0:
-        raise ValueError(f"classes must be at least 0, got {value!r}")
+    if not 0 <= count < 2**48:  # the offsets of some thousand rows still fit in 64 bits
+        raise ValueError(f"classes must be at least 0 and less than 2**48, got {value!r}")
     return count
 
 
@@ -46,25 +46,41 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
     return first
 
 
-def summary_fits(shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
-    if shape != target_shape:
+def summary(name: str, value: Any) -> list[Array]:
+    """Return the fields of a summary: 3, 5 with label smoothing, 6 with a mask besides."""
+    if not isinstance(value, tuple):
+        raise TypeError(f"{name} must be a Summary, got {type(value).__name__}")
+    fields = [_checks.real(f"{name} field", field) for field in value if field is not None]
+    shapes = {field.shape for field in fields}
+    if len(fields) not in (3, 5, 6) or len(shapes) != 1:
         raise ValueError(
-            f"a summary of shape {shape} does not fit a target of shape {target_shape}"
+            f"{name} must have 3, 5 or 6 fields of one shape, got"
+            f" {', '.join(str(field.shape) for field in fields)}"
+        )
+    return fields
+
+
+def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], soft: bool) -> None:
+    """Check that a summary is of the rows of a target, and of a loss that smooths labels or not."""
+    if fields[0].shape != shape:
+        raise ValueError(
+            f"{name} of shape {fields[0].shape} does not fit a target of shape {shape}"
+        )
+    given = len(fields) > 3
+    if given != soft:
+        raise ValueError(
+            f"{name} was made with{'' if given else 'out'} label smoothing, the loss is"
+            f" with{'' if soft else 'out'}"
         )
 
 
-def summary_is_soft(given: bool, wanted: bool) -> None:
-    if given != wanted:
+def summaries_fit(a: list[Array], b: list[Array]) -> None:
+    """Check the fields of two summaries that are to be merged."""
+    if len(a) != len(b) or a[0].shape != b[0].shape:
         raise ValueError(
-            f"the summary was made with{'' if given else 'out'} label smoothing, the loss is"
-            f" with{'' if wanted else 'out'}"
+            f"summaries of {len(a)} numbers for rows of shape {a[0].shape}, and of {len(b)} for"
+            f" {b[0].shape}, cannot be merged"
         )
-
-
-def summaries_fit(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    """Check (numbers a row, ...) of two summaries that are to be merged."""
-    if a != b:
-        raise ValueError(f"summaries of {a} and of {b} (numbers a row, rows) cannot be merged")
 
 
 # Objectives ---------------------------------------------------------------------------------------
@@ -98,7 +114,7 @@ def integral_labels(value: Any) -> Array:
     if not good.all():
         at = _checks._first(~good)
         raise ValueError(
-            f"target must be integral class labels, got {array[at]}{_checks._position(at)}"
+            f"target must be integral class labels, got {array[at]}{_positions.position(at)}"
         )
     return labels
 
@@ -113,13 +129,16 @@ def labels_in_range(labels: Array, classes: int) -> None:
 
 
 def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
-    """Return the arrays of a linear layer, all float32 or all float64."""
+    """Return the arrays of a linear layer, all of one floating-point type."""
     x, w = _checks._array("hidden", hidden), _checks._array("weight", weight)
     b = None if bias is None else _checks._array("bias", bias)
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
-        if array is not None and array.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
-        if array is not None and array.dtype != x.dtype:
+        if array is None:
+            continue
+        if not _checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            accepted = f"{_checks.ACCEPTED_LOGITS}, in native byte order"
+            raise TypeError(f"{name} must be {accepted}, got {array.dtype.str}")
+        if array.dtype != x.dtype:
             raise TypeError(f"{name} must be of the dtype of hidden, {x.dtype}, got {array.dtype}")
     if x.ndim == 0:
         raise ValueError("hidden must have an axis of features, got a scalar")
@@ -170,6 +189,11 @@ def no_second_derivative_in_jax() -> NoReturn:
     )
 
 
+def one_of_losses(value: Any, accepted: tuple[type, ...]) -> None:
+    if not isinstance(value, accepted):
+        not_a_loss(value, "one of " + ", ".join(cls.__name__ for cls in accepted))
+
+
 def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
     """Refuse an argument of a bridge that the host would accept."""
     raise ValueError(f"{name} must be {accepted}, got {got}")
@@ -178,13 +202,35 @@ def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
 def dask_logits(value: Any, array_type: type) -> None:
     if not isinstance(value, array_type):
         raise TypeError(f"logits must be a dask array, got {type(value).__name__}")
-    if any(math.isnan(size) for size in value.shape):  # type: ignore[attr-defined]
-        raise ValueError("logits must have known chunk sizes: call compute_chunk_sizes() first")
+    dask_array("logits", value)
+
+
+def dask_array(name: str, value: Any) -> None:
+    """Check that a dask array has chunks of known sizes, which are NumPy's plain arrays."""
+    if any(math.isnan(size) for size in value.shape):
+        raise ValueError(f"{name} must have known chunk sizes: call compute_chunk_sizes() first")
+    if isinstance(value._meta, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is of masked arrays, which are not supported: pass their data and a weight"
+        )
+    if not isinstance(value._meta, np.ndarray | np.generic):
+        raise TypeError(
+            f"{name} must be a dask array of NumPy arrays, got {type(value._meta).__name__} in it"
+        )
+
+
+def dask_scalar(name: str, shape: tuple[int, ...]) -> None:
+    if shape != ():
+        raise ValueError(f"{name} must be a number, or a dask array of no axes, got {shape}")
+
+
+def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
+    _checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
 
 
 def dask_target(is_labels: bool, is_split: bool) -> None:
     if is_split and not is_labels:
         raise ValueError(
-            "a target of probabilities needs chunks of whole rows:"
+            "target: probabilities, or a one-hot, need chunks of whole rows:"
             " rechunk the logits' class axis to -1"
         )
