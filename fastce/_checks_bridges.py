@@ -108,7 +108,7 @@ def predicted_probabilities(value: Any, softmax: str | None) -> Array:
             f"probabilities must have shape {accepted if softmax else '(n,) or (n, K)'}, got"
             f" {p.shape}"
         )
-    _checks.unit_interval("probabilities", p)
+    _in_unit_interval("probabilities", p)
     return p.astype(np.float64)
 
 
@@ -149,14 +149,14 @@ def start_target(
         raise ValueError(f"target must have shape {accepted}, got {target.shape}")
     if classes is not None and target.shape[1] != classes:
         raise ValueError(f"target of shape {target.shape} does not fit classes={classes}")
-    if not is_softmax:
-        _checks.unit_interval("target", target)
-    elif (wrong := ~(np.isfinite(target) & (target >= 0))).any():
-        at = _checks._first(wrong)
-        raise ValueError(
-            f"target must hold probabilities, got {target[at]}{_checks._position(at)}"
-        )
+    _in_unit_interval("target", target)
     return target
+
+
+def _in_unit_interval(name: str, array: Array) -> None:
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        _checks.bad_probability(name, array, _checks._first(wrong))
 
 
 def weights_of_a_start(weight: Array | None) -> float:

@@ -263,7 +263,8 @@ class Objective:
             return _boosting_start.softmax_start(self._sum, y, weight, classes)
         if classes is not None and y.ndim == 1:
             y = _boosting.one_hot(y, classes, np.float64, "C")
-        start = _boosting_start.sigmoid_start(self._sum, y.reshape(len(y), -1), weight)
+        columns = y[:, None] if y.ndim == 1 else y
+        start = _boosting_start.sigmoid_start(self._sum, columns, weight)
         return float(start[0]) if y.ndim == 1 else start
 
     # What is to be done with the host's arrays ----------------------------------------------------
