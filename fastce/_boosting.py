@@ -21,7 +21,7 @@ LEAST_HESSIAN = 1e-16
 BLOCK = 1 << 14
 
 
-# The loss whose derivatives are those of a softmax itself. Objectives of an equal loss hold this one.
+# The loss whose derivatives are a softmax's own. Objectives of an equal loss hold this one.
 PLAIN = SoftmaxCrossEntropy(reduction="sum")
 
 

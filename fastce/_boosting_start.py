@@ -115,7 +115,7 @@ def softmax_start(loss: Any, target: Array, weight: Array | None, classes: int |
         mass = sums_by_index(target, weight, classes)
     _checks.weights_fit(loss.class_weight_name, own, mass.size)
     if not mass.size:
-        return mass
+        return np.zeros(0)
     total = float(len(target)) if weight is None else _checks_bridges.weights_of_a_start(weight)
     if isinstance(loss, SoftmaxCrossEntropy):
         mass = (1 - loss.label_smoothing) * mass + loss.label_smoothing * total / mass.size
@@ -158,7 +158,8 @@ def _bounded_start(loss: SoftmaxCrossEntropy, u: Array, mass: Array) -> Array:
         return np.array([value]), grad[np.abs(moved) < bound].sum(keepdims=True)
 
     shift = least(value_and_slope, LEAST_SCORE - bound, bound - LEAST_SCORE, 1)
-    return np.clip(u + shift, -bound, bound)
+    bounded: Array = np.clip(u + shift, -bound, bound)
+    return bounded
 
 
 def _focal_start(loss: SoftmaxFocalLoss, mass: Array) -> Array:

@@ -144,9 +144,9 @@ class Objective:
         [[ 0.5 -0.5]] [[0.5 0.5]]
         """
         scores, target, weight = self._batch(scores, target, sample_weight)
-        negative = None if weight is None or np.min(weight, initial=0) >= 0 else weight < 0
-        if negative is not None:
-            weight = np.abs(weight)
+        negative = None
+        if weight is not None and np.min(weight, initial=0) < 0:
+            weight, negative = np.abs(weight), weight < 0
         _, grad, hess = self._sum.value_grad_hess(scores, target, sample_weight=weight)
         if self.hessian != "exact":
             factor = 1.0

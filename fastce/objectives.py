@@ -78,9 +78,7 @@ class XGBoostObjective(Objective):
     """
 
     # XGBoost's classifier, to which an instance is no objective, asks for sample_weight by name.
-    def __call__(
-        self, predt: Array, dtrain: Any, sample_weight: Any = None
-    ) -> tuple[Array, Array]:
+    def __call__(self, predt: Array, dtrain: Any, sample_weight: Any = None) -> tuple[Array, Array]:
         """Return gradient and Hessian, (n,) or (n, K) as the raw scores ``predt`` are."""
         _checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
         _boosting_host.xgboost_weights()

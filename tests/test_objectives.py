@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -247,3 +248,27 @@ def test_import_brings_no_host():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Without a host -----------------------------------------------------------------------------------
+
+
+def test_nothing_is_refused_outside_of_a_host():
+    """Metrics and objectives may be called by hand, on anything that holds labels."""
+
+    class Data:
+        def get_label(self):
+            return np.array([0.0, 1.0])
+
+        def get_weight(self):
+            return None
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for host in (XGBoostObjective, LightGBMObjective):
+            objective = host(SIGMOID[0])
+            assert objective.metric(np.zeros(2), Data())[1] == pytest.approx(np.log(2))
+            assert objective.probability_metric(np.full(2, 0.5), Data())[1] == pytest.approx(
+                np.log(2)
+            )
+            assert objective(np.zeros(2), Data())[0].tolist() == [0.5, -0.5]

@@ -264,7 +264,12 @@ def test_many_weights_lose_no_digits(loss):
         (SIGMOID[0], np.zeros((2, 2)), {"classes": 3}, "does not fit classes=3"),
         (SIGMOID[0], [0.0, np.nan], {}, r"target must lie in \[0, 1\], got nan at position 1"),
         (SOFTMAX[0], 2, {}, r"target must have shape .*, got \(\)"),
-        (SOFTMAX[0], np.full((2, 3), -0.5), {}, r"target must lie in \[0, 1\], got -0.5 at position \(0, 0\)"),
+        (
+            SOFTMAX[0],
+            np.full((2, 3), -0.5),
+            {},
+            r"target must lie in \[0, 1\], got -0.5 at position \(0, 0\)",
+        ),
         (SOFTMAX[2], np.ones((2, 3)) / 3, {}, r"target must have shape \(n,\), got \(2, 3\)"),
         (SOFTMAX[0], [0, 1], {"sample_weight": np.ones((2, 3))}, "sample_weight of shape"),
         (SOFTMAX[0], [0, 1], {"sample_weight": [1.0, np.inf]}, "sample_weight must be finite"),
