@@ -233,6 +233,8 @@ def label_of_a_row(value: Any) -> Array:
     """Return (1,): one label; what it cannot be is left to `integral_labels`."""
     if isinstance(value, float | int) and abs(value) < 2**53 and value == value // 1:
         return np.array([int(value)])
+    if np.ndim(value):
+        raise ValueError(f"target must be one class label, got shape {np.shape(value)}")
     return integral_labels([value])
 
 

@@ -252,8 +252,8 @@ class CatBoostObjective(Objective):
         if not self.is_softmax or self.hessian == "upper" or not self._is_plain:
             grad, hess = self.derivatives(scores, label, weights)
             return -grad[0], np.diag(-hess[0])
-        if label.shape != (1,) or scores.ndim != 2:
-            self._batch(scores, label, weights)  # which says what does not fit
+        if scores.ndim != 2:
+            _checks_bridges.boosting_scores(scores, self._softmax_name)  # says what is wrong
         grad, hess = _boosting.row_derivatives(
             self._sum, scores, label, is_clipped=self.hessian == "positive"
         )
