@@ -232,8 +232,10 @@ class CatBoostObjective(Objective):
     ... )
     >>> x, y = np.arange(40.0).reshape(20, 2), np.arange(20) // 15
     >>> model = model.fit(x, y)
-    >>> model.predict(x)[[0, 19]], model.score(x, y)
-    (array([0, 1]), 1.0)
+    >>> model.predict(x)[[0, 19]]
+    array([0, 1])
+    >>> bool(model.score(x, y) > 0.9)
+    True
     """
 
     no_jit = True  # else CatBoost tries to compile the methods with Numba, and warns that it cannot
