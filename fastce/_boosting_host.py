@@ -62,7 +62,8 @@ def xgboost_metric(instead: str) -> None:
 def lightgbm_weights() -> None:
     """Refuse weights of classes that LightGBM leaves to its own objectives."""
     given = parameters_of_booster()
-    is_unbalanced = any(given.get(key) for key in ("is_unbalance", "unbalance", "unbalanced_sets"))
+    names = ("is_unbalance", "unbalance", "unbalanced_sets")
+    is_unbalanced = any(str(given.get(name)).lower() in ("true", "1", "+") for name in names)
     if is_unbalanced or float(given.get("scale_pos_weight") or 1) != 1:
         _checks_bridges.dropped_weights(
             "LightGBM",
@@ -76,7 +77,8 @@ def lightgbm_metric(instead: str) -> None:
     given = parameters_of_booster()
     if given.get("objective", "none") not in CUSTOM:
         _checks_bridges.takes_probabilities(instead)
-    metrics = given.get("metric") or []
+    names = ("metric", "metrics", "metric_types")
+    metrics: Any = next((given[name] for name in names if given.get(name)), [])
     named = metrics.split(",") if isinstance(metrics, str) else metrics
     if wrong := sorted(OF_PROBABILITIES.intersection(map(str, named))):
         warnings.warn(

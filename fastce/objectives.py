@@ -82,19 +82,21 @@ class XGBoostObjective(Objective):
         """Return gradient and Hessian, (n,) or (n, K) as the raw scores ``predt`` are."""
         _checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
         _boosting_host.xgboost_weights()
-        return self.derivatives(predt, self._labels(predt, dtrain), dtrain.get_weight())
+        labels = _of_scores_shape(dtrain.get_label(), predt)
+        return self.derivatives(predt, labels, dtrain.get_weight())
 
     def metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, of raw scores."""
         _checks_bridges.host_data(dtrain, "metric", "sklearn_metric")
         _boosting_host.xgboost_metric("probability_metric")
-        return self.name, self.value(predt, self._labels(predt, dtrain), dtrain.get_weight())
+        labels = _of_scores_shape(dtrain.get_label(), predt)
+        return self.name, self.value(predt, labels, dtrain.get_weight())
 
     def probability_metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, beside an objective of XGBoost's own."""
         _checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
-        labels, weight = self._labels(predt, dtrain), dtrain.get_weight()
-        return self.name, self.value_of_probabilities(predt, labels, weight)
+        labels = _of_scores_shape(dtrain.get_label(), predt)
+        return self.name, self.value_of_probabilities(predt, labels, dtrain.get_weight())
 
     def sklearn(
         self, y_true: Array, y_pred: Array, sample_weight: Any = None
@@ -102,7 +104,7 @@ class XGBoostObjective(Objective):
         """Return gradient and Hessian, as the scikit-learn interface asks for them."""
         _checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
         _boosting_host.xgboost_weights()
-        return self.derivatives(y_pred, y_true, sample_weight)
+        return self.derivatives(y_pred, _of_scores_shape(y_true, y_pred), sample_weight)
 
     @property
     def sklearn_metric(self) -> SklearnMetric:
@@ -112,18 +114,22 @@ class XGBoostObjective(Objective):
     @property
     def sklearn_probability_metric(self) -> SklearnMetric:
         """The mean loss, likewise, beside an objective of XGBoost's own."""
-        return SklearnMetric(self.name, self.value_of_probabilities)
+        return SklearnMetric(self.name, self._value_of_probabilities)
 
     def _value_of_scores(self, scores: Array, target: Array, sample_weight: Any) -> float:
         _checks_bridges.sklearn_scores(scores, "sklearn_metric", "metric")
         _boosting_host.xgboost_metric("sklearn_probability_metric")
-        return self.value(scores, target, sample_weight)
+        return self.value(scores, _of_scores_shape(target, scores), sample_weight)
 
-    def _labels(self, predt: Array, dtrain: Any) -> Array:
-        """Return the labels, of which XGBoost hands over (n, K) as (n·K,)."""
-        labels: Array = dtrain.get_label()
-        is_flat = predt.ndim == 2 and predt.shape[1] > 1 and labels.size == predt.size
-        return labels.reshape(predt.shape) if is_flat else labels
+    def _value_of_probabilities(self, p: Array, target: Array, sample_weight: Any) -> float:
+        return self.value_of_probabilities(p, _of_scores_shape(target, p), sample_weight)
+
+
+def _of_scores_shape(labels: Array, scores: Array) -> Array:
+    """Return labels, of which XGBoost hands over (n, K) as (n·K,)."""
+    scores = np.asarray(scores)
+    is_flat = scores.ndim == 2 and scores.shape[1] > 1 and np.shape(labels) == (scores.size,)
+    return np.reshape(labels, scores.shape) if is_flat else labels
 
 
 class LightGBMObjective(Objective):

@@ -344,6 +344,16 @@ class TestLifeCycle:
         data = xgboost.DMatrix(features, labels, weight=weight)
         same = xgboost.train(settings | {"num_class": CLASSES}, data, 5, obj=objective)
         np.testing.assert_allclose(scores, same.predict(data, output_margin=True), atol=1e-5)
+        model = xgboost.XGBRegressor(
+            objective=objective.sklearn,
+            eval_metric=objective.sklearn_metric,
+            n_estimators=5,
+            max_depth=3,
+            n_jobs=1,
+            base_score=0.5,
+        )
+        model.fit(features, hard, sample_weight=weight, eval_set=[(features, hard)], verbose=False)
+        np.testing.assert_allclose(model.predict(features, output_margin=True), scores, atol=1e-5)
         smoothed = 0.9 * hard + 0.1 / CLASSES
         wanted = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)(scores, labels)
         data = xgboost.DMatrix(features, smoothed)
