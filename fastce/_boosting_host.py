@@ -53,10 +53,11 @@ def xgboost_weights() -> None:
         )
 
 
-def xgboost_metric(instead: str) -> None:
-    """Refuse predictions that are no raw scores."""
-    if next(locals_of_host("xgboost", "output_margin"), True) is False:
-        _checks_bridges.takes_probabilities(instead)
+def xgboost_metric(instead: str, takes_probabilities: bool = False) -> None:
+    """Refuse predictions that are not of the kind that a metric takes."""
+    is_raw = next(locals_of_host("xgboost", "output_margin"), None)
+    if is_raw is not None and bool(is_raw) == takes_probabilities:
+        _checks_bridges.other_predictions(instead, takes_probabilities)
 
 
 def lightgbm_weights() -> None:
@@ -72,11 +73,14 @@ def lightgbm_weights() -> None:
         )
 
 
-def lightgbm_metric(instead: str) -> None:
-    """Refuse predictions that are no raw scores; warn of metrics that take them for others."""
+def lightgbm_metric(instead: str, takes_probabilities: bool = False) -> None:
+    """Refuse predictions of the other kind; warn of metrics that take raw scores for others."""
     given = parameters_of_booster()
-    if given.get("objective", "none") not in CUSTOM:
-        _checks_bridges.takes_probabilities(instead)
+    is_raw = given.get("objective", "none") in CUSTOM
+    if given and is_raw == takes_probabilities:
+        _checks_bridges.other_predictions(instead, takes_probabilities)
+    if not is_raw:
+        return
     names = ("metric", "metrics", "metric_types")
     metrics: Any = next((given[name] for name in names if given.get(name)), [])
     named = metrics.split(",") if isinstance(metrics, str) else metrics

@@ -190,7 +190,12 @@ def sklearn_scores(scores: Any, method: str, instead: str) -> Any:
     return scores
 
 
-def takes_probabilities(instead: str) -> NoReturn:
+def other_predictions(instead: str, takes_probabilities: bool) -> NoReturn:
+    if takes_probabilities:
+        raise ValueError(
+            "the metric takes probabilities, but beside a custom objective the host hands over raw"
+            f" scores: {instead} takes them"
+        )
     raise ValueError(
         "the metric takes raw scores, but the host uses an objective of its own, and hands over its"
         f" predictions: {instead} takes probabilities"

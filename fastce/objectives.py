@@ -95,6 +95,7 @@ class XGBoostObjective(Objective):
     def probability_metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, beside an objective of XGBoost's own."""
         _checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
+        _boosting_host.xgboost_metric("metric", takes_probabilities=True)
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.name, self.value_of_probabilities(predt, labels, dtrain.get_weight())
 
@@ -122,6 +123,8 @@ class XGBoostObjective(Objective):
         return self.value(scores, _of_scores_shape(target, scores), sample_weight)
 
     def _value_of_probabilities(self, p: Array, target: Array, sample_weight: Any) -> float:
+        _checks_bridges.sklearn_scores(p, "sklearn_probability_metric", "probability_metric")
+        _boosting_host.xgboost_metric("sklearn_metric", takes_probabilities=True)
         return self.value_of_probabilities(p, _of_scores_shape(target, p), sample_weight)
 
 
@@ -178,6 +181,7 @@ class LightGBMObjective(Objective):
     def probability_metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
         """Return the same, beside an objective of LightGBM's own."""
         _checks_bridges.host_data(eval_data, "probability_metric", "sklearn_probability_metric")
+        _boosting_host.lightgbm_metric("metric", takes_probabilities=True)
         labels, weight = eval_data.get_label(), eval_data.get_weight()
         return self.name, self.value_of_probabilities(preds, labels, weight), False
 
@@ -199,6 +203,8 @@ class LightGBMObjective(Objective):
         self, y_true: Array, y_pred: Array, weight: Any
     ) -> tuple[str, float, bool]:
         """Return the same, beside an objective of LightGBM's own."""
+        _checks_bridges.sklearn_scores(y_pred, "sklearn_probability_metric", "probability_metric")
+        _boosting_host.lightgbm_metric("sklearn_metric", takes_probabilities=True)
         return self.name, self.value_of_probabilities(y_pred, y_true, weight), False
 
     def _factor(self, classes: int) -> float:

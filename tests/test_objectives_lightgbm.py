@@ -336,7 +336,10 @@ class TestLifeCycle:
             run(objective.metric)
         own, ours = run(objective.probability_metric).values()
         np.testing.assert_allclose(ours, own, rtol=1e-6)
-        run(objective.metric, objective=objective, metric="None")  # the same data set
+        custom = {"objective": objective, "metric": "None"}  # with the same data set
+        run(objective.metric, **custom)
+        with pytest.raises(ValueError, match="raw scores: metric takes them"):
+            run(objective.probability_metric, **custom)
 
         model = lightgbm.LGBMClassifier(**self.SKLEARN | {"metric": ""})
         options = {"eval_set": [(features, labels)]}

@@ -325,6 +325,17 @@ class TestLifeCycle:
             with pytest.raises(ValueError, match="softprob"):
                 run(objective.probability_metric, objective="multi:softmax")
 
+        count = {} if kind == "two" else {"num_class": CLASSES}
+        with pytest.raises(ValueError, match="raw scores: metric takes them"):
+            xgboost.train(
+                {"nthread": 1} | count,
+                data,
+                1,
+                obj=objective,
+                evals=[(data, "a")],
+                custom_metric=objective.probability_metric,
+            )
+
         model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **self.SKLEARN)
         with pytest.raises(ValueError, match="sklearn_probability_metric takes probabilities"):
             model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
