@@ -288,7 +288,8 @@ class CatBoostObjective(Objective):
             counted = counted * (y != self._sum.ignore_index)
             if isinstance(self.loss, SoftmaxCrossEntropy) and self.loss.class_weight is not None:
                 counted = counted * self.loss.class_weight.take(y, mode="clip")
-        return float(total), float(np.broadcast_to(counted, y.shape).sum())
+        with np.errstate(over="ignore"):
+            return float(total), float(np.broadcast_to(counted, y.shape).sum())
 
     def get_final_error(self, error: float, weight: float) -> float:
         """Return the weighted mean: NaN of no weights, and of weights that overflow."""

@@ -97,6 +97,16 @@ class TestPeerCatBoost:
         assert not objective.is_max_optimal()
         assert np.isnan(objective.get_final_error(0.0, 0.0))
 
+    def test_sum_of_weights_keeps_its_digits_and_overflows_to_nan(self):
+        objective = CatBoostObjective(fastce.BCEWithLogits())
+        count = 4_000_000
+        zeros = np.zeros(count)
+        error, total = objective.evaluate((zeros,), zeros, np.full(count, 0.1))
+        assert total == pytest.approx(0.1 * count, rel=5e-16)
+        assert objective.get_final_error(error, total) == pytest.approx(np.log(2), rel=5e-16)
+        parts = objective.evaluate((zeros[:4],), zeros[:4], np.full(4, 1e308))
+        assert np.isnan(objective.get_final_error(*parts))
+
     def test_ignored_samples_count_nothing(self, rng):
         objective = CatBoostObjective(fastce.SoftmaxCrossEntropy(ignore_index=2))
         der1, der2 = objective.calc_ders_multi(rng.normal(size=CLASSES), 2.0, 1.0)
