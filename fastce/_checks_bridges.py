@@ -101,6 +101,137 @@ def hessian(value: str, has_bound: bool) -> str:
     return value
 
 
+def boosting_scores(value: Any, softmax: str | None) -> Array:
+    """Return raw scores: (n, K) for the softmax loss of that name, (n,) or (n, K) for sigmoids."""
+    scores = _checks.logits(value)
+    if scores.ndim == 2 or (scores.ndim == 1 and softmax is None):
+        return scores
+    if softmax is None:
+        raise ValueError(f"scores must have shape (n,) or (n, K), got {scores.shape}")
+    raise ValueError(
+        f"{softmax} needs scores of shape (n, K), got {scores.shape}: give the host the number of"
+        " classes, also 2 (num_class; of CatBoost class_names or classes_count), or take"
+        " BCEWithLogits or SigmoidFocalLoss, which need one score for two classes"
+    )
+
+
+def predicted_probabilities(value: Any, softmax: str | None) -> Array:
+    """Return a host's predictions, in float64."""
+    p = _checks.real("probabilities", value)
+    if p.ndim != 2 and (p.ndim != 1 or softmax is not None):
+        accepted = "(n, K) (multi:softprob of XGBoost, not multi:softmax)"
+        raise ValueError(
+            f"probabilities must have shape {accepted if softmax else '(n,) or (n, K)'}, got"
+            f" {p.shape}"
+        )
+    _in_unit_interval("probabilities", p)
+    return p.astype(np.float64)
+
+
+def boosting_target(value: Any, scores: Array) -> Array:
+    """Return labels (n,), or a target of the scores' shape."""
+    target = _checks.real("target", value)
+    if target.shape not in (scores.shape[:1], scores.shape):
+        accepted = " or ".join(map(str, dict.fromkeys((scores.shape[:1], scores.shape))))
+        raise ValueError(
+            f"target of shape {target.shape} does not fit scores of shape {scores.shape}: it must"
+            f" have shape {accepted}"
+        )
+    return target
+
+
+def boosting_weight(value: Any, scores: Array) -> Array | None:
+    """Return weights (n,), or of the scores' shape; None for an empty array, which XGBoost has."""
+    if value is None or np.size(value) == 0:
+        return None
+    weight = _checks.real("sample_weight", value)
+    if weight.shape not in ((), scores.shape[:1], scores.shape):
+        raise ValueError(
+            f"sample_weight must have shape {scores.shape[:1]}, got {weight.shape}, for scores of"
+            f" shape {scores.shape}"
+        )
+    return weight  # the loss looks at the numbers
+
+
+def start_target(
+    value: Any, classes: int | None, is_softmax: bool, takes_probabilities: bool
+) -> Array:
+    """Return the target of a constant score: labels (n,), or numbers in [0, 1]."""
+    target = _checks.real("target", value)
+    if target.ndim == 1 and (is_softmax or classes is not None):
+        return integral_labels(target)
+    if target.ndim not in (1, 2) or not takes_probabilities:
+        accepted = "(n,) or (n, K)" if takes_probabilities else "(n,)"
+        raise ValueError(f"target must have shape {accepted}, got {target.shape}")
+    if classes is not None and target.shape[1] != classes:
+        raise ValueError(f"target of shape {target.shape} does not fit classes={classes}")
+    _in_unit_interval("target", target)
+    return target
+
+
+def _in_unit_interval(name: str, array: Array) -> None:
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        _checks.bad_probability(name, array, _checks._first(wrong))
+
+
+def weights_of_a_start(weight: Array | None) -> float:
+    """Return the sum of the weights, 0 of none."""
+    total = 0.0 if weight is None else float(weight.sum())
+    if weight is not None and total <= 0 and weight.any():
+        raise ValueError(
+            f"sample_weight must have a positive sum for an initial score, got {total}"
+            " (times a power of two)"
+        )
+    return total
+
+
+def host_data(data: Any, method: str, instead: str) -> Any:
+    """Check that an objective got the host's data set, as its native interface hands it over."""
+    if not hasattr(data, "get_label"):
+        raise TypeError(
+            f"{method} is for the host's native interface, and got {type(data).__name__} for the"
+            f" data set: the scikit-learn interface takes {instead}"
+        )
+    return data
+
+
+def sklearn_scores(scores: Any, method: str, instead: str) -> Any:
+    """Check that an objective got scores, as the scikit-learn interface hands them over."""
+    if hasattr(scores, "get_label"):
+        raise TypeError(
+            f"{method} is for the scikit-learn interface, and got {type(scores).__name__} for the"
+            f" scores: the native interface takes {instead}"
+        )
+    return scores
+
+
+def other_predictions(instead: str, takes_probabilities: bool) -> NoReturn:
+    if takes_probabilities:
+        raise ValueError(
+            "the metric takes probabilities, but beside a custom objective the host hands over raw"
+            f" scores: {instead} takes them"
+        )
+    raise ValueError(
+        "the metric takes raw scores, but the host uses an objective of its own, and hands over its"
+        f" predictions: {instead} takes probabilities"
+    )
+
+
+def dropped_weights(host: str, options: str, instead: str) -> NoReturn:
+    raise ValueError(f"{host} does not apply {options} to a custom objective: {instead}")
+
+
+def scores_by_class(approxes: Any) -> Array:
+    """Return (n,) for one array of scores, and (n, K) for K of them, as CatBoost gives them."""
+    if len(approxes) == 1:
+        return np.asarray(approxes[0])
+    try:
+        return np.stack(approxes).T
+    except ValueError as error:
+        raise ValueError(f"approxes must be arrays of one length: {error}") from None
+
+
 def integral_labels(value: Any) -> Array:
     """Return class labels that came in any type that holds integers, as integers."""
     array = _checks._array("target", value)
@@ -117,6 +248,15 @@ def integral_labels(value: Any) -> Array:
             f"target must be integral class labels, got {array[at]}{_positions.position(at)}"
         )
     return labels
+
+
+def label_of_a_row(value: Any) -> Array:
+    """Return (1,): one label; what it cannot be is left to `integral_labels`."""
+    if isinstance(value, float | int) and abs(value) < 2**53 and value == value // 1:
+        return np.array([int(value)])
+    if np.ndim(value):
+        raise ValueError(f"target must be one class label, got shape {np.shape(value)}")
+    return integral_labels([value])
 
 
 def labels_in_range(labels: Array, classes: int) -> None:
