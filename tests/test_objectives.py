@@ -6,7 +6,6 @@ import copy
 import pickle
 import subprocess
 import sys
-import timeit
 import tracemalloc
 import warnings
 
@@ -412,24 +411,3 @@ def test_soft_labels_are_probabilities(rng):
     )  # fmt: skip
     with pytest.raises((TypeError, ValueError), match="target"):
         XGBoostObjective(SOFTMAX[2]).derivatives(scores, soft)
-
-
-def test_row_for_catboost_is_not_slower_than_numpy(rng):
-    """One call a row and round: by hand it is some ten operations of NumPy."""
-    scores = rng.normal(size=CLASSES)
-    objective = CatBoostObjective(SOFTMAX[0])
-
-    def by_hand():
-        p = np.exp(scores - np.max(scores))
-        p /= p.sum()
-        v = -p
-        v[1] += 1
-        return v, np.outer(p, p) - np.diag(p)
-
-    def ours():
-        return objective.calc_ders_multi(scores, 1.0, 1.0)
-
-    for got, want in zip(ours(), by_hand(), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-15)
-    least = [min(timeit.repeat(f, number=50, repeat=60)) for f in (ours, by_hand)]
-    assert least[0] < 1.5 * least[1]
