@@ -147,6 +147,11 @@ def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
     raise ValueError(f"{name} must be {accepted}, got {got}")
 
 
+def host_type(name: str, accepted: str, value: Any) -> NoReturn:
+    """Refuse an argument of a bridge for its type, or for the type that it says it has."""
+    raise TypeError(f"{name} must be {accepted}, got {type(value).__name__}")
+
+
 def dask_logits(value: Any, array_type: type) -> None:
     if not isinstance(value, array_type):
         raise TypeError(f"logits must be a dask array, got {type(value).__name__}")
