@@ -14,6 +14,7 @@ cdef enum:  # what a kernel reports; the caller turns it into an exception
     OK = 0
     BAD_LABEL = 1
     NO_MEMORY = 2
+    OUT_OF_RANGE = 3  # of the precision that was to be computed in
 
 cdef enum:  # which loss of the softmax family
     CROSS_ENTROPY = 0
@@ -261,30 +262,46 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
     return wrong >= 0
 
 
-cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, double* denominator,
+cdef struct WeightSum:
+    double total
+    bint any_counts  # whether a weight is not 0: the sum of others may be 0, too
+
+
+cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
                       Py_ssize_t* position) noexcept nogil:
     # Checks every label before anything is written, and sums the weights that the mean divides by. By
-    # blocks: one label at a time took 2.2 of the 15 ns of a row of ten classes.
+    # blocks: one label at a time took 2.2 of the 15 ns of a row of ten classes. With the rounding errors
+    # beside the sum: 4 million weights of 0.1, added one by one, were 5e-11 off.
     cdef const double* class_weight = batch.class_weight if batch.kind == CROSS_ENTROPY else NULL
     cdef bint unweighted = class_weight == NULL and batch.sample_weight.data == NULL
     cdef long long labels[BLOCK_ROWS]
-    cdef double total = 0.0, weight
-    cdef Py_ssize_t first = 0, count, row
+    cdef double weight[BLOCK_ROWS]
+    cdef wide_sum[double] sum
+    cdef double unweighted_rows = 0.0
+    cdef bint any_counts = False
+    cdef Py_ssize_t first = 0, count, i
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
         if unweighted and take_labels(batch, first, count, &labels[0]):
-            total += count
+            unweighted_rows += count
             first += count
             continue
-        for row in range(first, first + count):
-            if read_label(&batch.labels, row, batch.classes, &labels[0]) != OK:
-                position[0] = row
+        memset(weight, 0, sizeof(weight))
+        for i in range(count):
+            if read_label(&batch.labels, first + i, batch.classes, &labels[0]) != OK:
+                position[0] = first + i
                 return BAD_LABEL
             if labels[0] >= 0:
-                weight = class_weight[labels[0]] if class_weight else 1.0
-                total += weight * read_scalar(&batch.sample_weight, row)
+                weight[i] = ((class_weight[labels[0]] if class_weight else 1.0)
+                             * read_scalar(&batch.sample_weight, first + i))
+                any_counts |= weight[i] != 0.0
+        i = 0
+        while i < count:
+            sum.add(load(<const double*> &weight[i]))
+            i += lanes(<double> 0)
         first += count
-    denominator[0] = total
+    weights.total = unweighted_rows + sum.total()
+    weights.any_counts = any_counts or unweighted_rows > 0.0
     return OK
 
 

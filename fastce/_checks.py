@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.array_utils import normalize_axis_index
 
 from fastce import _layout
 
@@ -38,6 +37,14 @@ def integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not -(2**63) <= result < 2**63:
         raise ValueError(f"{name} must fit in 64 bits, got {value!r}")
+    return result
+
+
+def axis(value: Any) -> int:
+    """Return an axis that some array may have: NumPy's have 64 at most."""
+    result = integer("axis", value)
+    if not -64 <= result < 64:
+        raise ValueError(f"axis must be between -64 and 63, got {value!r}")
     return result
 
 
@@ -84,6 +91,23 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
     return result
 
 
+def share(name: str, value: Any) -> float | Array | None:
+    """Return None, a number in [0, 1], or a read-only array of such numbers."""
+    if value is None:
+        return None
+    array = real(name, value)
+    if array.ndim == 0 and float(array) == -1:
+        raise ValueError(f"{name} must be in [0, 1], or None for no weights, got {value!r}")
+    if array.ndim == 0:
+        return number(name, value, low=0, high=1)
+    result: Array = np.array(array, dtype=np.float64, order="C")
+    wrong = ~((result >= 0) & (result <= 1))
+    if wrong.any():
+        bad_probability(name, array, _first(wrong), "be in [0, 1]")
+    result.flags.writeable = False
+    return result
+
+
 def weights_fit(name: str, value: Array | None, classes: int) -> None:
     if value is not None and value.shape[0] != classes:
         raise ValueError(
@@ -105,7 +129,11 @@ def class_axis(logits: Array, axis: int) -> int:
     """Return the class axis, counted from 0."""
     if logits.ndim == 0:
         raise ValueError("logits must have a class axis, got a scalar")
-    return int(normalize_axis_index(axis, logits.ndim))
+    if not -logits.ndim <= axis < logits.ndim:
+        raise np.exceptions.AxisError(
+            f"axis={axis} is out of bounds for logits of shape {logits.shape}"
+        )
+    return axis % logits.ndim
 
 
 def softmax_target(
@@ -116,12 +144,18 @@ def softmax_target(
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     if array.size == 0 and isinstance(value, list | tuple):
         array = array.astype(np.int64)  # what an empty list holds is anybody's guess
+    if probabilities and array.dtype.kind in "iub" and array.shape == logits.shape:
+        return array, False  # one-hot
     if array.dtype.kind in "iu":
         if array.shape == shape:
             return array, True
         hint = ""
         if logits.ndim > 1 and axis != 1 and array.shape == logits.shape[:1] + logits.shape[2:]:
             hint = f" (axis=1 would fit; it is {axis - logits.ndim})"
+        elif array.shape == (*logits.shape[:axis], 1, *logits.shape[axis + 1 :]):
+            hint = " (drop the axis of length 1: target.squeeze(axis))"
+        elif logits.ndim == 1 and array.ndim == 1:
+            hint = " (logits of a batch have shape (rows, classes))"
         raise ValueError(
             f"target of shape {array.shape} does not fit logits of shape {logits.shape}:"
             f" class labels must have shape {shape}{hint}"
@@ -141,11 +175,14 @@ def softmax_target(
     )
 
 
-def bad_label(target: Array, flat_position: int, classes: int) -> NoReturn:
+def bad_label(
+    target: Array, flat_position: int, classes: int, ignore_index: int | None = None
+) -> NoReturn:
     at = np.unravel_index(flat_position, target.shape)
+    ignored = "" if ignore_index is None else f", and ignore_index is {ignore_index}"
     raise IndexError(
         f"target holds the label {target[at]}{_position(at)}, but the labels of {classes} classes"
-        f" are 0 to {classes - 1}"
+        f" are 0 to {classes - 1}{ignored}"
     )
 
 
@@ -160,8 +197,10 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
     return array
 
 
-def bad_probability(name: str, array: Array, at: tuple[Any, ...]) -> NoReturn:
-    raise ValueError(f"{name} must lie in [0, 1], got {array[at]}{_position(at)}")
+def bad_probability(
+    name: str, array: Array, at: tuple[Any, ...], accepted: str = "lie in [0, 1]"
+) -> NoReturn:
+    raise ValueError(f"{name} must {accepted}, got {array[at]}{_position(at)}")
 
 
 # Other arguments of a call ------------------------------------------------------------------------
@@ -173,24 +212,45 @@ def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
 
 
 def sample_weight_and_largest(value: Any, shape: tuple[int, ...]) -> tuple[Array | None, float]:
-    """Return the weights broadcast to ``shape``, as they are stored, and the largest of them."""
+    """Return the weights broadcast to ``shape``, as they are stored, and the largest size."""
     if value is None:
         return None, 1.0
     array = real("sample_weight", value)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         with np.errstate(all="ignore"):
             array = array.astype(np.float64)
-    largest = _weights("sample_weight", array)
+    largest = _weights("sample_weight", array, signed=True)
     return _broadcast("sample_weight", array, shape), largest
 
 
-def where(value: Any, shape: tuple[int, ...]) -> Array | None:
+def positive_sum_of_weights(total: float) -> None:
+    """Check what a mean divides by."""
+    if not total > 0:
+        raise ValueError(
+            f"the mean divides by the sum of the weights, which must be positive, got {total!r}:"
+            " pass a normalizer, or use reduction='sum'"
+        )
+
+
+def where(value: Any, shape: tuple[int, ...], samples: tuple[int, ...] = ()) -> Array | None:
+    """Return a mask broadcast to the logits; ``samples`` is the shape of a target of labels."""
     if value is None:
         return None
     array = _array("where", value)
     if array.dtype.kind != "b":
         raise TypeError(f"where must be bool, got {array.dtype}")
-    return _broadcast("where", array, shape)
+    hint = ""
+    if samples and array.shape == samples:
+        hint = ", the logits: where masks classes; to leave out samples, use sample_weight"
+        hint += " or ignore_index"
+    return _broadcast("where", array, shape, hint)
+
+
+def element_weights(
+    options: dict[str, tuple[str, Array]], shape: tuple[int, ...]
+) -> dict[str, Array]:
+    """Broadcast array options to the logits: argument of the kernel to (option's name, array)."""
+    return {key: _broadcast(name, array, shape) for key, (name, array) in options.items()}
 
 
 def pos_weight(value: Array, shape: tuple[int, ...]) -> Array:
@@ -242,37 +302,54 @@ def outputs(
     return tuple(views)
 
 
+def loss_output(
+    value: Any,
+    reduction: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    others: Sequence[Array | None],
+) -> Array | None:
+    """Return a view of the array for single losses, which overlaps none of the others."""
+    if value is None:
+        return None
+    if reduction != "none":
+        raise ValueError(f"loss_out needs reduction='none', but it is {reduction!r}")
+    return output(value, shape, (dtype,), others, None, name="loss_out")
+
+
 def output(
     value: Any,
     shape: tuple[int, ...],
     types: tuple[Any, ...],
     inputs: Sequence[Array | None],
     same: Array | None,
+    name: str = "out",
 ) -> Array:
     """Check one array to write to, which may be ``same`` exactly; return a plain view of it.
 
     The attributes of a subclass may say what they like: those of the view are the memory's.
     """
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError("out is a masked array, which is not supported")
+        raise TypeError(f"{name} is a masked array, which is not supported")
     array: Array = np.asarray(value).view()
     if array.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {array.shape}")
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if array.dtype.newbyteorder("=") not in types:
         accepted = " or ".join(str(t) for t in types)
-        raise ValueError(f"out must be {accepted}, got {array.dtype}")
+        raise ValueError(f"{name} must be {accepted}, got {array.dtype}")
     if not array.flags.writeable:
-        raise ValueError("out is read-only")
+        raise ValueError(f"{name} is read-only")
     if _overlaps_itself(array):
-        raise ValueError("out overlaps itself: some of its elements share memory")
+        raise ValueError(f"{name} overlaps itself: some of its elements share memory")
     for other in (same, *inputs):
         if other is None or not _may_overlap(array, other):
             continue
         if other is same and _is_same(array, other):
             continue
-        raise ValueError("out overlaps an input; only out=logits itself is supported")
+        accepted = "" if same is None else "; only out=logits itself is supported"
+        raise ValueError(f"{name} overlaps another array of the call{accepted}")
     return array
 
 
@@ -337,46 +414,6 @@ def threads_of_environment(text: str) -> int:
         raise ValueError(f"FASTCE_NUM_THREADS must be an integer from 1 up, got {text!r}") from None
 
 
-# Probabilities ------------------------------------------------------------------------------------
-
-
-def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
-    """Check that ``values``, in float64, are a distribution along ``axis``."""
-    if values.shape[axis] == 0:
-        raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
-    _weights(name, values, "a probability distribution")
-    total = values.sum(axis=axis, keepdims=True)
-    wrong = abs(total - 1) > tolerance
-    if wrong.any():
-        at = _first(wrong)
-        along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))
-        raise ValueError(
-            f"{name} must be a probability distribution, but {name}[{along}] sums to {total[at]},"
-            f" not to 1 within {tolerance}"
-        )
-
-
-def unit_interval(name: str, values: Array) -> None:
-    wrong = ~((values >= 0) & (values <= 1))
-    if wrong.any():
-        bad_probability(name, values, _first(wrong))
-
-
-def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
-    """Return labels in [0, classes), of the shape of log-probabilities less the class axis."""
-    array = _array("target", value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"target must be integer class labels, got {array.dtype}")
-    if array.shape != shape:
-        raise ValueError(
-            f"target has shape {array.shape}; {shape}, that of log_probs less axis, was expected"
-        )
-    wrong = (array < 0) | (array >= classes)
-    if wrong.any():
-        bad_label(array, int(np.argmax(wrong)), classes)
-    return array
-
-
 # Other arguments ----------------------------------------------------------------------------------
 
 
@@ -415,28 +452,33 @@ def _array(name: str, value: Any) -> Array:
     return array.view()
 
 
-def _weights(name: str, array: Array, accepted: str = "finite and at least 0") -> float:
-    """Return the largest weight, 0 of none."""
+def _weights(
+    name: str, array: Array, accepted: str = "finite and at least 0", *, signed: bool = False
+) -> float:
+    """Return the largest size of a weight, 0 of none."""
     array = _layout.once(array)
     if array.size == 0:
         return 0.0
     with np.errstate(all="ignore"):  # a signalling NaN
         # Any NaN is minimum and maximum; neither takes a temporary array.
         least, largest = array.min(), array.max()
-        if 0 <= least <= largest < np.inf:
-            return float(largest)
-        good = np.isfinite(array) & (array >= 0)
+        if (least > -np.inf if signed else least >= 0) and least <= largest < np.inf:
+            return max(float(largest), -float(least))
+        good = np.isfinite(array) & ((array >= 0) | signed)
     if not good.all():
         at = _first(~good)
+        accepted = "finite" if signed else accepted
         raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at)}")
     return float(largest)
 
 
-def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+def _broadcast(name: str, array: Array, shape: tuple[int, ...], hint: str = "") -> Array:
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
-        raise ValueError(f"{name} of shape {array.shape} does not broadcast to {shape}") from None
+        raise ValueError(
+            f"{name} of shape {array.shape} does not broadcast to {shape}{hint}"
+        ) from None
 
 
 def _first(wrong: Array) -> tuple[int, ...]:

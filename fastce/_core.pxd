@@ -35,7 +35,7 @@ cdef enum:
 # labels         one a row, contiguous
 # ignores        whether rows whose label is ignore_index count nothing; if not, ignore_index says nothing
 # class_weight   one a class, finite and >= 0, or NULL; alpha likewise
-# sample_weight  one a row, finite and >= 0, or NULL
+# sample_weight  one per row, finite, or NULL; it may be negative
 # grad           rows x classes, written by its own strides, or NULL
 # loss           one a row, contiguous, or NULL
 
@@ -84,7 +84,7 @@ cdef int sum_label_weights_float64(
 # All arrays are contiguous, `count` numbers each; targets lie in [0, 1].
 #
 # pos_weight     one an element, finite and >= 0, or NULL
-# sample_weight  one an element, finite and >= 0, or NULL
+# sample_weight  one per element, finite, or NULL; it may be negative
 # alpha          weight of the positive elements, 1 - alpha that of the others; below 0: none
 # grad, loss     or NULL
 

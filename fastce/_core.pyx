@@ -199,7 +199,8 @@ cdef class SoftmaxKernel:
         cdef cnp.ndarray z, y
         cdef int ndim, axis, storage, status
         cdef Py_ssize_t rows, behind, position = -1
-        cdef double denominator = 0.0, total = 0.0
+        cdef double denominator, total = 0.0
+        cdef WeightSum weights
         cdef bint double_precision
         if not (self.is_quick and is_usual(logits) and is_usual(target)):
             return None
@@ -217,6 +218,7 @@ cdef class SoftmaxKernel:
         behind = size_behind(z, axis)
         if behind > 1 and batch.classes > QUICK_PLANES:
             return None
+        set_usual(&batch.logits, z, storage, batch.classes, behind)
         rows = cnp.PyArray_SIZE(y)
         if (self.class_weight is not None
                 and cnp.PyArray_DIM(<cnp.ndarray> self.class_weight, 0) != batch.classes):
@@ -230,12 +232,16 @@ cdef class SoftmaxKernel:
                 return None
             batch.sample_weight = scalars_of(sample_weight.ravel())
         with nogil:
-            status = weigh_labels(&batch, rows, &denominator, &position)
+            status = weigh_labels(&batch, rows, &weights, &position)
+            if status == OK and scale_overflows(batch.logits.data, storage, cnp.PyArray_SIZE(z),
+                                                batch.logit_scale, batch.softcap):
+                status = OUT_OF_RANGE
         if status != OK:
             return None
+        denominator = weights.total
         batch.scale = 1.0
         if self.reduction == MEAN:
-            if denominator == 0.0:
+            if not denominator > 0.0:
                 return None
             batch.scale = 1.0 / denominator
         soft_weight = None
@@ -243,7 +249,6 @@ cdef class SoftmaxKernel:
             soft_weight = self.soft_weight(batch.classes, double_precision)
             batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
         grad = hess = loss = None
-        set_usual(&batch.logits, z, storage, batch.classes, behind)
         if results > 1:
             grad = output_for(out, z, y)
             if grad is None:
@@ -268,6 +273,11 @@ cdef class SoftmaxKernel:
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
         return results_of(results, loss, grad, hess)
+
+    @property
+    def ignore_index(self):
+        """The label whose rows are ignored, or None."""
+        return self.options.labels.ignore_index if self.options.labels.ignores else None
 
     cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
         # What label smoothing gives each class, in the working precision.
@@ -295,17 +305,31 @@ KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EX
          "log_softmax": LOG_SOFTMAX}
 
 
+def overflows(SoftmaxKernel kernel, cnp.ndarray logits):
+    """Return whether a finite logit of a contiguous array becomes infinite by the kernel's scale."""
+    cdef bint found
+    cdef int storage = storage_of(logits)
+    with nogil:
+        found = scale_overflows(<const char*> cnp.PyArray_DATA(logits), storage, cnp.PyArray_SIZE(logits),
+                                kernel.options.logit_scale, kernel.options.softcap)
+    return found
+
+
 def weigh(SoftmaxKernel kernel, Py_ssize_t classes, cnp.ndarray labels, sample_weight):
-    """Check labels: (sum of the weights of their rows, -1), or (0, position of the first bad one)."""
+    """Check labels, and add up the weights of their rows.
+
+    Returns the sum, whether a weight is not 0, and the position of the first bad label or -1.
+    """
     cdef Batch batch = kernel.options
-    cdef double denominator = 0.0
+    cdef WeightSum weights
     cdef Py_ssize_t position = -1, rows = cnp.PyArray_DIM(labels, 0)
     batch.classes = classes
     set_labels(&batch.labels, labels)
     batch.sample_weight = scalars_of(sample_weight)
     with nogil:
-        weigh_labels(&batch, rows, &denominator, &position)
-    return denominator, position
+        if weigh_labels(&batch, rows, &weights, &position) != OK:
+            memset(&weights, 0, sizeof(weights))
+    return weights.total, weights.any_counts, position
 
 
 @cython.final

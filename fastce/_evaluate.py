@@ -1,4 +1,4 @@
-"""One call of a loss: check arguments, lay out arrays, spread rows over threads, reduce losses."""
+"""One call of a softmax loss: check arguments, lay out arrays, split into tasks, reduce."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -41,6 +41,7 @@ class Call(NamedTuple):
     normalizer: Any = None
     grad_output: Any = None
     out: Any = None
+    loss_out: Any = None
 
 
 def working_type(logits: Array) -> Any:
@@ -67,6 +68,39 @@ def narrowed(losses: Array, logits: Array) -> Array:
     """Return losses in the type that they are given back in."""
     with np.errstate(all="ignore"):
         return losses.astype(working_type(logits), copy=False)
+
+
+def checked_denominator(total: float, any_counts: bool) -> float:
+    """Return what a mean divides by: NaN where no weight counts, or their sum is infinite."""
+    if not any_counts or math.isinf(total):
+        return math.nan
+    _checks.positive_sum_of_weights(total)
+    return total
+
+
+def sum_of_weights(weight: Array, used: Array | None = None) -> tuple[float, bool]:
+    """Return the sum of the weights that are used, and whether one of them is not 0."""
+    where: Any = True if used is None else used
+    with np.errstate(over="ignore"):
+        total = float(np.sum(weight, dtype=np.float64, where=where))
+    return total, bool(total) or bool(np.any(weight, where=where))
+
+
+def losses_like(given: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return a contiguous array for single losses: the caller's own if that can be written."""
+    if given is not None and given.flags.c_contiguous and given.dtype == dtype:
+        return given
+    return np.empty(shape, dtype)
+
+
+def returned_losses(losses: Array, given: Array | None, own: Any, logits: Array) -> Any:
+    """Return single losses in the type that they are given back in, by the caller's own array."""
+    if given is None:
+        return narrowed(losses, logits)
+    if losses is not given:
+        with np.errstate(all="ignore"):
+            given[...] = losses
+    return own
 
 
 def _sum(parts: list[float]) -> float:
@@ -98,11 +132,14 @@ def softmax_family(
     shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
     _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     weight, largest = _checks.sample_weight_and_largest(call.sample_weight, shape)
-    mask = _checks.where(call.where, z.shape)
+    mask = _checks.where(call.where, z.shape, shape)
     normalizer = _checks.normalizer(call.normalizer)
     factor = _checks.grad_output(call.grad_output, shape, loss.reduction)
     inputs = [y, weight, mask, factor if isinstance(factor, np.ndarray) else None]
     outs = _checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
+    own_losses = _checks.loss_output(
+        call.loss_out, loss.reduction, shape, working_type(z), [z, *inputs, *outs]
+    )
 
     batch = Batch(
         kernel=loss.kernel(),
@@ -113,27 +150,31 @@ def softmax_family(
         sample_weight=weight,
         grad_output=factor if isinstance(factor, np.ndarray) else None,
     )
-    denominator = batch.denominator(loss.reduction == "mean" and normalizer is None)
-    denominator = normalizer if normalizer is not None else denominator
+    weights = batch.sum_of_weights()
+    if not is_labels:
+        batch.check_probabilities()
+    denominator = 1.0
+    if loss.reduction == "mean":
+        denominator = checked_denominator(*weights) if normalizer is None else normalizer
     arrays = [new_like(z) if array is None else array for array in outs]
     grad, hess = [last_axis(a, axis) for a in arrays] + [None] * (2 - len(arrays))
     returned = handed_back(call.out, arrays)
     scale = 1.0 if isinstance(factor, np.ndarray) else factor
-    if loss.reduction != "mean":
-        denominator = 1.0
-    elif not denominator:
+    if math.isnan(denominator) and not weights[1]:  # nothing counts
         for array in arrays:
             array[...] = 0
         return math.nan, *returned
     scale /= denominator
     factors = (scale, largest, loss.largest_factor)
     batch.real = sufficient_type(z, factors, batch.inputs["grad_output"])
+    if batch.scale_overflows(getattr(loss, "logit_scale", 1.0)):
+        batch.real = np.dtype(np.float64)
     if loss.reduction == "none":
-        losses: Any = np.empty(shape, batch.real)
+        losses = losses_like(own_losses, shape, batch.real)
         batch.run(scale, grad=grad, hess=hess, loss=losses)
         if classes == 0:  # only ignored rows, or probabilities of nothing
             losses[...] = 0
-        return narrowed(losses, z), *returned
+        return returned_losses(losses, own_losses, call.loss_out, z), *returned
     return batch.run(scale, grad=grad, hess=hess) / denominator, *returned
 
 
@@ -154,26 +195,59 @@ def sum_over_elements(work: Work, count: int) -> float:
     return _sum(_parallel.run(work, tasks, count))
 
 
-def first_improbable(read: Callable[[int, int], Array], count: int, step: int) -> float:
-    """Return the position of the first of ``count`` numbers outside [0, 1], infinity for none.
+def first_outside(array: Array, dtype: Any, largest: float) -> tuple[int, ...] | None:
+    """Return where a number of ``array``, as ``dtype``, lies outside [0, largest], if one does.
 
-    ``read(start, stop)`` gives a range of them, of ``step`` at most, as the kernel takes it.
+    It is not always the first one.
     """
+    array = _layout.once(array)
+    order = _layout.memory_order([array])
+    view = array.transpose(order)
+    read = _layout.reader(view, dtype, BLOCK_ELEMENTS)
+    # Nothing is copied if the array is one contiguous axis; blocks would double the time.
+    step = BLOCK_ELEMENTS if _layout.line(view, dtype) is None else max(array.size, 1)
 
     def check(start: int, stop: int) -> float:
         for first in range(start, stop, step):
-            position = _isa.core.first_improbable(read(first, min(first + step, stop)))
+            block = read(first, min(first + step, stop))
+            position = _isa.core.first_improbable(block, largest)
             if position >= 0:
                 return float(first + position)
         return math.inf
 
-    return min(_parallel.run(check, _parallel.tasks_of(count, 1, GROUP_ROWS), count))
+    tasks = _parallel.tasks_of(array.size, 1, GROUP_ROWS)
+    position = min(_parallel.run(check, tasks, array.size), default=math.inf)
+    if position == math.inf:
+        return None
+    at = dict(zip(order, np.unravel_index(int(position), view.shape), strict=True))
+    return tuple(int(at[axis]) for axis in sorted(at))
 
 
 def all_probable(target: Array) -> bool:
     """Return whether all numbers of a contiguous array lie in [0, 1]."""
-    flat = target.reshape(-1)
-    return first_improbable(lambda start, stop: flat[start:stop], flat.size, flat.size) == math.inf
+    return first_outside(target, target.dtype, 1.0) is None
+
+
+def check_probabilities(
+    array: Array, dtype: Any, largest: float, accepted: str, used: Callable[[], Array | None]
+) -> None:
+    """Raise if a number of a target lies outside [0, largest], before anything is written.
+
+    Only where one does is it asked which elements are ``used``: the others may hold anything.
+    """
+    if array.dtype.kind == "b" or array.size == 0:
+        return
+    at = first_outside(array, dtype, largest)
+    if at is None:
+        return
+    counts = used()
+    if counts is not None:
+        with np.errstate(invalid="ignore"):
+            wrong = ~((array >= 0) & (array.astype(dtype) <= largest)) & counts
+        if not wrong.any():
+            return
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+    _checks.bad_probability("target", array, at, accepted)
 
 
 def new_like(logits: Array, dtype: Any = None) -> Array:
@@ -215,25 +289,55 @@ class Batch:
             "grad_output": grad_output,
         }
 
-    def denominator(self, wanted: bool) -> float:
-        """Check the labels, all of them before anything is written, and add up the weights."""
+    def sum_of_weights(self) -> tuple[float, bool]:
+        """Check the labels, all of them before anything is written, and add up the weights.
+
+        Returns their sum, and whether one of them is not 0.
+        """
         labels, weight = self.inputs["labels"], self.inputs["sample_weight"]
         if self.rows == 0:
-            return 0.0
+            return 0.0, False
         if labels is None:
-            if not wanted or weight is None:
-                return float(self.rows)
-            with np.errstate(over="ignore"):
-                return float(weight.sum(dtype=np.float64))
-        total = 0.0
-        for start, (part, position) in self._label_blocks():
+            return (float(self.rows), True) if weight is None else sum_of_weights(weight)
+        totals, any_counts = [], False
+        for start, (total, counts, position) in self._label_blocks():
             if position >= 0:
-                _checks.bad_label(labels, start + position, self.classes)
-            total += part
-        return total
+                ignore_index = self.kernel.ignore_index
+                _checks.bad_label(labels, start + position, self.classes, ignore_index)
+            totals.append(total)
+            any_counts = any_counts or counts
+        return _sum(totals), any_counts
 
-    def _label_blocks(self) -> Iterator[tuple[int, tuple[float, int]]]:
-        """Yield where a block of labels starts, its weight, and where its first bad label is."""
+    def denominator(self) -> float:
+        """Check the labels, and return the sum of the weights alone."""
+        return self.sum_of_weights()[0]
+
+    def check_probabilities(self) -> None:
+        """Raise if a probability is negative or not finite, in rows that count."""
+        array, weight = self.inputs["probabilities"], self.inputs["sample_weight"]
+        assert array is not None
+        check_probabilities(
+            array,
+            self.real,
+            float(np.finfo(self.real).max),
+            "be at least 0 and finite",
+            lambda: None if weight is None else (weight != 0)[..., None],
+        )
+
+    def scale_overflows(self, logit_scale: float) -> bool:
+        """Return whether the scale takes a finite logit beyond the working precision."""
+        if abs(logit_scale) <= 1 or self.real == np.float64 or self.logits.size == 0:
+            return False
+        array = _layout.once(self.logits)
+        view = array.transpose(_layout.memory_order([array]))
+        read = _layout.reader(view, self._stored(array), BLOCK_ELEMENTS)
+        return any(
+            _isa.core.overflows(self.kernel, read(start, min(start + BLOCK_ELEMENTS, view.size)))
+            for start in range(0, view.size, BLOCK_ELEMENTS)
+        )
+
+    def _label_blocks(self) -> Iterator[tuple[int, tuple[float, bool, int]]]:
+        """Yield where a block of labels starts, and what the kernel says of it."""
         labels, weight = self._direct("labels"), self._direct("sample_weight")
         names = ("labels", "sample_weight")
         given = [name for name in names if self.inputs[name] is not None]
@@ -362,168 +466,3 @@ class Batch:
             return total
 
         return work
-
-
-# The sigmoid family -------------------------------------------------------------------------------
-
-
-def sigmoid_family(
-    loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
-) -> tuple[Any, ...]:
-    """Evaluate a loss of independent elements."""
-    z = _checks.logits(logits)
-    y = _checks.sigmoid_target(target, z)
-    weight, largest = _checks.sample_weight_and_largest(call.sample_weight, z.shape)
-    mask = _checks.where(call.where, z.shape)
-    normalizer = _checks.normalizer(call.normalizer)
-    factor = _checks.grad_output(call.grad_output, z.shape, loss.reduction)
-    pos_weight = getattr(loss, "pos_weight", None)
-    pos_weight = None if pos_weight is None else _checks.pos_weight(pos_weight, z.shape)
-    grad_output = factor if isinstance(factor, np.ndarray) else None
-    scale = 1.0 if isinstance(factor, np.ndarray) else factor
-    inputs = {
-        "target": y,
-        "sample_weight": weight,
-        "mask": mask,
-        "pos_weight": pos_weight,
-        "grad_output": grad_output,
-    }
-    outs = _checks.outputs(call.out, results - 1, z, list(inputs.values())) if results > 1 else ()
-    elements = Elements(loss.kernel(), z, inputs)
-    if any(array is not None for array in outs):
-        elements.check_target()
-    arrays = [new_like(z) if array is None else array for array in outs]
-    outputs = dict(zip(("grad", "hess"), arrays, strict=False))
-    returned = handed_back(call.out, arrays)
-    denominator = 1.0
-    if loss.reduction == "mean":
-        denominator = normalizer if normalizer is not None else elements.denominator()
-    if not denominator:
-        elements.check_target()
-        for array in arrays:
-            array[...] = 0
-        return math.nan, *returned
-    scale /= denominator
-    elements.real = sufficient_type(z, (scale, largest, loss.largest_factor), grad_output)
-    if loss.reduction == "none":
-        losses = new_like(z, working_type(z))
-        elements.run(scale, **outputs, loss=losses)
-        return losses, *returned
-    return elements.run(scale, **outputs) / denominator, *returned
-
-
-class Elements:
-    """The arrays of one call, all of the logits' shape, and the kernel that goes over them."""
-
-    def __init__(self, kernel: Any, logits: Array, inputs: dict[str, Array | None]) -> None:
-        self.kernel = kernel
-        self.logits = logits
-        self.real = working_type(logits)
-        self.inputs = {name: array for name, array in inputs.items() if array is not None}
-
-    def _type(self, name: str, array: Array) -> Any:
-        """Return the type that the kernel takes an array in: its own where there is a choice."""
-        if name == "mask":
-            return np.dtype(bool)
-        native = array.dtype.newbyteorder("=")
-        if self.real != working_type(self.logits):
-            return self.real
-        if name in ("logits", "grad", "hess", "loss"):
-            return native
-        if name == "target" and native == self.logits.dtype.newbyteorder("="):
-            return native
-        return self.real
-
-    def denominator(self) -> float:
-        """Add up the weights of the elements that count."""
-        weight, mask = self.inputs.get("sample_weight"), self.inputs.get("mask")
-        if weight is None:
-            return float(self.logits.size if mask is None else np.count_nonzero(mask))
-        with np.errstate(over="ignore"):
-            if mask is None:
-                return float(np.sum(weight, dtype=np.float64))
-            return float(np.sum(weight, dtype=np.float64, where=mask))
-
-    def check_target(self) -> None:
-        """Raise if a target is not in [0, 1], before anything is written."""
-        target = self.inputs["target"]
-        if target.dtype.kind == "b" or target.size == 0:
-            return
-        target = _layout.once(target)
-        order = _layout.memory_order([target])
-        view = target.transpose(order)
-        # A float64 that rounds to 1 in the working precision counts as 1.
-        dtype = self._type("target", target)
-        read = _layout.reader(view, dtype, BLOCK_ELEMENTS)
-        # Nothing is copied where the target is one contiguous axis, and 2 us a block would double
-        # the time.
-        step = BLOCK_ELEMENTS if _layout.line(view, dtype) is None else target.size
-        position = first_improbable(read, target.size, step)
-        if position < math.inf:
-            at = dict(zip(order, np.unravel_index(int(position), view.shape), strict=True))
-            _checks.bad_probability("target", target, tuple(at[axis] for axis in sorted(at)))
-
-    def run(self, scale: float, **outputs: Array) -> float:
-        """Go over all elements."""
-        if self.logits.size == 0:
-            return 0.0
-        arrays = _layout.forwards({"logits": self.logits, **self.inputs, **outputs})
-        types = {name: self._type(name, array) for name, array in arrays.items()}
-        lines = {name: _layout.line(array, types[name]) for name, array in arrays.items()}
-        if all(view is not None for view in lines.values()):
-            work = _isa.core.SigmoidRun(self.kernel, scale, **lines)
-        else:
-            work = _BlockedElements(self.kernel, scale, arrays, types, tuple(outputs))
-        total = sum_over_elements(work, self.logits.size)
-        # Targets are watched on the way, which costs nothing: a pass of its own is needed only
-        # before an array of the caller's is written.
-        if work.suspect:
-            self.check_target()
-        return total
-
-
-class _BlockedElements:
-    """What SigmoidRun is, for arrays that do not all lie as one contiguous axis: block by block.
-
-    Only those are copied that have to be.
-    """
-
-    def __init__(
-        self,
-        kernel: Any,
-        scale: float,
-        arrays: dict[str, Array],
-        types: dict[str, Any],
-        outputs: tuple[str, ...],
-    ) -> None:
-        self.kernel = kernel
-        self.scale = scale
-        self.suspect = False
-        self.read = {
-            name: _layout.reader(array, types[name], BLOCK_ELEMENTS)
-            for name, array in arrays.items()
-            if name not in outputs
-        }
-        lines = {name: _layout.line(arrays[name], types[name]) for name in outputs}
-        self.written = {name: view for name, view in lines.items() if view is not None}
-        self.scattered = {
-            name: (arrays[name], types[name]) for name, view in lines.items() if view is None
-        }
-
-    def __call__(self, start: int, stop: int) -> float:
-        total = 0.0
-        for first in range(start, stop, BLOCK_ELEMENTS):
-            last = min(first + BLOCK_ELEMENTS, stop)
-            block = {name: read(first, last) for name, read in self.read.items()}
-            for name, view in self.written.items():
-                block[name] = view[first:last]
-            for name, (_, dtype) in self.scattered.items():
-                block[name] = np.empty(last - first, dtype)
-            run = _isa.core.SigmoidRun(self.kernel, self.scale, **block)
-            total = run(0, last - first, total)
-            if run.suspect:
-                self.suspect = True
-            for name, (array, _) in self.scattered.items():
-                _layout.scatter(block[name], array, array.ndim, first, last)
-            del run, block  # before the next ones are made, not after
-        return total

@@ -33,6 +33,8 @@ cdef int set_hard_labels(Batch* batch, const int64_t* labels, Py_ssize_t rows, P
                          const void* sample_weight, Py_ssize_t size, double* denominator) noexcept nogil:
     # Checks them all: nothing has been written yet.
     cdef Py_ssize_t position
+    cdef WeightSum weights
+    cdef int status
     if rows < 0 or classes < 1 or (labels == NULL and rows > 0):
         return BAD_ARGUMENT
     batch.classes = classes
@@ -45,7 +47,10 @@ cdef int set_hard_labels(Batch* batch, const int64_t* labels, Py_ssize_t rows, P
     batch.sample_weight.data = <char*> sample_weight
     batch.sample_weight.storage = FLOAT64 if size == sizeof(double) else FLOAT32
     batch.sample_weight.stride = size
-    return weigh_labels(batch, rows, denominator, &position)
+    status = weigh_labels(batch, rows, &weights, &position)
+    if status == OK:
+        denominator[0] = weights.total
+    return status
 
 
 cdef double sum_of(const real* losses, Py_ssize_t count) noexcept nogil:
@@ -204,13 +209,13 @@ cdef int run_contiguous(
     if (count < 0 or total == NULL or (count > 0 and (logits == NULL or target == NULL))
             or not 0.0 <= label_smoothing <= 1.0 or not isfinite(grad_scale)):
         return BAD_ARGUMENT
-    if first_outside(<const char*> target, storage, count, <real> 0) >= 0:
+    if first_outside(<const char*> target, storage, count, <real> 1) >= 0:
         return BAD_TARGET
     memset(&elements, 0, sizeof(elements))
     elements.logits = <const char*> logits
     elements.target = <const char*> target
     elements.logits_storage = elements.target_storage = elements.grad_storage = storage
-    elements.pos_weight = pos_weight
+    elements.positive_weight = pos_weight
     elements.sample_weight = sample_weight
     elements.label_smoothing = label_smoothing
     elements.scale = grad_scale

@@ -53,13 +53,14 @@ class Loss:
         sample_weight: npt.ArrayLike | None = None,
         where: npt.ArrayLike | None = None,
         normalizer: float | None = None,
+        loss_out: Array | None = None,
     ) -> Value:
         """Return the loss alone; see `value_grad_hess`."""
-        if where is None and normalizer is None:
+        if where is None and normalizer is None and loss_out is None:
             result = self.kernel().quick(VALUE, logits, target, sample_weight, None)
             if result is not None:
                 return result
-        call = Call(sample_weight, where, normalizer)
+        call = Call(sample_weight, where, normalizer, loss_out=loss_out)
         return self._family(self, VALUE, logits, target, call)[0]
 
     def value_and_grad(
@@ -72,15 +73,16 @@ class Loss:
         normalizer: float | None = None,
         grad_output: npt.ArrayLike | None = None,
         out: Any = None,
+        loss_out: Array | None = None,
     ) -> tuple[Value, Array]:
         """Return the loss and its gradient by the logits, in one pass; see `value_grad_hess`."""
-        if where is None and normalizer is None and grad_output is None:
+        if all(given is None for given in (where, normalizer, grad_output, loss_out)):
             quick: tuple[Value, Array] | None = self.kernel().quick(
                 GRADIENT, logits, target, sample_weight, out
             )
             if quick is not None:
                 return quick
-        call = Call(sample_weight, where, normalizer, grad_output, out)
+        call = Call(sample_weight, where, normalizer, grad_output, out, loss_out)
         loss, grad = self._family(self, GRADIENT, logits, target, call)
         return loss, grad
 
@@ -94,6 +96,7 @@ class Loss:
         normalizer: float | None = None,
         grad_output: npt.ArrayLike | None = None,
         out: Any = None,
+        loss_out: Array | None = None,
     ) -> tuple[Value, Array, Array]:
         """Return the loss, its gradient and the diagonal of its Hessian by the logits, in one pass.
 
@@ -104,11 +107,12 @@ class Loss:
             float32.
         target : array_like
             Softmax losses: integer labels of the logits' shape less the class axis, or (softmax
-            cross-entropy) probabilities of the logits' shape. Sigmoid losses: numbers in [0, 1] of
-            the logits' shape.
+            cross-entropy) probabilities of the logits' shape, or an integer or bool one-hot. They
+            need not sum to 1. Sigmoid losses: numbers in [0, 1] of the logits' shape.
         sample_weight : array_like, optional
-            Finite, at least 0; broadcasts to the labels' shape, or to the logits' shape for sigmoid
-            losses. The logits of a sample of weight 0 are not used.
+            Finite; broadcasts to the labels' shape, or to the logits' shape for sigmoid losses.
+            Logits and target of a sample of weight 0 are not used. Weights may be negative; those
+            of a mean must have a positive sum.
         where : array_like of bool, optional
             Broadcasts to the logits. False masks a class of a sample for softmax losses: it has
             probability 0 and takes no label smoothing. It leaves out an element for sigmoid losses.
@@ -120,6 +124,8 @@ class Loss:
         out : array or tuple of arrays, optional
             Where to write the derivatives: of the logits' shape and dtype (or float32, for 16-bit
             logits). It may be `logits` itself, and must overlap no other input.
+        loss_out : array, optional
+            Where to write the single losses of ``reduction="none"``: of their shape and dtype.
 
         Returns
         -------
@@ -134,7 +140,8 @@ class Loss:
         TypeError
             An argument is of a type that is not accepted.
         ValueError
-            A shape, a weight, a probability or `out` does not fit.
+            A shape, a weight, a probability or an output does not fit, or the weights of a mean
+            have no positive sum. No output was written then.
         IndexError
             A label is neither a class nor `ignore_index`. No output was written then.
 
@@ -149,13 +156,13 @@ class Loss:
         >>> grad.shape, hess.shape
         ((2, 3), (2, 3))
         """
-        if where is None and normalizer is None and grad_output is None:
+        if all(given is None for given in (where, normalizer, grad_output, loss_out)):
             quick: tuple[Value, Array, Array] | None = self.kernel().quick(
                 HESSIAN, logits, target, sample_weight, out
             )
             if quick is not None:
                 return quick
-        call = Call(sample_weight, where, normalizer, grad_output, out)
+        call = Call(sample_weight, where, normalizer, grad_output, out, loss_out)
         loss, grad, hess = self._family(self, HESSIAN, logits, target, call)
         return loss, grad, hess
 

@@ -341,6 +341,30 @@ cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:
     return select(less(magnitude, splat(<real> 0.55)), x / fraction, large)
 
 
+cdef bint scale_overflows(const char* logits, int storage, Py_ssize_t count, double logit_scale,
+                          double softcap) noexcept nogil:
+    # Whether a finite logit becomes infinite in float32 by its scale: such logits are computed in double. The
+    # cap of an infinite product is right.
+    cdef float buffer[CHUNK]
+    cdef vec[float] limit = splat(<float> (LARGEST_FLOAT / fabs(logit_scale) if logit_scale else INFINITY))
+    cdef vec[float] infinity = splat(<float> INFINITY), x
+    cdef mask[float] found = less(infinity, infinity)
+    cdef Py_ssize_t first = 0, i, chunk, width = lanes(<float> 0)
+    if storage == FLOAT64 or storage == FLOAT16 or fabs(logit_scale) <= 1.0 or softcap != 0.0:
+        return False
+    while first < count:
+        chunk = min_size(CHUNK, count - first)
+        widen(logits + first * storage_size(storage), storage, buffer, chunk)
+        i = 0
+        while i < chunk:
+            x = abs(load(<const float*> buffer + i) if i + width <= chunk
+                    else load_first(<const float*> buffer + i, chunk - i, <float> 0))
+            found = found | (less(limit, x) & less(x, infinity))
+            i += width
+        first += chunk
+    return any(found)
+
+
 cdef inline void transform(real* z, Py_ssize_t count, double logit_scale, double softcap) noexcept nogil:
     # z becomes u, in place: logit_scale z, or softcap tanh(logit_scale z / softcap).
     # `count` is rounded up to whole vectors: buffers are padded.
@@ -359,9 +383,9 @@ cdef inline void transform(real* z, Py_ssize_t count, double logit_scale, double
         infinity = splat(<real> INFINITY)
         i = 0
         while i < count:
-            # Infinite logits stay so: -inf is how classes are masked.
+            # Infinite logits are scaled, not capped: -inf is how classes are masked.
             store(z + i, select(less(abs(load(z + i)), infinity), cap * tanh_of(load(z + i) * factor),
-                                load(z + i)))
+                                load(z + i) * factor))
             i += width
 
 

@@ -22,7 +22,7 @@ def denominator(
     logits = np.broadcast_to(np.float32(0), (*np.shape(target), classes))
     y, _ = _checks.softmax_target(target, logits, logits.ndim - 1, probabilities=False)
     weight = _checks.sample_weight(sample_weight, y.shape)
-    return Batch(loss.kernel(), logits, labels=y, sample_weight=weight).denominator(True)
+    return Batch(loss.kernel(), logits, labels=y, sample_weight=weight).denominator()
 
 
 # A shard ------------------------------------------------------------------------------------------

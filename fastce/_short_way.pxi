@@ -44,11 +44,13 @@ cdef object output_for(object out, cnp.ndarray logits, cnp.ndarray target):
 
 
 cdef inline bint all_usual(const real* weight, Py_ssize_t count) noexcept nogil:
-    # So near to 1 that no product of them leaves float32, or 0: neither NaN nor negative.
+    # So near to 1 or -1 that no product of them leaves float32, or 0: no NaN.
     cdef bint usual = True
+    cdef real size
     cdef Py_ssize_t i
     for i in range(count):
-        usual &= (weight[i] == 0) | ((weight[i] >= <real> 3e-8) & (weight[i] <= <real> 3e7))
+        size = weight[i] if weight[i] >= 0 else -weight[i]
+        usual &= (size == 0) | ((size >= <real> 3e-8) & (size <= <real> 3e7))
     return usual
 
 

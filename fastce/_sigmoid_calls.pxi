@@ -51,7 +51,7 @@ cdef class SigmoidKernel:
             return None
         # An output of the caller's is written only when the target is known to be in order.
         if out is not None:
-            if not (self.all_probable(y) if count > SINGLE_TASK else first_improbable(y) < 0):
+            if not (self.all_probable(y) if count > SINGLE_TASK else first_improbable(y, 1.0) < 0):
                 return None
         denominator = count
         memset(&elements, 0, sizeof(elements))
@@ -62,7 +62,7 @@ cdef class SigmoidKernel:
                 return None
             elements.sample_weight = cnp.PyArray_DATA(<cnp.ndarray> sample_weight)
             denominator = np.sum(sample_weight, dtype=np.float64)
-            if denominator == 0.0:
+            if not denominator > 0.0:
                 return None
         elements.logits = <const char*> cnp.PyArray_DATA(z)
         elements.target = <const char*> cnp.PyArray_DATA(y)
@@ -91,7 +91,7 @@ cdef class SigmoidKernel:
             run = elements_run(self, &elements, double_precision, (z, y, sample_weight, grad, hess, loss))
             total = self.sum_over_elements(run, count)
             suspect = run.suspect
-        if suspect and first_improbable(y) >= 0:
+        if suspect and first_improbable(y, 1.0) >= 0:
             return None
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
@@ -110,14 +110,15 @@ cdef class SigmoidRun:
     """Whether a target that has been done may lie outside [0, 1]."""
 
     def __init__(self, SigmoidKernel kernel, double scale, cnp.ndarray logits, cnp.ndarray target,
-                 pos_weight=None, sample_weight=None, mask=None, grad_output=None, loss=None,
-                 grad=None, hess=None):
+                 positive_weight=None, negative_weight=None, sample_weight=None, mask=None,
+                 grad_output=None, loss=None, grad=None, hess=None):
         self.kernel = kernel
         self.elements.logits = <const char*> cnp.PyArray_DATA(logits)
         self.elements.logits_storage = storage_of(logits)
         self.elements.target = <const char*> cnp.PyArray_DATA(target)
         self.elements.target_storage = storage_of(target)
-        self.elements.pos_weight = data_of(pos_weight)
+        self.elements.positive_weight = data_of(positive_weight)
+        self.elements.negative_weight = data_of(negative_weight)
         self.elements.sample_weight = data_of(sample_weight)
         self.elements.mask = data_of(mask)
         self.elements.grad_output = data_of(grad_output)
@@ -129,7 +130,8 @@ cdef class SigmoidRun:
         self.elements.label_smoothing = kernel.label_smoothing
         self.elements.scale = scale
         self.double_precision = self.elements.logits_storage == FLOAT64
-        self.arrays = (logits, target, pos_weight, sample_weight, mask, grad_output, loss, grad, hess)
+        self.arrays = (logits, target, positive_weight, negative_weight, sample_weight, mask, grad_output,
+                       loss, grad, hess)
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
         """Do the elements [start, stop); return total plus the sum of their losses."""
@@ -181,14 +183,14 @@ cdef bint run_derivatives(const Elements* elements, const sigmoid_loss* loss, Py
     return run_elements(elements, loss, start, stop, with_hessian, tag, total)
 
 
-def first_improbable(cnp.ndarray target):
-    """Return the position of the first number outside [0, 1], or -1."""
+def first_improbable(cnp.ndarray target, double largest):
+    """Return the position of the first number outside [0, largest], or -1."""
     cdef int storage = storage_of(target)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(target), position
     cdef const char* data = <const char*> cnp.PyArray_DATA(target)
     with nogil:
         if storage == FLOAT64:
-            position = first_outside(data, storage, count, <double> 0)
+            position = first_outside(data, storage, count, largest)
         else:
-            position = first_outside(data, storage, count, <float> 0)
+            position = first_outside(data, storage, count, <float> largest)
     return position

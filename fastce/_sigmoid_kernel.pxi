@@ -70,7 +70,8 @@ cdef struct Elements:
     int logits_storage
     const char* target
     int target_storage
-    const void* pos_weight        # working precision, one an element, or NULL
+    const void* positive_weight   # pos_weight or alpha: working precision, one per element, or NULL
+    const void* negative_weight   # 1 - alpha, likewise
     const void* sample_weight     # working precision, one an element, or NULL
     const char* mask              # one byte an element, or NULL
     const void* grad_output       # working precision, one an element, or NULL
@@ -169,8 +170,9 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
 
 
 cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term, vec[real] y,
-                                    vec[real] opposite, const SigmoidFocal* loss, vec[real] sum,
-                                    vec[real]* grad, vec[real]* hess, options kind) noexcept nogil:
+                                    vec[real] opposite, const SigmoidFocal* loss, vec[real] alpha,
+                                    vec[real] one_less_alpha, vec[real] sum, vec[real]* grad,
+                                    vec[real]* hess, options kind) noexcept nogil:
     # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
     # b = softplus(x) is -log p_t, and by x
     #     f   = a r^gamma b
@@ -185,9 +187,8 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
     cdef vec[real] r = select_negative(x, smaller, larger)
     cdef vec[real] p = select_negative(x, larger, smaller)
     cdef vec[real] b = max(x, zero) + log_term
-    cdef vec[real] alpha = select_negative(sign, splat(<real> loss.alpha_positive),
-                                           splat(<real> loss.alpha_negative))
-    cdef vec[real] weight = alpha * power_of_sigmoid(r, max(-x, zero), log_term, loss)
+    cdef vec[real] weight = select_negative(sign, alpha, one_less_alpha) * power_of_sigmoid(
+        r, max(-x, zero), log_term, loss)
     cdef vec[real] p_b = p * b, soft_value
     cdef mask[real] soft
     if options is not Ordinary:  # not 0 * inf
@@ -198,7 +199,8 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
     if options is not Ordinary:
         soft = less(zero, y) & less(y, one)
         if any(soft):
-            soft_value = soft_focal(z, y, opposite, larger, smaller, log_term, loss, &r, &p)
+            soft_value = soft_focal(z, y, opposite, larger, smaller, log_term, loss, alpha, one_less_alpha,
+                                    &r, &p)
             weight = select(soft, one, weight)
             b = select(soft, soft_value, b)
             grad[0] = select(soft, r, grad[0])
@@ -211,7 +213,8 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
 
 cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
                                  vec[real] smaller, vec[real] log_term, const SigmoidFocal* loss,
-                                 vec[real]* grad, vec[real]* hess) noexcept nogil:
+                                 vec[real] alpha, vec[real] one_less_alpha, vec[real]* grad,
+                                 vec[real]* hess) noexcept nogil:
     # f = a r^gamma b with r = 1 - p_t = p (1 - y) + q y for p = sigma(z), q = sigma(-z), b = BCE of y:
     #     f'  = a r^gamma (gamma rho b + b'),         rho = r' / r,  r' = p q (1 - 2 y)
     #     f'' = a r^gamma (gamma rho b ((gamma - 1) rho + q - p) + 2 gamma rho b' + p q)
@@ -222,9 +225,7 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] rho = p * q * (opposite - y) / r
     cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
     cdef vec[real] slope = opposite * p - y * q
-    cdef vec[real] alpha = (y * splat(<real> loss.alpha_positive)
-                            + opposite * splat(<real> loss.alpha_negative))
-    cdef vec[real] weight = alpha * exp(g * log(r))
+    cdef vec[real] weight = (y * alpha + opposite * one_less_alpha) * exp(g * log(r))
     cdef vec[real] g_rho_b = rounded(g * select(equal(rho, zero), zero, rho * b))
     grad[0] = weight * (g_rho_b + slope)
     hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
@@ -246,7 +247,8 @@ cdef struct Chunk:
     void* smaller   # sigma(-|z|), where it has a loop of its own
     void* log_term  # log1p(e), likewise
     void* y
-    void* pos_weight
+    void* positive_weight
+    void* negative_weight
     void* weight
     void* factor
     void* value   # NULL: only the sum is wanted
@@ -292,7 +294,8 @@ cdef void general_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t beg
     cdef real* weight = buffers + size
     cdef real* factor = buffers + 2 * size
     cdef const real* given
-    chunk.pos_weight = argument_chunk(arrays.pos_weight, first, begin, count, buffers)
+    chunk.positive_weight = argument_chunk(arrays.positive_weight, first, begin, count, buffers)
+    chunk.negative_weight = argument_chunk(arrays.negative_weight, first, begin, count, buffers + 7 * size)
     given = <const real*> argument_chunk(arrays.sample_weight, first, begin, count, weight)
     if given != weight:
         memcpy(weight + begin, given + begin, (count - begin) * sizeof(real))
@@ -376,6 +379,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
     cdef vec[real] factor = splat(<real> chunk.scale), total = one
     cdef vec[real] value, grad, hess, z_i, e_i, y_i, opposite, weight, partial, log_term = zero
+    cdef vec[real] alpha, one_less_alpha
     cdef Py_ssize_t i = begin, stop
     # A copy, which no store of the loop can change: the compiler would read and convert its numbers for each
     # vector (focal loss from the cache: 1.04 ns an element, and 0.97 so).
@@ -395,21 +399,26 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
             if sigmoid_loss is Bce:
                 e_i = load(e + i)
                 if options is General:
-                    y_i = y_i * load(<const real*> chunk.pos_weight + i)
+                    y_i = y_i * load(<const real*> chunk.positive_weight + i)
                     total = y_i + opposite
                 if not adds_logarithms_apart(loss, kind, tag):
                     log_term = log1p(e_i)
                 value = bce(z_i, e_i, log_term, y_i, opposite, total, partial, &grad, &hess, kind)
             else:
-                value = sigmoid_focal(z_i, load(smaller + i), load(log_terms + i), y_i, opposite, &own,
-                                      partial, &grad, &hess, kind)
+                alpha = splat(<real> own.alpha_positive)
+                one_less_alpha = splat(<real> own.alpha_negative)
+                if options is General:  # numbers of each element, or ones
+                    alpha = alpha * load(<const real*> chunk.positive_weight + i)
+                    one_less_alpha = one_less_alpha * load(<const real*> chunk.negative_weight + i)
+                value = sigmoid_focal(z_i, load(smaller + i), load(log_terms + i), y_i, opposite, &own, alpha,
+                                      one_less_alpha, partial, &grad, &hess, kind)
             if options is General:
-                # keep: an element of weight 0 counts nothing, even if it is NaN.
+                # drop: an element of weight 0 counts nothing, even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
                 factor = load(<const real*> chunk.factor + i)
-                value = keep(less(zero, weight), weight * value)
-                grad = keep(less(zero, weight), grad)
-                hess = keep(less(zero, weight), hess)
+                value = drop(equal(weight, zero), weight * value)
+                grad = drop(equal(weight, zero), grad)
+                hess = drop(equal(weight, zero), hess)
                 if chunk.value:
                     store(<real*> chunk.value + i, value)
                 partial = partial + value
@@ -427,13 +436,13 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
                        Py_ssize_t stop, derivatives order, real tag, double* total) noexcept nogil:
     # The elements from `start`, a multiple of ELEMENTS. Adds the weighted losses up in fixed order.
     # True if a target may lie outside [0, 1].
-    cdef real buffers[9][ELEMENTS + 16]
+    cdef real buffers[10][ELEMENTS + 16]
     cdef Py_ssize_t first = start, count, whole
     cdef Py_ssize_t logits_size = storage_size(arrays.logits_storage)
     cdef Py_ssize_t target_size = storage_size(arrays.target_storage)
     cdef Py_ssize_t grad_size = storage_size(arrays.grad_storage)
     cdef Py_ssize_t hess_size = storage_size(arrays.hess_storage)
-    cdef bint plain = (arrays.pos_weight == NULL and arrays.sample_weight == NULL
+    cdef bint plain = (arrays.positive_weight == NULL and arrays.sample_weight == NULL
                        and arrays.mask == NULL and arrays.grad_output == NULL and arrays.loss == NULL
                        and arrays.label_smoothing == 0.0)
     cdef Chunk chunk
@@ -500,27 +509,27 @@ cdef enum:
     #              element, from one place 0.21 (AVX2 on Zen 3)
 
 
-cdef Py_ssize_t all_within(const real* y, Py_ssize_t count) noexcept nogil:
-    # How many numbers from the first on are seen to lie in [0, 1] at one go: 0, or all but the last few.
+cdef Py_ssize_t all_within(const real* y, Py_ssize_t count, real largest) noexcept nogil:
+    # How many numbers from the first on are seen to lie in [0, largest] at once: 0, or all but the last few.
     cdef Py_ssize_t part = count // (STREAMS * ELEMENTS) * ELEMENTS, i = 0, k
     cdef bits_watch[real] seen
     while i < part:
         for k in range(STREAMS):
             seen.see(load(y + k * part + i))
         i += lanes(<real> 0)
-    return 0 if seen.exceeds(<real> 1) else STREAMS * part
+    return 0 if seen.exceeds(largest) else STREAMS * part
 
 
 cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
-                              real tag) noexcept nogil:
-    # The position of the first number outside [0, 1], NaN included, or -1.
+                              real largest) noexcept nogil:
+    # The position of the first number outside [0, largest], NaN included, or -1.
     cdef real buffer[ELEMENTS + 16]
     cdef const real* y
     cdef Py_ssize_t first = 0, i, chunk
     cdef bits_watch[real] seen
-    cdef int width = lanes(tag)
+    cdef int width = lanes(largest)
     if storage <= FLOAT64:
-        first = all_within(<const real*> target, count)
+        first = all_within(<const real*> target, count, largest)
     while first < count:
         chunk = min_size(ELEMENTS, count - first)
         y = <const real*> element_chunk(target + first * storage_size(storage), storage, chunk,
@@ -529,9 +538,9 @@ cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
         while i < chunk:
             seen.see(load(y + i))
             i += width
-        if seen.exceeds(<real> 1):
+        if seen.exceeds(largest):
             for i in range(chunk):
-                if not 0 <= read(y + i) <= 1:
+                if not 0 <= read(y + i) <= largest:
                     return first + i
         first += chunk
     return -1

@@ -40,17 +40,20 @@ cdef struct TileWork:
 cdef inline bint tile_is_normal(const real* u, Py_ssize_t classes, Py_ssize_t rows,
                                 const RowBlock* block) noexcept nogil:
     # Whether no exponential of the tile can be too small for a normal number.
-    cdef vec[real] infinity = splat(<real> INFINITY), lowest = infinity, gap = splat(<real> 0), least
+    cdef vec[real] infinity = splat(<real> INFINITY), lowest = infinity, gap = splat(<real> 0), least, m
+    cdef vec[real] highest = -infinity
     cdef Py_ssize_t group = 0, j
     while group < rows:
         least = infinity
         for j in range(classes):
             least = min(load(u + j * BLOCK_ROWS + group), least)
-        gap = min(least - load_narrowed(&block.maximum[group], <real> 0), gap)
+        m = load_narrowed(&block.maximum[group], <real> 0)
+        gap = min(least - m, gap)
+        highest = max(m, highest)  # infinity less itself is NaN, not a gap
         lowest = min(least, lowest)  # where maximum and minimum are -inf their gap is NaN
         group += lanes(<real> 0)
     return (-reduce_max(-gap) >= smallest_normal_raised_exp(<real> 0)
-            and -reduce_max(-lowest) > -INFINITY)
+            and -reduce_max(-lowest) > -INFINITY and reduce_max(highest) < INFINITY)
 
 
 cdef inline void look_ahead_of_group(const Batch* batch, Py_ssize_t row, Py_ssize_t group,

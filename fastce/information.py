@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_index
 
-from fastce import _checks
+from fastce import _checks, _checks_information
 
 __all__ = [
     "binary_cross_entropy",
@@ -59,7 +59,7 @@ def distributions(
     values = np.broadcast_arrays(*(array.astype(np.float64) for array in arrays.values()))
     axis = normalize_axis_index(axis, values[0].ndim)
     for (name, array), value in zip(arrays.items(), values, strict=True):
-        _checks.distribution(name, value, axis, sum_tolerance(array))
+        _checks_information.distribution(name, value, axis, sum_tolerance(array))
     return axis, result_dtype(*arrays.values()), list(values)
 
 
@@ -236,8 +236,8 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     y, p = _checks.real("y", y), _checks.real("p", p)
     dtype = result_dtype(y, p)
     y, p = np.broadcast_arrays(y.astype(np.float64), p.astype(np.float64))
-    _checks.unit_interval("y", y)
-    _checks.unit_interval("p", p)
+    _checks_information.unit_interval("y", y)
+    _checks_information.unit_interval("p", p)
     with np.errstate(divide="ignore", invalid="ignore"):
         if_zero = np.where(y == 1, 0.0, (y - 1) * np.log1p(-p))
     # + 0.0 turns the −0.0 of a certain prediction into 0.0.
@@ -292,8 +292,9 @@ def negative_log_likelihood(
     values = given.astype(np.float64)
     axis = normalize_axis_index(axis, values.ndim)
     with np.errstate(over="ignore"):
-        _checks.distribution("exp(log_probs)", np.exp(values), axis, sum_tolerance(given))
+        probs = np.exp(values)
+    _checks_information.distribution("exp(log_probs)", probs, axis, sum_tolerance(given))
     shape = values.shape[:axis] + values.shape[axis + 1 :]
-    labels = _checks.labels(target, shape, values.shape[axis])
+    labels = _checks_information.labels(target, shape, values.shape[axis])
     picked = np.take_along_axis(values, np.expand_dims(labels, axis), axis=axis)
     return (0.0 - picked.squeeze(axis)).astype(result_dtype(given))

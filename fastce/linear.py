@@ -113,7 +113,7 @@ def linear_cross_entropy(
         target, logits, logits.ndim - 1, probabilities=chosen.takes_probabilities
     )
     _checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
-    denominator = Batch(chosen.kernel(), logits, labels=y if is_labels else None).denominator(True)
+    denominator = Batch(chosen.kernel(), logits, labels=y if is_labels else None).denominator()
 
     losses = np.zeros(x.shape[:-1], x.dtype)
     grads = _Gradients(x, w, b)

@@ -12,9 +12,10 @@ lse = log Σ_j exp u_j, p = softmax(u), σ the logistic function, K the number o
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _evaluate
+from fastce import _checks, _elements, _evaluate
 from fastce._loss import Array, Loss, one_shot
 
 __all__ = [
@@ -133,7 +134,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             logit_scale=_checks.number("logit_scale", self.logit_scale),
             softcap=None if cap is None else _checks.number("softcap", cap, above=0),
             reduction=_checks.reduction(self.reduction),
-            axis=_checks.integer("axis", self.axis),
+            axis=_checks.axis(self.axis),
         )
 
     def _new_kernel(self, core: Any) -> Any:
@@ -210,7 +211,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             alpha=_checks.weights("alpha", self.alpha, ndim=1),
             ignore_index=_checks.integer("ignore_index", self.ignore_index),
             reduction=_checks.reduction(self.reduction),
-            axis=_checks.integer("axis", self.axis),
+            axis=_checks.axis(self.axis),
         )
 
     def _new_kernel(self, core: Any) -> Any:
@@ -229,7 +230,12 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 class _SigmoidLoss(Loss):
     """A loss of independent elements."""
 
-    _family = staticmethod(_evaluate.sigmoid_family)
+    _family = staticmethod(_elements.sigmoid_family)
+
+    @property
+    def element_weights(self) -> dict[str, tuple[str, Array]]:
+        """Array options that broadcast to the logits: the kernel's name, ours, and the array."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -286,6 +292,11 @@ class BCEWithLogits(_SigmoidLoss):
             reduction=_checks.reduction(self.reduction),
         )
 
+    @property
+    def element_weights(self) -> dict[str, tuple[str, Array]]:  # noqa: D102
+        weight: Any = self.pos_weight
+        return {} if weight is None else {"positive_weight": ("pos_weight", weight)}
+
     def _new_kernel(self, core: Any) -> Any:
         return core.SigmoidKernel(
             "bce",
@@ -316,8 +327,9 @@ class SigmoidFocalLoss(_SigmoidLoss):
     ----------
     gamma : float >= 0, default 2.0
         How little attention well predicted elements get. 0, 1 and 2 are faster than others.
-    alpha : float in [0, 1] or None, default 0.25
-        Weight of the positive class; 1−alpha is that of the negative. None: no weights.
+    alpha : float or array_like in [0, 1], or None, default 0.25
+        Weight of the positive class; 1−alpha is that of the negative. An array broadcasts to the
+        logits: the last axis has one number per class, say. None: no weights.
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is moved to 1/2: y·(1−ε) + ε/2.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -342,25 +354,36 @@ class SigmoidFocalLoss(_SigmoidLoss):
     """
 
     gamma: float = 2.0
-    alpha: float | None = 0.25
+    alpha: npt.ArrayLike | None = 0.25
     label_smoothing: float = 0.0
     reduction: str = "mean"
 
     def __post_init__(self) -> None:
-        alpha = self.alpha
         self._keep(
             gamma=_checks.number("gamma", self.gamma, low=0),
-            alpha=None if alpha is None else _checks.number("alpha", alpha, low=0, high=1),
+            alpha=_checks.share("alpha", self.alpha),
             label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
             reduction=_checks.reduction(self.reduction),
         )
 
+    @property
+    def element_weights(self) -> dict[str, tuple[str, Array]]:  # noqa: D102
+        if not isinstance(self.alpha, np.ndarray):
+            return {}
+        # In float64: 1 − alpha has all its digits before it is rounded to the working precision.
+        return {
+            "positive_weight": ("alpha", self.alpha),
+            "negative_weight": ("alpha", 1 - self.alpha),
+        }
+
     def _new_kernel(self, core: Any) -> Any:
+        is_array = isinstance(self.alpha, np.ndarray)
         return core.SigmoidKernel(
             "focal",
             label_smoothing=self.label_smoothing,
             gamma=self.gamma,
-            alpha=self.alpha,
+            alpha=None if is_array else self.alpha,
+            is_quick=not is_array,
             reduction=self.reduction,
             sum_over_elements=_evaluate.sum_over_elements,
             all_probable=_evaluate.all_probable,

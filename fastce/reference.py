@@ -181,7 +181,7 @@ def _rows(
     kept = np.broadcast_to(True if where is None else np.asarray(where, dtype=bool), z.shape)
     z, kept = np.moveaxis(z, axis, -1), np.moveaxis(kept, axis, -1)
     target = np.asarray(target)
-    if target.dtype.kind in "iu":
+    if target.shape != np.shape(logits) and target.dtype.kind in "iu":
         q = target[..., None] == np.arange(z.shape[-1])
         used = target != ignore_index
     else:
@@ -383,7 +383,7 @@ def sigmoid_focal_loss(
     target: npt.ArrayLike,
     *,
     gamma: float = 2.0,
-    alpha: float | None = 0.25,
+    alpha: npt.ArrayLike | None = 0.25,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
     sample_weight: npt.ArrayLike | None = None,
@@ -411,7 +411,8 @@ def sigmoid_focal_loss(
     r = (not_y - y) / (_times(y, 1 / p) + _times(not_y, 1 / not_p))  # no 0/0 where q vanishes
     rc = _times(r, c)
 
-    modulation = (1 if alpha is None else alpha * y + (1 - alpha) * not_y) * q**gamma
+    share = None if alpha is None else _to_real(alpha)
+    modulation = (1 if share is None else share * y + (1 - share) * not_y) * q**gamma
     loss = _times(modulation, c)
     grad = modulation * (dc + gamma * rc)
     hess = modulation * (d2c + 2 * gamma * dc * r + gamma * rc * ((gamma - 1) * r + not_p - p))

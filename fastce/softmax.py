@@ -190,7 +190,7 @@ def token_log_probs(
     last = _checks.class_axis(z, axis)
     y, _ = _checks.softmax_target(target, z, last, probabilities=False)
     batch = Batch(_kernel("cross_entropy"), last_axis(z, last), labels=y)
-    batch.denominator(False)
+    batch.denominator()
     loss, lse = np.empty(y.shape, working_type(z)), np.empty(y.shape, working_type(z))
     argmax = np.empty(y.shape, np.int64)
     batch.run(1.0, loss=loss, log_sum_exp=lse, argmax=argmax)

@@ -170,6 +170,14 @@ def one_hot_labels(rng, logits, axis):
     return one_hot(labels(rng, logits, axis), logits, axis)
 
 
+def one_hot_integers(rng, logits, axis):
+    return one_hot_labels(rng, logits, axis).astype(np.int64)
+
+
+def one_hot_booleans(rng, logits, axis):
+    return one_hot_labels(rng, logits, axis).astype(bool)
+
+
 def hard(rng, logits, axis):
     return rng.integers(2, size=logits.shape).astype(float)
 
@@ -201,6 +209,15 @@ def row_weight(rng, logits, target, axis):
 
 def element_weight(rng, logits, target, axis):
     return rng.integers(4, size=logits.shape) / 2
+
+
+def signed_row_weight(rng, logits, target, axis):
+    """Advantages, say; most are positive, so that their sum is."""
+    return rng.integers(-1, 4, size=tuple(np.delete(logits.shape, axis))) / 2
+
+
+def signed_element_weight(rng, logits, target, axis):
+    return rng.integers(-1, 4, size=logits.shape) / 2
 
 
 def weight_per_row(rng, logits, target, axis):
@@ -238,6 +255,7 @@ def per_element(rng, logits, target, axis):
 
 CLASS_WEIGHT = np.array([0.25, 1.0, 2.0, 0.5, 0.75, 3.0, 1.5, 1.0, 0.0, 1.25])
 CLASS_ALPHA = np.array([0.25, 1.0, 0.75, 0.5, 0.3, 1.0, 0.9, 1.5, 0.0, 0.6])
+ALPHA = np.array([0.25, 1.0, 0.0, 0.5, 0.75, 0.125, 0.9, 0.999, 0.001, 0.5])
 POS_WEIGHT = np.array([0.5, 1.0, 2.0, 3.0, 0.75, 1.25, 5.0, 1.0, 0.0, 1.5])
 
 
@@ -302,6 +320,14 @@ CASES = [
     cross_entropy("sample weight", call={"sample_weight": row_weight}),
     cross_entropy("sample weight, weight", weight=CLASS_WEIGHT, call={"sample_weight": row_weight}),
     cross_entropy("sample weight, none", reduction="none", call={"sample_weight": row_weight}),
+    cross_entropy("signed sample weight", call={"sample_weight": signed_row_weight}),
+    cross_entropy(
+        "signed sample weight, weight, none",
+        some_ignored(-100),
+        weight=CLASS_WEIGHT,
+        reduction="none",
+        call={"sample_weight": signed_row_weight},
+    ),
     cross_entropy("where", call={"where": class_mask}),
     cross_entropy("where, smoothing", label_smoothing=0.1, call={"where": class_mask}),
     cross_entropy(
@@ -335,6 +361,15 @@ CASES = [
     cross_entropy("probabilities, sparse", sparse_probabilities, reduction="sum"),
     cross_entropy("probabilities, one-hot", one_hot_labels, reduction="none"),
     cross_entropy("probabilities, not normalised", not_normalised),
+    cross_entropy("probabilities, integers", one_hot_integers, reduction="none"),
+    cross_entropy("probabilities, booleans", one_hot_booleans, label_smoothing=0.1),
+    cross_entropy(
+        "probabilities, signed weight, axis 1",
+        one_hot_integers,
+        shape=(3, 10, 5, 7),
+        axis=1,
+        call={"sample_weight": signed_row_weight},
+    ),
     cross_entropy("probabilities, confident", probabilities, logits=confident),
     cross_entropy("probabilities, many classes", probabilities, shape=(3, 1009)),
     cross_entropy("probabilities, 1-D", probabilities, shape=(10,)),
@@ -379,6 +414,7 @@ CASES = [
     softmax_focal("ignored, alpha", some_ignored(-100), alpha=CLASS_ALPHA),
     softmax_focal("ignored class", some_ignored(0), ignore_index=0, gamma=0.7),
     softmax_focal("sample weight", alpha=CLASS_ALPHA, call={"sample_weight": row_weight}),
+    softmax_focal("signed sample weight", call={"sample_weight": signed_row_weight}),
     softmax_focal("where", call={"where": class_mask}, gamma=1.5),
     softmax_focal("normalizer", reduction="mean", call={"normalizer": value(3.0)}),
     softmax_focal("gradient of rows", reduction="none", call={"grad_output": per_row}),
@@ -406,6 +442,7 @@ CASES = [
     bce("smoothing", label_smoothing=0.1),
     bce("soft, smoothing, pos_weight", soft, label_smoothing=0.1, pos_weight=POS_WEIGHT),
     bce("sample weight", call={"sample_weight": element_weight}),
+    bce("signed sample weight", call={"sample_weight": signed_element_weight}),
     bce("weight of rows", call={"sample_weight": weight_per_row}),
     bce("where", call={"where": element_mask}),
     bce("where over the last axis", reduction="sum", call={"where": last_axis_mask}),
@@ -440,6 +477,15 @@ CASES = [
     sigmoid_focal("no alpha, soft", soft, alpha=None, reduction="sum"),
     sigmoid_focal("alpha 0", alpha=0.0),
     sigmoid_focal("alpha 1", alpha=1.0),
+    sigmoid_focal("alpha of classes", alpha=ALPHA, reduction="none"),
+    sigmoid_focal("alpha of classes, soft", soft, alpha=ALPHA, gamma=1.5),
+    sigmoid_focal(
+        "alpha of rows, signed weight",
+        shape=(5, 7),
+        alpha=[[0.25], [0.5], [1.0], [0.0], [0.75]],
+        label_smoothing=0.1,
+        call={"sample_weight": signed_element_weight},
+    ),
     sigmoid_focal("smoothing", label_smoothing=0.1),
     sigmoid_focal("booleans", booleans),
     sigmoid_focal("sample weight", call={"sample_weight": element_weight}),

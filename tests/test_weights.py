@@ -1,0 +1,123 @@
+"""Sums of weights, weights with a sign, and what a mean divides by."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from cases import FUNCTIONS, SOFTMAX, small_batch
+
+import fastce
+from fastce import reference
+
+LOSSES = tuple(FUNCTIONS)
+
+
+def weights_for(loss, numbers):
+    """One number per row, in the shape that the loss takes."""
+    weight = np.asarray(numbers, float)
+    return weight if loss in SOFTMAX else np.repeat(weight[:, None], 3, axis=1)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "list"])
+@pytest.mark.parametrize("loss", ["SoftmaxCrossEntropy", "SoftmaxFocalLoss"])
+def test_equal_weights_change_no_digit_of_a_long_mean(loss, layout):
+    """0.1 a million times: added one by one, the sum would be 1e-11 off."""
+    rows = 1_000_000
+    z = np.tile([[0.5, -1.25]], (rows, 1))
+    y = np.zeros(rows, np.int64)
+    plain = getattr(fastce, loss)()(z, y)
+    weight = np.full(rows, 0.1)
+    if layout == "strided":
+        weight = np.repeat(weight, 2)[::2]
+    elif layout == "list":
+        weight = weight.tolist()
+    value, grad = getattr(fastce, loss)().value_and_grad(z, y, sample_weight=weight)
+    assert value == pytest.approx(plain, rel=4e-16 * 4)
+    assert math.fsum(grad[:, 0]) == pytest.approx(rows * grad[0, 0], rel=1e-12)
+    if loss == "SoftmaxCrossEntropy":
+        by_class = fastce.SoftmaxCrossEntropy(weight=[0.1, 0.1])
+        assert by_class(z, y) == pytest.approx(plain, rel=4e-16 * 4)
+        both = by_class(z, y, sample_weight=weight)
+        assert both == pytest.approx(plain, rel=4e-16 * 4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_sum_of_weights_that_overflows_is_nan(loss):
+    z, y = small_batch(loss, np.float64)
+    weight = weights_for(loss, [1e308] * 6)
+    made = getattr(fastce, loss)()
+    value, grad, hess = made.value_grad_hess(z, y, sample_weight=weight)
+    assert math.isnan(value)
+    assert math.isnan(made(z, y, sample_weight=weight))
+    assert np.isnan(grad).all()
+    assert np.isnan(hess).all()
+    # A sum has no denominator, and a normalizer is one.
+    total = getattr(fastce, loss)(reduction="sum")(z, y, sample_weight=weight / 1e3)
+    assert made(z, y, sample_weight=weight / 1e3, normalizer=1e300) == pytest.approx(total / 1e300)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("numbers", "total"), [([1, -1, 2, -2, 0, 0], "0.0"), ([1, -1, 0, 0, 0, -0.5], "-")]
+)
+def test_a_mean_wants_a_positive_sum(loss, numbers, total):
+    z, y = small_batch(loss)
+    weight = weights_for(loss, numbers)
+    out, losses = np.full_like(z, 12345), np.full(weight.shape, 54321, np.float32)
+    made = getattr(fastce, loss)()
+    for call in (
+        lambda: made(z, y, sample_weight=weight),
+        lambda: made.value_and_grad(z, y, sample_weight=weight, out=out),
+        lambda: made.value_and_grad(z, y, sample_weight=weight[::-1][::-1], out=out),
+    ):
+        with pytest.raises(ValueError, match="normalizer") as error:
+            call()
+        assert total in str(error.value)
+        assert "reduction='sum'" in str(error.value)
+    assert (out == 12345).all()
+    # Neither a normalizer nor another reduction asks for a positive sum.
+    truth = getattr(reference, FUNCTIONS[loss])
+    for options, call in (({}, {"normalizer": 2.0}), ({"reduction": "sum"}, {})):
+        value, grad = getattr(fastce, loss)(**options).value_and_grad(
+            z, y, sample_weight=weight, **call
+        )
+        expected = truth(z.astype(float), y, sample_weight=weight, **options, **call)
+        assert value == pytest.approx(expected[0], rel=1e-6, abs=1e-6)
+        np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-7)
+    each = getattr(fastce, loss)(reduction="none")(z, y, sample_weight=weight, loss_out=losses)
+    assert each is losses
+    expected = truth(z.astype(float), y, sample_weight=weight, reduction="none")[0]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_of_zero_are_nan_however_signed(loss):
+    z, y = small_batch(loss)
+    weight = weights_for(loss, [0.0, -0.0, 0.0, 0.0, -0.0, 0.0])
+    value, grad = getattr(fastce, loss)().value_and_grad(z, y, sample_weight=weight)
+    assert math.isnan(value)
+    np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_weights_of_ignored_rows_do_not_count(loss):
+    """Nothing is left of −1 on an ignored row; a mean of nothing is NaN, no error."""
+    z, y = small_batch(loss)
+    y = np.where(np.arange(6) == 2, -100, y)
+    weight = weights_for(loss, [0, 0, -1, 0, 0, 0])
+    assert math.isnan(getattr(fastce, loss)()(z, y, sample_weight=weight))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_policy_gradient(loss):
+    """Weights with a sign are those of the difference of two losses."""
+    z, y = small_batch(loss, np.float64)
+    weight = weights_for(loss, [1.5, -0.5, 0.25, -2.0, 0.0, 1.0])
+    made = getattr(fastce, loss)(reduction="sum")
+    signed = made.value_grad_hess(z, y, sample_weight=weight)
+    up = made.value_grad_hess(z, y, sample_weight=np.maximum(weight, 0))
+    down = made.value_grad_hess(z, y, sample_weight=np.maximum(-weight, 0))
+    for a, b, c in zip(signed, up, down, strict=True):
+        np.testing.assert_allclose(a, b - c, rtol=1e-13, atol=1e-15)
