@@ -147,9 +147,9 @@ def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
     raise ValueError(f"{name} must be {accepted}, got {got}")
 
 
-def host_type(name: str, accepted: str, value: Any) -> NoReturn:
-    """Refuse an argument of a bridge for its type, or for the type that it says it has."""
-    raise TypeError(f"{name} must be {accepted}, got {type(value).__name__}")
+def host_type(name: str, accepted: str, got: Any) -> NoReturn:
+    """Refuse an argument of a bridge for its type."""
+    raise TypeError(f"{name} must be {accepted}, got {got}")
 
 
 def dask_logits(value: Any, array_type: type) -> None:

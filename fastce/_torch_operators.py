@@ -137,10 +137,10 @@ def _operator(name: str, cls: Any, *tensors: str) -> Function:
     )
     torch.library.impl(qualified, "CPU", compute)
     torch.library.register_fake(qualified, fake)
+    torch.library.register_autograd(qualified, _backward, setup_context=_save)
     operator = getattr(torch.ops.fastce, name).default
     eager = _eager(qualified, len(names))
-    traceable = _traceable(operator, names)
-    transformable = _transformable(qualified, traceable, names)
+    transformable = _transformable(qualified, operator, names)
 
     def apply(*inputs: Any) -> Tensor:
         """Return the loss; ``inputs`` are those of the operator up to the options."""
@@ -150,7 +150,9 @@ def _operator(name: str, cls: Any, *tensors: str) -> Function:
         with_grad = logits.requires_grad and (is_traced or torch.is_grad_enabled())
         loss: Tensor | None = None
         if torch.compiler.is_compiling():
-            loss, _ = traceable.apply(*inputs, with_grad)
+            if torch.autograd.forward_ad.unpack_dual(logits).tangent is not None:
+                raise RuntimeError(f"{qualified} has no derivative in forward mode")
+            loss, _ = operator(*inputs, with_grad)
         elif is_traced and not with_grad:
             loss, _ = operator(*inputs, with_grad)
         else:
@@ -162,7 +164,7 @@ def _operator(name: str, cls: Any, *tensors: str) -> Function:
                 # else is wrong will be raised once more.
                 pass
         if loss is None:
-            loss, _ = transformable.apply(*inputs, with_grad)
+            loss, _ = transformable(*inputs, with_grad)
         # Under autocast torch's losses take 16-bit logits to float32.
         if logits.dtype.itemsize == 2 and not torch.is_autocast_enabled("cpu"):
             loss = loss.to(logits.dtype)
@@ -200,7 +202,7 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
             if tensor is None and name not in ("input", "target"):
                 continue
             if not isinstance(tensor, Tensor):
-                _checks_bridges.host_type(name, "a torch tensor", tensor)
+                _checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
             is_plain = False
         if not tensor.is_cpu:
             # torch would run an operator for meta tensors if one argument is one: of no values.
@@ -213,7 +215,7 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
         if wants_grad and tensor.requires_grad and tensor is not logits:
             _refuse_grad(name)
     if logits.dtype not in SAVED:
-        _checks_bridges.host_argument("input", _checks.ACCEPTED_LOGITS, logits.dtype)
+        _checks_bridges.host_type("input", _checks.ACCEPTED_LOGITS, logits.dtype)
     return is_plain
 
 
@@ -315,11 +317,12 @@ def _without_derivative(name: str) -> tuple[Any, Function]:
     return staticmethod(refused), Gradient.apply
 
 
-def _traceable(operator: Function, names: list[str]) -> type[torch.autograd.Function]:
-    """Return an operator as an autograd function for torch.compile, which refuses a jvp or a vmap."""
+def _transformable(name: str, operator: Function, names: list[str]) -> Function:
+    """Return an operator as an autograd function for the transforms of torch.func."""
+    refused, gradient = _without_derivative(name)
 
     class Loss(torch.autograd.Function):
-        """The loss, and the gradient to save."""
+        """The loss, and the gradient to save; a vmap takes one call after another."""
 
         @staticmethod
         def forward(*inputs: Any) -> Any:
@@ -327,37 +330,14 @@ def _traceable(operator: Function, names: list[str]) -> type[torch.autograd.Func
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-            ctx.mark_non_differentiable(output[1])
-            ctx.save_for_backward(inputs[0], output[1])
-
-        @staticmethod
-        def backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
-            logits, grad = ctx.saved_tensors
-            grad = (grad * _over_classes(grad, grad_output)).to(logits.dtype)
-            return grad, *[None] * (len(names) + 1)
-
-    return Loss
-
-
-def _transformable(
-    name: str, base: type[torch.autograd.Function], names: list[str]
-) -> type[torch.autograd.Function]:
-    """Return an autograd function for the transforms of torch.func."""
-    refused, gradient = _without_derivative(name)
-
-    class Loss(base):  # type: ignore[valid-type]
-        """The loss, and the gradient to save; a vmap takes one call after another."""
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
             for name, needed in zip(names[1:], ctx.needs_input_grad[1:], strict=False):
                 if needed:
                     _refuse_grad(name)
-            base.setup_context(ctx, inputs, output)
+            _save(ctx, inputs, output)
 
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
-            return gradient(*ctx.saved_tensors, grad_output), *[None] * (len(names) + 1)
+            return gradient(*ctx.saved_tensors, grad_output), *[None] * ctx.others
 
         jvp = refused
 
@@ -375,7 +355,21 @@ def _transformable(
             results = [Loss.apply(*arguments, with_grad) for arguments in rows]
             return tuple(torch.stack(part)[:size] for part in zip(*results, strict=True)), (0, 0)
 
-    return Loss
+    function: Function = Loss.apply
+    return function
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
+    ctx.others = len(inputs) - 1
+
+
+def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
+    """Return the gradients of an operator itself, which torch.compile takes into its graph."""
+    logits, grad = ctx.saved_tensors
+    grad = (grad * _over_classes(grad, grad_output)).to(logits.dtype)
+    return grad, *[None] * ctx.others
 
 
 softmax_cross_entropy = _operator("softmax_cross_entropy", losses.SoftmaxCrossEntropy, "weight")

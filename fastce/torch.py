@@ -315,7 +315,7 @@ def _alpha(value: Any) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value
     if not isinstance(value, SupportsFloat):
-        _checks_bridges.host_type("alpha", "a number, a torch tensor or None", value)
+        _checks_bridges.host_type("alpha", "a number, a torch tensor or None", type(value).__name__)
     number = _checks.number("alpha", value)
     return torch.full((), number, dtype=torch.float64, device="cpu")
 
@@ -332,7 +332,7 @@ class _Loss(torch.nn.Module):
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a buffer, as torch's modules do with what they are given."""
         if tensor is not None and not isinstance(tensor, Tensor):
-            _checks_bridges.host_type(name, "a torch tensor", tensor)
+            _checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
         super().register_buffer(name, tensor, persistent)
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:

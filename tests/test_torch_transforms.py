@@ -164,5 +164,5 @@ def test_torch_func_gradient_of_other_arguments_raises():
 
     with pytest.raises(ValueError, match="target must be detached"):
         torch.func.grad(of_rows)(target)
-    with pytest.raises(ValueError, match="a weight must be detached"):
+    with pytest.raises(ValueError, match="weight must be detached"):
         torch.func.grad(of_weights)(torch.ones(5))
