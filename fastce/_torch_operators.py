@@ -1,8 +1,8 @@
 """The operators ``torch.ops.fastce.*``, and the autograd functions that call them.
 
-An operator takes ``logits, target, where``, other tensors, ``options`` and ``with_grad``. It returns
-the loss in the type that it is computed in and, from the same pass, the gradient, which is empty
-without ``with_grad``. The options that are no tensors are one string, such as "gamma=2.0,
+An operator takes ``logits, target, where``, other tensors, ``options`` and ``with_grad``. It
+returns the loss in the type that it is computed in and, from the same pass, the gradient, which is
+empty without ``with_grad``. The options that are no tensors are one string, such as "gamma=2.0,
 ignore_index=-100, reduction='mean'": each argument of an operator takes half a microsecond.
 
 An operator has no derivative of its own. That is a matter of two autograd functions: the one for
@@ -29,6 +29,10 @@ from fastce import _checks, _checks_bridges, losses
 
 Array = npt.NDArray[Any]
 Function = Callable[..., Any]
+
+# Of no types of their own.
+forward_ad: Any = torch.autograd.forward_ad
+jit: Any = torch.jit
 
 # The types of logits, and those to save their gradients in: the mean of many float16 samples has
 # one below the type's range, until the factor of a gradient scaler brings it back.
@@ -82,7 +86,7 @@ def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
 # The operators ------------------------------------------------------------------------------------
 
 
-def _operator(name: str, cls: Any, *tensors: str) -> Function:
+def _operator(name: str, cls: Any, *tensors: str) -> Callable[..., Tensor]:
     """Register an operator with torch, and return the function that calls it.
 
     ``tensors`` names the options that are tensors: those of the loss, and weights of elements.
@@ -92,7 +96,7 @@ def _operator(name: str, cls: Any, *tensors: str) -> Function:
     attributes = [key for key in tensors if rows or key != "weight"]
 
     @lru_cache(maxsize=64)
-    def loss_of(options: str, axis: int | None, *arrays: Array | None) -> Any:
+    def loss_of(options: str, axis: int | None, *arrays: Any) -> Any:
         given = dict(zip(attributes, arrays, strict=True))
         return cls(**_parsed(options), **given, **({} if axis is None else {"axis": axis}))
 
@@ -103,7 +107,7 @@ def _operator(name: str, cls: Any, *tensors: str) -> Function:
         if len(attributes) < len(given):
             _add_weight(call, given.pop(0), logits, options)
         # A tensor's values may change, so that a loss which has one is made anew.
-        arrays = [None if value is None else _array(value) for value in given]
+        arrays: list[Any] = [None if value is None else _array(value) for value in given]
         make = loss_of if all(array is None for array in arrays) else loss_of.__wrapped__
         loss = make(options, axis, *arrays)
         z, y = _array(logits), _array(target)
@@ -146,29 +150,30 @@ def _operator(name: str, cls: Any, *tensors: str) -> Function:
         """Return the loss; ``inputs`` are those of the operator up to the options."""
         is_plain = _check_tensors(names, inputs)
         logits: Tensor = inputs[0]
-        is_traced = torch.jit.is_tracing()  # once more without gradients, to compare
+        is_traced = jit.is_tracing()  # once more without gradients, to compare
         with_grad = logits.requires_grad and (is_traced or torch.is_grad_enabled())
-        loss: Tensor | None = None
+        # Under autocast torch's losses take 16-bit logits to float32.
+        autocast = logits.dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
+        dtype = torch.float32 if autocast else logits.dtype
+        loss: Tensor | None
         if torch.compiler.is_compiling():
-            if torch.autograd.forward_ad.unpack_dual(logits).tangent is not None:
+            if forward_ad.unpack_dual(logits).tangent is not None:
                 raise RuntimeError(f"{qualified} has no derivative in forward mode")
             loss, _ = operator(*inputs, with_grad)
         elif is_traced and not with_grad:
             loss, _ = operator(*inputs, with_grad)
         else:
-            call = compute if is_plain and not is_traced else operator, inputs[-1], with_grad
+            way = compute if is_plain and not is_traced else operator
+            call = way, dtype, inputs[-1], with_grad
             try:
                 loss = eager(call, *inputs[:-1])
             except RuntimeError:
                 # In a transform torch refuses a function of this kind before it calls it. What
                 # else is wrong will be raised once more.
-                pass
+                loss = None
         if loss is None:
             loss, _ = transformable(*inputs, with_grad)
-        # Under autocast torch's losses take 16-bit logits to float32.
-        if logits.dtype.itemsize == 2 and not torch.is_autocast_enabled("cpu"):
-            loss = loss.to(logits.dtype)
-        return loss
+        return loss if loss.dtype == dtype else loss.to(dtype)
 
     return apply
 
@@ -187,9 +192,8 @@ def _add_weight(call: dict[str, Any], weight: Tensor | None, logits: Tensor, opt
     call["sample_weight"] = _array(weight)
     if _parsed(options)["reduction"] == "mean":
         # torch's mean divides by the number of elements, whatever they weigh.
-        mask = call.get("where")
-        counted = logits.numel() if mask is None else np.broadcast_to(mask, logits.shape).sum()
-        call["normalizer"] = counted or None
+        mask = _checks.where(call.get("where"), logits.shape)
+        call["normalizer"] = (logits.numel() if mask is None else np.count_nonzero(mask)) or None
 
 
 def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
@@ -221,9 +225,7 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
 
 def _refuse_grad(name: str) -> NoReturn:
     """Refuse to differentiate with respect to another argument than the logits."""
-    _checks_bridges.host_argument(
-        name, "detached: only input has a gradient", "requires_grad=True"
-    )
+    _checks_bridges.host_argument(name, "detached: only input has a gradient", "requires_grad=True")
 
 
 # Derivatives --------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ def _refuse_grad(name: str) -> NoReturn:
 def _eager(name: str, count: int) -> Function:
     """Return the autograd function of eager calls, of which the loss is the only result.
 
-    It takes (the function to compute with, options, with_grad) and ``count`` tensors.
+    It takes (the function to compute with, the loss's dtype, options, with_grad) and ``count`` tensors.
     """
     refused, gradient = _without_derivative(name)
 
@@ -244,16 +246,16 @@ def _eager(name: str, count: int) -> Function:
 
         @staticmethod
         def forward(ctx: Any, call: tuple[Any, ...], *tensors: Any) -> Any:
-            ctx.call = compute, *others = call
+            ctx.call = compute, dtype, *others = call
             loss, ctx.grad = compute(*tensors, *others)
             ctx.save_for_backward(*tensors)
-            return loss
+            return loss if loss.dtype == dtype else loss.to(dtype)
 
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor) -> Any:
             grad, ctx.grad = ctx.grad, None
             if grad is None:
-                compute, *others = ctx.call
+                compute, _, *others = ctx.call
                 _, grad = compute(*ctx.saved_tensors, *others)
             if torch.is_grad_enabled():
                 grad = gradient(ctx.saved_tensors[0], grad, grad_output)
@@ -344,30 +346,33 @@ def _transformable(name: str, operator: Function, names: list[str]) -> Function:
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
             # What a transform wraps may not say that it requires a gradient.
-            *inputs, with_grad = inputs
-            with_grad = with_grad or (torch.is_grad_enabled() and inputs[0].requires_grad)
+            *values, with_grad = inputs
+            with_grad = with_grad or (torch.is_grad_enabled() and values[0].requires_grad)
             size = info.batch_size
             columns = [  # of an empty batch, one call with zeros tells the shapes
                 [value] * max(size, 1) if axis is None else value.unbind(axis) or [value.sum(axis)]
-                for value, axis in zip(inputs, in_dims[:-1], strict=True)
+                for value, axis in zip(values, in_dims[:-1], strict=True)
             ]
             rows = zip(*columns, strict=True)
-            results = [Loss.apply(*arguments, with_grad) for arguments in rows]
+            results = [apply(*arguments, with_grad) for arguments in rows]
             return tuple(torch.stack(part)[:size] for part in zip(*results, strict=True)), (0, 0)
 
-    function: Function = Loss.apply
-    return function
+    apply: Function = Loss.apply
+    return apply
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(inputs[0], output[1])
+    ctx.with_grad = inputs[-1]
     ctx.others = len(inputs) - 1
 
 
 def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
     """Return the gradients of an operator itself, which torch.compile takes into its graph."""
     logits, grad = ctx.saved_tensors
+    if not ctx.with_grad:  # as a vmap in a graph, which hides what its logits require
+        raise RuntimeError("the loss was computed without the gradient that is now wanted")
     grad = (grad * _over_classes(grad, grad_output)).to(logits.dtype)
     return grad, *[None] * ctx.others
 

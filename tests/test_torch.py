@@ -396,7 +396,10 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
     focal, sigmoid = bridge.softmax_focal_loss, bridge.sigmoid_focal_loss
     binary = bridge.binary_cross_entropy_with_logits
     for call, message in (
-        (lambda: bridge.cross_entropy(logits.numpy(), target), "input must be a .*tensor.* ndarray"),
+        (
+            lambda: bridge.cross_entropy(logits.numpy(), target),
+            "input must be a .*tensor.* ndarray",
+        ),
         (lambda: bridge.cross_entropy(logits, target.tolist()), "target must be a .*tensor.* list"),
         (lambda: bridge.cross_entropy(logits, None), "target must be a torch tensor, got NoneType"),
         (lambda: bridge.cross_entropy(logits, target, [1.0] * 5), "weight must be a .* got list"),
@@ -413,8 +416,12 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
         (lambda: bridge.CrossEntropyLoss(weight=[0.5]), "weight must be a torch tensor, got list"),
         (lambda: bridge.BCEWithLogitsLoss(pos_weight=2.0), "pos_weight .* tensor, got float"),
         (lambda: binary(logits, halves, pos_weight=2.0), "pos_weight must be a .* got float"),
-        (lambda: sigmoid(logits, halves, alpha=[0.5]), "alpha must be a number, a .*tensor or None"),
+        (
+            lambda: sigmoid(logits, halves, alpha=[0.5]),
+            "alpha must be a number, a .*tensor or None",
+        ),
         (lambda: bridge.SigmoidFocalLoss(alpha="half"), "alpha must be a number, a .*tensor or"),
+        (lambda: binary(logits, halves, halves, where=halves), "where must be bool, got float32"),
         (lambda: sigmoid(logits, halves, gamma=None), "gamma must be a real number, got None"),
     ):
         with pytest.raises(TypeError, match=message):
@@ -423,6 +430,7 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
         (lambda: bridge.cross_entropy(logits.to_sparse(), target), "input must be a dense tensor"),
         (lambda: bridge.cross_entropy(logits, target, reduction="all"), "reduction must be 'mean'"),
         (lambda: bridge.cross_entropy(logits, target, softcap=-1.0), "softcap must be finite and"),
+        (lambda: binary(logits, halves, halves, where=halves[1:] > 0), "where of shape"),
         (lambda: sigmoid(logits, halves, alpha=1.5), r"alpha must .*\[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -433,7 +441,7 @@ def test_torch_probabilities_have_no_label_to_ignore():
     """torch refuses it, too."""
     logits, target = torch.randn(6, 5), torch.rand(6, 5)
     for ignored in (0, 7):
-        with pytest.raises(ValueError, match="ignore_index must be negative .* got"):
+        with pytest.raises(ValueError, match="ignore_index must be negative with"):
             bridge.cross_entropy(logits, target, ignore_index=ignored)
         with pytest.raises(RuntimeError, match="ignore_index is not supported"):
             functional.cross_entropy(logits, target, ignore_index=ignored)
