@@ -86,30 +86,32 @@ def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
 # The operators ------------------------------------------------------------------------------------
 
 
-def _operator(name: str, cls: Any, *tensors: str) -> Callable[..., Tensor]:
+def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., Tensor]:
     """Register an operator with torch, and return the function that calls it.
 
-    ``tensors`` names the options that are tensors: those of the loss, and weights of elements.
+    ``tensors`` and ``others`` name its options. A weight of each element is one of the call, and
+    all others are the loss's.
     """
     rows = name.startswith("softmax")
-    names = ["input", "target", "where", *tensors]
-    attributes = [key for key in tensors if rows or key != "weight"]
+    names = ["input", "target", "where", *tensors.split()]
+    attributes = [key for key in names[3:] if rows or key != "weight"]
+    keys = [*attributes, *others.split(), *(["axis"] if rows else [])]
 
     @lru_cache(maxsize=64)
-    def loss_of(options: str, axis: int | None, *arrays: Any) -> Any:
-        given = dict(zip(attributes, arrays, strict=True))
-        return cls(**_parsed(options), **given, **({} if axis is None else {"axis": axis}))
+    def loss_of(*values: Any) -> Any:
+        return cls(**dict(zip(keys, values, strict=True)))
 
-    def compute(logits: Tensor, target: Tensor, where: Any, *others: Any) -> tuple[Tensor, Tensor]:
-        *given, options, with_grad = others
-        axis = (1 if logits.ndim > 1 else 0) if rows else None
+    def evaluate(logits: Tensor, target: Tensor, where: Any, *options: Any) -> Any:
+        *given, values, with_grad = options
         call = {} if where is None else {"where": _array(where)}
         if len(attributes) < len(given):
-            _add_weight(call, given.pop(0), logits, options)
-        # A tensor's values may change, so that a loss which has one is made anew.
-        arrays: list[Any] = [None if value is None else _array(value) for value in given]
-        make = loss_of if all(array is None for array in arrays) else loss_of.__wrapped__
-        loss = make(options, axis, *arrays)
+            _add_weight(call, given.pop(0), logits, values[-1])
+        make: Any = loss_of
+        for position, value in enumerate(given):
+            if value is not None:  # it may change, so that a loss which has one is made anew
+                given[position], make = _array(value), loss_of.__wrapped__
+        axis = (1 if logits.ndim > 1 else 0,) if rows else ()
+        loss = make(*given, *values, *axis)
         z, y = _array(logits), _array(target)
         if with_grad:
             grad, out = _new_grad(logits, z)
@@ -121,9 +123,14 @@ def _operator(name: str, cls: Any, *tensors: str) -> Callable[..., Tensor]:
             value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
         return torch.from_numpy(value), grad
 
+    def compute(*inputs: Any) -> tuple[Tensor, Tensor]:
+        *values, text, with_grad = inputs
+        loss, grad = evaluate(*values, _values(text), with_grad)
+        return loss, grad
+
     def fake(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-        *_, options, with_grad = others
-        shape = list(logits.shape) if _parsed(options)["reduction"] == "none" else []
+        *_, text, with_grad = others
+        shape = list(logits.shape) if _values(text)[-1] == "none" else []
         if shape and rows:
             del shape[min(1, len(shape) - 1)]
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -143,54 +150,63 @@ def _operator(name: str, cls: Any, *tensors: str) -> Callable[..., Tensor]:
     torch.library.register_fake(qualified, fake)
     torch.library.register_autograd(qualified, _backward, setup_context=_save)
     operator = getattr(torch.ops.fastce, name).default
-    eager = _eager(qualified, len(names))
+    count = len(names)
+    eager = _eager(qualified, count)
     transformable = _transformable(qualified, operator, names)
 
-    def apply(*inputs: Any) -> Tensor:
-        """Return the loss; ``inputs`` are those of the operator up to the options."""
+    def apply(*options: Any) -> Tensor:
+        """Return the loss, of the tensors and then of the other options in their order."""
+        inputs, values = options[:count], options[count:]
         is_plain = _check_tensors(names, inputs)
         logits: Tensor = inputs[0]
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling and forward_ad.unpack_dual(logits).tangent is not None:
+            raise RuntimeError(f"{qualified} has no derivative in forward mode")
         is_traced = jit.is_tracing()  # once more without gradients, to compare
         with_grad = logits.requires_grad and (is_traced or torch.is_grad_enabled())
         # Under autocast torch's losses take 16-bit logits to float32.
         autocast = logits.dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
         dtype = torch.float32 if autocast else logits.dtype
+        way: Any = evaluate
+        given: Any = values
+        if is_compiling or is_traced or not is_plain:
+            way, given = operator, _text(others, values)
         loss: Tensor | None
-        if torch.compiler.is_compiling():
-            if forward_ad.unpack_dual(logits).tangent is not None:
-                raise RuntimeError(f"{qualified} has no derivative in forward mode")
-            loss, _ = operator(*inputs, with_grad)
-        elif is_traced and not with_grad:
-            loss, _ = operator(*inputs, with_grad)
+        if is_compiling or (is_traced and not with_grad):
+            loss, _ = operator(*inputs, given, with_grad)
         else:
-            way = compute if is_plain and not is_traced else operator
-            call = way, dtype, inputs[-1], with_grad
             try:
-                loss = eager(call, *inputs[:-1])
+                loss = eager((way, dtype, given, with_grad), *inputs)
             except RuntimeError:
                 # In a transform torch refuses a function of this kind before it calls it. What
                 # else is wrong will be raised once more.
                 loss = None
         if loss is None:
-            loss, _ = transformable(*inputs, with_grad)
+            loss, _ = transformable(*inputs, _text(others, values), with_grad)
         return loss if loss.dtype == dtype else loss.to(dtype)
 
     return apply
 
 
+def _text(names: str, values: tuple[Any, ...]) -> str:
+    """Return options as an operator takes them."""
+    return ", ".join([f"{k}={v!r}" for k, v in zip(names.split(), values, strict=True)])
+
+
 @lru_cache(maxsize=64)
-def _parsed(options: str) -> dict[str, Any]:
-    """Return the options that a text names."""
-    pairs = (option.split("=") for option in options.split(", "))
-    return {key: ast.literal_eval(value) for key, value in pairs}
+def _values(text: str) -> tuple[Any, ...]:
+    """Return the values of options that a text names."""
+    return tuple(ast.literal_eval(option.split("=")[1]) for option in text.split(", "))
 
 
-def _add_weight(call: dict[str, Any], weight: Tensor | None, logits: Tensor, options: str) -> None:
+def _add_weight(
+    call: dict[str, Any], weight: Tensor | None, logits: Tensor, reduction: str
+) -> None:
     """Add a weight of each element to the arguments of a call."""
     if weight is None:
         return
     call["sample_weight"] = _array(weight)
-    if _parsed(options)["reduction"] == "mean":
+    if reduction == "mean":
         # torch's mean divides by the number of elements, whatever they weigh.
         mask = _checks.where(call.get("where"), logits.shape)
         call["normalizer"] = (logits.numel() if mask is None else np.count_nonzero(mask)) or None
@@ -234,7 +250,8 @@ def _refuse_grad(name: str) -> NoReturn:
 def _eager(name: str, count: int) -> Function:
     """Return the autograd function of eager calls, of which the loss is the only result.
 
-    It takes (the function to compute with, the loss's dtype, options, with_grad) and ``count`` tensors.
+    It takes (the function to compute with, the loss's dtype, options, with_grad) and then
+    ``count`` tensors.
     """
     refused, gradient = _without_derivative(name)
 
@@ -377,7 +394,18 @@ def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
     return grad, *[None] * ctx.others
 
 
-softmax_cross_entropy = _operator("softmax_cross_entropy", losses.SoftmaxCrossEntropy, "weight")
-softmax_focal_loss = _operator("softmax_focal_loss", losses.SoftmaxFocalLoss, "alpha")
-bce_with_logits = _operator("bce_with_logits", losses.BCEWithLogits, "weight", "pos_weight")
-sigmoid_focal_loss = _operator("sigmoid_focal_loss", losses.SigmoidFocalLoss, "alpha")
+softmax_cross_entropy = _operator(
+    "softmax_cross_entropy",
+    losses.SoftmaxCrossEntropy,
+    "weight",
+    "ignore_index label_smoothing z_loss logit_scale softcap reduction",
+)
+softmax_focal_loss = _operator(
+    "softmax_focal_loss", losses.SoftmaxFocalLoss, "alpha", "gamma ignore_index reduction"
+)
+bce_with_logits = _operator(
+    "bce_with_logits", losses.BCEWithLogits, "weight pos_weight", "reduction"
+)
+sigmoid_focal_loss = _operator(
+    "sigmoid_focal_loss", losses.SigmoidFocalLoss, "alpha", "gamma label_smoothing reduction"
+)

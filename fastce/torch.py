@@ -110,15 +110,18 @@ def cross_entropy(
     ignore_index = _checks.integer("ignore_index", ignore_index)
     if ignore_index >= 0:
         _check_labels(input, target, ignore_index)
-    options = (
-        f"ignore_index={ignore_index}"
-        f", label_smoothing={_number('label_smoothing', label_smoothing)}"
-        f", z_loss={_number('z_loss', z_loss)}"
-        f", logit_scale={_number('logit_scale', logit_scale)}"
-        f", softcap={None if softcap is None else _number('softcap', softcap)}"
-        f", reduction={_reduction(reduction, size_average, reduce)!r}"
+    return operators.softmax_cross_entropy(
+        input,
+        target,
+        where,
+        weight,
+        ignore_index,
+        _number("label_smoothing", label_smoothing),
+        _number("z_loss", z_loss),
+        _number("logit_scale", logit_scale),
+        None if softcap is None else _number("softcap", softcap),
+        _reduction(reduction, size_average, reduce),
     )
-    return operators.softmax_cross_entropy(input, target, where, weight, options)
 
 
 def softmax_focal_loss(
@@ -169,12 +172,15 @@ def softmax_focal_loss(
     >>> round(loss.item(), 6)
     0.001804
     """
-    options = (
-        f"gamma={_number('gamma', gamma)}"
-        f", ignore_index={_checks.integer('ignore_index', ignore_index)}"
-        f", reduction={_reduction(reduction)!r}"
+    return operators.softmax_focal_loss(
+        input,
+        target,
+        where,
+        alpha,
+        _number("gamma", gamma),
+        _checks.integer("ignore_index", ignore_index),
+        _reduction(reduction),
     )
-    return operators.softmax_focal_loss(input, target, where, alpha, options)
 
 
 def binary_cross_entropy_with_logits(
@@ -227,8 +233,8 @@ def binary_cross_entropy_with_logits(
     >>> fastce.torch.binary_cross_entropy_with_logits(logits, torch.ones(2), reduction="none")
     tensor([6.9315e-01, 1.9287e-22], dtype=torch.float64)
     """
-    options = f"reduction={_reduction(reduction, size_average, reduce)!r}"
-    return operators.bce_with_logits(input, target, where, weight, pos_weight, options)
+    reduction = _reduction(reduction, size_average, reduce)
+    return operators.bce_with_logits(input, target, where, weight, pos_weight, reduction)
 
 
 def sigmoid_focal_loss(
@@ -280,12 +286,15 @@ def sigmoid_focal_loss(
     >>> round(loss.item(), 6)
     0.001804
     """
-    options = (
-        f"gamma={_number('gamma', gamma)}"
-        f", label_smoothing={_number('label_smoothing', label_smoothing)}"
-        f", reduction={_reduction(reduction)!r}"
+    return operators.sigmoid_focal_loss(
+        input,
+        target,
+        where,
+        _alpha(alpha),
+        _number("gamma", gamma),
+        _number("label_smoothing", label_smoothing),
+        _reduction(reduction),
     )
-    return operators.sigmoid_focal_loss(input, target, where, _alpha(alpha), options)
 
 
 # Their arguments ----------------------------------------------------------------------------------
@@ -384,9 +393,11 @@ class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
             input,
             target,
             self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
+            None,
+            self.ignore_index,
+            None,
+            self.reduction,
+            self.label_smoothing,
             where=where,
             z_loss=self.z_loss,
             logit_scale=self.logit_scale,

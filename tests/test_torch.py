@@ -221,15 +221,16 @@ def test_torch_opcheck():
     halves, weight = torch.rand(6, 5), torch.linspace(0.5, 1.5, 5)
     where, alpha = halves < 0.8, torch.tensor(0.25)
     for name, target, tensors, options in (
-        ("softmax_cross_entropy", labels, (where, weight), "label_smoothing=0.1"),
-        ("softmax_focal_loss", labels, (None, weight), "gamma=1.5"),
-        ("bce_with_logits", halves, (where, weight, None), "label_smoothing=0.0"),
-        ("sigmoid_focal_loss", halves, (None, alpha), "gamma=1.5"),
+        ("softmax_cross_entropy", labels, (where, weight), (-100, 0.1, 0.2, 0.5, 9.0)),
+        ("softmax_focal_loss", labels, (None, weight), (1.5, -100)),
+        ("bce_with_logits", halves, (where, weight, None), ()),
+        ("sigmoid_focal_loss", halves, (None, alpha), (1.5, 0.1)),
     ):
         operator = getattr(torch.ops.fastce, name)
         for dtype in (torch.float64, torch.float32, torch.float16):
             for reduction, with_grad in (("mean", True), ("none", False)):
-                text = f"{options}, reduction={reduction!r}"
+                values = (*options, reduction)
+                text = ", ".join(f"option={value!r}" for value in values)
                 logits = logits_of(6, 5, dtype=dtype).detach()
                 torch.library.opcheck(operator, (logits, target, *tensors, text, with_grad))
 
