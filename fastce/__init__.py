@@ -1,4 +1,4 @@
-"""Classification losses for NumPy arrays: fast, exact in the tails, with gradient and Hessian.
+"""Classification losses for NumPy arrays: fast, accurate in the tails, with gradient and Hessian.
 
 >>> import numpy as np
 >>> import fastce

@@ -95,11 +95,11 @@ def share(name: str, value: Any) -> float | Array | None:
     """Return None, a number in [0, 1], or a read-only array of such numbers."""
     if value is None:
         return None
-    array = real(name, value)
-    if array.ndim == 0 and float(array) == -1:
-        raise ValueError(f"{name} must be in [0, 1], or None for no weights, got {value!r}")
-    if array.ndim == 0:
+    if not (isinstance(value, list | tuple) or np.ndim(value)):
+        if number(name, value) == -1:
+            raise ValueError(f"{name} must be in [0, 1], or None for no weights, got {value!r}")
         return number(name, value, low=0, high=1)
+    array = real(name, value)
     result: Array = np.array(array, dtype=np.float64, order="C")
     wrong = ~((result >= 0) & (result <= 1))
     if wrong.any():

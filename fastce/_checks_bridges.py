@@ -142,6 +142,34 @@ def not_a_loss(value: Any, accepted: str) -> NoReturn:
     raise TypeError(f"loss must be {accepted}, got {value!r}")
 
 
+def unknown_exported_loss(name: str, options: dict[str, Any], error: Exception) -> NoReturn:
+    raise ValueError(
+        f"the compiled code carries {name} with the options {', '.join(options)}, which this"
+        f" version of fastce cannot make ({error}): compile it with this version"
+    ) from error
+
+
+def not_a_jax_array(name: str, value: Any, reason: object = "") -> NoReturn:
+    raise TypeError(
+        f"{name} must be an array, a list or a number, got {type(value).__name__}"
+        + (f" ({reason})" if reason else "")
+    )
+
+
+def constant_in_jax(name: str) -> NoReturn:
+    raise ValueError(
+        f"{name} must not depend on what is differentiated, because fastce.jax has the derivative"
+        f" in the logits alone: pass jax.lax.stop_gradient({name}) to take it as constant"
+    )
+
+
+def no_second_derivative_in_jax() -> NoReturn:
+    raise NotImplementedError(
+        "fastce.jax has first derivatives only, and a second one was asked for. The diagonal of the"
+        " Hessian comes from the loss's method value_grad_hess, on NumPy arrays"
+    )
+
+
 def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
     """Refuse an argument of a bridge that the host would accept."""
     raise ValueError(f"{name} must be {accepted}, got {got}")

@@ -81,8 +81,12 @@ def checked_denominator(total: float, any_counts: bool) -> float:
 def sum_of_weights(weight: Array, used: Array | None = None) -> tuple[float, bool]:
     """Return the sum of the weights that are used, and whether one of them is not 0."""
     where: Any = True if used is None else used
+    repeats = 1
+    if used is None and weight.size:
+        once = _layout.once(weight)
+        repeats, weight = weight.size // once.size, once
     with np.errstate(over="ignore"):
-        total = float(np.sum(weight, dtype=np.float64, where=where))
+        total = float(np.sum(weight, dtype=np.float64, where=where)) * repeats
     return total, bool(total) or bool(np.any(weight, where=where))
 
 
@@ -316,10 +320,12 @@ class Batch:
         """Raise if a probability is negative or not finite, in rows that count."""
         array, weight = self.inputs["probabilities"], self.inputs["sample_weight"]
         assert array is not None
+        own = array.dtype.newbyteorder("=")
+        dtype = own if own in (np.float32, np.float64) else np.dtype(np.float64)
         check_probabilities(
             array,
-            self.real,
-            float(np.finfo(self.real).max),
+            dtype,
+            float(np.finfo(dtype).max),
             "be at least 0 and finite",
             lambda: None if weight is None else (weight != 0)[..., None],
         )

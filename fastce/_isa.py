@@ -6,7 +6,6 @@ operating system support is loaded at import and takes the name ``fastce._core``
 interface in it, bind to it too. The environment variable FASTCE_ISA names another one.
 """
 
-import importlib
 import importlib.util
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+import fastce._core as _baseline
 from fastce import _checks
 
 # From the most to the least wanted. The last two are built for tests alone: vectors of 64 bytes on
@@ -27,7 +27,6 @@ MODULES = {
 }
 
 # The baseline is in every build and runs everywhere: it says what else may be loaded.
-_baseline = importlib.import_module(MODULES["baseline"])
 _loaded: dict[str, ModuleType] = {"baseline": _baseline}
 
 
@@ -45,7 +44,16 @@ def load(name: str) -> ModuleType:
     """Import the variant ``name``, which the machine must support."""
     if name not in _loaded:
         _checks.instruction_set(name, available())
-        _loaded[name] = importlib.import_module(MODULES[name])
+        # Statements, not names that are put together: PyInstaller and its like look for them.
+        if name == "avx512":
+            import fastce._core_avx512 as module
+        elif name == "avx2":
+            import fastce._core_avx2 as module
+        elif name == "wide":
+            import fastce._core_wide as module
+        else:
+            import fastce._core_scalar as module
+        _loaded[name] = module
     return _loaded[name]
 
 

@@ -9,9 +9,12 @@ fields have the names that they have there.
 """
 
 import ctypes
+import hashlib
 import math
+import threading
 from collections.abc import Callable
 from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -20,12 +23,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-# Takes a number, the arrays, and the results to be written in place.
-Function = Callable[[int, list[Array], list[Array]], None]
+# Takes the arrays, and the results to be written in place.
+Function = Callable[[list[Array], list[Array]], None]
 
 TARGET = "fastce_call"
-API_MAJOR = 0
-OLD_API_MINOR = 1  # of the versions of XLA that do not say theirs
+API_MAJOR, API_MINOR = 0, 1  # what is used here is in 0.1; XLA checks whether it still serves that
 METADATA = 1  # the extension by which XLA asks for the version, in place of a call
 EXECUTE = 3  # the stage in which the arrays hold numbers
 INTERNAL = 13  # the code of an error that is the program's fault
@@ -95,11 +97,16 @@ class Buffer(Sized):
 
     def array(self) -> Array:
         """View the buffer as an array."""
-        shape, dtype = self.dims[: self.rank], np.dtype(TYPES[self.dtype])
-        if not math.prod(shape):
-            return np.empty(shape, dtype)
-        memory = (c_char * (math.prod(shape) * dtype.itemsize)).from_address(self.data)
-        return np.frombuffer(memory, dtype).reshape(shape)
+        shape = tuple(self.dims[: self.rank])
+        dtype, memory = _memory(self.dtype, shape)
+        return np.ndarray(shape, dtype, memory.from_address(self.data or 0))
+
+
+@lru_cache
+def _memory(code: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return the type of an array of XLA's and that of its memory."""
+    dtype = np.dtype(TYPES[code])
+    return dtype, c_char * (math.prod(shape) * dtype.itemsize)
 
 
 class Arguments(Sized):
@@ -110,7 +117,8 @@ class Arguments(Sized):
     ]
 
     def arrays(self) -> list[Array]:
-        return [self.args[i].contents.array() for i in range(self.size)]
+        buffers = self.args
+        return [buffers[i].contents.array() for i in range(self.size)]
 
 
 class Results(Sized):
@@ -121,24 +129,35 @@ class Results(Sized):
     ]
 
     def arrays(self) -> list[Array]:
-        return [self.rets[i].contents.array() for i in range(self.size)]
+        buffers = self.rets
+        return [buffers[i].contents.array() for i in range(self.size)]
 
 
 class Scalar(Structure):
     _fields_ = [("dtype", c_int), ("value", POINTER(c_int64))]
 
 
+class Text(Structure):
+    _fields_ = [("ptr", c_void_p), ("len", c_size_t)]
+
+
 class Attributes(Sized):
+    """The attributes of a call, in the order of their names: ``digest``, ``function``."""
+
     _fields_ = [
         ("size", c_int64),
         ("types", POINTER(c_int)),
         ("names", c_void_p),
-        ("attrs", POINTER(POINTER(Scalar))),
+        ("attrs", POINTER(c_void_p)),
     ]
 
-    def integers(self) -> list[int]:
-        """Return the attributes, which are all integers, in the order of their names."""
-        return [self.attrs[i].contents.value[0] for i in range(self.size)]
+    def digest(self) -> int:
+        number: int = Scalar.from_address(self.attrs[0]).value[0]
+        return number
+
+    def function(self) -> str:
+        text = Text.from_address(self.attrs[1])
+        return ctypes.string_at(text.ptr, text.len).decode()
 
 
 class CallFrame(Sized):
@@ -154,8 +173,11 @@ class CallFrame(Sized):
 
 # Calls --------------------------------------------------------------------------------------------
 
-# Compiled code knows a function by its place here.
-_functions: list[Function] = []
+# Functions are known by a digest of their text, which is short to read. A call carries the text as
+# well: compiled code may be run by another process, which has to find the same function.
+_functions: dict[int, Function] = {}
+_read: Callable[[str], Function]
+_thread = threading.local()
 
 
 def _handle(pointer: Any) -> int | None:
@@ -164,17 +186,22 @@ def _handle(pointer: Any) -> int | None:
     if frame.extension_start:
         extension = MetadataExtension.from_address(frame.extension_start)
         if extension.extension_base.type == METADATA:
-            # What is used here has not changed within a major version.
             version = extension.metadata.contents.api_version
-            version.major_version = API_MAJOR
-            own = frame.api.contents.api_version.minor_version if frame.api else OLD_API_MINOR
-            version.minor_version = own
+            version.major_version, version.minor_version = API_MAJOR, API_MINOR
             return None
     if frame.stage != EXECUTE:
         return None
     try:
-        function, rank = frame.attrs.integers()
-        _functions[function](rank, frame.args.arrays(), frame.rets.arrays())
+        if not hasattr(_thread, "kept"):
+            # Python would make and drop the state of a thread of XLA's in each call, which takes as
+            # long as a small loss. One more `Ensure` than `Release` keeps it.
+            ctypes.pythonapi.PyGILState_Ensure()
+            _thread.kept = True
+        digest = frame.attrs.digest()
+        function = _functions.get(digest)
+        if function is None:
+            function = _functions[digest] = _read(frame.attrs.function())
+        function(frame.args.arrays(), frame.rets.arrays())
     except BaseException as error:  # none can go through XLA
         message = f"{type(error).__name__}: {error}".encode()
         made = Error(ctypes.sizeof(Error), None, message, INTERNAL)
@@ -188,20 +215,56 @@ _ffi: Any = jax.ffi
 _ffi.register_ffi_target(TARGET, _ffi.pycapsule(_handler), platform="cpu")
 
 
-def register(function: Function) -> int:
-    """Return the number by which `call` knows a function, for good."""
-    _functions.append(function)
-    return len(_functions) - 1
+def read_functions(read: Callable[[str], Function]) -> None:
+    """Let ``read`` make the functions of the texts that calls carry."""
+    global _read
+    _read = read
 
 
-def call(
-    number: int, rank: int, results: list[tuple[tuple[int, ...], Any]], *arguments: Any
-) -> Any:
-    """Return the results, of the given shapes and types, of a function of ``rank`` and arguments.
+def call(function: str, results: list[tuple[tuple[int, ...], Any]], *arguments: Any) -> Any:
+    """Return the results, of the given shapes and types, of a function that is given as a text.
 
-    A vmap adds axes in front of all arrays: ``rank`` tells the function how many there were before.
+    A vmap adds axes in front of all arrays.
     """
     outline_of: Any = jax.ShapeDtypeStruct
     outlines = [outline_of(shape, dtype) for shape, dtype in results]
+    digest = np.frombuffer(hashlib.sha256(function.encode()).digest()[:8], np.int64)[0]
     evaluate = _ffi.ffi_call(TARGET, outlines, vmap_method="broadcast_all")
-    return evaluate(*arguments, function=np.int64(number), rank=np.int64(rank))
+    axes = tuple(sorted(frozenset().union(*map(_varies_along, arguments))))
+    arguments = tuple(_vary(array, axes) for array in arguments)
+    returned = evaluate(*arguments, function=function, digest=digest)
+    return [_vary(array, axes) for array in returned]
+
+
+# Inside of shard_map an array's type says along which axes of the mesh its values vary. All that a
+# call takes must agree on that, and XLA's interface does not say it of what the call returns.
+
+
+def _varies_along(array: Any) -> frozenset[str]:
+    array_type: Any = jax.typeof(array) if hasattr(jax, "typeof") else None
+    manual = getattr(array_type, "mat", None)  # from JAX 0.10 on; before, the type had it itself
+    varying: frozenset[str] = (
+        getattr(array_type, "vma", frozenset()) if manual is None else manual.varying
+    )
+    return varying
+
+
+def _vary(array: Any, axes: tuple[str, ...]) -> Any:
+    missing = tuple(axis for axis in axes if axis not in _varies_along(array))
+    if not missing:
+        return array
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(array, missing, to="varying")
+    return lax.pvary(array, missing)
+
+
+def sharded_like(array: Any, like: Any) -> Any:
+    """Return an array sharded as another is, as far as JAX has that in an array's type."""
+    if not hasattr(jax, "typeof"):
+        return array
+    wanted: Any = jax.typeof(like)
+    if jax.typeof(array) == wanted:
+        return array
+    sharding: Any = jax.sharding
+    return sharding.reshard(array, wanted.sharding)

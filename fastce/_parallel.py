@@ -3,13 +3,20 @@
 A call is cut into tasks by its shape alone, never by the number of threads, and the results of the
 tasks are added up exactly: so every number of threads gives the same bits. Between tasks, some
 milliseconds of work at most, Python runs, and an interrupt is seen.
+
+The threads are made with ``_thread``, and nothing here holds a lock while it hands out work. So a
+call may come from anywhere: from a signal handler or a finaliser that interrupts another call, or
+from a greenlet, after gevent or eventlet has replaced what ``threading`` and
+``concurrent.futures`` are built on.
 """
 
+import ctypes
 import os
-import threading
+from _queue import SimpleQueue
+from _thread import LockType, allocate_lock, start_new_thread  # as they are now, see _has_threads
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import BuiltinFunctionType
 
 from fastce import _checks
 
@@ -27,10 +34,26 @@ TASKS = 32
 THREADED_ELEMENTS = 3 << 17
 
 Task = tuple[int, int]
+Work = Callable[[int, int], float]
 
-_lock = threading.Lock()
-_pool: Any = None  # a concurrent.futures.ThreadPoolExecutor, from the first large call on
 _count: int | None = None
+
+
+def _has_threads() -> bool:
+    """Tell whether there are threads that run beside the caller, and may outlive its call."""
+    # After monkey.patch_all() a new thread is a greenlet, which waits for the call to end.
+    if not isinstance(start_new_thread, BuiltinFunctionType):
+        return False
+    # An interpreter that ends before its threads do is a fatal error; the main one ends last.
+    current, main = (
+        ctypes.pythonapi[f"PyInterpreterState_{which}"]  # by item: a function of our own
+        for which in ("Get", "Main")
+    )
+    current.restype = main.restype = ctypes.c_void_p
+    return bool(current() == main())
+
+
+HAS_THREADS = _has_threads()
 
 
 def get_num_threads() -> int:
@@ -88,10 +111,8 @@ def set_num_threads(threads: int) -> None:
     >>> fastce.set_num_threads(before)
     """
     global _count
-    count = _checks.threads(threads)
-    with _lock:
-        _count = count
-        _drop_pool()
+    _count = _checks.threads(threads)
+    _forget_pool()
 
 
 def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
@@ -103,65 +124,105 @@ def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def run(work: Callable[[int, int], float], tasks: Sequence[Task], elements: int) -> list[float]:
+def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
     """Return ``[work(start, stop) for start, stop in tasks]``, on several threads if it is much."""
     threads = min(get_num_threads(), len(tasks))
-    if threads <= 1 or elements < THREADED_ELEMENTS:
+    if threads <= 1 or elements < THREADED_ELEMENTS or not HAS_THREADS:
         return [work(start, stop) for start, stop in tasks]
-    results = [0.0] * len(tasks)
-    pending = deque(enumerate(tasks))
+    call = _Call(work, tasks)
+    try:
+        _pool.help(call, threads - 1)
+        call.drain()
+    finally:
+        call.close()
+    if call.errors:
+        raise call.errors.pop(0)
+    return call.results
 
-    def drain() -> None:
+
+class _Call:
+    """The tasks of one call, which its own thread and helpers take one after another."""
+
+    def __init__(self, work: Work, tasks: Sequence[Task]) -> None:
+        self.results = [0.0] * len(tasks)
+        self.errors: list[BaseException] = []
+        self._pending = deque((work, i, task) for i, task in enumerate(tasks))
+        self._claims: list[LockType] = []
+
+    def drain(self) -> None:
+        results = self.results
         while True:
             try:
-                i, (start, stop) = pending.popleft()
+                work, i, (start, stop) = self._pending.popleft()
             except IndexError:
                 return
             results[i] = work(start, stop)
 
-    helpers: list[Any] = []
-    try:
+    def claim(self) -> LockType:
+        """Return a lock for one helper: who has it first, helper or `close`, may go on."""
+        claim = allocate_lock()
+        self._claims.append(claim)
+        return claim
+
+    def help(self, claim: LockType) -> None:
+        """Drain in a thread of the pool, unless the call is over."""
+        if claim.acquire(False):
+            try:
+                self.drain()
+            except BaseException as error:
+                self.errors.append(error)
+            finally:
+                claim.release()
+
+    def close(self) -> None:
+        """Return when no helper writes, nor will, nor holds an array, even if it comes late."""
         try:
-            for _ in range(threads - 1):
-                helpers.append(_submit(drain))
+            self._pending.clear()
+            while self._claims:
+                with self._claims[-1]:
+                    self._claims.pop()
+        except BaseException:  # an interrupt, and there may be another
+            self.close()
+            raise
+
+
+class _Pool:
+    """Threads that wait for calls to help, from the first large one on."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[_Call, LockType] | None] = SimpleQueue()
+        self._threads: list[int] = []
+
+    def help(self, call: _Call, helpers: int) -> None:
+        try:
+            while len(self._threads) < helpers:
+                self._threads.append(start_new_thread(_serve, (self._jobs,)))
         except RuntimeError:
             pass  # the system has no thread left, or the interpreter is on its way out
-        drain()
-    finally:
-        # After an error or an interrupt nothing new is begun, and nobody writes when this returns.
-        # A helper that no thread has taken up yet is not waited for: nested calls cannot lock up.
-        pending.clear()
-        started = [helper for helper in helpers if not helper.cancel()]
-        errors = [helper.exception() for helper in started]
-    for error in errors:
-        if error is not None:
-            raise error
-    return results
+        for _ in range(min(helpers, len(self._threads))):
+            self._jobs.put((call, call.claim()))
+
+    def __del__(self) -> None:
+        self._jobs.put(None)
 
 
-def _submit(function: Callable[[], None]) -> Any:
-    global _pool
-    with _lock:
-        if _pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # 10 ms: not before it is needed
-
-            _pool = ThreadPoolExecutor(max(get_num_threads() - 1, 1), thread_name_prefix="fastce")
-        return _pool.submit(function)
-
-
-def _drop_pool() -> None:
-    global _pool
-    if _pool is not None:
-        _pool.shutdown(wait=False)
-        _pool = None
+def _serve(jobs: SimpleQueue[tuple[_Call, LockType] | None]) -> None:
+    while job := jobs.get():
+        call, claim = job
+        call.help(claim)
+        del job, call, claim
+    jobs.put(None)  # for the next thread
 
 
 def _forget_pool() -> None:
-    """Start afresh in a forked child, where no thread of the pool exists to release the lock."""
-    global _pool, _lock
-    _pool = None
-    _lock = threading.Lock()
+    """Start afresh: with another number of threads, or in a forked child, which has none of them.
+
+    The threads of a pool end when it is gone, after the last call that uses it.
+    """
+    global _pool
+    _pool = _Pool()
 
 
+_pool = _Pool()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)

@@ -1,21 +1,23 @@
-"""The losses as JAX functions on the CPU: under ``jit``, ``grad``, ``value_and_grad`` and ``vmap``.
+"""The losses as JAX functions on the CPU: for ``jit``, ``grad``, ``jvp``, ``vmap``, ``shard_map``.
 
-The value and its gradient, where one is asked for, come from one pass over the logits. The kernels
-read JAX's arrays where they lie, and write the results where JAX wants them.
+A value alone costs a value alone; a derivative brings value and gradient from one pass over the
+logits. The kernels read JAX's arrays where they lie, and write the results where JAX wants them.
 """
 
+import json
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from fastce import _checks, _checks_bridges
+from fastce import _checks, _checks_bridges, losses
 from fastce._loss import Array, Loss
 
 try:
     import jax
     import jax.numpy as jnp
+    from jax.custom_derivatives import SymbolicZero
 except ImportError as error:
     _checks_bridges.missing_host("jax", "jax", error)
 
@@ -23,32 +25,41 @@ from fastce import _jax_call
 
 __all__ = ["function"]
 
+# Compiled code knows a loss by the name of its class.
+LOSSES = {name: cls for name in losses.__all__ if isinstance(cls := getattr(losses, name), type)}
+
 
 def function(loss: Loss) -> Callable[..., Any]:
-    """Return a loss as a JAX function ``f(logits, target, sample_weight=None)``.
+    """Return a loss as a JAX function ``f(logits, target, sample_weight=None, where=None)``.
 
-    It is differentiable, once, in its first argument; target and weights count as constants. Only
-    arrays on the CPU are supported. Under ``vmap`` the kernels run once for each element of the
-    mapped axis: ``reduction="none"`` on the whole batch is faster.
+    Its derivative along a tangent t of the logits is Σ gradᵢ·tᵢ, with the loss's gradient: in
+    forward mode (``jvp``, ``linearize``, ``jacfwd``) and, transposed, in reverse mode (``grad``,
+    ``vjp``, ``jacrev``). There is no second derivative, and none in other arguments than the
+    logits: both raise. Only arrays on the CPU are supported. Under ``vmap`` the kernels run once
+    for each element of the mapped axis: ``reduction="none"`` on the whole batch is faster.
 
     Parameters
     ----------
     loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
-        With its options; the reduction is part of it.
+        With its options; the reduction is part of it. Compiled and exported code carries it along.
 
     Returns
     -------
     callable
-        What it takes is what ``loss(logits, target, sample_weight=...)`` takes. It returns an array
-        of shape (), or of the losses with ``reduction="none"``: float64 for float64 logits, else
-        float32. Shapes and types that do not fit raise while it is traced. Compiled code cannot
-        raise: **a label that is not a class, a probability outside [0, 1] or a negative weight
-        gives NaN**, as the loss and the gradient of the whole call.
+        What it takes is what ``loss(logits, target, sample_weight=..., where=...)`` takes: arrays
+        of JAX or NumPy, lists and numbers. It returns an array of shape (), or of the losses with
+        ``reduction="none"``: float64 for float64 logits, else float32. Shapes and types that do not
+        fit raise while it is traced. Compiled code cannot raise: **a label that is not a class, a
+        probability or a weight that the loss refuses gives NaN**, as the loss and the gradient of
+        the whole call. Functions compare, hash and pickle by their loss.
 
     Raises
     ------
     TypeError
-        `loss` is not a loss of this library.
+        `loss` is not a loss of this library. The function raises what the loss raises for shapes
+        and types, and TypeError for what is no array, list or number.
+    NotImplementedError, ValueError
+        From the function: a second derivative, or one in target or weights, was asked for.
 
     Examples
     --------
@@ -62,40 +73,92 @@ def function(loss: Loss) -> Callable[..., Any]:
     >>> print(ce(logits, jax.numpy.array([0, 3])))
     nan
     """
-    if not isinstance(loss, Loss):
+    if LOSSES.get(type(loss).__name__) is not type(loss):  # a derived class has no name to go by
         _checks_bridges.not_a_loss(loss, "one of the library's")
-    evaluate = _differentiable(loss)
-
-    def losses(logits: Any, target: Any, sample_weight: Any = None) -> Any:
-        return evaluate(logits, target, sample_weight)
-
-    losses.__doc__ = f"{loss!r} as a JAX function."
-    return losses
+    return _Function(loss)
 
 
-def _differentiable(loss: Loss) -> Any:
-    def value(logits: Any, target: Any, sample_weight: Any) -> Any:
-        return _call(loss, False, logits, target, sample_weight)[0]
+class _Function:
+    """A loss as a JAX function: by value, as losses are."""
 
-    def forward(logits: Any, target: Any, sample_weight: Any) -> tuple[Any, Any]:
-        losses, grad = _call(loss, True, logits, target, sample_weight)
-        # An empty array carries the logits' type to the backward pass.
-        return losses, (grad, jnp.zeros(0, logits.dtype))
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self._evaluate = _differentiable(loss)
 
-    def backward(saved: tuple[Any, Any], grad_output: Any) -> tuple[Any, None, None]:
-        grad, like = saved
-        if grad_output.ndim and hasattr(loss, "axis"):
-            grad_output = jnp.expand_dims(grad_output, loss.axis)
-        return (grad * grad_output).astype(like.dtype), None, None
+    def __call__(
+        self, logits: Any, target: Any, sample_weight: Any = None, where: Any = None
+    ) -> Any:
+        arrays = {"logits": _array("logits", logits), "target": _array("target", target)}
+        if sample_weight is not None:
+            arrays["sample_weight"] = _array("sample_weight", sample_weight)
+        if where is not None:
+            arrays["where"] = _array("where", where)
+        _check(self.loss, **arrays)
+        return self._evaluate(arrays)
 
-    evaluate = jax.custom_vjp(value)
-    evaluate.defvjp(forward, backward)
-    return evaluate
+    def __repr__(self) -> str:
+        return f"fastce.jax.function({self.loss!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.loss == other.loss if isinstance(other, _Function) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((_Function, self.loss))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return function, (self.loss,)
 
 
-def _call(loss: Loss, with_grad: bool, logits: Any, target: Any, sample_weight: Any) -> Any:
-    """Call the kernels, which XLA knows by a number."""
-    shape = _shape_of_losses(loss, logits, target, sample_weight)
+# Derivatives --------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _differentiable(loss: Any) -> Any:
+    """Return the loss as a function of its arguments by name, with its derivative.
+
+    The derivative along a tangent is the gradient's inner product with it. JAX transposes that for
+    reverse mode. Outside of jit the function is compiled by itself, and kept for each loss.
+    """
+
+    @jax.custom_jvp
+    def value(arrays: dict[str, Any]) -> Any:
+        return _call(loss, False, arrays)[0]
+
+    @jax.custom_jvp
+    def value_and_grad(arrays: dict[str, Any]) -> Any:
+        return _call(loss, True, arrays)
+
+    def derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+        (arrays,), (tangent,) = primals, tangents
+        for name in arrays:
+            if name != "logits" and not _is_constant(tangent[name]):
+                _checks_bridges.constant_in_jax(name)
+        result, grad = value_and_grad(arrays)
+        slope = grad.astype(result.dtype) * tangent["logits"].astype(result.dtype)
+        if loss.reduction != "none":
+            slope = slope.sum()
+        elif hasattr(loss, "axis"):
+            slope = slope.sum(loss.axis)
+        return result, _jax_call.sharded_like(slope, result)
+
+    def second_derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+        _checks_bridges.no_second_derivative_in_jax()
+
+    value.defjvp(derivative, symbolic_zeros=True)
+    value_and_grad.defjvp(second_derivative)
+    return jax.jit(value, inline=True)
+
+
+def _is_constant(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+
+
+# Calls of the kernels -----------------------------------------------------------------------------
+
+
+def _call(loss: Loss, with_grad: bool, arrays: dict[str, Any]) -> Any:
+    logits = arrays["logits"]
+    shape = _shape_of_losses(loss, logits.shape)
     results: list[tuple[tuple[int, ...], Any]] = [
         (shape, np.float64 if logits.dtype.itemsize == 8 else np.float32)
     ]
@@ -103,49 +166,117 @@ def _call(loss: Loss, with_grad: bool, logits: Any, target: Any, sample_weight: 
         # The mean's gradient may be below the range of float16, until the chain rule scales it.
         small = logits.dtype == np.float16
         results.append((logits.shape, np.float32 if small else logits.dtype))
-    given = (logits, target) if sample_weight is None else (logits, target, sample_weight)
-    return _jax_call.call(_number(loss), logits.ndim, results, *given)
+    names = tuple(sorted(arrays))
+    text = _description(loss, logits.ndim, names)
+    return _jax_call.call(text, results, *(arrays[name] for name in names))
 
 
-@cache
-def _number(loss: Any) -> int:
-    """Let XLA call the kernels: for good, once for each loss."""
+@lru_cache
+def _description(loss: Loss, rank: int, names: tuple[str, ...]) -> str:
+    """Return a call as a text that any process can read: the loss, and what it is given."""
+    options = {
+        name: {"shape": value.shape, "values": value.ravel().tolist()}
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in loss._options().items()
+    }
+    call = {"loss": type(loss).__name__, "options": options, "rank": rank, "arguments": names}
+    return json.dumps(call)
 
-    def evaluate(rank: int, arrays: list[Array], outs: list[Array]) -> None:
+
+def _option(value: Any) -> Any:
+    if isinstance(value, dict):
+        return np.reshape(np.array(value["values"], np.float64), value["shape"])
+    return value
+
+
+def _read(description: str) -> _jax_call.Function:
+    call = json.loads(description)
+    try:
+        loss: Any = LOSSES[call["loss"]](**{k: _option(v) for k, v in call["options"].items()})
+    except (KeyError, TypeError, ValueError) as error:
+        _checks_bridges.unknown_exported_loss(call["loss"], call["options"], error)
+    names, rank = call["arguments"], call["rank"]
+
+    def evaluate(arrays: list[Array], outs: list[Array]) -> None:
         """Write loss and, if there is room for it, gradient; a vmap's axes come first."""
-        for i in np.ndindex(arrays[0].shape[: arrays[0].ndim - rank]):
-            z, y, *weight = (array[i] for array in arrays)
-            call: dict[str, Any] = {"sample_weight": weight[0]} if weight else {}
-            try:
-                if len(outs) > 1:
-                    outs[0][i], _ = loss.value_and_grad(z, y, out=outs[1][i], **call)
-                else:
-                    outs[0][i] = loss(z, y, **call)
-            except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
-                for out in outs:
-                    out[i] = np.nan
+        if arrays[0].ndim > rank:
+            for i in range(len(arrays[0])):
+                at = (i, ...)  # without axes, too, a view
+                evaluate([array[at] for array in arrays], [out[at] for out in outs])
+            return
+        given = dict(zip(names, arrays, strict=True))
+        if loss.reduction == "none":
+            given["loss_out"] = outs[0]
+        try:
+            if len(outs) > 1:
+                value, _ = loss.value_and_grad(**given, out=outs[1])
+            else:
+                value = loss(**given)
+            if loss.reduction != "none":
+                with np.errstate(over="ignore"):  # it may be beyond the range of float32
+                    outs[0][...] = value
+        except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
+            for out in outs:
+                out[...] = np.nan
 
-    return _jax_call.register(evaluate)
+    return evaluate
 
 
-def _shape_of_losses(loss: Any, logits: Any, target: Any, sample_weight: Any) -> tuple[int, ...]:
-    """Check shapes and types, and return the shape of what the loss returns."""
+_jax_call.read_functions(_read)
+
+
+# Arguments ----------------------------------------------------------------------------------------
+
+
+def _array(name: str, value: Any) -> Any:
+    """Return what a loss takes as an array of JAX."""
+    if isinstance(value, np.ma.MaskedArray):
+        _checks._array(name, value)
+    if value is None or isinstance(value, str | bytes):  # JAX has readings of these
+        _checks_bridges.not_a_jax_array(name, value)
+    try:
+        array: Any = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        _checks_bridges.not_a_jax_array(name, value, error)
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        _checks_bridges.not_a_jax_array(name, value)
+    return array
+
+
+def _shape_of_losses(loss: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if loss.reduction != "none":
+        return ()
+    if not hasattr(loss, "axis"):
+        return shape
+    axis = loss.axis % len(shape)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _check(
+    loss: Any, logits: Any, target: Any, sample_weight: Any = None, where: Any = None
+) -> None:
+    """Check shapes and types, which are known while JAX traces."""
     z = _checks.logits(_outline(logits))
+    shape = z.shape
     if hasattr(loss, "axis"):
         axis = _checks.class_axis(z, loss.axis)
         _checks.softmax_target(_outline(target), z, axis, probabilities=loss.takes_probabilities)
         _checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[axis])
-        shape = z.shape[:axis] + z.shape[axis + 1 :]
+        shape = shape[:axis] + shape[axis + 1 :]
     else:
         _checks.sigmoid_target(_outline(target), z)
-        if getattr(loss, "pos_weight", None) is not None:
-            _checks.pos_weight(loss.pos_weight, z.shape)
-        shape = z.shape
+        options = loss._options().items()
+        weights = {name: (name, value) for name, value in options if isinstance(value, np.ndarray)}
+        _checks.element_weights(weights, shape)
     if sample_weight is not None:
         _checks.sample_weight(_outline(sample_weight), shape)
-    return shape if loss.reduction == "none" else ()
+    if where is not None:
+        _checks.where(_outline(where), z.shape, shape)
 
 
 def _outline(array: Any) -> Array:
     """Return zeros of an array's shape and type that take no memory."""
-    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+    # A size that export leaves open is stood in for by a number that only equal ones share.
+    shape = [n if isinstance(n, int) else 1000 + hash(n) % 1000 for n in array.shape]
+    return np.broadcast_to(np.zeros((), array.dtype), shape)

@@ -151,6 +151,7 @@ def _reduce(
         if denominator is None:
             denominator = np.sum(np.where(used, weight * class_weight, 0))
         if denominator > 0:
+            denominator = np.nan if np.isinf(denominator) else denominator
             value = (np.sum(loss) / denominator).item()
             factor = factor / denominator
         else:

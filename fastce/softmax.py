@@ -9,39 +9,62 @@ With m = max_j z_j and T the sum of exp(z_j − m) over all j but one maximum::
 so that the logarithm of a probability near 1 keeps its digits.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _isa
-from fastce._evaluate import Array, Batch, handed_back, last_axis, new_like, working_type
+from fastce import _checks, _checks_softmax, _isa, _layout
+from fastce._checks_softmax import Axis
+from fastce._evaluate import (
+    BLOCK_ELEMENTS,
+    Array,
+    Batch,
+    handed_back,
+    last_axis,
+    new_like,
+    sum_over_rows,
+    working_type,
+)
 
 __all__ = ["TokenLogProbs", "log_softmax", "logsumexp", "softmax", "token_log_probs"]
 
 
-def softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
-    """Return exp z_j / Σ_k exp z_k along an axis.
+def softmax(
+    logits: npt.ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: npt.ArrayLike | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return exp z_j / Σ_k exp z_k along an axis, or over several.
 
     Parameters
     ----------
-    logits : array_like of float16, bfloat16, float32 or float64
-        Any shape and strides. −inf gives 0; a row with +inf or NaN, or of −inf alone, gives NaN.
-    axis : int, default -1
-        The axis of the classes.
+    logits : array_like of float16, bfloat16, float32 or float64; integer or bool
+        Any shape and strides, a scalar included. −inf gives 0; a row with +inf or NaN, or of −inf
+        alone, gives NaN. Integers and bools are converted to float64, by a copy.
+    axis : int, tuple of ints or None, default -1
+        The axes of the classes; None for all. A row is what they hold for one index of the others.
+    where : array_like of bool, optional
+        Which logits count; broadcasts to them. The others are taken for −inf, and not looked at: a
+        masked class has probability 0, and a row of masked classes alone gives NaN.
     out : array, optional
-        Where to write: of the logits' shape and dtype (or float32, for 16-bit logits). It may be
-        `logits` itself.
+        Where to write: of the logits' shape and dtype (or float32, for 16-bit logits; float64, for
+        integers and bools). It may be `logits` itself.
 
     Returns
     -------
     array
-        Of the logits' shape, dtype and memory order, unless `out` says otherwise.
+        Of the logits' shape, dtype and memory order, unless `out` says otherwise. A NumPy scalar
+        for a scalar.
 
     Raises
     ------
     TypeError, ValueError
-        `logits` or `out` does not fit.
+        An argument does not fit; ``numpy.exceptions.AxisError``, a ValueError, for `axis`.
 
     Examples
     --------
@@ -49,32 +72,48 @@ def softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) 
     >>> import fastce
     >>> print(fastce.softmax(np.array([0.0, 0.0, np.log(2.0)])))
     [0.25 0.25 0.5 ]
+    >>> print(fastce.softmax([[0, 0], [0, 0]], axis=None))
+    [[0.25 0.25]
+     [0.25 0.25]]
+    >>> print(fastce.softmax([0, 0, 9], where=[True, True, False]))
+    [0.5 0.5 0. ]
     """
-    return _like_logits("logsumexp", logits, axis, out)
+    return _like_logits("logsumexp", logits, axis, where, out)
 
 
-def log_softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
+def log_softmax(
+    logits: npt.ArrayLike,
+    *,
+    axis: Axis = -1,
+    where: npt.ArrayLike | None = None,
+    out: Array | None = None,
+) -> Array:
     """Return z_j − log Σ_k exp z_k along an axis, exact also where the probability is near 1.
 
     Parameters
     ----------
-    logits : array_like of float16, bfloat16, float32 or float64
-        Any shape and strides. −inf gives −inf; a row with +inf or NaN, or of −inf alone, gives NaN.
-    axis : int, default -1
-        The axis of the classes.
+    logits : array_like of float16, bfloat16, float32 or float64; integer or bool
+        Any shape and strides, a scalar included. −inf gives −inf; a row with +inf or NaN, or of
+        −inf alone, gives NaN. Integers and bools are converted to float64, by a copy.
+    axis : int, tuple of ints or None, default -1
+        The axes of the classes; None for all. A row is what they hold for one index of the others.
+    where : array_like of bool, optional
+        Which logits count; broadcasts to them. The others are taken for −inf, and not looked at: a
+        masked class has the logarithm −inf, and a row of masked classes alone gives NaN.
     out : array, optional
-        Where to write: of the logits' shape and dtype (or float32, for 16-bit logits). It may be
-        `logits` itself.
+        Where to write: of the logits' shape and dtype (or float32, for 16-bit logits; float64, for
+        integers and bools). It may be `logits` itself.
 
     Returns
     -------
     array
-        In nats; of the logits' shape, dtype and memory order, unless `out` says otherwise.
+        In nats; of the logits' shape, dtype and memory order, unless `out` says otherwise. A NumPy
+        scalar for a scalar.
 
     Raises
     ------
     TypeError, ValueError
-        `logits` or `out` does not fit.
+        An argument does not fit; ``numpy.exceptions.AxisError``, a ValueError, for `axis`.
 
     Examples
     --------
@@ -83,30 +122,44 @@ def log_softmax(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = No
     >>> print(fastce.log_softmax(np.array([20.0, 0.0])))
     [-2.06115362e-09 -2.00000000e+01]
     """
-    return _like_logits("log_softmax", logits, axis, out)
+    return _like_logits("log_softmax", logits, axis, where, out)
 
 
-def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
-    """Return log Σ_j exp z_j along an axis.
+def logsumexp(
+    logits: npt.ArrayLike,
+    *,
+    axis: Axis = -1,
+    keepdims: bool = False,
+    where: npt.ArrayLike | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return log Σ_j exp z_j along an axis, or over several.
 
     Parameters
     ----------
-    logits : array_like of float16, bfloat16, float32 or float64
-        Any shape and strides. A row of −inf alone gives −inf, one with +inf gives +inf.
-    axis : int, default -1
-        The axis of the classes.
+    logits : array_like of float16, bfloat16, float32 or float64; integer or bool
+        Any shape and strides, a scalar included. A row of −inf alone, or of nothing, gives −inf;
+        one with +inf and no NaN gives +inf. Integers and bools are converted to float64, by a copy.
+    axis : int, tuple of ints or None, default -1
+        The axes to sum over; None for all.
+    keepdims : bool, default False
+        Keep the axes that are summed over, with size 1: so the result broadcasts to the logits.
+    where : array_like of bool, optional
+        Which logits count; broadcasts to them. The others are taken for −inf, and not looked at: a
+        row of masked classes alone gives −inf.
     out : array, optional
         Where to write: of the result's shape and dtype.
 
     Returns
     -------
     array
-        In nats; of the logits' shape less `axis`. float64 for float64 logits, else float32.
+        In nats; of the logits' shape less `axis`. float32 for logits of 16 or 32 bits, else
+        float64. A NumPy scalar if no axis is left.
 
     Raises
     ------
     TypeError, ValueError
-        `logits` or `out` does not fit.
+        An argument does not fit; ``numpy.exceptions.AxisError``, a ValueError, for `axis`.
 
     Examples
     --------
@@ -114,17 +167,26 @@ def logsumexp(logits: npt.ArrayLike, *, axis: int = -1, out: Array | None = None
     >>> import fastce
     >>> print(fastce.logsumexp(np.array([[0.0, 0.0], [1000.0, 1000.0]])))
     [6.93147181e-01 1.00069315e+03]
+    >>> print(fastce.logsumexp([[0, 0], [0, 0]], axis=None))
+    1.3862943611198906
     """
-    z = _checks.logits(logits)
-    last = _checks.class_axis(z, axis)
-    shape, dtype = z.shape[:last] + z.shape[last + 1 :], working_type(z)
-    given = None if out is None else _checks.output(out, shape, (dtype,), [z], None)
+    z = _checks_softmax.logits(logits)
+    axes = _checks_softmax.class_axes(z, axis)
+    kept = _checks_softmax.keepdims(keepdims)
+    mask = _checks.where(where, z.shape)
+    shape = rows = _shape_of_rows(z, axes)
+    if kept:
+        shape = tuple(1 if i in axes else size for i, size in enumerate(z.shape))
+    dtype = working_type(z)
+    given = None if out is None else _checks.output(out, shape, (dtype,), [z, mask], None)
     plain = given is not None and given.flags.c_contiguous and given.dtype.isnative
     result: Array = given if given is not None and plain else np.empty(shape, dtype)
-    Batch(_kernel("logsumexp"), last_axis(z, last)).run(1.0, loss=result)
+    _run("logsumexp", axes, z, mask, loss=result.reshape(rows))
     if given is not None and not plain:
         given[...] = result
-    return result if out is None else out
+    if out is not None:
+        return out
+    return result if shape else result[()]
 
 
 class TokenLogProbs(NamedTuple):
@@ -142,7 +204,7 @@ class TokenLogProbs(NamedTuple):
     log_prob: Array
     """log p of the target, in nats: float64 for float64 logits, else float32."""
     lse: Array
-    """log Σ_j exp z_j, of the same dtype."""
+    """log Σ_j exp z_j as `logsumexp` gives it, of the same dtype."""
     argmax: Array
     """The first class of the largest logit: int64."""
 
@@ -154,7 +216,7 @@ def token_log_probs(
 
     It is for evaluation of language models: perplexity is exp(−mean log_prob), and the greedy match
     is argmax == target. There is no temporary of the logits' size, so that memory-mapped files and
-    16-bit logits are welcome. A row gives the same bits in whatever batch it is.
+    16-bit logits are welcome. A row gives the same bits in every batch of one memory layout.
 
     Parameters
     ----------
@@ -187,23 +249,135 @@ def token_log_probs(
     ['-2.0612e-09', '-1.3133'] [0 1]
     """
     z = _checks.logits(logits)
-    last = _checks.class_axis(z, axis)
+    last = _checks.class_axis(z, _checks.axis(axis))
     y, _ = _checks.softmax_target(target, z, last, probabilities=False)
     batch = Batch(_kernel("cross_entropy"), last_axis(z, last), labels=y)
     batch.denominator()
     loss, lse = np.empty(y.shape, working_type(z)), np.empty(y.shape, working_type(z))
     argmax = np.empty(y.shape, np.int64)
     batch.run(1.0, loss=loss, log_sum_exp=lse, argmax=argmax)
+    undefined = np.isnan(lse)
+    if undefined.any():  # the loss of such rows is NaN, but lse may be infinite
+        again = np.empty_like(lse)
+        _run("logsumexp", (last,), z, None, loss=again)
+        np.copyto(lse, again, where=undefined)
     return TokenLogProbs(np.negative(loss, out=loss), lse, argmax)
 
 
-def _like_logits(kind: str, logits: npt.ArrayLike, axis: int, out: Array | None) -> Array:
-    z = _checks.logits(logits)
-    last = _checks.class_axis(z, axis)
-    (given,) = _checks.outputs(out, 1, z, [])
+def _like_logits(
+    kind: str, logits: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None
+) -> Array:
+    z = _checks_softmax.logits(logits)
+    axes = _checks_softmax.class_axes(z, axis)
+    mask = _checks.where(where, z.shape)
+    (given,) = _checks.outputs(out, 1, z, [mask])
     result = new_like(z) if given is None else given
-    Batch(_kernel(kind), last_axis(z, last)).run(1.0, grad=last_axis(result, last))
-    return handed_back(out, [result])[0]
+    if mask is None:
+        _run(kind, axes, z, mask, grad=result)
+    else:
+        lse = np.empty(_shape_of_rows(z, axes), working_type(z))
+        _run(kind, axes, z, mask, grad=result, loss=lse)
+        # The kernel writes 0 for every masked class. A row without a softmax is to be NaN in all
+        # classes, as it would be with -inf in their place.
+        others = [i for i in range(z.ndim) if i not in axes]
+        result.transpose(*others, *axes)[~np.isfinite(lse)] = np.nan
+    (written,) = handed_back(out, [result])
+    return written if z.ndim or out is not None else written[()]
+
+
+def _shape_of_rows(logits: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple([size for i, size in enumerate(logits.shape) if i not in axes])
+
+
+def _run(
+    kind: str,
+    axes: tuple[int, ...],
+    logits: Array,
+    mask: Array | None,
+    grad: Array | None = None,
+    loss: Array | None = None,
+) -> None:
+    """Go over all rows; the classes of a row lie along all of ``axes``, in any order.
+
+    ``loss`` is contiguous, of the shape of the other axes.
+    """
+    if len(axes) == 1:
+        (axis,) = axes
+        _run_batch(
+            _kernel(kind),
+            last_axis(logits, axis),
+            None if mask is None else last_axis(mask, axis),
+            None if grad is None else last_axis(grad, axis),
+            loss,
+        )
+        return
+    # In the order of memory, and forwards, the classes mostly have the strides of one axis.
+    order = sorted(axes, key=lambda i: -abs(logits.strides[i]))
+    order = [i for i in range(logits.ndim) if i not in axes] + order
+    batch = logits.ndim - len(axes)
+    steps = [-1 if logits.strides[i] < 0 else 1 for i in order[batch:]]
+    box: Any = (..., *(slice(None, None, step) for step in steps))
+    arrays: dict[str, Any] = {"logits": logits, "mask": mask, "grad": grad}
+    views = _of_each(arrays, lambda array: array.transpose(order)[box])
+    if all(array is None or _is_joined(array, batch) for array in views.values()):
+        shape = *views["logits"].shape[:batch], math.prod(views["logits"].shape[batch:])
+        views = _of_each(views, lambda array: array.reshape(shape))
+        _run_batch(_kernel(kind), loss=loss, **views)
+    else:
+        _run_blocks(_kernel(kind), batch, loss=loss, **views)
+
+
+def _of_each(arrays: dict[str, Any], view: Callable[[Array], Array]) -> dict[str, Any]:
+    return {name: None if array is None else view(array) for name, array in arrays.items()}
+
+
+def _is_joined(array: Array, batch: int) -> bool:
+    """Whether the axes after the first ``batch`` can be viewed as one."""
+    classes_first = np.moveaxis(array, range(batch), range(-batch, 0))
+    return array.size == 0 or len(_layout.collapsed(classes_first, array.ndim - batch)) <= 1
+
+
+def _run_batch(
+    kernel: Any, logits: Array, mask: Array | None, grad: Array | None, loss: Array | None
+) -> None:
+    losses = {} if loss is None else {"loss": loss}
+    Batch(kernel, logits, mask=mask).run(1.0, grad=grad, **losses)
+
+
+def _run_blocks(
+    kernel: Any,
+    batch: int,
+    logits: Array,
+    mask: Array | None,
+    grad: Array | None,
+    loss: Array | None,
+) -> None:
+    """Go over rows that cannot be viewed as one axis: gathered in blocks, of a row at least."""
+    rows, classes = math.prod(logits.shape[:batch]), math.prod(logits.shape[batch:])
+    losses = None if loss is None else loss.reshape(rows)
+    dtype = (logits if grad is None else grad).dtype.newbyteorder("=")
+    step = max(BLOCK_ELEMENTS // classes, 1)
+
+    def gathered(array: Array, dtype: Any, first: int, last: int) -> Array:
+        return _layout.gather(array, batch, first, last, dtype).reshape(last - first, classes)
+
+    def work(start: int, stop: int) -> float:
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            block = gathered(logits, dtype, first, last)
+            _run_batch(
+                kernel,
+                block,
+                None if mask is None else gathered(mask, bool, first, last),
+                None if grad is None else block,
+                None if losses is None else losses[first:last],
+            )
+            if grad is not None:
+                _layout.scatter(block, grad, batch, first, last)
+            del block  # before the next one is made, not after
+        return 0.0
+
+    sum_over_rows(work, rows, classes)
 
 
 _kernels: dict[tuple[str, str], Any] = {}

@@ -87,15 +87,20 @@ def tolerances(case: Case, batch: Batch):
     if info.eps == np.finfo(np.longdouble).eps:
         eps *= 2  # the truth is no better than the result
     floor = float(info.smallest_normal) / eps
+    weight, normalizer = batch.call.get("sample_weight"), batch.call.get("normalizer")
+    if weight is not None and normalizer is None:  # terms of both signs: their sizes add up
+        counts = np.where(used, np.broadcast_to(weight, used.shape) * class_weight, 0)
+        normalizer = np.sum(counts) if np.sum(counts) > 0 else None
+        weight = np.abs(weight)
     loss, grad, hess = reference._reduce(
         ROUNDINGS * loss + floor,
         ROUNDINGS * grad + floor,
         ROUNDINGS_HESSIAN * hess + floor,
         used=used,
-        sample_weight=batch.call.get("sample_weight"),
+        sample_weight=weight,
         class_weight=class_weight,
         reduction=case.reduction,
-        normalizer=batch.call.get("normalizer"),
+        normalizer=normalizer,
         grad_output=np.abs(batch.call.get("grad_output", 1.0)),
     )
     if case.is_softmax:
@@ -181,6 +186,7 @@ def _bce_terms(batch, options, axis):
 def _sigmoid_focal_terms(batch, options, axis):
     z, y, not_y, p, not_p, used = _sigmoid_elements(batch, options)
     gamma, alpha = options.get("gamma", 2.0), options.get("alpha", 0.25)
+    alpha = None if alpha is None else np.asarray(alpha)
     c = y * reference._softplus(-z) + not_y * reference._softplus(z)
     q = y * not_p + not_y * p
     r = np.abs(not_y - y) / (reference._times(y, 1 / p) + reference._times(not_y, 1 / not_p))

@@ -481,8 +481,8 @@ CASES = [
     sigmoid_focal("alpha of classes, soft", soft, alpha=ALPHA, gamma=1.5),
     sigmoid_focal(
         "alpha of rows, signed weight",
-        shape=(5, 7),
-        alpha=[[0.25], [0.5], [1.0], [0.0], [0.75]],
+        shape=(5, 10),
+        alpha=ALPHA[None],
         label_smoothing=0.1,
         call={"sample_weight": signed_element_weight},
     ),

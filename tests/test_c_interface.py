@@ -38,6 +38,7 @@ def expressible(c):
         and c.call.keys() <= {"sample_weight", "grad_output"}
         and np.ndim(batch.call.get("grad_output", 0.0)) == 0
         and not (c.is_softmax and batch.target.shape == batch.logits.shape)
+        and (c.is_softmax or np.ndim(c.options.get("alpha", 0.0)) == 0)
     )
 
 

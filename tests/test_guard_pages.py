@@ -14,7 +14,7 @@ import fastce
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="mprotect is called through Linux's libc")
 
-# Every remainder of every vector width, and both sides of each switch between kernels.
+# Every remainder of every vector width.
 CLASSES = [*range(1, 41), 64, 128, 129, 257, 100, 200]
 ELEMENTS = [*range(1, 36), 255, 1000, 1023, 1024, 1025, 1040, 2047, 2049]
 ROWS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33)

@@ -216,8 +216,6 @@ def test_outputs_of_functions(name):
         (np.zeros(ROWS, [("x", "f4")]), TypeError),
         (np.ma.ones(ROWS), TypeError),
         ([[1.0], [1.0, 2.0]], ValueError),
-        (-1, ValueError),
-        (np.float16(-1e-7), ValueError),
         (NAN, ValueError),
         (INF, ValueError),
         (-INF, ValueError),
@@ -244,7 +242,7 @@ def test_sample_weights_of_every_right_kind(loss, good):
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", ">f8", ml_dtypes.bfloat16])
-@pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF, -0.5])
+@pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF])
 def test_one_bad_weight_among_good_ones(dtype, bad):
     """Wherever it is, a vector of NumPy's does not pass it over."""
     for count in (1, 2, 9, 33, 70):
@@ -261,10 +259,13 @@ def test_weights_are_checked_without_an_array_of_their_size(loss):
     """A stride of 0 repeats a weight without end; others are looked at where they lie."""
     huge = (2, 1 << 40)
     logits, target = np.broadcast_to(np.float32(0), huge), np.broadcast_to(np.False_, huge)
-    for bad in (-1.0, NAN, INF):
+    for bad in (-INF, NAN, INF):
         weight = np.broadcast_to([[1.0], [bad]], huge)
-        with pytest.raises(ValueError, match=r"at least 0, got .* at position \(1, 0\)"):
+        with pytest.raises(ValueError, match=r"finite, got .* at position \(1, 0\)"):
             getattr(fastce, loss)()(logits, target, sample_weight=weight)
+    weight = np.broadcast_to([[1.0], [-2.0]], huge)
+    with pytest.raises(ValueError, match=rf"positive, got {-(2.0**40)}"):
+        getattr(fastce, loss)()(logits, target, sample_weight=weight)
     weight = np.ones(1 << 20, np.float32)
     tracemalloc.start()
     try:
@@ -331,6 +332,8 @@ def test_class_weights_have_one_axis(loss, name, shape):
 )
 def test_numbers_of_every_wrong_kind(loss, name, bad):
     error = ValueError if isinstance(bad, int) else TypeError
+    if name == "alpha" and isinstance(bad, list | np.ndarray):
+        bad = [0.5, "0.5"]  # an array of numbers is accepted
     with pytest.raises(error, match=name):
         getattr(fastce, loss)(**{name: bad})
 

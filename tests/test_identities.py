@@ -417,13 +417,13 @@ def test_weights_and_hessians_have_the_same_bits_by_the_short_way(make, dtype, r
             assert np.shape(short[1]) == shape
 
 
-@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_wrong_weight_is_found_on_the_short_way(wrong, isa):
     z, weight = np.zeros((3, 4), np.float32), np.ones(3, np.float32)
     weight[1] = wrong
-    with pytest.raises(ValueError, match=r"sample_weight must be finite .* position 1"):
+    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
         fastce.SoftmaxCrossEntropy().value_and_grad(z, np.arange(3), sample_weight=weight)
-    with pytest.raises(ValueError, match=r"sample_weight must be finite .* position 1"):
+    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
         fastce.BCEWithLogits().value_and_grad(z[:, 0], z[:, 0], sample_weight=weight)
 
 

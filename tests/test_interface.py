@@ -152,7 +152,7 @@ def test_signatures(name):
     cls = getattr(fastce, name)
     options = inspect.signature(cls).parameters.values()
     assert all(p.kind is p.KEYWORD_ONLY for p in options)
-    forward = {"sample_weight", "where", "normalizer"}
+    forward = {"sample_weight", "where", "normalizer", "loss_out"}
     for method, extra in (
         ("__call__", set()),
         ("value_and_grad", {"grad_output", "out"}),
@@ -392,11 +392,11 @@ def test_importing_it_imports_nothing_but_numpy():
 
 def test_importing_it_starts_no_thread():
     code = """
-        import threading
+        import sys
         import numpy
         import fastce
         fastce.softmax_cross_entropy(numpy.zeros((4, 3), numpy.float32), [0, 1, 2, 0])
-        print(threading.active_count())
+        print(len(sys._current_frames()))
     """
     assert run("-c", textwrap.dedent(code)).stdout.strip() == "1"
 

@@ -1,0 +1,52 @@
+"""Errors about arguments of softmax, log_softmax and logsumexp, which take more than the losses."""
+
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce import _checks
+
+Array = npt.NDArray[Any]
+Axis = int | tuple[int, ...] | None
+
+
+def logits(value: npt.ArrayLike) -> Array:
+    """Return logits as the kernels take them: integers and bools in float64."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            "logits is a masked array, which is not supported: pass its data and where=~mask"
+        )
+    array = _checks.real("logits", value)
+    if array.dtype.kind in "iub":
+        return array.astype(np.float64)
+    if array.dtype.itemsize > 8:  # long double
+        raise TypeError(
+            f"logits must be {_checks.ACCEPTED_LOGITS}, or integer or bool, got {array.dtype}"
+        )
+    return array
+
+
+def class_axes(logits: Array, axis: Any) -> tuple[int, ...]:
+    """Return the class axes, counted from 0: all for None, and none for a scalar."""
+    if axis is None:
+        return tuple(range(logits.ndim))
+    try:
+        indices = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
+    except TypeError:
+        raise TypeError(
+            f"axis must be an integer, a tuple of integers or None, got {axis!r}"
+        ) from None
+    if logits.ndim == 0 and indices in ((-1,), (0,)):
+        return ()  # a scalar is taken for a row of one class
+    axes = tuple([_checks.class_axis(logits, index) for index in indices])
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis must name each axis once, got {axis!r} for {logits.ndim} axes")
+    return axes
+
+
+def keepdims(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"keepdims must be True or False, got {value!r}")
+    return bool(value)

@@ -1,0 +1,72 @@
+"""PyInstaller makes a program of its own, which has every variant of the kernels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import ROOT
+
+from fastce import _isa
+
+pytest.importorskip("PyInstaller")
+
+PROGRAM = """
+import numpy as np
+import fastce
+
+fastce.set_num_threads(2)
+logits = np.sin(np.arange(600_000, dtype=np.float32)).reshape(60_000, 10)
+target = np.arange(60_000) % 10
+loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(logits, target)
+print(fastce._isa.selected, float(loss.sum()).hex(), float(grad[:, 0].sum()).hex())
+print(*fastce._isa.available())
+"""
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """A folder with the program, made of the package in this tree, and the log of what is in it."""
+    folder = tmp_path_factory.mktemp("frozen")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "PyInstaller", f"--paths={ROOT}", "program.py"],
+        cwd=folder,
+        # An editable installation may be of another tree: what PYTHONPATH names comes first.
+        env=os.environ | {"PYTHONPATH": ROOT, "PYINSTALLER_CONFIG_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    contents = (folder / "build/program/PYZ-00.toc").read_text(encoding="utf-8")
+    assert str(Path(ROOT, "fastce", "_isa.py")) in contents
+    return folder
+
+
+def run(folder, variant):
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("PYTHON")}
+    environment.pop("FASTCE_ISA", None)
+    if variant:
+        environment["FASTCE_ISA"] = variant
+    program = folder / "dist/program/program"
+    done = subprocess.run(
+        [program], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    return first.split(), second.split()
+
+
+@pytest.mark.parametrize("variant", [None, *_isa.available()])
+def test_a_frozen_program_computes_the_same_bits(frozen, variant):
+    (selected, *sums), available = run(frozen, variant)
+    assert tuple(available) == _isa.available()
+    assert selected == (variant or _isa.available()[0])
+    names = {}
+    with _isa.using(selected):
+        exec(PROGRAM.partition("print")[0].replace("fastce.set_num_threads(2)", ""), names)
+    assert sums == [float(names["loss"].sum()).hex(), float(names["grad"][:, 0].sum()).hex()]

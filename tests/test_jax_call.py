@@ -1,0 +1,192 @@
+"""The way from XLA to the kernels: structures, versions, types, errors."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp  # noqa: E402
+
+import fastce  # noqa: E402
+import fastce.jax as bridge  # noqa: E402
+from fastce import _jax_call  # noqa: E402
+
+
+@pytest.fixture
+def double():
+    """Let JAX compute in float64."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def functions(monkeypatch):
+    """Return a dict in which calls look up the functions of their texts."""
+    texts: dict[str, _jax_call.Function] = {}
+    monkeypatch.setattr(_jax_call, "_functions", {})
+    monkeypatch.setattr(_jax_call, "_read", texts.__getitem__)
+    return texts
+
+
+def fields_in_header(name):
+    """Return the names of a structure's fields as the header that JAX ships declares them."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text("utf-8")
+    body = re.search(rf"struct {name} \{{(.+?)\n\}}", header, re.DOTALL)[1]
+    body = re.sub(r"//.*", "", body)
+    body = re.sub(r"_XLA_FFI_API_STRUCT_FIELD\((\w+)\)", r"void* \1", body)
+    return re.findall(r"(\w+);", body)
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        ("XLA_FFI_Api_Version", _jax_call.Version),
+        ("XLA_FFI_Metadata", _jax_call.Metadata),
+        ("XLA_FFI_Extension_Base", _jax_call.Extension),
+        ("XLA_FFI_Metadata_Extension", _jax_call.MetadataExtension),
+        ("XLA_FFI_Error_Create_Args", _jax_call.Error),
+        ("XLA_FFI_Api", _jax_call.Api),
+        ("XLA_FFI_Buffer", _jax_call.Buffer),
+        ("XLA_FFI_Args", _jax_call.Arguments),
+        ("XLA_FFI_Rets", _jax_call.Results),
+        ("XLA_FFI_ByteSpan", _jax_call.Text),
+        ("XLA_FFI_Scalar", _jax_call.Scalar),
+        ("XLA_FFI_Attrs", _jax_call.Attributes),
+        ("XLA_FFI_CallFrame", _jax_call.CallFrame),
+    ],
+)
+def test_structures_are_xlas(name, structure):
+    parents = [*reversed(structure.__mro__)]
+    fields = [field for parent in parents for field, _ in vars(parent).get("_fields_", ())]
+    assert len(fields) > 1
+    assert fields == fields_in_header(name)[: len(fields)]  # more may follow in later versions
+
+
+def version_that_xla_is_told():
+    metadata, extension = _jax_call.Metadata(), _jax_call.MetadataExtension()
+    extension.extension_base.type = _jax_call.METADATA
+    extension.metadata = ctypes.pointer(metadata)
+    frame = _jax_call.CallFrame(extension_start=ctypes.addressof(extension))
+    # XLA's own version, of which nothing may come back.
+    frame.api = ctypes.pointer(_jax_call.Api(api_version=_jax_call.Version(0, None, 7, 9)))
+    assert _jax_call._handle(ctypes.pointer(frame)) is None
+    return metadata.api_version.major_version, metadata.api_version.minor_version
+
+
+def test_xla_is_told_the_version_that_is_used():
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text("utf-8")
+    major, minor = (
+        int(re.search(rf"define XLA_FFI_API_{part} (\d+)", header)[1])
+        for part in ("MAJOR", "MINOR")
+    )
+    assert version_that_xla_is_told() == (0, 1)
+    assert (major, minor) >= version_that_xla_is_told()
+
+
+OF_THE_FUTURE = """
+import jax.numpy as jnp, fastce, fastce.jax
+from fastce import _jax_call
+_jax_call.API_MINOR = 99  # XLA asks when it starts
+fastce.jax.function(fastce.BCEWithLogits())(jnp.zeros(2), jnp.zeros(2))
+"""
+
+
+def test_xla_refuses_a_version_that_it_does_not_serve():
+    command = [sys.executable, "-c", OF_THE_FUTURE]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode != 0
+    assert "0.99" in finished.stderr
+
+
+@pytest.mark.parametrize("dtype", _jax_call.TYPES.values(), ids=str)
+def test_xla_hands_over_every_type(dtype, double, functions):
+    given = np.arange(6).reshape(2, 3).astype(dtype)
+    seen = []
+
+    def copy(arrays, results):
+        seen.append(arrays[0].copy())
+        results[0][...] = arrays[0]
+
+    functions["copy"] = copy
+    (returned,) = _jax_call.call("copy", [((2, 3), dtype)], given)
+    assert returned.dtype == dtype
+    np.testing.assert_array_equal(returned, given)
+    (array,) = seen
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, given)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2)])
+def test_xla_hands_over_arrays_without_axes_or_elements(shape, functions):
+    def double_it(arrays, results):
+        assert arrays[0].shape == results[0].shape == shape
+        results[0][...] = 2 * arrays[0]
+
+    functions["double"] = double_it
+    (returned,) = _jax_call.call("double", [(shape, np.float32)], jnp.full(shape, 1.5))
+    np.testing.assert_array_equal(returned, np.full(shape, 3.0))
+
+
+def test_an_error_goes_through_xla(functions):
+    def fail(arrays, results):
+        raise MemoryError("no room")
+
+    functions["fail"] = fail
+    with pytest.raises(jax.errors.JaxRuntimeError, match="MemoryError: no room"):
+        jax.block_until_ready(_jax_call.call("fail", [((2,), np.float32)], jnp.zeros(2)))
+
+
+# Losses as texts ----------------------------------------------------------------------------------
+
+LOSSES = [
+    fastce.SoftmaxCrossEntropy(),
+    fastce.SoftmaxCrossEntropy(
+        weight=[0.1, 1 / 3, 1e-300],
+        ignore_index=-(2**63),
+        label_smoothing=0.1,
+        z_loss=-1e-4,
+        logit_scale=0.7,
+        softcap=30.0,
+        reduction="none",
+        axis=1,
+    ),
+    fastce.SoftmaxFocalLoss(gamma=0.3, alpha=[0.25, 2.0], reduction="sum"),
+    fastce.BCEWithLogits(pos_weight=3.0),
+    fastce.BCEWithLogits(pos_weight=[[0.1, 0.2], [0.3, 0.4]], label_smoothing=0.01),
+    fastce.BCEWithLogits(pos_weight=np.ones((2, 0, 3))),
+    fastce.SigmoidFocalLoss(alpha=None),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_a_text_holds_the_whole_loss(loss, monkeypatch):
+    called = []
+    monkeypatch.setattr(fastce.losses.Loss, "__call__", lambda self, **_: called.append(self) or 0)
+    text = bridge._description(loss, 1, ("logits", "target"))
+    bridge._read(text)([np.zeros(2), np.zeros(2)], [np.zeros(())])
+    assert called == [loss]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"loss": "NovelLoss", "options": {}, "rank": 1, "arguments": []}', "carries NovelLoss"),
+        (
+            '{"loss": "BCEWithLogits", "options": {"novel": 1}, "rank": 1, "arguments": []}',
+            "carries BCEWithLogits with the options novel, which this version of fastce cannot",
+        ),
+    ],
+)
+def test_a_loss_of_another_version_is_refused(text, message):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        jax.block_until_ready(_jax_call.call(text, [((), np.float32)], jnp.zeros(2)))
