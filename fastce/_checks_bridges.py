@@ -339,6 +339,11 @@ def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
     raise ValueError(f"{name} must be {accepted}, got {got}")
 
 
+def host_type(name: str, accepted: str, got: Any) -> NoReturn:
+    """Refuse an argument of a bridge for its type."""
+    raise TypeError(f"{name} must be {accepted}, got {got}")
+
+
 def dask_logits(value: Any, array_type: type) -> None:
     if not isinstance(value, array_type):
         raise TypeError(f"logits must be a dask array, got {type(value).__name__}")
