@@ -20,14 +20,13 @@ from fastce.simd cimport *
 
 cnp.import_array()
 
-include "_batch.pxi"
-include "_formulas.pxi"
-include "_passes.pxi"
-include "_row_kernel.pxi"
-include "_tile_moves.pxi"
-include "_tile_kernel.pxi"
-include "_flat_kernel.pxi"
-include "_plane_kernel.pxi"
+include "_kernels/batch.pxi"
+include "_kernels/passes.pxi"
+include "_kernels/formulas.pxi"
+include "_kernels/dispatch.pxi"
+include "_kernels/packing.pxi"
+include "_kernels/block.pxi"
+include "_kernels/stream.pxi"
 include "_sigmoid_kernel.pxi"
 
 
@@ -394,17 +393,17 @@ cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint
                      double* total) noexcept nogil:
     cdef DefaultEnvironment environment
     environment.enter()
-    if goes_flat(batch):
-        return run_flat(batch, start, stop, total)
-    if goes_by_planes(batch):
-        return run_planes(batch, start, stop, total)
-    if goes_by_tiles(batch):
-        if double_precision:
-            return run_tiles(batch, start, stop, <double> 0, total)
-        return run_tiles(batch, start, stop, <float> 0, total)
     if double_precision:
-        return run_rows(batch, start, stop, <double> 0, total)
-    return run_rows(batch, start, stop, <float> 0, total)
+        return run_planned(batch, start, stop, <double> 0, total)
+    return run_planned(batch, start, stop, <float> 0, total)
+
+
+cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
+                     double* total) noexcept nogil:
+    cdef int plan = plan_of_batch(batch, tag)
+    if plan == STREAM:
+        return run_rows(batch, start, stop, tag, total)
+    return run_blocks(batch, start, stop, plan, tag, total)
 
 
 include "_sigmoid_calls.pxi"

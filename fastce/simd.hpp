@@ -15,6 +15,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #if defined(__SSE2__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -321,6 +322,21 @@ template <> FASTCE_INLINE void store_first(double *to, std::ptrdiff_t count, vec
 }
 #endif
 
+// Bytes as numbers, and whether they are not 0.
+template <class T> FASTCE_INLINE vec<T> load_bytes(const unsigned char *from, T) {
+#if FASTCE_VECTOR_BYTES
+    typedef unsigned char bytes __attribute__((vector_size(vec<T>::lanes)));
+    bytes x;
+    std::memcpy(&x, from, sizeof x);
+    return vec<T>(__builtin_convertvector(x, typename vec<T>::native));
+#else
+    return vec<T>(T(*from));
+#endif
+}
+template <class T> FASTCE_INLINE mask<T> load_mask(const unsigned char *from, T tag) {
+    return less(vec<T>(T(0)), load_bytes(from, tag));
+}
+
 // One element at any address.
 template <class T> FASTCE_INLINE T read(const T *from) {
     T x;
@@ -477,6 +493,13 @@ template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
 }
 #endif
 
+// A power of two whose product with x lies in [1, 2), for a normal x > 0.
+FASTCE_INLINE vec<double> inverse_power(vec<double> x) {
+    typedef native_of<double>::bits bits;
+    const std::int64_t twice_bias = std::int64_t(2046) << 52, exponents = std::int64_t(0x7ff) << 52;
+    return vec<double>(bit_cast<vec<double>::native>(bits(twice_bias - (bit_cast<bits>(x.v) & exponents))));
+}
+
 // Running sums of the lanes of float vectors in double, of double vectors in double with the
 // rounding errors beside it (Knuth's two-sum).
 template <class T> class wide_sum;
@@ -520,6 +543,8 @@ public:
         return wide;
     }
     FASTCE_INLINE double total() const { return reduce_add(corrected()); }
+    FASTCE_INLINE vec<double> rounded_sum() const { return sum; }
+    FASTCE_INLINE vec<double> rounding_error() const { return error; }
 };
 
 // Watches numbers of one sign, at one operation a vector, for one that is farther from 0 than a limit of

@@ -102,20 +102,28 @@ cdef struct RowBlock:
     # What the formulas make of them (see _formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
-    double pull[BLOCK_ROWS]
-    double scale[BLOCK_ROWS]
-    double at_target[BLOCK_ROWS]
+    double softmax_coefficient[BLOCK_ROWS]
+    double row_scale[BLOCK_ROWS]
+    double grad_at_label[BLOCK_ROWS]
     double hess_product[BLOCK_ROWS]
     double hess_square[BLOCK_ROWS]
-    double hess_at_target[BLOCK_ROWS]
+    double hess_at_label[BLOCK_ROWS]
     long long label[BLOCK_ROWS]       # -1: none, or the row is not used
     bint active[BLOCK_ROWS]
     bint all_active
     bint untouched                    # whether weight, factor and active are as begin_batch set them
 
 
+cdef inline int native_storage(real tag) noexcept nogil:
+    return FLOAT64 if sizeof(real) == 8 else FLOAT32
+
+
 cdef inline Py_ssize_t storage_size(int storage) noexcept nogil:
     return 8 if storage == FLOAT64 else 4 if storage == FLOAT32 else 2
+
+
+cdef inline bint is_row(const Matrix* matrix) noexcept nogil:
+    return matrix.data == NULL or matrix.class_stride == storage_size(matrix.storage)
 
 
 cdef inline bint is_plane(const Matrix* matrix) noexcept nogil:
@@ -396,32 +404,53 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
 
 # ------------------------------------------------------------------- conversion to and from storage
 
-cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
-    # `count` contiguous numbers of any storage into the working precision.
+cdef inline void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
+    # Of numbers that float holds.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]
     cdef bfloat16 pending_bfloat16[16]
-    if storage == FLOAT32 or storage == FLOAT64:
+    if storage == FLOAT32:
+        memcpy(to, source, count * sizeof(float))
+    elif storage == FLOAT16:
+        while i + lanes(<float> 0) <= count:
+            store(to + i, load_half(<const half*> source + i))
+            i += lanes(<float> 0)
+        if i < count:
+            memcpy(pending_half, <const half*> source + i, (count - i) * sizeof(half))
+            store(buffer, load_half(pending_half))
+            memcpy(to + i, buffer, (count - i) * sizeof(float))
+    else:
+        while i + lanes(<float> 0) <= count:
+            store(to + i, load_bfloat16(<const bfloat16*> source + i))
+            i += lanes(<float> 0)
+        if i < count:
+            memcpy(pending_bfloat16, <const bfloat16*> source + i, (count - i) * sizeof(bfloat16))
+            store(buffer, load_bfloat16(pending_bfloat16))
+            memcpy(to + i, buffer, (count - i) * sizeof(float))
+
+
+cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
+    # `count` contiguous numbers of any storage in the working precision.
+    cdef Py_ssize_t i = 0, k
+    cdef float buffer[16]
+    if storage == native_storage(<real> 0):
         memcpy(to, source, count * sizeof(real))
-        return
-    if real is float:
-        if storage == FLOAT16:
-            while i + lanes(<real> 0) <= count:
-                store(to + i, load_half(<const half*> source + i))
-                i += lanes(<real> 0)
-            if i < count:
-                memcpy(pending_half, <const half*> source + i, (count - i) * sizeof(half))
-                store(buffer, load_half(pending_half))
-                memcpy(to + i, buffer, (count - i) * sizeof(float))
-        else:
-            while i + lanes(<real> 0) <= count:
-                store(to + i, load_bfloat16(<const bfloat16*> source + i))
-                i += lanes(<real> 0)
-            if i < count:
-                memcpy(pending_bfloat16, <const bfloat16*> source + i, (count - i) * sizeof(bfloat16))
-                store(buffer, load_bfloat16(pending_bfloat16))
-                memcpy(to + i, buffer, (count - i) * sizeof(float))
+    elif storage == FLOAT64:
+        if real is float:
+            while i + lanes(<float> 0) <= count:
+                store(to + i, load_narrowed(<const double*> source + i, <float> 0))
+                i += lanes(<float> 0)
+            for i in range(i, count):
+                to[i] = <float> read(<const double*> source + i)
+    elif real is float:
+        widen_to_float(source, storage, to, count)
+    else:
+        while i < count:
+            widen_to_float(source + i * storage_size(storage), storage, &buffer[0], min_size(16, count - i))
+            for k in range(min_size(16, count - i)):
+                to[i + k] = buffer[k]
+            i += 16
 
 
 cdef inline void narrow_times(const real* source, real factor, char* to, int storage,
