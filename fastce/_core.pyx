@@ -215,8 +215,6 @@ cdef class SoftmaxKernel:
         batch = self.options
         batch.classes = cnp.PyArray_DIM(z, axis)
         behind = size_behind(z, axis)
-        if behind > 1 and batch.classes > QUICK_PLANES:
-            return None
         set_usual(&batch.logits, z, storage, batch.classes, behind)
         rows = cnp.PyArray_SIZE(y)
         if (self.class_weight is not None

@@ -14,10 +14,6 @@ Work = Callable[[int, int], float]  # does the rows [start, stop), returns the s
 
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
 
-# Classes of a class axis that is not contiguous: more go through gathered blocks, because the
-# kernel's scratch tile of 64 rows would outgrow the second-level cache.
-PLANE_CLASSES = 1024
-
 # Elements of a gathered block: with one of outputs beside it, 256 KB of float32.
 BLOCK_ELEMENTS = 1 << 15
 
@@ -370,9 +366,9 @@ class Batch:
         """Return the type that the kernel takes an argument in: its own where there is a choice."""
         if name == "mask":
             return np.dtype(bool)
-        if name == "probabilities":
-            return self.real
         native = array.dtype.newbyteorder("=")
+        if name == "probabilities":
+            return native if _checks.is_float(array) and native.itemsize <= 8 else self.real
         return native if name == "labels" or native in (np.float32, np.float64) else np.float64
 
     def _direct(self, name: str) -> Array | None:
@@ -388,11 +384,7 @@ class Batch:
             return None
         view = self._direct(name)
         ndim = 2 if name in ("mask", "probabilities") else 1
-        if (
-            view is not None
-            and view.ndim == ndim
-            and (ndim == 1 or name == "mask" or _layout.is_rows(view))
-        ):
+        if view is not None and view.ndim == ndim:
             return view[start:stop]
         return _layout.gather(array, self.axes, start, stop, self._type(name, array))
 
@@ -412,14 +404,7 @@ class Batch:
                 if view is None:
                     return None
                 views[name] = view
-        matrices = [view for name, view in views.items() if view.ndim > 1 and name != "mask"]
-        if all(_layout.is_rows(view) for view in matrices):
-            return views
-        if self.classes <= PLANE_CLASSES and all(
-            _layout.is_rows(view) or _layout.is_planes(view) for view in matrices
-        ):
-            return views
-        return None
+        return views
 
     def run(
         self,

@@ -280,7 +280,8 @@ cdef inline void* argument_chunk(const void* argument, Py_ssize_t first, Py_ssiz
                                  Py_ssize_t count, real* buffer) noexcept nogil:
     # An optional argument; from `begin` on ones where it is not given, zeros past the end.
     if argument != NULL:
-        return element_chunk(<const char*> (<const real*> argument + first), FLOAT32, count, buffer)
+        return element_chunk(<const char*> (<const real*> argument + first), native_storage(<real> 0), count,
+                             buffer)
     fill(buffer, begin, count, <real> 1)
     fill(buffer, count, count + 16, <real> 0)
     return buffer

@@ -165,7 +165,8 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
             if row_pass is Targets:
                 if mask != NULL:
                     c[0] = keep(load_mask(mask + i, <real> 0), c[0])
-            y = passed(load(x + i), t_j, &c[0], kind)
+            # Logits may be read where they lie, with nothing behind the last ones.
+            y = passed(load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0), t_j, &c[0], kind)
             if has_labels(kind):
                 if labelled:
                     y = select(equal(load(label + i), this_class), load(at_label + i), y)
@@ -224,19 +225,24 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
             c[k] = splat(row[k][first])
         i = first * classes
         stop = i + classes
-        while i < stop:
-            x_i = load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0)
+        while i + width <= stop:
+            if has_target(kind):
+                t_i = load(t + i)
+            if row_pass is Targets:
+                c[0] = splat(row[0][first])
+                if mask != NULL:
+                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+            store(to + i, passed(load(x + i), t_i, &c[0], kind))
+            i += width
+        if i < stop:
             if has_target(kind):  # scratch, which has room behind
                 t_i = load(t + i)
             if row_pass is Targets:
                 c[0] = splat(row[0][first])
                 if mask != NULL:
                     c[0] = keep(load_mask(mask + i, <real> 0), c[0])
-            if i + width <= stop:
-                store(to + i, passed(x_i, t_i, &c[0], kind))
-            else:
-                store_first(to + i, stop - i, passed(x_i, t_i, &c[0], kind))
-            i += width
+            x_i = load_first(x + i, stop - i, <real> 0)
+            store_first(to + i, stop - i, passed(x_i, t_i, &c[0], kind))
 
 
 cdef void over_run(const Batch* batch, const Scratch* s, Py_ssize_t first, Py_ssize_t rows,
@@ -262,7 +268,7 @@ cdef void over_run(const Batch* batch, const Scratch* s, Py_ssize_t first, Py_ss
 
 cdef void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
                                   real* extremes) noexcept nogil:
-    # exp(u), of some numbers behind too. Prefetches logits of a later run, and the lines that it will write. No
+    # exp(u). Prefetches logits of a later run, and the lines that it will write. No
     # inline function, so that the loop has all registers.
     cdef int width = lanes(<real> 0)
     cdef vec[real] lowest = load(<const real*> extremes), highest = load(<const real*> extremes + width)
@@ -281,12 +287,17 @@ cdef void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, cons
         store(e + i, moderate_exp(x))
         store(e + i + width, moderate_exp(y))
         i += 2 * width
-    while i < count:
-        x = load(u + i) if i + width <= count else load_first(u + i, count - i, read(u + i))
+    while i + width <= count:
+        x = load(u + i)
         highest = max(x, highest)
         lowest = min(x, lowest)
         store(e + i, moderate_exp(x))
         i += width
+    if i < count:
+        x = load_first(u + i, count - i, read(u + i))
+        highest = max(x, highest)
+        lowest = min(x, lowest)
+        store_first(e + i, count - i, moderate_exp(x))
     store(extremes, lowest)
     store(extremes + width, highest)
 
@@ -402,31 +413,47 @@ cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint 
     # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
     # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP.
     cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
-    cdef Py_ssize_t whole = classes - classes % width, row = 0, j, last
-    cdef const real* of_row
+    cdef Py_ssize_t whole = classes - classes % width, row = 0, j
+    cdef const real* of_row = x
     cdef vec[double] sums[8]
     cdef vec[double] errors[8]
+    cdef vec[float] rest, zero = splat(<float> 0)
     cdef wide_sum[double] nothing, sum
-    while row < rows:
-        last = min_size(together, rows - row) - 1
-        for k in range(together):
-            of_row = x + min_size(k, last) * classes
+    while row < rows and real is float and classes < 4 * width:
+        for k in range(together):  # rows past the last are in scratch, too
             if real is float:
+                rest = load_first(of_row + whole, classes - whole, <float> 0)
+                sums[k] = widened_sum(zero if whole == 0 else load(of_row), rest, exactly)
+                j = width
+                while j < whole:
+                    sums[k] = sums[k] + widened_sum(load(of_row + j), zero, exactly)
+                    j += width
+            of_row += classes
+        store(to + row, sums_of_lanes(&sums[0]))
+        row += together
+    while row < rows:
+        for k in range(together):
+            if row + k >= rows:
+                sums[k] = splat(0.0)
+                errors[k] = splat(0.0)
+            elif real is float:
                 sums[k] = row_sum(of_row, classes, exactly)
             else:
                 sum = nothing
                 sum.add(load_first(of_row + whole, classes - whole, <real> 0))
                 j = 0
-                while j < whole:
+                while j + 2 * width <= whole:
+                    sum.add(load(of_row + j) + load(of_row + j + width))
+                    j += 2 * width
+                if j < whole:
                     sum.add(load(of_row + j))
-                    j += width
                 sums[k] = sum.rounded_sum()
                 errors[k] = sum.rounding_error()
+            of_row += classes
         if real is float:
             store(to + row, sums_of_lanes(&sums[0]))
         else:
             store(to + row, exact_sums_of_lanes(&sums[0], &errors[0]))
-        x += together * classes
         row += together
     for row in range(rows, (rows + 15) // 16 * 16):
         to[row] = 0.0
@@ -473,15 +500,15 @@ cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, 
     cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x
     cdef wide_sum[real] nothing, sum
     cdef wide_vec[real] wide
-    cdef const real* pivots = <const real*> s.row[PIVOT_CLASS]
+    cdef const real* pivots = <const real*> s.pivot_class
     cdef const real* y
     cdef Py_ssize_t i = 0, j
     while i < rows:
-        y = e + i
+        y = e + first * apart + i
         sum = nothing
         this_class = first_class
         pivot = load(pivots + i)
-        taken = load_narrowed(s.pivot_exp + i, <real> 0)
+        taken = splat(<real> 0) if first == 0 else load_narrowed(s.pivot_exp + i, <real> 0)
         j = first
         while real is float and not exactly and j + 2 <= stop:
             x = without_pivot(load(y), pivot, this_class, &taken, largest)
@@ -497,7 +524,7 @@ cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, 
             y += apart
             j += 1
         wide = sum.lanes()
-        for k in range(wide.parts):
+        for k in range(0 if first == 0 else wide.parts):
             wide.part[k] = load(<const double*> s.sum_without_pivot + i + k * lanes(<double> 0)) + wide.part[k]
         store_wide(s.sum_without_pivot + i, wide)
         store_widened(s.pivot_exp + i, taken)
@@ -614,9 +641,12 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, R
     cdef Py_ssize_t classes = s.classes, i
     cdef real highest = 0, lowest = 0
     cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or not s.in_range
+    cdef bint simple = s.in_range and block.all_active and batch.labels.data != NULL and not large
+    cdef const long long* pivot = &block.label[0] if simple else s.pivot
     begin_logits(s, block, wants_logits)
-    for i in range(rows):
-        s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
+    if not simple:
+        for i in range(rows):
+            s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
     if large or not s.in_range:
         for i in range(rows):
             if not block.active[i]:
@@ -631,13 +661,13 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, R
     if wants_logits:
         for i in range(rows):
             if block.active[i] and not large:
-                block.maximum[i] = read(u + i * classes + s.pivot[i])
+                block.maximum[i] = read(u + i * classes + pivot[i])
             if block.label[i] >= 0:
                 block.target_logit[i] = read(u + i * classes + block.label[i])
     if not large:
-        take_out_pivots(e, classes, s.pivot, rows, s.pivot_exp, &block.target_exp[0])
+        take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
         sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
-    for i in range(rows):
+    for i in range(0 if simple else rows):
         if not block.active[i]:
             block.others[i] = 0.0
             s.pivot_exp[i] = block.target_exp[i] = 1.0
@@ -650,21 +680,23 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, R
         block.others[i] = 0.0
         s.pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not large:
-        refine_pivots(u, 1, classes, s.pivot, rows, block, s.pivot_exp)
+        refine_pivots(u, 1, classes, pivot, rows, block, s.pivot_exp)
 
 
 cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
                                  RowBlock* block, const real* e) noexcept nogil:
     # The same for rows from `first` of a run, whose exponentials and sums are there already.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
-    cdef const real* pivot = <const real*> s.row[PIVOT_CLASS] + first
+    cdef const real* pivot = <const real*> s.pivot_class + first
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef double* pivot_exp = s.pivot_exp + first
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i = 0
     cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or not s.in_range
     begin_logits(s, block, wants_logits)
-    memcpy(&block.others[0], s.sum_without_pivot + first, rows * sizeof(double))
-    memcpy(&block.target_exp[0], pivot_exp, rows * sizeof(double))
+    while i < rows:
+        store(&block.others[i], load(<const double*> s.sum_without_pivot + first + i))
+        store(&block.target_exp[i], load(<const double*> pivot_exp + i))
+        i += lanes(<double> 0)
     if not (s.in_range and s.all_active) or wants_logits or large or batch.kind == FOCAL:
         for i in range(rows):
             s.pivot[first + i] = <long long> pivot[i]
@@ -754,24 +786,55 @@ cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, R
                                 real tag) noexcept nogil:
     # Makes the sum of each row lie in [1, 2), for coefficients that square it: exactly, by a power of two.
     cdef vec[double] unit, others, pivot
-    cdef double units[BLOCK_ROWS]
     cdef Py_ssize_t i = 0
     while i < rows:
         others = load(&block.others[i])
         pivot = load(s.pivot_exp + first + i)
         unit = inverse_power(others + pivot)
-        store(&units[i], unit)
+        store(&s.unit[i], unit)
         store(&block.others[i], others * unit)
         store(s.pivot_exp + first + i, pivot * unit)
         store(&block.target_exp[i], load(&block.target_exp[i]) * unit)
         i += lanes(<double> 0)
-    narrow_rows(&units[0], rows, 1.0, <real*> s.row[UNIT] + first)
+    if s.exact:
+        narrow_rows(&s.unit[0], rows, 1.0, <real*> s.row[UNIT] + first)
+
+
+cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chain, const double* units,
+                             double* factors, real tag) noexcept nogil:
+    # What makes exponentials the gradient, and whether some of that are no normal numbers.
+    cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
+    cdef vec[double] zero = splat(0.0), whole, factor, size
+    cdef mask[double] extreme = less(zero, zero)
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        whole = load(&block.softmax_coefficient[i]) * load(&block.row_scale[i]) * splat(chain)
+        factor = whole * load(units + i)
+        size = abs(factor)
+        extreme = extreme | (less(size, smallest) & less(zero, abs(whole))) | less(largest, size)
+        store(factors + i, factor)
+        i += lanes(<double> 0)
+    return any(extreme)
+
+
+cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t i, real* e, double whole) noexcept nogil:
+    # By the unit and the rest of a factor that is no normal number, in parts.
+    cdef real* row = <real*> s.stage
+    cdef Py_ssize_t size = sizeof(real)
+    if not s.by_classes:
+        e += i * s.classes
+        scale(<const real*> e, whole, 1.0, 1.0 / s.unit[i], e, s.classes)
+        return
+    e += i
+    copy_strided(<const char*> e, s.exps_apart * size, <char*> row, size, size, s.classes)
+    scale(<const real*> row, whole, 1.0, 1.0 / s.unit[i], row, s.classes)
+    copy_strided(<const char*> row, size, <char*> e, s.exps_apart * size, size, s.classes)
 
 
 cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                            real* e) noexcept nogil:
     # What the third stage takes of a block.
-    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, numbers[BLOCK_ROWS]
+    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, numbers[BLOCK_ROWS], whole
     cdef Py_ssize_t i
     cdef real* active
     if batch.kind == LOG_SOFTMAX:
@@ -794,37 +857,21 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
         narrow_rows(&block.row_scale[0], rows, chain, <real*> s.row[TARGET_COEFFICIENT] + first)
         return
-    for i in range(rows):
-        numbers[i] = block.softmax_coefficient[i] * block.row_scale[i] * chain
-        if not s.exact and is_extreme(numbers[i], <real> 0):
-            multiply_extreme_row(s, first, i, numbers[i], e)
-            numbers[i] = 1.0
+    if s.exact:  # exponentials are multiplied by the unit
+        for i in range(rows):
+            numbers[i] = block.softmax_coefficient[i] * block.row_scale[i] * chain
+    elif any_extreme(block, rows, chain, &s.unit[0], &numbers[0], <real> 0):
+        for i in range(rows):
+            whole = block.softmax_coefficient[i] * block.row_scale[i] * chain
+            if whole != 0.0 and first_factor(numbers[i], <real> 0) != 1.0:
+                multiply_extreme_row(s, i, e + (first if s.by_classes else 0), whole)
+                numbers[i] = 1.0
     narrow_rows(&numbers[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
     if is_soft(batch):
         narrow_rows(&block.factor[0], rows, -chain, <real*> s.row[TARGET_COEFFICIENT] + first)
 
 
 # ------------------------------------------------------------------------------------- a run
-
-cdef inline bint is_extreme(double factor, real tag) noexcept nogil:
-    return factor != 0.0 and first_factor(factor, tag) != 1.0
-
-
-cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t first, Py_ssize_t i, double factor,
-                               real* e) noexcept nogil:
-    # By a factor that is no normal number, in parts.
-    cdef double pivot = s.pivot_exp[first + i]
-    cdef real* row = <real*> s.stage
-    cdef Py_ssize_t size = sizeof(real)
-    if not s.by_classes:
-        e += i * s.classes
-        scale(<const real*> e, factor * pivot, 1.0 / pivot, 1.0, e, s.classes)
-        return
-    e += first + i
-    copy_strided(<const char*> e, s.exps_apart * size, <char*> row, size, size, s.classes)
-    scale(<const real*> row, factor * pivot, 1.0 / pivot, 1.0, row, s.classes)
-    copy_strided(<const char*> row, size, <char*> e, s.exps_apart * size, size, s.classes)
-
 
 cdef inline bint lies_as_scratch(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:
     # Whether a matrix can be read or written where it is.
@@ -876,19 +923,23 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
     cdef real* pivot = <real*> s.row[PIVOT_CLASS]
     cdef long long labels[BLOCK_ROWS]
     cdef Py_ssize_t first = 0, count, i
+    cdef bint all_labelled = True
+    s.pivot_class = label
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
-        if batch.labels.data == NULL:
+        if batch.labels.data == NULL or not take_labels(batch, row + first, count, &labels[0]):
+            all_labelled = False
             for i in range(count):
-                labels[i] = -1
-        elif not take_labels(batch, row + first, count, &labels[0]):
-            for i in range(count):
-                if read_label(&batch.labels, row + first + i, batch.classes, &labels[i]) != OK:
+                if (batch.labels.data == NULL
+                        or read_label(&batch.labels, row + first + i, batch.classes, &labels[i]) != OK):
                     labels[i] = -1
         for i in range(count):
             label[first + i] = <real> labels[i]
-            pivot[first + i] = <real> (labels[i] if labels[i] >= 0 else 0)
         first += count
+    if not all_labelled:  # any pivot serves where there is no label
+        s.pivot_class = pivot
+        for i in range(rows):
+            pivot[i] = label[i] if label[i] >= 0 else 0
 
 
 cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
@@ -898,17 +949,14 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
     cdef const real* u = <const real*> s.logits
     cdef const char* ahead
     cdef const char* next_run = <const char*> s.logits if s.logits == s.u else row_address(&batch.logits, row + rows)
-    cdef Py_ssize_t group = max_size(GROUP_BYTES // ((rows + 16) * <Py_ssize_t> sizeof(real)), 2) // 2 * 2
     cdef Py_ssize_t i = 0, j, k, stop
     cdef bint exactly = batch.kind == FOCAL
     cdef vec[real] highest
     cdef real* reference = <real*> s.row[REFERENCE]
     begin_extremes(&extremes[0])
-    memset(s.sum_without_pivot, 0, (rows + 16) * sizeof(double))
-    memset(s.pivot_exp, 0, (rows + 16) * sizeof(double))
     j = 0
     while j < s.classes:
-        stop = min_size(j + group, s.classes)
+        stop = min_size(j + CLASSES_TOGETHER, s.classes)
         for k in range(j, stop):
             ahead = <const char*> (u + s.logits_class_apart) if k + 1 < s.classes else next_run
             exponentials_of_segment(u, rows, e + k * s.exps_apart, ahead, <const char*> (e + k * s.exps_apart),
@@ -922,12 +970,16 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
     s.in_range = are_in_range(&extremes[0])
     u = <const real*> s.logits
     if not s.in_range:
+        memcpy(s.row[PIVOT_CLASS], s.pivot_class, rows * sizeof(real))
+        s.pivot_class = s.row[PIVOT_CLASS]
         while i < rows:
             vector_out_of_range(s, u + i, e + i, rows - i, <real*> s.row[PIVOT_CLASS] + i)
             i += lanes(<real> 0)
-        memset(s.sum_without_pivot, 0, (rows + 16) * sizeof(double))
-        memset(s.pivot_exp, 0, (rows + 16) * sizeof(double))
-        add_classes(s, <const real*> e, s.exps_apart, 0, s.classes, rows, exactly, s.largest_pivot)
+        j = 0
+        while j < s.classes:
+            stop = min_size(j + CLASSES_TOGETHER, s.classes)
+            add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, exactly, s.largest_pivot)
+            j = stop
     if s.largest_pivot:
         i = 0
         while i < rows:
@@ -970,8 +1022,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         find_pivots_by_rows(batch, s, rows, block, e)
     if is_soft(batch):
         find_soft_sums(batch, s, first, rows, block, <real> 0)
-    if s.exact:
-        take_units_out(s, first, rows, block, <real> 0)
+    take_units_out(s, first, rows, block, <real> 0)
     finish_rows(batch, block, rows, s.pivot_exp + first, not only_sum, wants_grad)
     if wants_grad:
         set_coefficients(batch, s, first, rows, block, e)
@@ -980,39 +1031,51 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     else:
         if batch.others:
             for i in range(rows):
-                block.others[i] = block.others[i] / s.pivot_exp[first + i]
+                # That of nothing is one less than none.
+                block.others[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
+                                   else block.others[i] / s.pivot_exp[first + i])
         end_rows(batch, row + first, rows, block, batch.classes > SHORT_ROW, <real> 0, total)
     return OK
 
 
-cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows, real* grad,
+cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* grad,
                           real* hess) noexcept nogil:
-    # The chain rule of the cap; and no loss depends on a masked logit.
+    # The chain rule of the cap; and no loss depends on a masked logit, nor on those of a row that does not count.
     cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
     cdef Py_ssize_t i, j, at
+    cdef vec[real] zero = splat(<real> 0)
+    cdef const real* active = <const real*> s.row[ACTIVE]
     cdef mask[real] kept
     for i in range(segments):
         at = i * s.class_apart
         if batch.softcap != 0.0:
             chain_rule(batch, <const real*> s.u + at, <const real*> s.slope + at, count, grad + at,
                        hess + at if hess else NULL)
-        if s.mask == NULL:
-            continue
-        j = at
-        while j < at + count:
-            kept = load_mask(s.mask + j, <real> 0)
-            store(grad + j, keep(kept, load(<const real*> grad + j)))
+        j = 0
+        while j < count and (s.mask != NULL or (s.by_classes and not s.all_active)):
+            kept = equal(zero, zero)
+            if s.mask != NULL:
+                kept = load_mask(s.mask + at + j, <real> 0)
+            if s.by_classes:
+                kept = kept & less(zero, load(active + j))
+            store(grad + at + j, keep(kept, load(<const real*> grad + at + j)))
             if hess:
-                store(hess + j, keep(kept, load(<const real*> hess + j)))
+                store(hess + at + j, keep(kept, load(<const real*> hess + at + j)))
             j += lanes(<real> 0)
+    for i in range(0 if s.by_classes or s.all_active else rows):
+        if not block.active[i]:
+            memset(grad + i * s.classes, 0, s.classes * sizeof(real))
+            if hess:
+                memset(hess + i * s.classes, 0, s.classes * sizeof(real))
 
 
 cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, const RowBlock* block,
                     real* e) noexcept nogil:
     # Stage 3.
-    cdef bint changes = batch.softcap != 0.0 or batch.mask.data != NULL
+    cdef bint is_loss = batch.kind == CROSS_ENTROPY or batch.kind == FOCAL
+    cdef bint changes = batch.softcap != 0.0 or (is_loss and batch.mask.data != NULL)
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes
-    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e
+    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.t
     cdef Py_ssize_t grad_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real) if direct else s.exps_apart
@@ -1037,7 +1100,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     else:
         over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, scaled)
     if changes:
-        clear_and_chain(batch, s, rows, grad, hess)
+        clear_and_chain(batch, s, rows, block, grad, hess)
     if not direct:
         empty_scratch(s, <const real*> grad, &batch.grad, row, rows)
     if hess:
@@ -1053,9 +1116,11 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     cdef Py_ssize_t first = 0
     cdef int status = OK
     s.run_rows = rows
-    s.exps = e
     s.exps_apart = s.class_apart
     fill_logits(batch, s, row, rows, tag)
+    if s.in_gradient and (not s.by_classes or rows % lanes(tag) == 0):
+        e = <real*> row_address(&batch.grad, row)
+        s.exps_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real)
     if is_soft(batch) and s.weight != NULL:
         find_targets(batch, s, row, rows, tag)
     s.all_active = True
@@ -1091,12 +1156,14 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     cdef Py_ssize_t size = sizeof(real), classes = batch.classes, width = lanes(tag), elements, numbers, i, j
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
     cdef bint own_targets = batch.probabilities.data != NULL or (soft and batch.mask.data != NULL)
+    cdef double mass, whole, lost = 0.0
     cdef char* memory
     memset(s, 0, sizeof(s[0]))
     s.classes = classes
     s.by_classes = plan != BLOCK_BY_ROWS
     s.interleaves = plan == BLOCK_INTERLEAVED
     s.largest_pivot = (wants_hess or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
+                       or batch.log_sum_exp != NULL
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
                        or (soft and (batch.class_weight != NULL or batch.label_smoothing == 1.0)))
     s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
@@ -1108,10 +1175,14 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             s.rows //= 2
     else:
         s.rows = BLOCK_ROWS
-        while s.rows > LEAST_ROWS and s.rows * classes > BLOCK_ELEMENTS:
+        while s.rows > LEAST_ROWS and s.rows * classes * size > BLOCK_BYTES:
             s.rows //= 2
-        while s.rows > 1 and s.rows * classes * size > BLOCK_BYTES:
+        while s.rows > 1 and s.rows * classes * size > LARGEST_BLOCK_BYTES:
             s.rows //= 2
+    s.in_gradient = (batch.grad.data != NULL and batch.grad.data != batch.logits.data and batch.softcap == 0.0
+                     and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
+                     and lies_as_scratch(s, &batch.grad, tag)
+                     and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
     # Planes are no power of two apart: a row of a run would meet itself in the cache.
     s.class_apart = s.rows + 16 if s.by_classes else 1
     s.row_apart = 1 if s.by_classes else classes
@@ -1151,8 +1222,11 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             for j in range(classes):
                 (<real*> s.weight)[i * classes + j] = <real> (batch.class_weight[j] if batch.class_weight else 1.0)
         return OK
-    for j in range(classes):
-        s.shared_mass += (<const real*> batch.soft_weight)[j]
+    for j in range(classes):  # with what rounding takes beside it (Kahan)
+        mass = (<const real*> batch.soft_weight)[j] - lost
+        whole = s.shared_mass + mass
+        lost = (whole - s.shared_mass) - mass
+        s.shared_mass = whole
     s.t = <void*> batch.soft_weight
     if not s.by_classes:
         s.t = part(&memory, elements * size)

@@ -13,12 +13,14 @@ cdef enum:
     INTERLEAVED_CLASSES = 5  # rows of up to so many classes are packed class by class
     INTERLEAVED_ROWS = 256   # of a run of them
     SPREAD_CLASSES = 64      # up to so many classes the numbers of rows are spread over vectors by a look-up
-    BLOCK_ELEMENTS = 2048    # of a block of longer rows, if that are at least LEAST_ROWS: 8 KB of scratch
+    BLOCK_BYTES = 8192       # of a block of longer rows, if that are at least LEAST_ROWS
     LEAST_ROWS = 4
-    BLOCK_BYTES = 131072     # of one row in scratch: what is longer is streamed
+    LARGEST_BLOCK_BYTES = 16384  # if fewer rows do
+    ROW_BYTES = 131072       # of one row in scratch: what is longer is streamed
     PLANE_ROWS = 1024        # of a run of planes: 4 KB of float32 of each class
     PLANE_BYTES = 1048576    # all classes of them
-    GROUP_BYTES = 131072     # classes of a run that are summed up while they are in the cache
+    CLASSES_TOGETHER = 16    # of a run that are summed up while they are in the cache: always so many, for the
+    #                          bits of a row's sum must not depend on the size of its run
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched meanwhile
 
 
@@ -27,6 +29,6 @@ cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
         return BLOCK_BY_PLANES
     if batch.classes <= INTERLEAVED_CLASSES:
         return BLOCK_INTERLEAVED
-    if batch.classes * <Py_ssize_t> sizeof(real) <= BLOCK_BYTES or not is_row(&batch.logits):
+    if batch.classes * <Py_ssize_t> sizeof(real) <= ROW_BYTES or not is_row(&batch.logits):
         return BLOCK_BY_ROWS
     return STREAM

@@ -94,7 +94,8 @@ cdef inline double sum_of_losses(const RowBlock* block, const double* pivots, Py
     cdef vec[double] sum = zero, above = zero, below = one, others, pivot, next_above, next_below
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.others[i])
+        others = load(&block.maximum[i])
+        others = load(&block.others[i]) + (others - others)  # NaN where a logit is infinite
         pivot = pivots_from(pivots, i)
         sum = sum + (load(&block.maximum[i]) - load(&block.target_logit[i]))
         next_above = fma(above, pivot + others, others * below)  # one operation waits for the last one

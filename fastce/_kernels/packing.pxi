@@ -44,8 +44,10 @@ cdef struct Scratch:
     double* mass
     double* distance
     long long* pivot
+    double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)
     bint interleaves    # memory holds rows, scratch classes
     double shared_mass  # of soft targets that all rows have
+    bint in_gradient    # exponentials wait in the gradient itself, in the cache or not
     bint exact          # stage 3 takes the sum of all others for each class
     bint largest_pivot  # the pivot is the largest exponential, not the target
     # Of this run:
@@ -53,8 +55,8 @@ cdef struct Scratch:
     const void* logits
     Py_ssize_t logits_class_apart
     Py_ssize_t logits_row_apart
-    void* exps          # its exponentials: e, or the gradient's own planes
-    Py_ssize_t exps_apart
+    Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
+    const void* pivot_class  # of each row, packed class by class
     bint in_range       # whether all its logits are in exp's safe range
     bint all_active
     bint zero_logits    # whether maximum and target_logit of the RowBlock are 0
