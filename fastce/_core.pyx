@@ -266,7 +266,7 @@ cdef class SoftmaxKernel:
         else:
             total = self.sum_over_rows(run_of(&batch, double_precision,
                                               (self, z, y, sample_weight, soft_weight, grad, hess, loss)),
-                                       rows, batch.classes)
+                                       rows, batch.classes, behind > 1)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
         return results_of(results, loss, grad, hess)

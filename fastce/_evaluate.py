@@ -178,14 +178,14 @@ def softmax_family(
     return batch.run(scale, grad=grad, hess=hess) / denominator, *returned
 
 
-def group_rows(classes: int) -> int:
+def group_rows(classes: int, are_planes: bool = False) -> int:
     """Return the number of rows that a task has a multiple of."""
-    return GROUP_ROWS if classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
+    return GROUP_ROWS if are_planes or classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
 
 
-def sum_over_rows(work: Work, rows: int, classes: int) -> float:
+def sum_over_rows(work: Work, rows: int, classes: int, are_planes: bool) -> float:
     """Go over all rows in tasks, and add up their losses."""
-    tasks = _parallel.tasks_of(rows, classes, group_rows(classes))
+    tasks = _parallel.tasks_of(rows, classes, group_rows(classes, are_planes))
     return _sum(_parallel.run(work, tasks, rows * classes))
 
 
@@ -317,11 +317,11 @@ class Batch:
         array, weight = self.inputs["probabilities"], self.inputs["sample_weight"]
         assert array is not None
         own = array.dtype.newbyteorder("=")
-        dtype = own if own in (np.float32, np.float64) else np.dtype(np.float64)
+        dtype = own if _checks.is_float(array) and own.itemsize <= 8 else np.dtype(np.float64)
         check_probabilities(
             array,
             dtype,
-            float(np.finfo(dtype).max),
+            float(np.finfo(dtype).max) if own.kind == "f" else np.finfo(np.float32).max,
             "be at least 0 and finite",
             lambda: None if weight is None else (weight != 0)[..., None],
         )
@@ -423,7 +423,7 @@ class Batch:
             work: Work = _isa.core.SoftmaxRun(self.kernel, scale, **views, **flat)
         else:
             work = self._by_blocks(scale, grad, hess, flat)
-        return sum_over_rows(work, self.rows, self.classes)
+        return sum_over_rows(work, self.rows, self.classes, not _layout.is_rows(self.logits))
 
     def _by_blocks(
         self, scale: float, grad: Array | None, hess: Array | None, rows: dict[str, Array]

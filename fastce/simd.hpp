@@ -261,6 +261,25 @@ template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #endif
 }
 
+// The first lane where the mask holds; the number of lanes if there is none.
+template <class T> FASTCE_INLINE int first_lane(mask<T> m) {
+#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+    const int bits = sizeof(T) == 4 ? _mm256_movemask_ps(bit_cast<__m256>(m.v)) : _mm256_movemask_pd(bit_cast<__m256d>(m.v));
+    return bits ? __builtin_ctz(unsigned(bits)) : int(vec<T>::lanes);
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    const unsigned bits = sizeof(T) == 4 ? unsigned(_mm512_movepi32_mask(bit_cast<__m512i>(m.v)))
+                                         : unsigned(_mm512_movepi64_mask(bit_cast<__m512i>(m.v)));
+    return bits ? __builtin_ctz(bits) : int(vec<T>::lanes);
+#elif FASTCE_VECTOR_BYTES
+    for (int lane = 0; lane < vec<T>::lanes; ++lane)
+        if (m.v[lane])
+            return lane;
+    return vec<T>::lanes;
+#else
+    return m.v ? 0 : 1;
+#endif
+}
+
 // ------------------------------------------------------------------------------ loads and stores
 
 template <class T> FASTCE_INLINE vec<T> load(const T *from) {

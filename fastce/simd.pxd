@@ -55,6 +55,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] add_where[T](mask[T], vec[T], vec[T])
     vec[T] add_unless[T](mask[T], vec[T], vec[T])
     bint any[T](mask[T])
+    int first_lane[T](mask[T])
     vec[T] max[T](vec[T], vec[T])
     vec[T] min[T](vec[T], vec[T])
     vec[T] abs[T](vec[T])

@@ -266,13 +266,13 @@ cdef void over_run(const Batch* batch, const Scratch* s, Py_ssize_t first, Py_ss
 
 # ------------------------------------------------------------------------ stage 1: exponentials
 
-cdef void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
-                                  real* extremes) noexcept nogil:
-    # exp(u). Prefetches logits of a later run, and the lines that it will write. No
-    # inline function, so that the loop has all registers.
+cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
+                                         real* extremes, bint holes) noexcept nogil:
+    # exp(u), of logits of -inf exactly 0 where there may be such holes. Prefetches logits of a later run, and the
+    # lines that it will write.
     cdef int width = lanes(<real> 0)
     cdef vec[real] lowest = load(<const real*> extremes), highest = load(<const real*> extremes + width)
-    cdef vec[real] x, y
+    cdef vec[real] none = splat(<real> -INFINITY), x, y, x_i, y_i
     cdef Py_ssize_t i = 0
     while i + 2 * width <= count:
         prefetch(ahead + i * sizeof(real))
@@ -280,26 +280,48 @@ cdef void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, cons
         if 2 * width * <int> sizeof(real) > cache_line:
             prefetch(ahead + i * sizeof(real) + cache_line)
             prefetch_to_write(to + i * sizeof(real) + cache_line)
-        x = load(u + i)
-        y = load(u + i + width)
+        x = x_i = load(u + i)
+        y = y_i = load(u + i + width)
+        if holes:  # 0 is in range
+            x = drop(equal(x, none), x)
+            y = drop(equal(y, none), y)
         highest = max(y, max(x, highest))
         lowest = min(y, min(x, lowest))
-        store(e + i, moderate_exp(x))
-        store(e + i + width, moderate_exp(y))
+        x = moderate_exp(x)
+        y = moderate_exp(y)
+        if holes:
+            x = drop(equal(x_i, none), x)
+            y = drop(equal(y_i, none), y)
+        store(e + i, x)
+        store(e + i + width, y)
         i += 2 * width
-    while i + width <= count:
-        x = load(u + i)
+    while i < count:
+        x = x_i = load(u + i) if i + width <= count else load_first(u + i, count - i, read(u + i))
+        if holes:
+            x = drop(equal(x, none), x)
         highest = max(x, highest)
         lowest = min(x, lowest)
-        store(e + i, moderate_exp(x))
+        x = moderate_exp(x)
+        if holes:
+            x = drop(equal(x_i, none), x)
+        if i + width <= count:
+            store(e + i, x)
+        else:
+            store_first(e + i, count - i, x)
         i += width
-    if i < count:
-        x = load_first(u + i, count - i, read(u + i))
-        highest = max(x, highest)
-        lowest = min(x, lowest)
-        store_first(e + i, count - i, moderate_exp(x))
     store(extremes, lowest)
     store(extremes + width, highest)
+
+
+# Not inline, so that each loop has all registers.
+cdef void exponentials_without_holes(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
+                                     real* extremes) noexcept nogil:
+    exponentials_of_segment(u, count, e, ahead, to, extremes, False)
+
+
+cdef void exponentials_with_holes(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
+                                  real* extremes) noexcept nogil:
+    exponentials_of_segment(u, count, e, ahead, to, extremes, True)
 
 
 cdef inline void begin_extremes(real* extremes) noexcept nogil:
@@ -312,14 +334,31 @@ cdef inline bint are_in_range(const real* extremes) noexcept nogil:
     return are_moderate(-reduce_max(-load(extremes)), reduce_max(load(extremes + lanes(<real> 0))))
 
 
-cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number) noexcept nogil:
-    # Where the number first is; `count` if it is nowhere.
-    cdef Py_ssize_t i = 0
-    while i + lanes(number) <= count and not any(equal(load(u + i), splat(number))):
-        i += lanes(number)
-    while i < count and read(u + i) != number:
-        i += 1
-    return i
+cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
+    # Of the extremes of a row but for its holes; a row of nothing but holes is in range.
+    return lowest < smallest_moderate(highest) or highest > largest_moderate(highest)
+
+
+cdef inline real extremes_of_row(const real* u, Py_ssize_t count, real* lowest, Py_ssize_t* position) noexcept nogil:
+    # The largest logit, and where it first is; the smallest one but for -inf.
+    cdef int width = lanes(<real> 0)
+    cdef vec[real] infinity = splat(<real> INFINITY), high = -infinity, low = infinity, x
+    cdef Py_ssize_t i = 0, last = count - count % width
+    cdef real highest
+    while i < count:
+        x = load(u + i) if i < last else load_first(u + i, count - i, <real> -INFINITY)
+        high = max(x, high)
+        low = min(select(equal(x, -infinity), infinity, x), low)
+        i += width
+    highest = reduce_max(high)
+    lowest[0] = -reduce_max(-low)
+    high = splat(highest)
+    i = 0
+    while i < last and not any(equal(load(u + i), high)):
+        i += width
+    x = load(u + i) if i < last else load_first(u + i, count - i, <real> INFINITY)
+    position[0] = min_size(i + first_lane(equal(x, high)), count - 1)
+    return highest
 
 
 cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
@@ -347,21 +386,24 @@ cdef inline vec[real] load_up_to(const real* source, Py_ssize_t count) noexcept 
 cdef void vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows,
                               real* pivot) noexcept nogil:
     # The same for a vector of rows, packed class by class, of which some may be in range. Sets the class of the
-    # pivot where they are not.
+    # pivot where they are not, or where the pivot's logit is -inf, to which nothing is relative.
     cdef vec[real] infinity = splat(<real> INFINITY), zero = splat(<real> 0), low = infinity, high = -infinity
     cdef vec[real] least = splat(smallest_moderate(<real> 0)), most = splat(largest_moderate(<real> 0))
     cdef vec[real] raised = splat(<real> (1.0 / lowering(<real> 0))), this_class = zero, one = splat(<real> 1)
-    cdef vec[real] top = zero, m, x, y
-    cdef mask[real] chosen
+    cdef vec[real] top = zero, m, x, y, at_pivot = zero, old = load(<const real*> pivot)
+    cdef mask[real] chosen, moves
     cdef const real* from_ = u
     cdef Py_ssize_t j
     for j in range(s.classes):
         x = load_up_to(from_, rows)
-        low = min(x, low)
+        low = min(select(equal(x, -infinity), infinity, x), low)
         high = max(x, high)
+        at_pivot = select(equal(old, this_class), x, at_pivot)
+        this_class = this_class + one
         from_ += s.logits_class_apart
-    chosen = less(low, least) | less(most, high) | less(high, low)
-    if not any(chosen):
+    chosen = less(low, least) | less(most, high)
+    moves = chosen | equal(at_pivot, -infinity)
+    if not any(moves):
         return
     m = select(less(-infinity, high), high, zero)
     for j in range(s.classes - 1, -1, -1):
@@ -370,7 +412,7 @@ cdef void vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
         top = select(equal(x, high), splat(<real> j), top)
         y = select(equal(x, m), raised, raised_exp(x - m))
         store(e + j * s.exps_apart, select(chosen, y, load(<const real*> e + j * s.exps_apart)))
-    store(pivot, select(chosen, top, load(<const real*> pivot)))
+    store(pivot, select(moves, top, old))
 
 
 # --------------------------------------------------------------------------- stage 2: sums of rows
@@ -457,27 +499,6 @@ cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint 
         row += together
     for row in range(rows, (rows + 15) // 16 * 16):
         to[row] = 0.0
-
-
-cdef inline double largest_and_rest(const real* e, Py_ssize_t classes, double* largest) noexcept nogil:
-    # The largest of some exponentials, and the sum of all others: each lane keeps its largest one out of its sum.
-    cdef int width = lanes(<real> 0)
-    cdef vec[real] zero = splat(<real> 0), top = zero, y, all_top
-    cdef wide_sum[real] sum
-    cdef mask[real] tied
-    cdef Py_ssize_t i = 0
-    cdef real most
-    while i < classes:
-        y = load(e + i) if i + width <= classes else load_first(e + i, classes - i, <real> 0)
-        sum.add(min(top, y))  # NaN stays in the sum
-        top = max(y, top)
-        i += width
-    most = reduce_max(top)
-    all_top = splat(most)
-    tied = equal(top, all_top)
-    sum.add(drop(tied, top))
-    largest[0] = most
-    return sum.total() + (reduce_add(keep(tied, splat(<real> 1))) - 1.0) * most
 
 
 cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this_class, vec[real]* taken,
@@ -634,46 +655,49 @@ cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted) noexcept
     s.zero_logits = not wanted
 
 
-cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block,
+cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
                               real* e) noexcept nogil:
     # Puts right the exponentials of rows that are out of range; finds the pivot of each row, and the sum without it.
     cdef const real* u = <const real*> s.logits
-    cdef Py_ssize_t classes = s.classes, i
+    cdef Py_ssize_t classes = s.classes, largest = 0, i
     cdef real highest = 0, lowest = 0
-    cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or not s.in_range
-    cdef bint simple = s.in_range and block.all_active and batch.labels.data != NULL and not large
+    cdef bint is_out, large = s.largest_pivot
+    cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
+    cdef bint simple = s.in_range and block.all_active and batch.labels.data != NULL and not large and not s.holes
     cdef const long long* pivot = &block.label[0] if simple else s.pivot
     begin_logits(s, block, wants_logits)
     if not simple:
         for i in range(rows):
             s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
-    if large or not s.in_range:
+    if large or s.holes or not s.in_range:
         for i in range(rows):
-            if not block.active[i]:
+            # Nothing is relative to a pivot of -inf.
+            if not block.active[i] or (s.in_range and not large
+                                       and read(u + i * classes + s.pivot[i]) > -INFINITY):
                 continue
-            highest = maximum_of(u + i * classes, classes, <real*> s.stage, &lowest)
-            if not are_moderate(lowest, highest):
+            highest = extremes_of_row(u + i * classes, classes, &lowest, &largest)
+            is_out = not s.in_range and is_out_of_range(lowest, highest)
+            if is_out:
                 row_out_of_range(u + i * classes, classes, highest, e + i * classes)
-                s.pivot[i] = min_size(position_of(u + i * classes, classes, highest), classes - 1)
-            block.maximum[i] = highest
-            if large:
-                block.others[i] = largest_and_rest(e + i * classes, classes, s.pivot_exp + i)
+            if is_out or large or read(u + i * classes + s.pivot[i]) == -INFINITY:
+                s.pivot[i] = largest
     if wants_logits:
         for i in range(rows):
-            if block.active[i] and not large:
+            if block.active[i]:
                 block.maximum[i] = read(u + i * classes + pivot[i])
             if block.label[i] >= 0:
                 block.target_logit[i] = read(u + i * classes + block.label[i])
-    if not large:
-        take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
-        sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
+    if batch.argmax != NULL:
+        for i in range(rows):
+            write(batch.argmax + row + i, s.pivot[i])
+    take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
+    sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
     for i in range(0 if simple else rows):
         if not block.active[i]:
             block.others[i] = 0.0
             s.pivot_exp[i] = block.target_exp[i] = 1.0
-        elif large or s.pivot[i] != block.label[i]:
-            if not large:  # its derivative is that of any class
-                e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]
+        elif s.pivot[i] != block.label[i]:  # its derivative is that of any class
+            e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]
             if block.label[i] >= 0:
                 block.target_exp[i] = read(e + i * classes + block.label[i])
     for i in range(rows, (rows + 15) // 16 * 16):
@@ -691,7 +715,7 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef double* pivot_exp = s.pivot_exp + first
     cdef Py_ssize_t i = 0
-    cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or not s.in_range
+    cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
     begin_logits(s, block, wants_logits)
     while i < rows:
         store(&block.others[i], load(<const double*> s.sum_without_pivot + first + i))
@@ -923,11 +947,12 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
     cdef real* pivot = <real*> s.row[PIVOT_CLASS]
     cdef long long labels[BLOCK_ROWS]
     cdef Py_ssize_t first = 0, count, i
-    cdef bint all_labelled = True
+    cdef bint all_labelled = True, any_ignored
     s.pivot_class = label
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
-        if batch.labels.data == NULL or not take_labels(batch, row + first, count, &labels[0]):
+        any_ignored = False
+        if batch.labels.data == NULL or not take_labels(batch, row + first, count, &labels[0], &any_ignored):
             all_labelled = False
             for i in range(count):
                 if (batch.labels.data == NULL
@@ -935,6 +960,7 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
                     labels[i] = -1
         for i in range(count):
             label[first + i] = <real> labels[i]
+        all_labelled = all_labelled and not any_ignored
         first += count
     if not all_labelled:  # any pivot serves where there is no label
         s.pivot_class = pivot
@@ -942,69 +968,72 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
             pivot[i] = label[i] if label[i] >= 0 else 0
 
 
-cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
-                                  real* e) noexcept nogil:
+cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e,
+                                  bint holes) noexcept nogil:
     # Stages 1 and 2 up to the sums of the rows.
     cdef real extremes[32]
     cdef const real* u = <const real*> s.logits
     cdef const char* ahead
     cdef const char* next_run = <const char*> s.logits if s.logits == s.u else row_address(&batch.logits, row + rows)
-    cdef Py_ssize_t i = 0, j, k, stop
-    cdef bint exactly = batch.kind == FOCAL
-    cdef vec[real] highest
-    cdef real* reference = <real*> s.row[REFERENCE]
+    cdef Py_ssize_t j = 0, k, stop
     begin_extremes(&extremes[0])
-    j = 0
+    if s.classes == 0:  # the sum of nothing
+        memset(s.sum_without_pivot, 0, rows * sizeof(double))
+        memset(s.pivot_exp, 0, rows * sizeof(double))
     while j < s.classes:
         stop = min_size(j + CLASSES_TOGETHER, s.classes)
         for k in range(j, stop):
             ahead = <const char*> (u + s.logits_class_apart) if k + 1 < s.classes else next_run
-            exponentials_of_segment(u, rows, e + k * s.exps_apart, ahead, <const char*> (e + k * s.exps_apart),
-                                    &extremes[0])
+            if holes:
+                exponentials_with_holes(u, rows, e + k * s.exps_apart, ahead, <const char*> (e + k * s.exps_apart),
+                                        &extremes[0])
+            else:
+                exponentials_without_holes(u, rows, e + k * s.exps_apart, ahead,
+                                           <const char*> (e + k * s.exps_apart), &extremes[0])
             u += s.logits_class_apart
-        if s.largest_pivot:
-            add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, exactly, True)
-        else:
-            add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, exactly, False)
+        add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, batch.kind == FOCAL, s.largest_pivot)
         j = stop
     s.in_range = are_in_range(&extremes[0])
-    u = <const real*> s.logits
-    if not s.in_range:
-        memcpy(s.row[PIVOT_CLASS], s.pivot_class, rows * sizeof(real))
-        s.pivot_class = s.row[PIVOT_CLASS]
-        while i < rows:
-            vector_out_of_range(s, u + i, e + i, rows - i, <real*> s.row[PIVOT_CLASS] + i)
-            i += lanes(<real> 0)
-        j = 0
-        while j < s.classes:
-            stop = min_size(j + CLASSES_TOGETHER, s.classes)
-            add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, exactly, s.largest_pivot)
-            j = stop
-    if s.largest_pivot:
-        i = 0
-        while i < rows:
-            highest = splat(<real> -INFINITY)
-            for j in range(s.classes):
-                highest = max(load_up_to(u + j * s.logits_class_apart + i, rows - i), highest)
-            store(reference + i, highest)
-            i += lanes(<real> 0)
 
 
-cdef void write_argmax(const Batch* batch, const Scratch* s, Py_ssize_t row, Py_ssize_t rows,
-                       real tag) noexcept nogil:
-    # The first class of the largest logit.
+cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, real* e) noexcept nogil:
+    # Puts right the rows of a run that are out of range, and the sums of all.
     cdef const real* u = <const real*> s.logits
-    cdef real highest, lowest
-    cdef real* line = <real*> s.stage
-    cdef const real* of_row
-    cdef Py_ssize_t size = sizeof(real), i
-    for i in range(rows):
-        of_row = u + i * s.logits_row_apart
-        if s.by_classes:
-            copy_strided(<const char*> of_row, s.logits_class_apart * size, <char*> line, size, size, s.classes)
-            of_row = line
-        highest = maximum_of(of_row, s.classes, <real*> s.hess, &lowest)
-        write(batch.argmax + row + i, <long long> min_size(position_of(of_row, s.classes, highest), s.classes - 1))
+    cdef Py_ssize_t i = 0, j = 0, stop
+    memcpy(s.row[PIVOT_CLASS], s.pivot_class, rows * sizeof(real))
+    s.pivot_class = s.row[PIVOT_CLASS]
+    while i < rows:
+        vector_out_of_range(s, u + i, e + i, rows - i, <real*> s.row[PIVOT_CLASS] + i)
+        i += lanes(<real> 0)
+    while j < s.classes:
+        stop = min_size(j + CLASSES_TOGETHER, s.classes)
+        add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, batch.kind == FOCAL, s.largest_pivot)
+        j = stop
+
+
+cdef void largest_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
+    # Of a run packed class by class, and the first class of each.
+    cdef const real* u = <const real*> s.logits
+    cdef real* reference = <real*> s.row[REFERENCE]
+    cdef vec[real] highest, x, argmax, this_class, one = splat(<real> 1)
+    cdef real classes[16]
+    cdef Py_ssize_t i = 0, j
+    cdef mask[real] is_higher
+    while i < rows:
+        highest = splat(<real> -INFINITY)
+        argmax = this_class = splat(<real> 0)
+        for j in range(s.classes):
+            x = load_up_to(u + j * s.logits_class_apart + i, rows - i)
+            is_higher = less(highest, x)
+            argmax = select(is_higher, this_class, argmax)
+            highest = max(x, highest)
+            this_class = this_class + one
+        store(reference + i, highest)
+        if batch.argmax != NULL:
+            store(&classes[0], argmax)
+            for j in range(min_size(lanes(tag), rows - i)):
+                write(batch.argmax + row + i + j, <long long> classes[j])
+        i += lanes(tag)
 
 
 cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_t rows,
@@ -1019,7 +1048,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     if s.by_classes:
         find_pivots_by_classes(batch, s, first, rows, block, <const real*> e)
     else:
-        find_pivots_by_rows(batch, s, rows, block, e)
+        find_pivots_by_rows(batch, s, row + first, rows, block, e)
     if is_soft(batch):
         find_soft_sums(batch, s, first, rows, block, <real> 0)
     take_units_out(s, first, rows, block, <real> 0)
@@ -1126,17 +1155,28 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     s.all_active = True
     if s.by_classes:
         load_labels_of_run(batch, s, row, rows, tag)
-        exponentials_by_classes(batch, s, row, rows, e)
+        exponentials_by_classes(batch, s, row, rows, e, s.holes)
+        if not s.in_range and not s.holes:
+            exponentials_by_classes(batch, s, row, rows, e, True)
+            s.holes = s.in_range
+        if not s.in_range or (s.holes and not s.largest_pivot):
+            classes_out_of_range(batch, s, rows, e)
+        if s.largest_pivot:
+            largest_logits(batch, s, row, rows, tag)
     else:
-        begin_extremes(&extremes[0])
         ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
         to = <const char*> e
         if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag):
             to = row_address(&batch.grad, row)
-        exponentials_of_segment(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
-        s.in_range = are_in_range(&extremes[0])
-    if batch.argmax != NULL:
-        write_argmax(batch, s, row, rows, tag)
+        s.in_range = False
+        if not s.holes:
+            begin_extremes(&extremes[0])
+            exponentials_without_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
+            s.in_range = are_in_range(&extremes[0])
+        if not s.in_range:
+            begin_extremes(&extremes[0])
+            exponentials_with_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
+            s.holes = s.in_range = are_in_range(&extremes[0])
     while first < rows and status == OK:
         status = finish_block(batch, s, row, first, min_size(BLOCK_ROWS, rows - first), block, e, total)
         first += BLOCK_ROWS
@@ -1160,6 +1200,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     cdef char* memory
     memset(s, 0, sizeof(s[0]))
     s.classes = classes
+    s.holes = batch.mask.data != NULL
     s.by_classes = plan != BLOCK_BY_ROWS
     s.interleaves = plan == BLOCK_INTERLEAVED
     s.largest_pivot = (wants_hess or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
@@ -1171,7 +1212,9 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
         s.rows = INTERLEAVED_ROWS
     elif plan == BLOCK_BY_PLANES:
         s.rows = PLANE_ROWS
-        while s.rows > BLOCK_ROWS and (s.rows * classes * size > PLANE_BYTES or s.rows // 2 >= rows):
+        # One line of cache of each class at least.
+        while s.rows * storage_size(batch.logits.storage) > cache_line and (
+                s.rows * classes * size > PLANE_BYTES or s.rows // 2 >= rows):
             s.rows //= 2
     else:
         s.rows = BLOCK_ROWS
@@ -1202,7 +1245,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
     s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
-    if soft or wants_hess or batch.argmax != NULL:
+    if soft or wants_hess:
         s.hess = part(&memory, elements * size)
     if batch.softcap != 0.0:
         s.slope = part(&memory, elements * size)

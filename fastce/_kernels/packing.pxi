@@ -57,6 +57,7 @@ cdef struct Scratch:
     Py_ssize_t logits_row_apart
     Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
     const void* pivot_class  # of each row, packed class by class
+    bint holes          # whether some may be -inf
     bint in_range       # whether all its logits are in exp's safe range
     bint all_active
     bint zero_logits    # whether maximum and target_logit of the RowBlock are 0
@@ -78,6 +79,47 @@ cdef inline void copy_strided(const char* source, Py_ssize_t source_apart, char*
     else:
         for i in range(count):
             to[i * to_apart] = source[i * source_apart]
+
+
+cdef void to_rows(const real* source, Py_ssize_t apart, Py_ssize_t rows, Py_ssize_t classes, char* to,
+                  Py_ssize_t row_stride) noexcept nogil:
+    # Rows of at least a quad from what is packed class by class, by transposition in registers. The last quad of
+    # classes overlaps the one before it.
+    cdef Py_ssize_t group = 0, first, k, step = quad(<real> 0)
+    cdef vec[real] block[4]
+    while group < rows:
+        first = 0
+        while True:
+            for k in range(step):
+                if group + lanes(<real> 0) <= rows:
+                    block[k] = load(source + (first + k) * apart + group)
+                else:
+                    block[k] = load_first(source + (first + k) * apart + group, rows - group, <real> 0)
+            store_columns(to + group * row_stride + first * sizeof(real), row_stride, rows - 1 - group, &block[0])
+            if first + step >= classes:
+                break
+            first = min_size(first + step, classes - step)
+        group += lanes(<real> 0)
+
+
+cdef void from_rows(const char* source, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t classes, real* to,
+                    Py_ssize_t apart) noexcept nogil:
+    # The other way.
+    cdef Py_ssize_t group = 0, first, k, step = quad(<real> 0)
+    cdef vec[real] block[4]
+    while group < rows:
+        first = 0
+        while True:
+            load_columns(source + group * row_stride + first * sizeof(real), row_stride, rows - 1 - group, &block[0])
+            for k in range(step):
+                if group + lanes(<real> 0) <= rows:
+                    store(to + (first + k) * apart + group, block[k])
+                else:
+                    store_first(to + (first + k) * apart + group, rows - group, block[k])
+            if first + step >= classes:
+                break
+            first = min_size(first + step, classes - step)
+        group += lanes(<real> 0)
 
 
 cdef void gather(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t size,
@@ -118,26 +160,30 @@ cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, P
         elif matrix.class_stride == size:
             for i in range(rows):
                 widen(source + i * matrix.row_stride, matrix.storage, to + i * s.classes, s.classes)
+        elif matrix.row_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+            to_rows(<const real*> source, matrix.class_stride // size, rows, s.classes, <char*> to, s.classes * size)
         else:
             gather(s, matrix, row, rows, size, <char*> stage)
             widen(<const char*> stage, matrix.storage, to, rows * s.classes)
         return
     if matrix.row_stride == size and s.classes > 1:
         widen_classes(s, source, matrix.class_stride, matrix.storage, rows, to)
-    elif matrix.class_stride == size and s.classes <= most_interleaved:
-        if is_flat and size == sizeof(real):
+    elif is_flat and s.classes <= most_interleaved:
+        if size == sizeof(real):
             # In place but for the last rows, behind which there may be nothing to read.
             whole = rows - rows % lanes(<real> 0)
             rows_to_classes(<const real*> source, whole, s.classes, to, s.class_apart)
             memcpy(stage, source + whole * s.classes * size, (rows - whole) * s.classes * size)
             rows_to_classes(<const real*> stage, rows - whole, s.classes, to + whole, s.class_apart)
             return
-        if is_flat:
-            widen(source, matrix.storage, stage, rows * s.classes)
-        else:
-            for i in range(rows):
-                widen(source + i * matrix.row_stride, matrix.storage, stage + i * s.classes, s.classes)
+        widen(source, matrix.storage, stage, rows * s.classes)
         rows_to_classes(<const real*> stage, rows, s.classes, to, s.class_apart)
+    elif matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+        from_rows(source, matrix.row_stride, rows, s.classes, to, s.class_apart)
+    elif matrix.storage == native_storage(<real> 0):
+        for i in range(s.classes):
+            copy_strided(source + i * matrix.class_stride, matrix.row_stride, <char*> (to + i * s.class_apart), size,
+                         size, rows)
     else:
         gather(s, matrix, row, rows, size, <char*> stage)
         widen_classes(s, <const char*> stage, rows * size, matrix.storage, rows, to)
@@ -154,8 +200,14 @@ cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matr
         for i in range(s.classes):
             narrow(source + i * s.class_apart, to + i * matrix.class_stride, matrix.storage, rows)
         return
-    if s.by_classes and s.classes <= most_interleaved and matrix.class_stride == size:
+    if s.by_classes and s.classes <= most_interleaved and is_flat:
         classes_to_rows(source, s.class_apart, rows, s.classes, <real*> stage)
+        source = <const real*> stage
+    elif s.by_classes and matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+        to_rows(source, s.class_apart, rows, s.classes, to, matrix.row_stride)
+        return
+    elif s.by_classes and matrix.class_stride == size and s.classes >= quad(<real> 0):
+        to_rows(source, s.class_apart, rows, s.classes, stage, s.classes * sizeof(real))
         source = <const real*> stage
     elif s.by_classes:
         for i in range(s.classes):
@@ -165,6 +217,9 @@ cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matr
     if is_flat:
         narrow(source, to, matrix.storage, rows * s.classes)
         return
+    if matrix.row_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+        from_rows(<const char*> source, s.classes * size, rows, s.classes, <real*> to, matrix.class_stride // size)
+        return
     for i in range(rows):
         if matrix.class_stride == size:
             narrow(source + i * s.classes, to + i * matrix.row_stride, matrix.storage, s.classes)
@@ -173,17 +228,28 @@ cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matr
             copy_strided(stage, size, to + i * matrix.row_stride, matrix.class_stride, size, s.classes)
 
 
+cdef inline void copy_bytes(const char* source, Py_ssize_t apart, char* to, Py_ssize_t count) noexcept nogil:
+    if apart == 1:
+        memcpy(to, source, count)
+    elif apart == 0:
+        memset(to, source[0], count)
+    else:
+        copy_strided(source, apart, to, 1, 1, count)
+
+
 cdef void fill_mask(const Scratch* s, const Matrix* mask, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
     # One byte per element, in scratch's own packing.
     cdef const char* source = row_address(mask, row)
-    cdef Py_ssize_t i, j
+    cdef char* to = <char*> s.mask
+    cdef Py_ssize_t i
+    if not s.by_classes and mask.class_stride == 1 and mask.row_stride == s.classes:
+        memcpy(to, source, rows * s.classes)
+        return
     for i in range(s.classes if s.by_classes else rows):
         if s.by_classes:
-            copy_strided(source + i * mask.class_stride, mask.row_stride, <char*> s.mask + i * s.class_apart, 1, 1,
-                         rows)
+            copy_bytes(source + i * mask.class_stride, mask.row_stride, to + i * s.class_apart, rows)
         else:
-            copy_strided(source + i * mask.row_stride, mask.class_stride, <char*> s.mask + i * s.classes, 1, 1,
-                         s.classes)
+            copy_bytes(source + i * mask.row_stride, mask.class_stride, to + i * s.classes, s.classes)
 
 
 cdef Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
