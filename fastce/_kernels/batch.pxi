@@ -222,6 +222,7 @@ cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept 
 
 
 cdef inline void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
+    # 1 where none are given, and behind the last.
     cdef const char* at = scalars.data + first * scalars.stride
     cdef Py_ssize_t i
     if scalars.data == NULL:
@@ -233,6 +234,8 @@ cdef inline void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize
     else:
         for i in range(rows):
             to[i] = read(<const float*> (at + i * scalars.stride))
+    for i in range(rows, (rows + 15) // 16 * 16):
+        to[i] = 1.0
 
 
 ctypedef fused label:
@@ -372,6 +375,9 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
     # The numbers of a block of rows that do not depend on the logits.
     cdef bint any_ignored = False
     cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
+    cdef vec[double] zero = splat(0.0), scale = splat(batch.scale), weight
+    cdef mask[double] unused, any_unused = less(zero, zero)
+    cdef double labels[BLOCK_ROWS]
     cdef Py_ssize_t i
     cdef long long label
     if batch.labels.data != NULL and not take_labels(batch, first, rows, &block.label[0], &any_ignored):
@@ -390,20 +396,26 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
         return OK
     read_scalars(&batch.sample_weight, first, rows, &block.weight[0])
     read_scalars(&batch.grad_output, first, rows, &block.factor[0])
-    if batch.labels.data != NULL:
+    if any_ignored:
         for i in range(rows):
-            block.weight[i] = block.weight[i] if block.label[i] >= 0 else 0.0
+            labels[i] = <double> block.label[i]
+    i = 0
+    while i < rows:
+        weight = load(&block.weight[i])
+        if any_ignored:
+            weight = keep(at_most(zero, load(<const double*> &labels[i])), weight)
+            store(&block.weight[i], weight)
+        unused = equal(weight, zero)
+        any_unused = any_unused | unused
+        # Not weight * scale where nothing counts: the scale is infinite.
+        store(&block.factor[i], drop(unused, weight * scale * load(&block.factor[i])))
+        # Those of an earlier row may be infinite or NaN.
+        store(&block.soft_at_target[i], drop(unused, load(&block.soft_at_target[i])))
+        i += lanes(<double> 0)
+    block.all_active = not any(any_unused)
     for i in range(rows):
         block.active[i] = block.weight[i] != 0.0
-        # Not weight * scale where nothing counts: the scale is infinite.
-        block.factor[i] = block.weight[i] * batch.scale * block.factor[i] if block.active[i] else 0.0
-        block.label[i] = block.label[i] if block.active[i] else -1
-        block.all_active = block.all_active and block.active[i]
-    for i in range(0 if block.all_active else rows):
-        if not block.active[i]:
-            block.target_logit[i] = 0.0  # those of an earlier row may be infinite or NaN
-            block.target_exp[i] = 0.0
-            block.soft_at_target[i] = 0.0
+        block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
     # A short block leaves the places behind it as they were.
     block.untouched = block.all_active and unweighted and rows == BLOCK_ROWS
     return OK

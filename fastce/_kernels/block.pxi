@@ -655,6 +655,21 @@ cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted) noexcept
     s.zero_logits = not wanted
 
 
+cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_exp) noexcept nogil:
+    # Rows that do not count have loss 0 and a finite gradient, to be multiplied by 0.
+    cdef vec[double] zero = splat(0.0), one = splat(1.0)
+    cdef mask[double] unused
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        unused = equal(load(&block.weight[i]), zero)
+        store(&block.others[i], drop(unused, load(&block.others[i])))
+        store(&block.maximum[i], drop(unused, load(&block.maximum[i])))
+        store(&block.target_logit[i], drop(unused, load(&block.target_logit[i])))
+        store(&block.target_exp[i], select(unused, one, load(&block.target_exp[i])))
+        store(pivot_exp + i, select(unused, one, load(<const double*> pivot_exp + i)))
+        i += lanes(<double> 0)
+
+
 cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
                               real* e) noexcept nogil:
     # Puts right the exponentials of rows that are out of range; finds the pivot of each row, and the sum without it.
@@ -692,14 +707,13 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
             write(batch.argmax + row + i, s.pivot[i])
     take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
     sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
-    for i in range(0 if simple else rows):
-        if not block.active[i]:
-            block.others[i] = 0.0
-            s.pivot_exp[i] = block.target_exp[i] = 1.0
-        elif s.pivot[i] != block.label[i]:  # its derivative is that of any class
+    for i in range(rows if large or s.holes or not s.in_range or batch.labels.data == NULL else 0):
+        if s.pivot[i] != block.label[i]:  # its derivative is that of any class
             e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]
             if block.label[i] >= 0:
                 block.target_exp[i] = read(e + i * classes + block.label[i])
+    if not block.all_active:
+        forget_unused(block, rows, s.pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
         block.others[i] = 0.0
         s.pivot_exp[i] = 1.0
@@ -721,12 +735,10 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
         store(&block.others[i], load(<const double*> s.sum_without_pivot + first + i))
         store(&block.target_exp[i], load(<const double*> pivot_exp + i))
         i += lanes(<double> 0)
-    if not (s.in_range and s.all_active) or wants_logits or large or batch.kind == FOCAL:
+    if not s.in_range or wants_logits or large or batch.kind == FOCAL:
         for i in range(rows):
             s.pivot[first + i] = <long long> pivot[i]
             if not block.active[i]:
-                block.others[i] = 0.0
-                pivot_exp[i] = block.target_exp[i] = 1.0
                 continue
             if block.label[i] >= 0 and (large or s.pivot[first + i] != block.label[i]):
                 block.target_exp[i] = read(e + first + i + block.label[i] * s.exps_apart)
@@ -734,6 +746,8 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
                 block.maximum[i] = reference[i] if large else read(u + i + s.pivot[first + i] * s.logits_class_apart)
                 if block.label[i] >= 0:
                     block.target_logit[i] = read(u + i + block.label[i] * s.logits_class_apart)
+    if not block.all_active:
+        forget_unused(block, rows, pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
         block.others[i] = 0.0
         if first + i >= s.run_rows:
@@ -833,7 +847,7 @@ cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chai
     cdef Py_ssize_t i = 0
     while i < rows:
         whole = load(&block.softmax_coefficient[i]) * load(&block.row_scale[i]) * splat(chain)
-        factor = whole * load(units + i)
+        factor = whole * load(units + i) if real is double else whole
         size = abs(factor)
         extreme = extreme | (less(size, smallest) & less(zero, abs(whole))) | less(largest, size)
         store(factors + i, factor)
@@ -866,7 +880,8 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[LOG_TOTAL] + first)
         return
     narrow_rows(&block.grad_at_label[0], rows, chain, <real*> s.row[GRAD_AT_LABEL] + first)
-    if s.by_classes:
+    if s.by_classes and not (block.all_active and s.active_ones):
+        s.active_ones = False
         active = <real*> s.row[ACTIVE] + first
         for i in range(rows):
             active[i] = block.active[i]
@@ -1051,7 +1066,8 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         find_pivots_by_rows(batch, s, row + first, rows, block, e)
     if is_soft(batch):
         find_soft_sums(batch, s, first, rows, block, <real> 0)
-    take_units_out(s, first, rows, block, <real> 0)
+    if real is double or s.exact:
+        take_units_out(s, first, rows, block, <real> 0)
     finish_rows(batch, block, rows, s.pivot_exp + first, not only_sum, wants_grad)
     if wants_grad:
         set_coefficients(batch, s, first, rows, block, e)
@@ -1242,6 +1258,11 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     for i in range(ROW_NUMBERS):
         s.row[i] = part(&memory, numbers * size)
         memset(s.row[i], 0, numbers * size)
+    for i in range(BLOCK_ROWS):
+        s.unit[i] = 1.0
+    s.active_ones = True
+    for i in range(numbers):
+        (<real*> s.row[ACTIVE])[i] = 1
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
     s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))

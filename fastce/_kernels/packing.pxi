@@ -60,6 +60,7 @@ cdef struct Scratch:
     bint holes          # whether some may be -inf
     bint in_range       # whether all its logits are in exp's safe range
     bint all_active
+    bint active_ones    # whether all numbers of row[ACTIVE] are 1
     bint zero_logits    # whether maximum and target_logit of the RowBlock are 0
 
 
