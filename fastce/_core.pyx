@@ -118,10 +118,6 @@ cdef Matrix matrix_of(array) except *:
     return matrix
 
 
-cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return a if a > b else b
-
-
 cdef int set_labels(Labels* labels, cnp.ndarray array) except -1:
     labels.data = <char*> cnp.PyArray_DATA(array)
     labels.itemsize = <int> cnp.PyArray_ITEMSIZE(array)

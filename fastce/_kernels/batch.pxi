@@ -221,23 +221,6 @@ cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept 
     return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
 
 
-cdef inline void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
-    # 1 where none are given, and behind the last.
-    cdef const char* at = scalars.data + first * scalars.stride
-    cdef Py_ssize_t i
-    if scalars.data == NULL:
-        for i in range(rows):
-            to[i] = 1.0
-    elif scalars.storage == FLOAT64:
-        for i in range(rows):
-            to[i] = read(<const double*> (at + i * scalars.stride))
-    else:
-        for i in range(rows):
-            to[i] = read(<const float*> (at + i * scalars.stride))
-    for i in range(rows, (rows + 15) // 16 * 16):
-        to[i] = 1.0
-
-
 ctypedef fused label:
     (signed char)
     (unsigned char)
@@ -311,6 +294,27 @@ cdef inline bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, 
     return wrong >= 0
 
 
+cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
+    # 1 where none are given, and behind the last.
+    cdef const char* at = scalars.data + first * scalars.stride
+    cdef Py_ssize_t i
+    if scalars.data == NULL:
+        for i in range(rows):
+            to[i] = 1.0
+    elif scalars.storage == FLOAT64:
+        for i in range(rows):
+            to[i] = read(<const double*> (at + i * scalars.stride))
+    else:
+        for i in range(rows):
+            to[i] = read(<const float*> (at + i * scalars.stride))
+    for i in range(rows, (rows + 15) // 16 * 16):
+        to[i] = 1.0
+
+
 cdef struct WeightSum:
     double total
     bint any_counts  # whether a weight is not 0: the sum of others may be 0, too
@@ -327,33 +331,41 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
     cdef double weight[BLOCK_ROWS]
     cdef wide_sum[double] sum
     cdef double unweighted_rows = 0.0
-    cdef bint any_counts = False, any_ignored
+    cdef vec[double] zero = splat(0.0), w
+    cdef mask[double] counts = less(zero, zero)
+    cdef bint any_ignored
     cdef Py_ssize_t first = 0, count, i
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
-        if unweighted and take_labels(batch, first, count, &labels[0], &any_ignored):
+        if not take_labels(batch, first, count, &labels[0], &any_ignored):
+            for i in range(count):
+                if read_label(&batch.labels, first + i, batch.classes, &labels[i]) != OK:
+                    position[0] = first + i
+                    return BAD_LABEL
+            any_ignored = True
+        if unweighted:
             unweighted_rows += count
-            if any_ignored:
-                for i in range(count):
-                    unweighted_rows += labels[i] >> 63  # -1 for each
+            for i in range(count if any_ignored else 0):
+                unweighted_rows += labels[i] >> 63  # -1 for each
             first += count
             continue
-        memset(weight, 0, sizeof(weight))
-        for i in range(count):
-            if read_label(&batch.labels, first + i, batch.classes, &labels[0]) != OK:
-                position[0] = first + i
-                return BAD_LABEL
-            if labels[0] >= 0:
-                weight[i] = ((class_weight[labels[0]] if class_weight else 1.0)
-                             * read_scalar(&batch.sample_weight, first + i))
-                any_counts |= weight[i] != 0.0
+        read_scalars(&batch.sample_weight, first, count, &weight[0])
+        if class_weight != NULL:
+            for i in range(count):
+                weight[i] *= class_weight[max_size(labels[i], 0)]
+        for i in range(count if any_ignored else 0):
+            weight[i] = weight[i] if labels[i] >= 0 else 0.0
+        for i in range(count, (count + 15) // 16 * 16):
+            weight[i] = 0.0
         i = 0
         while i < count:
-            sum.add(load(<const double*> &weight[i]))
+            w = load(<const double*> &weight[i])
+            counts = counts | less(zero, abs(w))
+            sum.add(w)
             i += lanes(<double> 0)
         first += count
     weights.total = unweighted_rows + sum.total()
-    weights.any_counts = any_counts or unweighted_rows > 0.0
+    weights.any_counts = any(counts) or unweighted_rows > 0.0
     return OK
 
 

@@ -235,8 +235,8 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
             store(to + i, passed(load(x + i), t_i, &c[0], kind))
             i += width
         if i < stop:
-            if has_target(kind):  # scratch, which has room behind
-                t_i = load(t + i)
+            if has_target(kind):  # which may lie where nothing is behind
+                t_i = load_first(t + i, stop - i, <real> 0)
             if row_pass is Targets:
                 c[0] = splat(row[0][first])
                 if mask != NULL:
@@ -339,26 +339,40 @@ cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
     return lowest < smallest_moderate(highest) or highest > largest_moderate(highest)
 
 
-cdef inline real extremes_of_row(const real* u, Py_ssize_t count, real* lowest, Py_ssize_t* position) noexcept nogil:
-    # The largest logit, and where it first is; the smallest one but for -inf.
+cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number) noexcept nogil:
+    # Where the number first is; the last place if it is nowhere.
+    cdef int width = lanes(<real> 0)
+    cdef vec[real] wanted = splat(number), x
+    cdef Py_ssize_t i = 0, last = count - count % width
+    while i < last:
+        x = load(u + i)
+        if any(equal(x, wanted)):
+            return i + first_lane(equal(x, wanted))
+        i += width
+    if i == count:
+        return count - 1
+    return min_size(i + first_lane(equal(load_first(u + i, count - i, number), wanted)), count - 1)
+
+
+cdef inline real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
+    # The largest logit; and the smallest one but for -inf, if it is asked for.
     cdef int width = lanes(<real> 0)
     cdef vec[real] infinity = splat(<real> INFINITY), high = -infinity, low = infinity, x
     cdef Py_ssize_t i = 0, last = count - count % width
-    cdef real highest
-    while i < count:
-        x = load(u + i) if i < last else load_first(u + i, count - i, <real> -INFINITY)
+    while i < last:
+        x = load(u + i)
         high = max(x, high)
-        low = min(select(equal(x, -infinity), infinity, x), low)
+        if lowest != NULL:
+            low = min(select(equal(x, -infinity), infinity, x), low)
         i += width
-    highest = reduce_max(high)
-    lowest[0] = -reduce_max(-low)
-    high = splat(highest)
-    i = 0
-    while i < last and not any(equal(load(u + i), high)):
-        i += width
-    x = load(u + i) if i < last else load_first(u + i, count - i, <real> INFINITY)
-    position[0] = min_size(i + first_lane(equal(x, high)), count - 1)
-    return highest
+    if i < count:
+        x = load_first(u + i, count - i, <real> -INFINITY)
+        high = max(x, high)
+        if lowest != NULL:
+            low = min(select(equal(x, -infinity), infinity, x), low)
+    if lowest != NULL:
+        lowest[0] = -reduce_max(-low)
+    return reduce_max(high)
 
 
 cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
@@ -383,36 +397,39 @@ cdef inline vec[real] load_up_to(const real* source, Py_ssize_t count) noexcept 
     return load(source) if count >= lanes(<real> 0) else load_first(source, count, <real> 0)
 
 
-cdef void vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows,
-                              real* pivot) noexcept nogil:
-    # The same for a vector of rows, packed class by class, of which some may be in range. Sets the class of the
-    # pivot where they are not, or where the pivot's logit is -inf, to which nothing is relative.
+cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows, real* pivot,
+                              bint all_new) noexcept nogil:
+    # The same for a vector of rows, packed class by class, of which some may be in range: these have their
+    # exponentials already, or all get new ones. Sets the class of the pivot where rows are out of range, or where
+    # its logit is -inf, to which nothing is relative. Returns whether a row was out of range.
     cdef vec[real] infinity = splat(<real> INFINITY), zero = splat(<real> 0), low = infinity, high = -infinity
     cdef vec[real] least = splat(smallest_moderate(<real> 0)), most = splat(largest_moderate(<real> 0))
     cdef vec[real] raised = splat(<real> (1.0 / lowering(<real> 0))), this_class = zero, one = splat(<real> 1)
     cdef vec[real] top = zero, m, x, y, at_pivot = zero, old = load(<const real*> pivot)
     cdef mask[real] chosen, moves
-    cdef const real* from_ = u
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j, apart = s.logits_class_apart
     for j in range(s.classes):
-        x = load_up_to(from_, rows)
+        x = load_up_to(u + j * apart, rows)
         low = min(select(equal(x, -infinity), infinity, x), low)
-        high = max(x, high)
         at_pivot = select(equal(old, this_class), x, at_pivot)
+        top = select(less(high, x), this_class, top)
+        high = max(x, high)
         this_class = this_class + one
-        from_ += s.logits_class_apart
     chosen = less(low, least) | less(most, high)
     moves = chosen | equal(at_pivot, -infinity)
-    if not any(moves):
-        return
-    m = select(less(-infinity, high), high, zero)
-    for j in range(s.classes - 1, -1, -1):
-        from_ -= s.logits_class_apart
-        x = load_up_to(from_, rows)
-        top = select(equal(x, high), splat(<real> j), top)
-        y = select(equal(x, m), raised, raised_exp(x - m))
-        store(e + j * s.exps_apart, select(chosen, y, load(<const real*> e + j * s.exps_apart)))
     store(pivot, select(moves, top, old))
+    if not (any(chosen) or all_new):
+        return False
+    m = select(less(-infinity, high), high, zero)
+    for j in range(s.classes):
+        x = load_up_to(u + j * apart, rows)
+        y = select(equal(x, m), raised, raised_exp(x - m))
+        if all_new:
+            at_pivot = drop(equal(x, -infinity), moderate_exp(select(chosen, zero, drop(equal(x, -infinity), x))))
+        else:
+            at_pivot = load(<const real*> e + j * s.exps_apart)
+        store(e + j * s.exps_apart, select(chosen, y, at_pivot))
+    return any(chosen)
 
 
 # --------------------------------------------------------------------------- stage 2: sums of rows
@@ -674,8 +691,9 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
                               real* e) noexcept nogil:
     # Puts right the exponentials of rows that are out of range; finds the pivot of each row, and the sum without it.
     cdef const real* u = <const real*> s.logits
-    cdef Py_ssize_t classes = s.classes, largest = 0, i
+    cdef Py_ssize_t classes = s.classes, out = 0, i
     cdef real highest = 0, lowest = 0
+    cdef real extremes[32]
     cdef bint is_out, large = s.largest_pivot
     cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
     cdef bint simple = s.in_range and block.all_active and batch.labels.data != NULL and not large and not s.holes
@@ -690,12 +708,18 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
             if not block.active[i] or (s.in_range and not large
                                        and read(u + i * classes + s.pivot[i]) > -INFINITY):
                 continue
-            highest = extremes_of_row(u + i * classes, classes, &lowest, &largest)
+            highest = extremes_of_row(u + i * classes, classes, <real*> NULL if s.in_range else &lowest)
             is_out = not s.in_range and is_out_of_range(lowest, highest)
             if is_out:
                 row_out_of_range(u + i * classes, classes, highest, e + i * classes)
+            elif s.no_exponentials:
+                begin_extremes(&extremes[0])
+                exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
+                                        &extremes[0])
+            out += is_out
             if is_out or large or read(u + i * classes + s.pivot[i]) == -INFINITY:
-                s.pivot[i] = largest
+                s.pivot[i] = position_of(u + i * classes, classes, highest)
+    s.mostly_out = 2 * out > rows
     if wants_logits:
         for i in range(rows):
             if block.active[i]:
@@ -790,7 +814,7 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
                          real tag) noexcept nogil:
     # The mass of each row's soft targets, their sum of t (m - u), and the target's own, of a block.
     cdef real* reference = <real*> s.row[REFERENCE] + first
-    cdef const real* t = <const real*> s.t
+    cdef const real* t = <const real*> s.targets
     cdef real* product = <real*> s.hess
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t i
@@ -1014,12 +1038,13 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
 cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, real* e) noexcept nogil:
     # Puts right the rows of a run that are out of range, and the sums of all.
     cdef const real* u = <const real*> s.logits
-    cdef Py_ssize_t i = 0, j = 0, stop
+    cdef Py_ssize_t i = 0, j = 0, stop, out = 0
     memcpy(s.row[PIVOT_CLASS], s.pivot_class, rows * sizeof(real))
     s.pivot_class = s.row[PIVOT_CLASS]
     while i < rows:
-        vector_out_of_range(s, u + i, e + i, rows - i, <real*> s.row[PIVOT_CLASS] + i)
+        out += vector_out_of_range(s, u + i, e + i, rows - i, <real*> s.row[PIVOT_CLASS] + i, s.mostly_out)
         i += lanes(<real> 0)
+    s.mostly_out = 2 * out * lanes(<real> 0) > rows
     while j < s.classes:
         stop = min_size(j + CLASSES_TOGETHER, s.classes)
         add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, batch.kind == FOCAL, s.largest_pivot)
@@ -1122,7 +1147,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
     cdef real* hess = NULL
-    cdef const real* t = <const real*> s.t
+    cdef const real* t = <const real*> s.targets
     cdef Py_ssize_t grad_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real) if direct else s.exps_apart
     cdef Scaled scaled
     cdef Unified unified
@@ -1166,13 +1191,20 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     if s.in_gradient and (not s.by_classes or rows % lanes(tag) == 0):
         e = <real*> row_address(&batch.grad, row)
         s.exps_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real)
+    s.targets = s.t
     if is_soft(batch) and s.weight != NULL:
-        find_targets(batch, s, row, rows, tag)
+        if (batch.label_smoothing == 0.0 and batch.class_weight == NULL and batch.probabilities.data != NULL
+                and not s.by_classes and rows % lanes(tag) == 0 and lies_as_scratch(s, &batch.probabilities, tag)):
+            s.targets = row_address(&batch.probabilities, row)
+        else:
+            find_targets(batch, s, row, rows, tag)
     s.all_active = True
     if s.by_classes:
         load_labels_of_run(batch, s, row, rows, tag)
-        exponentials_by_classes(batch, s, row, rows, e, s.holes)
-        if not s.in_range and not s.holes:
+        s.in_range = False
+        if not s.mostly_out:
+            exponentials_by_classes(batch, s, row, rows, e, s.holes)
+        if not s.in_range and not s.holes and not s.mostly_out:
             exponentials_by_classes(batch, s, row, rows, e, True)
             s.holes = s.in_range
         if not s.in_range or (s.holes and not s.largest_pivot):
@@ -1185,11 +1217,14 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
         if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag):
             to = row_address(&batch.grad, row)
         s.in_range = False
-        if not s.holes:
+        s.no_exponentials = s.mostly_out  # if one row needs those of its own after the other
+        if s.mostly_out:
+            pass
+        elif not s.holes:
             begin_extremes(&extremes[0])
             exponentials_without_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
             s.in_range = are_in_range(&extremes[0])
-        if not s.in_range:
+        if not s.in_range and not s.mostly_out:
             begin_extremes(&extremes[0])
             exponentials_with_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
             s.holes = s.in_range = are_in_range(&extremes[0])
@@ -1208,6 +1243,16 @@ cdef inline void* part(char** memory, Py_ssize_t size) noexcept nogil:
     return at
 
 
+cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
+    # Whether a label has target mass of its own beside what smoothing gives to all classes.
+    cdef Py_ssize_t j
+    if batch.class_weight != NULL:
+        for j in range(batch.classes):
+            if batch.class_weight[j] == 0.0:
+                return False
+    return batch.label_smoothing < 1.0
+
+
 cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
     cdef Py_ssize_t size = sizeof(real), classes = batch.classes, width = lanes(tag), elements, numbers, i, j
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
@@ -1222,7 +1267,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     s.largest_pivot = (wants_hess or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
                        or batch.log_sum_exp != NULL
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
-                       or (soft and (batch.class_weight != NULL or batch.label_smoothing == 1.0)))
+                       or (soft and not has_hard_mass(batch)))
     s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
     if plan == BLOCK_INTERLEAVED:
         s.rows = INTERLEAVED_ROWS

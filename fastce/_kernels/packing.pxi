@@ -56,7 +56,10 @@ cdef struct Scratch:
     Py_ssize_t logits_class_apart
     Py_ssize_t logits_row_apart
     Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
+    const void* targets # soft target mass: t, or where probabilities lie
     const void* pivot_class  # of each row, packed class by class
+    bint mostly_out     # whether most rows of the last run were out of range
+    bint no_exponentials  # of this run, before its rows are looked at
     bint holes          # whether some may be -inf
     bint in_range       # whether all its logits are in exp's safe range
     bint all_active
@@ -158,7 +161,7 @@ cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, P
     if not s.by_classes:
         if is_flat:
             widen(source, matrix.storage, to, rows * s.classes)
-        elif matrix.class_stride == size:
+        elif matrix.class_stride == size and (size == sizeof(real) or s.classes > SPREAD_CLASSES):
             for i in range(rows):
                 widen(source + i * matrix.row_stride, matrix.storage, to + i * s.classes, s.classes)
         elif matrix.row_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
