@@ -82,6 +82,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     enum: cache_line
     void fetch(const void*)
     void fetch_to_write(const void*)
+    void stream_copy[T](T*, const T*, Py_ssize_t)
+    void end_streams()
 
     vec[T] exp[T](vec[T])
     vec[T] normal_exp[T](vec[T])

@@ -27,6 +27,41 @@ FASTCE_INLINE void fetch_to_write(const void *at) {
 #endif
 }
 
+// Copies to memory that nobody reads soon, past the caches: lines that are written whole are not read first.
+// The ends of a line that others write, too, go the usual way.
+template <class T> FASTCE_INLINE void stream_copy(T *to, const T *from, std::ptrdiff_t count) {
+    std::ptrdiff_t i = 0;
+#if defined(__SSE2__) && defined(__GNUC__) && FASTCE_VECTOR_BYTES && \
+    !(FASTCE_VECTOR_BYTES == 64 && !defined(__AVX512F__))
+    const std::ptrdiff_t past_line = reinterpret_cast<std::uintptr_t>(to) % cache_line;
+    if (past_line % sizeof(T) == 0) {
+        i = past_line ? (cache_line - past_line) / std::ptrdiff_t(sizeof(T)) : 0;
+        i = i < count ? i : count;
+        std::memcpy(to, from, std::size_t(i) * sizeof(T));
+        const std::ptrdiff_t line = cache_line / sizeof(T);
+        for (; i + line <= count; i += line)
+            for (std::ptrdiff_t k = 0; k < line; k += vec<T>::lanes) {
+                const auto x = bit_cast<typename native_of<float>::type>(load(from + i + k).v);
+                float *at = reinterpret_cast<float *>(to + i + k);
+#if FASTCE_VECTOR_BYTES == 64
+                _mm512_stream_ps(at, x);
+#elif FASTCE_VECTOR_BYTES == 32
+                _mm256_stream_ps(at, x);
+#else
+                _mm_stream_ps(at, x);
+#endif
+            }
+    }
+#endif
+    std::memcpy(to + i, from + i, std::size_t(count - i) * sizeof(T));
+}
+// Other threads see what was streamed from here on.
+FASTCE_INLINE void end_streams() {
+#if defined(__SSE2__) && defined(__GNUC__)
+    _mm_sfence();
+#endif
+}
+
 // ------------------------------------------------------------------------ floating-point environment
 
 // Kernels run with nearest rounding, subnormal numbers and no traps, whatever the caller has set, and
