@@ -44,7 +44,7 @@ cdef class SigmoidKernel:
         cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
         cdef Elements* e = &run.elements
         cdef WeightSurvey weights, factors
-        cdef double denominator = 1.0, scale = 1.0, total, bits
+        cdef double denominator = 1.0, scale = 1.0, total = 0.0, bits
         if not run.begin(self, logits) or not (checked or in_order(&e.logits)):
             return None
         if element_weights is None:
@@ -99,7 +99,7 @@ cdef class SigmoidKernel:
                 or (loss is None) == (self.reduction == NONE)):
             return None
 
-        e.streams = run.count * (e.grad.itemsize if results > 1 else 0) >= STREAM_BYTES
+        e.streams = not self.focal and run.count * (e.grad.itemsize if results > 1 else 0) >= STREAM_BYTES
         # An output of the caller's is written only when all targets are known to be in order.
         if run.given and not fresh and run.has_bad_target():
             return None

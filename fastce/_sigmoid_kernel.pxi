@@ -180,7 +180,8 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] larger = one - smaller
     cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
-    cdef vec[real] x, r, p, b, p_b, weight, value = zero, soft_grad, soft_hess
+    cdef vec[real] x, r, p, b, p_b, weight, soft_grad, soft_hess
+    cdef vec[real] value = zero if options is General else sum
     cdef mask[real] soft
     grad[0] = hess[0] = zero
     if options is Ordinary or any(at_most(y, zero) | at_most(one, y)):
@@ -196,20 +197,17 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
             b = drop(equal(weight, zero), b)
         grad[0] = flip_sign(weight * (r + g * p_b), sign)
         hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
+        value = rounded(weight * b) if options is General else fma(weight, b, sum)
         if options is Ordinary:
-            return fma(weight, b, sum)
-        value = rounded(weight * b)
+            return value
     soft = less(zero, y) & less(y, one)
     if any(soft):
         b = soft_focal(z, y, opposite, larger, smaller, log_term, loss, alpha, one_less_alpha, &soft_grad,
                        &soft_hess)
-        value = select(soft, b, value)
+        value = select(soft, b if options is General else sum + b, value)
         grad[0] = select(soft, soft_grad, grad[0])
         hess[0] = select(soft, soft_hess, hess[0])
-    if options is General:
-        return value
-    else:
-        return sum + value
+    return value
 
 
 cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
