@@ -284,7 +284,7 @@ cdef void write_numbers(const Numbers* numbers, Py_ssize_t first, Py_ssize_t cou
         narrow_numbers(buffer, &items[0], numbers.storage, count)
         move_numbers(numbers, numbers.axes, first, count, &items[0], True)
     elif streams and is_of(numbers, <real> 0):
-        stream_copy(<real*> at, buffer, count)
+        stream(<real*> at, buffer, 0, count, False)
     else:
         narrow_numbers(buffer, at, numbers.storage, count)
 

@@ -82,7 +82,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     enum: cache_line
     void fetch(const void*)
     void fetch_to_write(const void*)
-    void stream_copy[T](T*, const T*, Py_ssize_t)
+    Py_ssize_t stream[T](T*, const T*, Py_ssize_t, Py_ssize_t, bint)
     void end_streams()
 
     vec[T] exp[T](vec[T])

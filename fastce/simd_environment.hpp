@@ -27,22 +27,26 @@ FASTCE_INLINE void fetch_to_write(const void *at) {
 #endif
 }
 
-// Copies to memory that nobody reads soon, past the caches: lines that are written whole are not read first.
-// The ends of a line that others write, too, go the usual way.
-template <class T> FASTCE_INLINE void stream_copy(T *to, const T *from, std::ptrdiff_t count) {
-    std::ptrdiff_t i = 0;
+// Copies numbers `first` to `stop`, past the caches where they fill whole lines: those are not read before they
+// are written. Returns up to where: to `stop`, or with `whole_lines` to the end of the last line.
+template <class T>
+FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, std::ptrdiff_t stop,
+                                    bool whole_lines) {
+    const std::ptrdiff_t line = cache_line / std::ptrdiff_t(sizeof(T));
 #if defined(__SSE2__) && defined(__GNUC__) && FASTCE_VECTOR_BYTES && \
     !(FASTCE_VECTOR_BYTES == 64 && !defined(__AVX512F__))
-    const std::ptrdiff_t past_line = reinterpret_cast<std::uintptr_t>(to) % cache_line;
+    const std::ptrdiff_t past_line = reinterpret_cast<std::uintptr_t>(to + first) % cache_line;
     if (past_line % sizeof(T) == 0) {
-        i = past_line ? (cache_line - past_line) / std::ptrdiff_t(sizeof(T)) : 0;
-        i = i < count ? i : count;
-        std::memcpy(to, from, std::size_t(i) * sizeof(T));
-        const std::ptrdiff_t line = cache_line / sizeof(T);
-        for (; i + line <= count; i += line)
-            for (std::ptrdiff_t k = 0; k < line; k += vec<T>::lanes) {
-                const auto x = bit_cast<typename native_of<float>::type>(load(from + i + k).v);
-                float *at = reinterpret_cast<float *>(to + i + k);
+        if (past_line) {
+            const std::ptrdiff_t left = line - past_line / std::ptrdiff_t(sizeof(T));
+            const std::ptrdiff_t count = left < stop - first ? left : stop - first;
+            std::memcpy(to + first, from + first, std::size_t(count) * sizeof(T));
+            first += count;
+        }
+        for (; first + line <= stop; first += line)
+            for (std::ptrdiff_t k = first; k < first + line; k += vec<T>::lanes) {
+                const auto x = bit_cast<typename native_of<float>::type>(load(from + k).v);
+                float *at = reinterpret_cast<float *>(to + k);
 #if FASTCE_VECTOR_BYTES == 64
                 _mm512_stream_ps(at, x);
 #elif FASTCE_VECTOR_BYTES == 32
@@ -51,9 +55,12 @@ template <class T> FASTCE_INLINE void stream_copy(T *to, const T *from, std::ptr
                 _mm_stream_ps(at, x);
 #endif
             }
+        if (whole_lines)
+            return first;
     }
 #endif
-    std::memcpy(to + i, from + i, std::size_t(count - i) * sizeof(T));
+    std::memcpy(to + first, from + first, std::size_t(stop - first) * sizeof(T));
+    return stop;
 }
 // Other threads see what was streamed from here on.
 FASTCE_INLINE void end_streams() {
