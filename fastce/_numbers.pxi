@@ -25,8 +25,6 @@ ctypedef fused integer:
     (unsigned short)
     int
     (unsigned int)
-    (long long)
-    (unsigned long long)
 
 
 ctypedef fused item:
@@ -99,6 +97,16 @@ cdef void widen_integers(const integer* source, real* to, Py_ssize_t count) noex
         to[i] = <real> read(source + i)
 
 
+cdef void widen_long_integers(const unsigned long long* source, bint is_signed, real* to,
+                              Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i + lanes(<real> 0) <= count:
+        store(to + i, load_integers(source + i, is_signed, <real> 0))
+        i += lanes(<real> 0)
+    for i in range(i, count):
+        to[i] = <real> read(<const long long*> source + i) if is_signed else <real> read(source + i)
+
+
 cdef void convert_floats(const real* source, other_real* to, Py_ssize_t count) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(count):
@@ -134,9 +142,9 @@ cdef void widen_numbers(const char* source, int storage, real* to, Py_ssize_t co
     elif storage == UINT32:
         widen_integers(<const unsigned int*> source, to, count)
     elif storage == INT64:
-        widen_integers(<const long long*> source, to, count)
+        widen_long_integers(<const unsigned long long*> source, True, to, count)
     else:
-        widen_integers(<const unsigned long long*> source, to, count)
+        widen_long_integers(<const unsigned long long*> source, False, to, count)
 
 
 cdef void narrow_numbers(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:

@@ -191,34 +191,33 @@ cdef class SigmoidRun:
                 return None
         return given
 
-    cdef WeightSurvey survey(self, const Numbers* weight, const Numbers* used):
+    cdef WeightSurvey survey(self, const Numbers* weight, const Numbers* mask):
         cdef WeightSurvey survey
-        cdef Numbers once
-        cdef Py_ssize_t count = self.count, repeats = 1
+        cdef Numbers once = weight[0]
+        cdef Py_ssize_t repeats = 1
         cdef int i
-        survey.total = count
+        survey.total = self.count
         survey.largest = 1.0
-        survey.any_counts = count > 0
         survey.all_finite = True
-        if used.data != NULL and weight.data == NULL:
-            weight, used = used, weight
-        if weight.data == NULL or count == 0:
+        if self.count == 0 or weight.data == NULL:
+            if self.count > 0 and mask.data != NULL:
+                with nogil:
+                    survey.total = count_used(mask, self.count)
+            survey.any_counts = survey.total > 0.0
             return survey
-        once = weight[0]
-        if used.data == NULL:  # what is repeated is looked at once
+        if mask.data == NULL:  # what is repeated is looked at once
             once.axis = self.axes + NUMBERS * max_size(self.ndim, 1)
-            once.axes = 0
+            once.axis[0].size = once.axes = 1
+            once.axis[0].stride = 0
             for i in range(weight.axes):
                 if weight.axis[i].stride == 0:
                     repeats *= weight.axis[i].size
                 else:
-                    once.axis[once.axes] = weight.axis[i]
+                    once.axis[once.axes - 1] = weight.axis[i]
                     once.axes += 1
-            if once.axes == 0:
-                once.axis[0].size = once.axes = 1
-                once.axis[0].stride = 0
+            once.axes = <int> max_size(once.axes - 1, 1)
         with nogil:
-            survey_weights(&once, used, count // repeats, &survey)
+            survey_weights(&once, mask, self.count // repeats, &survey)
         survey.total *= repeats
         return survey
 

@@ -277,21 +277,28 @@ cdef void weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t 
     # The weight is 0 where masked and past the end, the factor of the derivatives is weight * scale *
     # grad_output, and 0 where the weight is.
     cdef vec[real] zero = splat(<real> 0), scale = splat(<real> arrays.scale), weight_i
-    cdef const real* given = <const real*> option_chunk(&arrays.sample_weight, first, begin, count, weight)
-    cdef const real* factors
-    cdef Py_ssize_t i
-    if arrays.mask.data != NULL:
+    cdef bint masked = arrays.mask.data != NULL and arrays.sample_weight.data != NULL
+    cdef const real* given = <const real*> option_chunk(
+        &arrays.sample_weight if arrays.mask.data == NULL or masked else &arrays.mask, first, begin, count,
+        weight)
+    cdef const real* factors = NULL
+    cdef Py_ssize_t i = begin
+    if masked:
         factors = <const real*> option_chunk(&arrays.mask, first, begin, count, factor)
-        i = begin
         while i < count:
             store(weight + i, drop(equal(load(factors + i), zero), load(given + i)))
             i += lanes(<real> 0)
         given = weight
-    factors = <const real*> option_chunk(&arrays.grad_output, first, begin, count, factor)
+        factors = NULL
+    if arrays.grad_output.data != NULL:
+        factors = <const real*> option_chunk(&arrays.grad_output, first, begin, count, factor)
     i = begin
     while i < count:
         weight_i = load(given + i)
-        store(factor + i, drop(equal(weight_i, zero), load(factors + i) * (weight_i * scale)))
+        if factors != NULL:
+            store(factor + i, drop(equal(weight_i, zero), load(factors + i) * (weight_i * scale)))
+        else:
+            store(factor + i, drop(equal(weight_i, zero), weight_i * scale))
         i += lanes(<real> 0)
     chunk.weight = <void*> given
     chunk.factor = factor
@@ -582,15 +589,33 @@ cdef struct WeightSurvey:
     bint all_finite
 
 
-cdef void survey_weights(const Numbers* weight, const Numbers* used, Py_ssize_t count,
+cdef double count_used(const Numbers* mask, Py_ssize_t count) noexcept nogil:
+    cdef double memory[BUFFER]
+    cdef const float* used
+    cdef vec[float] sum
+    cdef double total = 0.0
+    cdef Py_ssize_t first = 0, part, i
+    while first < count:
+        part = min_size(ELEMENTS, count - first)
+        used = read_numbers(mask, first, part, place(memory, 0, <float> 0))
+        sum = splat(<float> 0)
+        i = 0
+        while i < part:
+            sum = sum + load(used + i)
+            i += lanes(<float> 0)
+        total += reduce_add(sum)
+        first += part
+    return total
+
+
+cdef void survey_weights(const Numbers* weight, const Numbers* mask, Py_ssize_t count,
                          WeightSurvey* survey) noexcept nogil:
-    # Sums, with the rounding errors beside them, the weights that are used; looks at all of them.
+    # Sums the weights that are used, by pairs with the rounding errors beside them; looks at all of them.
     cdef double memory[2 * BUFFER]
-    cdef wide_sum[double] even, odd
-    cdef bits_watch[double] seen
-    cdef vec[double] x, y, zero = splat(0.0), largest = zero, largest_used = zero
+    cdef wide_sum[double] sum
+    cdef vec[double] x, y, zero = splat(0.0), largest = zero, largest_used = zero, even = zero, odd = zero
     cdef const double* w
-    cdef const double* m = NULL
+    cdef const double* used = NULL
     cdef Py_ssize_t first = 0, part, i
     cdef int width = lanes(0.0)
     cdef DefaultEnvironment environment
@@ -598,24 +623,23 @@ cdef void survey_weights(const Numbers* weight, const Numbers* used, Py_ssize_t 
     while first < count:
         part = min_size(chunk_elements(0.0), count - first)
         w = read_numbers(weight, first, part, place(memory, 0, 0.0))
-        if used.data != NULL:
-            m = read_numbers(used, first, part, place(memory, 1, 0.0))
+        if mask.data != NULL:
+            used = read_numbers(mask, first, part, place(memory, 1, 0.0))
         i = 0
         while i < part:
             x = load(w + i)
             y = load(w + i + width)
-            seen.see(abs(x))
-            seen.see(abs(y))
-            largest = max(largest, max(abs(x), abs(y)))
-            if m != NULL:
-                x = drop(equal(load(m + i), zero), x)
-                y = drop(equal(load(m + i + width), zero), y)
-            largest_used = max(largest_used, max(abs(x), abs(y)))
-            even.add(x)
-            odd.add(y)
+            even = fma(x, zero, even)  # NaN from the first number on that is not finite
+            odd = fma(y, zero, odd)
+            largest = max(max(abs(x), abs(y)), largest)
+            if used != NULL:
+                x = drop(equal(load(used + i), zero), x)
+                y = drop(equal(load(used + i + width), zero), y)
+                largest_used = max(max(abs(x), abs(y)), largest_used)
+            sum.add(x + y)
             i += 2 * width
         first += part
-    survey.total = even.total() + odd.total()
+    survey.total = sum.total()
     survey.largest = reduce_max(largest)
-    survey.any_counts = reduce_max(largest_used) > 0.0
-    survey.all_finite = not seen.exceeds(<double> DBL_MAX)
+    survey.any_counts = reduce_max(largest if mask.data == NULL else largest_used) > 0.0
+    survey.all_finite = reduce_add(even + odd) == 0.0

@@ -72,6 +72,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void store_wide[T](double*, wide_vec[T])
     void store_widened[T](double*, vec[T])
     vec[T] load_narrowed[T](const double*, T)
+    vec[T] load_integers[T](const unsigned long long*, bint, T)
     T reduce_max[T](vec[T])
     double reduce_add[T](vec[T])
     int quad[T](T)
