@@ -45,7 +45,7 @@ cdef class SigmoidKernel:
         cdef Elements* e = &run.elements
         cdef WeightSurvey weights, factors
         cdef double denominator = 1.0, scale = 1.0, total = 0.0, bits
-        if not run.begin(self, logits) or not (checked or in_order(&e.logits)):
+        if not run.begin(self, logits) or not (checked or in_order(&e.logits)) or target is None:
             return None
         if element_weights is None:
             element_weights = self.element_weights
@@ -285,12 +285,12 @@ cdef bint in_order(const Numbers* numbers) noexcept nogil:
 
 cdef Py_ssize_t reach(const Numbers* numbers, bint forwards) noexcept nogil:
     # How many bytes an array reaches from its first element, the item itself included.
-    cdef Py_ssize_t bytes_ = numbers.itemsize if forwards else 0
+    cdef Py_ssize_t span = numbers.itemsize if forwards else 0
     cdef int i
     for i in range(numbers.axes):
         if (numbers.axis[i].stride > 0) == forwards:
-            bytes_ += numbers.axis[i].stride * (numbers.axis[i].size - 1)
-    return bytes_
+            span += numbers.axis[i].stride * (numbers.axis[i].size - 1)
+    return span
 
 
 cdef bint are_apart(const Numbers* a, const Numbers* b) noexcept nogil:
