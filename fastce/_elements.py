@@ -1,4 +1,4 @@
-"""A call of a sigmoid loss that the kernels do not take as it is: check, lay out, and call again."""
+"""A call of a sigmoid loss that the kernels do not take as it is: check, lay out, call again."""
 
 from typing import Any
 

@@ -192,32 +192,36 @@ cdef class SigmoidRun:
         return given
 
     cdef WeightSurvey survey(self, const Numbers* weight, const Numbers* mask):
+        # Of the elements; one that is repeated is looked at once where that says all.
         cdef WeightSurvey survey
-        cdef Numbers once = weight[0]
+        cdef const Numbers* numbers = mask if weight.data == NULL else weight
+        cdef Numbers once = numbers[0]
         cdef Py_ssize_t repeats = 1
         cdef int i
         survey.total = self.count
         survey.largest = 1.0
         survey.all_finite = True
-        if self.count == 0 or weight.data == NULL:
-            if self.count > 0 and mask.data != NULL:
-                with nogil:
-                    survey.total = count_used(mask, self.count)
-            survey.any_counts = survey.total > 0.0
+        survey.any_counts = self.count > 0
+        if self.count == 0 or numbers.data == NULL:
             return survey
-        if mask.data == NULL:  # what is repeated is looked at once
+        if weight.data == NULL or mask.data == NULL:
             once.axis = self.axes + NUMBERS * max_size(self.ndim, 1)
-            once.axis[0].size = once.axes = 1
-            once.axis[0].stride = 0
-            for i in range(weight.axes):
-                if weight.axis[i].stride == 0:
-                    repeats *= weight.axis[i].size
+            once.axes = 0
+            for i in range(numbers.axes):
+                if numbers.axis[i].stride == 0:
+                    repeats *= numbers.axis[i].size
                 else:
-                    once.axis[once.axes - 1] = weight.axis[i]
+                    once.axis[once.axes] = numbers.axis[i]
                     once.axes += 1
-            once.axes = <int> max_size(once.axes - 1, 1)
+            if once.axes == 0:
+                once.axis[0].size = once.axes = 1
+                once.axis[0].stride = 0
         with nogil:
-            survey_weights(&once, mask, self.count // repeats, &survey)
+            if weight.data == NULL:
+                survey.total = count_used(&once, self.count // repeats)
+                survey.any_counts = survey.total > 0.0
+            else:
+                survey_weights(&once, mask, self.count // repeats, &survey)
         survey.total *= repeats
         return survey
 

@@ -165,8 +165,9 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
 
 
 cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term,
-                                    const real* power, vec[real] y, vec[real] opposite, const SigmoidFocal* loss, vec[real] alpha,
-                                    vec[real] one_less_alpha, vec[real] sum, vec[real]* grad,
+                                    const real* power, vec[real] y, vec[real] opposite,
+                                    const SigmoidFocal* loss, vec[real] alpha, vec[real] one_less_alpha,
+                                    vec[real] sum, vec[real]* grad,
                                     vec[real]* hess, options kind) noexcept nogil:
     # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
     # b = softplus(x) is -log p_t, and by x
@@ -316,8 +317,8 @@ cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t 
         weights_of_chunk(arrays, first, begin, count, chunk, weight, factor)
 
 
-cdef inline void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss,
-                                       options kind, real tag) noexcept nogil:
+cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss, options kind,
+                                real tag) noexcept nogil:
     # e = exp(-|z|), and whether this chunk is Ordinary. Fetches the lines that the next chunk reads and, for
     # BCE, this one writes: 0.77 ns an element, 0.81 without.
     cdef int width = lanes(tag)
@@ -349,10 +350,11 @@ cdef inline void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sig
     chunk.suspect |= targets.exceeds(<real> 1)
 
 
-cdef inline void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count,
-                                   const SigmoidFocal* loss, real tag) noexcept nogil:
-    # A division and a logarithm of each e, which then gives place to r^gamma, if that is not r * r. Fetches the lines that the next loop will write: focal loss takes
-    # 1.09 ns an element from memory so, 1.13 where they are fetched a loop earlier, and 1.18 without.
+cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count, const SigmoidFocal* loss,
+                            real tag) noexcept nogil:
+    # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Fetches
+    # the lines that the next loop will write: focal loss takes 1.09 ns an element from memory so, 1.13 where
+    # they are fetched a loop earlier, and 1.18 without.
     cdef const real* e = <const real*> chunk.e
     cdef Py_ssize_t i = begin
     cdef vec[real] e_i, x, smaller
