@@ -226,26 +226,28 @@ cdef class SigmoidRun:
         return survey
 
     cdef bint has_bad_target(self) except -1:
-        if self.elements.target.storage == BOOL or self.count == 0:
+        if self.elements.target.storage == BOOL:
             return False
         if self.count > SINGLE_TASK:
             return self.kernel.sum_over_elements(self.bad_targets, self.count) > 0.0
-        return self.bad_targets(0, self.count) > 0.0
+        return self.first_bad(0, self.count) >= 0
 
-    def bad_targets(self, Py_ssize_t start, Py_ssize_t stop):
-        """Return 1.0 if a target of the elements [start, stop) that counts is not in [0, 1], else 0.0."""
+    cdef Py_ssize_t first_bad(self, Py_ssize_t start, Py_ssize_t stop):
         cdef Py_ssize_t position
         with nogil:
             position = first_bad(&self.elements, start, stop, self.elements.logits.storage == FLOAT64, 1.0)
-        return <double> (position >= 0)
+        return position
+
+    def bad_targets(self, Py_ssize_t start, Py_ssize_t stop):
+        """Return 1.0 if a target of the elements [start, stop) that counts is not in [0, 1], else 0.0."""
+        return 1.0 if self.first_bad(start, stop) >= 0 else 0.0
 
     cdef double total(self) except? -1.0:
         if self.count > SINGLE_TASK:
             return self.kernel.sum_over_elements(self, self.count)
-        return self(0, self.count)
+        return self.sum_of(0, self.count)
 
-    def __call__(self, Py_ssize_t start, Py_ssize_t stop):
-        """Do the elements [start, stop); return the sum of their losses."""
+    cdef double sum_of(self, Py_ssize_t start, Py_ssize_t stop):
         cdef bint suspect
         cdef double total = 0.0
         with nogil:
@@ -258,6 +260,10 @@ cdef class SigmoidRun:
         if suspect:
             self.suspect = True
         return total
+
+    def __call__(self, Py_ssize_t start, Py_ssize_t stop):
+        """Do the elements [start, stop); return the sum of their losses."""
+        return self.sum_of(start, stop)
 
 
 cdef inline bint is_number(object value, double* number):

@@ -45,7 +45,8 @@ ctypedef fused derivatives:
 
 # What a loop over a chunk does not have to look after: a type each, too. All give the same bits.
 cdef struct Ordinary:
-    # Logits whose exponentials are normal numbers, targets of 0 and 1 where the loss cares, no options.
+    # Logits whose exponentials are normal numbers, in float64 their squares, too; targets of 0 and 1 where the
+    # loss cares; no options.
     char unused
 
 
@@ -250,7 +251,7 @@ cdef struct Chunk:
     void* positive_weight
     void* negative_weight
     void* weight
-    void* factor    # of the derivatives
+    void* factor    # of the derivatives: grad_output
     void* grad
     void* hess
     void* streamed  # where the gradient goes past the caches a stride after it is made, or NULL
@@ -271,50 +272,48 @@ cdef inline void* option_chunk(const Numbers* option, Py_ssize_t first, Py_ssize
     return buffer
 
 
-cdef void weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
-                           Chunk* chunk, real* weight, real* factor) noexcept nogil:
-    # The weight is 0 where masked and past the end, the factor of the derivatives is weight * scale *
-    # grad_output, and 0 where the weight is.
-    cdef vec[real] zero = splat(<real> 0), scale = splat(<real> arrays.scale), weight_i
-    cdef bint masked = arrays.mask.data != NULL and arrays.sample_weight.data != NULL
-    cdef const real* given = <const real*> option_chunk(
-        &arrays.sample_weight if arrays.mask.data == NULL or masked else &arrays.mask, first, begin, count,
-        weight)
-    cdef const real* factors = NULL
+cdef const real* weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
+                                  real* weight, real* used) noexcept nogil:
+    # 0 where masked and past the end.
+    cdef const real* given
     cdef Py_ssize_t i = begin
-    if masked:
-        factors = <const real*> option_chunk(&arrays.mask, first, begin, count, factor)
-        while i < count:
-            store(weight + i, drop(equal(load(factors + i), zero), load(given + i)))
-            i += lanes(<real> 0)
-        given = weight
-        factors = NULL
-    if arrays.grad_output.data != NULL:
-        factors = <const real*> option_chunk(&arrays.grad_output, first, begin, count, factor)
-    i = begin
+    if arrays.sample_weight.data == NULL and arrays.mask.data != NULL:
+        return <const real*> option_chunk(&arrays.mask, first, begin, count, weight)
+    given = <const real*> option_chunk(&arrays.sample_weight, first, begin, count, weight)
+    if arrays.mask.data == NULL:
+        return given
+    option_chunk(&arrays.mask, first, begin, count, used)
     while i < count:
-        weight_i = load(given + i)
-        if factors != NULL:
-            store(factor + i, drop(equal(weight_i, zero), load(factors + i) * (weight_i * scale)))
-        else:
-            store(factor + i, drop(equal(weight_i, zero), weight_i * scale))
+        store(weight + i, drop(equal(load(<const real*> used + i), splat(<real> 0)), load(given + i)))
         i += lanes(<real> 0)
-    chunk.weight = <void*> given
-    chunk.factor = factor
+    return weight
 
 
 cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
-                           Chunk* chunk, real* positive, real* negative, real* weight,
-                           real* factor) noexcept nogil:
+                           Chunk* chunk, double* memory, real tag) noexcept nogil:
     # What does not change from chunk to chunk is there from the first one on.
-    cdef bint anew = chunk.weight == NULL or count < chunk_elements(<real> 0)
+    cdef bint anew = chunk.weight == NULL or count < chunk_elements(tag)
+    cdef real* factor = place(memory, 8, tag)
     if anew or not is_constant(&arrays.positive_weight):
-        chunk.positive_weight = option_chunk(&arrays.positive_weight, first, begin, count, positive)
+        chunk.positive_weight = option_chunk(&arrays.positive_weight, first, begin, count, place(memory, 5, tag))
     if anew or not is_constant(&arrays.negative_weight):
-        chunk.negative_weight = option_chunk(&arrays.negative_weight, first, begin, count, negative)
-    if anew or not (is_constant(&arrays.sample_weight) and is_constant(&arrays.mask)
-                    and is_constant(&arrays.grad_output)):
-        weights_of_chunk(arrays, first, begin, count, chunk, weight, factor)
+        chunk.negative_weight = option_chunk(&arrays.negative_weight, first, begin, count, place(memory, 6, tag))
+    if anew or not (is_constant(&arrays.sample_weight) and is_constant(&arrays.mask)):
+        chunk.weight = <void*> weights_of_chunk(arrays, first, begin, count, place(memory, 7, tag), factor)
+        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` was in its place
+    if anew or not is_constant(&arrays.grad_output):
+        chunk.factor = option_chunk(&arrays.grad_output, first, begin, count, factor)
+
+
+cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
+    # In float64 the square of less than 1e-154 would underflow, which costs more than all else: such numbers,
+    # of which an Ordinary chunk has none, are their own logarithms.
+    cdef vec[real] least
+    if options is Ordinary or real is float:
+        return log1p(e)
+    else:
+        least = splat(<real> 1e-30)
+        return select(less(e, least), e, log1p(max(least, e)))
 
 
 cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss, options kind,
@@ -345,13 +344,13 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
                 store(<real*> chunk.e + i, exp(z_i))
             i += width
     if options is Ordinary:
-        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))
+        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
                                or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
     chunk.suspect |= targets.exceeds(<real> 1)
 
 
 cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count, const SigmoidFocal* loss,
-                            real tag) noexcept nogil:
+                            options kind, real tag) noexcept nogil:
     # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Fetches
     # the lines that the next loop will write: focal loss takes 1.09 ns an element from memory so, 1.13 where
     # they are fetched a loop earlier, and 1.18 without.
@@ -362,7 +361,7 @@ cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t cou
         e_i = load(e + i)
         fetch_to_write(<const char*> (<const real*> chunk.grad + i))
         store(<real*> chunk.smaller + i, smaller_sigmoid(e_i))
-        store(<real*> chunk.log_term + i, log1p(e_i))
+        store(<real*> chunk.log_term + i, log1p_of(e_i, kind))
         i += lanes(tag)
     if loss.whole_gamma == 2:
         return
@@ -389,7 +388,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] kept = splat(<real> (1.0 - chunk.label_smoothing))
     cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
-    cdef vec[real] factor = splat(<real> chunk.scale), total = one
+    cdef vec[real] scale = splat(<real> chunk.scale), total = one
     cdef vec[real] value, grad, hess, z_i, e_i, y_i, opposite, weight, partial, log_term = zero
     cdef vec[real] alpha, one_less_alpha
     cdef mask[real] unused
@@ -398,7 +397,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     # vector (focal loss from the cache: 1.04 ns an element, and 0.97 so).
     cdef sigmoid_loss own = loss[0]
     if sigmoid_loss is SigmoidFocal:
-        logistic_of_chunk(chunk, begin, count, &own, tag)
+        logistic_of_chunk(chunk, begin, count, &own, kind, tag)
     while i < count:
         if derivatives is not ValueOnly:
             if chunk.streamed != NULL:
@@ -418,7 +417,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                     y_i = y_i * load(<const real*> chunk.positive_weight + i)
                     total = y_i + opposite
                 if not adds_logarithms_apart(loss, kind, tag):
-                    log_term = log1p(e_i)
+                    log_term = log1p_of(e_i, kind)
                 value = bce(z_i, e_i, log_term, y_i, opposite, total, partial, &grad, &hess, kind)
             else:
                 alpha = splat(<real> own.alpha_positive)
@@ -431,20 +430,22 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
             if options is General:
                 # drop: an element of weight 0 counts nothing, even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
-                factor = load(<const real*> chunk.factor + i)
                 unused = equal(weight, zero)
                 value = drop(unused, weight * value)
-                grad = drop(unused, grad)
-                hess = drop(unused, hess)
+                weight = load(<const real*> chunk.factor + i) * (weight * scale)
+                grad = drop(unused, weight * grad)
+                hess = drop(unused, weight * hess)
                 if chunk.has_values:
                     store(<real*> chunk.e + i, value)
                 partial = partial + value
             else:
                 partial = value
+                grad = scale * grad
+                hess = scale * hess
             if derivatives is WithHessian:
-                store(<real*> chunk.hess + i, factor * hess)
+                store(<real*> chunk.hess + i, hess)
             if derivatives is not ValueOnly:
-                store(<real*> chunk.grad + i, factor * grad)
+                store(<real*> chunk.grad + i, grad)
             i += width
         sum.add(partial)
     if derivatives is not ValueOnly:
@@ -465,11 +466,10 @@ cdef bint any_outside(const real* y, Py_ssize_t count, real largest) noexcept no
 cdef const real* used_targets(const Elements* arrays, Py_ssize_t first, Py_ssize_t count, const real* y,
                               real* weight, real* to) noexcept nogil:
     # A chunk of targets, with 0 for those that do not count.
-    cdef Chunk chunk
+    cdef const real* given = weights_of_chunk(arrays, first, 0, count, weight, to)
     cdef Py_ssize_t i = 0
-    weights_of_chunk(arrays, first, 0, count, &chunk, weight, to)
     while i < count:
-        store(to + i, drop(equal(load(<const real*> chunk.weight + i), splat(<real> 0)), load(y + i)))
+        store(to + i, drop(equal(load(given + i), splat(<real> 0)), load(y + i)))
         i += lanes(<real> 0)
     return to
 
@@ -538,8 +538,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
             if adds_logarithms_apart(loss, is_plain_chunk, tag):
                 total[0] += sum_of_log1p(<const float*> chunk.e, whole)
         if whole < count:
-            options_of_chunk(arrays, first, whole, count, &chunk, place(memory, 5, tag), place(memory, 6, tag),
-                             place(memory, 7, tag), place(memory, 8, tag))
+            options_of_chunk(arrays, first, whole, count, &chunk, memory, tag)
             loss_of_chunk(&chunk, whole, count, loss, order, is_general_chunk, tag, &sum)
             if chunk.has_values:
                 write_numbers(&arrays.loss, first, count, <const real*> chunk.e, streams)
