@@ -31,6 +31,7 @@ include "_flat_kernel.pxi"
 include "_plane_kernel.pxi"
 include "_numbers.pxi"
 include "_sigmoid_kernel.pxi"
+include "_sigmoid_checks.pxi"
 
 
 cdef extern from *:
@@ -195,7 +196,8 @@ cdef class SoftmaxKernel:
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
 
-    def evaluate(self, int results, logits, target, sample_weight, where, normalizer, grad_output, out, loss_out):
+    def evaluate(self, int results, logits, target, sample_weight, where, normalizer, grad_output, out,
+                 loss_out):
         """As SigmoidKernel's, of what the short way knows."""
         if where is not None or normalizer is not None or grad_output is not None or loss_out is not None:
             return None

@@ -83,6 +83,10 @@ cdef inline Py_ssize_t chunk_elements(real tag) noexcept nogil:
     return ELEMENTS * <Py_ssize_t> sizeof(float) // <Py_ssize_t> sizeof(real)
 
 
+cdef inline real* place(double* memory, int buffer, real tag) noexcept nogil:
+    return <real*> (memory + buffer * BUFFER)
+
+
 cdef inline void fill(real* buffer, Py_ssize_t first, Py_ssize_t stop, real value) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(first, stop):
@@ -190,7 +194,8 @@ cdef void move_run(char* from_, Py_ssize_t from_stride, char* to, Py_ssize_t to_
     if from_stride == to_stride and not swapped:  # both are the size of an item
         memcpy(to, from_, count * itemsize)
     elif itemsize == 8:
-        move_items(<unsigned long long*> from_, from_stride, <unsigned long long*> to, to_stride, count, swapped)
+        move_items(<unsigned long long*> from_, from_stride, <unsigned long long*> to, to_stride, count,
+                   swapped)
     elif itemsize == 4:
         move_items(<unsigned int*> from_, from_stride, <unsigned int*> to, to_stride, count, swapped)
     elif itemsize == 2:

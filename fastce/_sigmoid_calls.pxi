@@ -6,8 +6,9 @@ ELEMENTS_CHUNK = ELEMENTS
 cdef enum:
     NUMBERS = 10             # arrays of a call: the first members of Elements
     FACTOR_BITS = 100        # see _evaluate.py
-    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements take 0.47
-    #                          ns each so and 0.51 otherwise, 3 million 0.49 and 0.68, 1.5 million 0.48 (Zen 4)
+    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements of
+    #                          float32 take 0.47 ns each so, and 0.51 otherwise, 3 million 0.49 and 0.68,
+    #                          1.5 million 0.48 either way (Zen 4, 32 MB of last-level cache)
 
 
 cdef class SigmoidKernel:
@@ -39,7 +40,7 @@ cdef class SigmoidKernel:
         """Return the loss, or a tuple of up to three results; None if an argument is wrong or unknown here.
 
         Known are NumPy's own arrays of any numeric type and strides, if those of the logits are in C order,
-        and Python's numbers. Nothing has been written where None is returned. ``checked``: everything else has
+        and Python's numbers. Nothing has been written if None is returned. ``checked``: all but numbers has
         been checked, and outputs are there, of any strides; ``fresh``: they hold nothing yet.
         """
         cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
@@ -156,7 +157,9 @@ cdef class SigmoidRun:
             return True
         if isinstance(given, (float, int)):
             given = np.asarray(given)
-        if not cnp.PyArray_CheckExact(given) or (whole and cnp.PyArray_NDIM(<cnp.ndarray> given) != self.ndim):
+        if not cnp.PyArray_CheckExact(given):
+            return False
+        if whole and cnp.PyArray_NDIM(<cnp.ndarray> given) != self.ndim:
             return False
         if not set_numbers(numbers, self.axes + len(self.arrays) * max_size(self.ndim, 1),
                            <cnp.ndarray> given, self.ndim, self.shape):

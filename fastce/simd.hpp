@@ -418,7 +418,8 @@ template <class T> FASTCE_INLINE vec<T> load_integers(const unsigned long long *
     for (int i = 0; i < wide_vec<T>::parts; ++i) {
         bits x;
         std::memcpy(&x, from + i * vec<double>::lanes, sizeof x);
-        const bits high = (x >> 32) ^ (0x4530000000000000u | sign), low = (x & 0xffffffffu) | 0x4330000000000000u;
+        const bits high = (x >> 32) ^ (0x4530000000000000u | sign);
+        const bits low = (x & 0xffffffffu) | 0x4330000000000000u;
         wide.part[i] = vec<double>(bit_cast<native_of<double>::type>(high)) - rest +
                        vec<double>(bit_cast<native_of<double>::type>(low));
     }

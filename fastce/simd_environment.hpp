@@ -27,8 +27,8 @@ FASTCE_INLINE void fetch_to_write(const void *at) {
 #endif
 }
 
-// Copies numbers `first` to `stop`, past the caches where they fill whole lines: those are not read before they
-// are written. Returns up to where: to `stop`, or with `whole_lines` to the end of the last line.
+// Copies numbers `first` to `stop`, past the caches where they fill whole lines: those are not read before
+// they are written. Returns up to where: to `stop`, or with `whole_lines` to the end of the last line.
 template <class T>
 FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, std::ptrdiff_t stop,
                                     bool whole_lines) {
