@@ -247,11 +247,9 @@ def where(value: Any, shape: tuple[int, ...], samples: tuple[int, ...] = ()) -> 
     return _broadcast("where", array, shape, hint)
 
 
-def element_weights(
-    options: dict[str, tuple[str, Array]], shape: tuple[int, ...]
-) -> dict[str, Array]:
-    """Broadcast array options to the logits: argument of the kernel to (option's name, array)."""
-    return {key: _broadcast(name, array, shape) for key, (name, array) in options.items()}
+def element_weight(name: str, value: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """Broadcast an array option to the logits."""
+    return None if value is None else _broadcast(name, value, shape)
 
 
 def pos_weight(value: Array, shape: tuple[int, ...]) -> Array:

@@ -11,7 +11,8 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.math cimport fabs
+from libc.float cimport DBL_MAX
+from libc.math cimport fabs, log2
 from libc.math cimport pow as scalar_pow
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -27,7 +28,9 @@ include "_kernels/dispatch.pxi"
 include "_kernels/packing.pxi"
 include "_kernels/block.pxi"
 include "_kernels/stream.pxi"
+include "_numbers.pxi"
 include "_sigmoid_kernel.pxi"
+include "_sigmoid_checks.pxi"
 
 
 cdef extern from *:
@@ -187,6 +190,13 @@ cdef class SoftmaxKernel:
         self.soft_weights = {}
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
+
+    def evaluate(self, int results, logits, target, sample_weight, where, normalizer, grad_output, out,
+                 loss_out):
+        """As SigmoidKernel's, of what the short way knows."""
+        if where is not None or normalizer is not None or grad_output is not None or loss_out is not None:
+            return None
+        return self.quick(results, logits, target, sample_weight, out)
 
     def quick(self, int results, logits, target, sample_weight, out):
         """Return the loss, or a tuple of up to three results, of a usual call, else None."""

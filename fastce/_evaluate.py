@@ -223,11 +223,6 @@ def first_outside(array: Array, dtype: Any, largest: float) -> tuple[int, ...] |
     return tuple(int(at[axis]) for axis in sorted(at))
 
 
-def all_probable(target: Array) -> bool:
-    """Return whether all numbers of a contiguous array lie in [0, 1]."""
-    return first_outside(target, target.dtype, 1.0) is None
-
-
 def check_probabilities(
     array: Array, dtype: Any, largest: float, accepted: str, used: Callable[[], Array | None]
 ) -> None:

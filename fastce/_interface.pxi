@@ -204,23 +204,24 @@ cdef int run_contiguous(
         const real* sample_weight, double label_smoothing, double grad_scale, real* grad, real* loss,
         double* total, const sigmoid_loss* options_of_loss) noexcept nogil:
     cdef Elements elements
+    cdef Axis axis[6]
     cdef int storage = FLOAT64 if real is double else FLOAT32
     cdef double sum = 0.0
     if (count < 0 or total == NULL or (count > 0 and (logits == NULL or target == NULL))
             or not 0.0 <= label_smoothing <= 1.0 or not isfinite(grad_scale)):
         return BAD_ARGUMENT
-    if first_outside(<const char*> target, storage, count, <real> 1) >= 0:
-        return BAD_TARGET
     memset(&elements, 0, sizeof(elements))
-    elements.logits = <const char*> logits
-    elements.target = <const char*> target
-    elements.logits_storage = elements.target_storage = elements.grad_storage = storage
-    elements.positive_weight = pos_weight
-    elements.sample_weight = sample_weight
+    elements.target = flat_numbers(target, storage, count, &axis[0])
+    if first_outside(&elements, 0, count, <real> 1) >= 0:
+        return BAD_TARGET
+    elements.logits = flat_numbers(logits, storage, count, &axis[1])
+    elements.positive_weight = flat_numbers(pos_weight, storage, count, &axis[2])
+    elements.sample_weight = flat_numbers(sample_weight, storage, count, &axis[3])
+    elements.grad = flat_numbers(grad, storage, count, &axis[4])
+    elements.loss = flat_numbers(loss, storage, count, &axis[5])
     elements.label_smoothing = label_smoothing
     elements.scale = grad_scale
-    elements.grad = <char*> grad
-    elements.loss = <char*> loss
+    elements.streams = grad != NULL and count * <Py_ssize_t> sizeof(real) >= STREAM_BYTES
     run_sigmoid(&elements, options_of_loss, 0, count, real is double, &sum)
     total[0] = sum if loss == NULL else sum_of(<const real*> loss, count)
     return OK

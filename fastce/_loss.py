@@ -56,10 +56,11 @@ class Loss:
         loss_out: Array | None = None,
     ) -> Value:
         """Return the loss alone; see `value_grad_hess`."""
-        if where is None and normalizer is None and loss_out is None:
-            result = self.kernel().quick(VALUE, logits, target, sample_weight, None)
-            if result is not None:
-                return result
+        result = self.kernel().evaluate(
+            VALUE, logits, target, sample_weight, where, normalizer, None, None, loss_out
+        )
+        if result is not None:
+            return result
         call = Call(sample_weight, where, normalizer, loss_out=loss_out)
         return self._family(self, VALUE, logits, target, call)[0]
 
@@ -76,12 +77,19 @@ class Loss:
         loss_out: Array | None = None,
     ) -> tuple[Value, Array]:
         """Return the loss and its gradient by the logits, in one pass; see `value_grad_hess`."""
-        if all(given is None for given in (where, normalizer, grad_output, loss_out)):
-            quick: tuple[Value, Array] | None = self.kernel().quick(
-                GRADIENT, logits, target, sample_weight, out
-            )
-            if quick is not None:
-                return quick
+        found: tuple[Value, Array] | None = self.kernel().evaluate(
+            GRADIENT,
+            logits,
+            target,
+            sample_weight,
+            where,
+            normalizer,
+            grad_output,
+            out,
+            loss_out,
+        )
+        if found is not None:
+            return found
         call = Call(sample_weight, where, normalizer, grad_output, out, loss_out)
         loss, grad = self._family(self, GRADIENT, logits, target, call)
         return loss, grad
@@ -156,12 +164,19 @@ class Loss:
         >>> grad.shape, hess.shape
         ((2, 3), (2, 3))
         """
-        if all(given is None for given in (where, normalizer, grad_output, loss_out)):
-            quick: tuple[Value, Array, Array] | None = self.kernel().quick(
-                HESSIAN, logits, target, sample_weight, out
-            )
-            if quick is not None:
-                return quick
+        found: tuple[Value, Array, Array] | None = self.kernel().evaluate(
+            HESSIAN,
+            logits,
+            target,
+            sample_weight,
+            where,
+            normalizer,
+            grad_output,
+            out,
+            loss_out,
+        )
+        if found is not None:
+            return found
         call = Call(sample_weight, where, normalizer, grad_output, out, loss_out)
         loss, grad, hess = self._family(self, HESSIAN, logits, target, call)
         return loss, grad, hess

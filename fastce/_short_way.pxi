@@ -20,7 +20,7 @@ cdef inline bint is_same_shape(cnp.ndarray a, cnp.ndarray b, int ndim):
     return True
 
 
-cdef inline bint are_apart(cnp.ndarray a, cnp.ndarray b):
+cdef inline bint arrays_are_apart(cnp.ndarray a, cnp.ndarray b):
     cdef char* a_data = <char*> cnp.PyArray_DATA(a)
     cdef char* b_data = <char*> cnp.PyArray_DATA(b)
     return (a_data + cnp.PyArray_NBYTES(a) <= b_data) or (b_data + cnp.PyArray_NBYTES(b) <= a_data)
@@ -35,8 +35,8 @@ cdef object output_for(object out, cnp.ndarray logits, cnp.ndarray target):
             and cnp.PyArray_TYPE(<cnp.ndarray> out) == cnp.PyArray_TYPE(logits)
             and cnp.PyArray_NDIM(<cnp.ndarray> out) == cnp.PyArray_NDIM(logits)
             and is_same_shape(<cnp.ndarray> out, logits, cnp.PyArray_NDIM(logits))
-            and are_apart(<cnp.ndarray> out, target)
-            and (are_apart(<cnp.ndarray> out, logits)
+            and arrays_are_apart(<cnp.ndarray> out, target)
+            and (arrays_are_apart(<cnp.ndarray> out, logits)
                  or cnp.PyArray_DATA(<cnp.ndarray> out) == cnp.PyArray_DATA(logits))):
         return None
     return out
@@ -61,7 +61,7 @@ cdef bint is_usual_weight(object weight, cnp.ndarray like, object out):
     w = weight
     if not (cnp.PyArray_NDIM(w) == cnp.PyArray_NDIM(like)
             and is_same_shape(w, like, cnp.PyArray_NDIM(like))
-            and (out is None or (cnp.PyArray_Check(out) and are_apart(<cnp.ndarray> out, w)))):
+            and (out is None or (cnp.PyArray_Check(out) and arrays_are_apart(<cnp.ndarray> out, w)))):
         return False
     if cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32:
         return all_usual(<const float*> cnp.PyArray_DATA(w), cnp.PyArray_SIZE(w))

@@ -3,6 +3,13 @@
 ELEMENTS_CHUNK = ELEMENTS
 """A split of the elements at a multiple of this changes no sum."""
 
+cdef enum:
+    NUMBERS = 10             # arrays of a call: the first members of Elements
+    FACTOR_BITS = 100        # see _evaluate.py
+    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements of
+    #                          float32 take 0.47 ns each so, and 0.51 otherwise, 3 million 0.49 and 0.68,
+    #                          1.5 million 0.48 either way (Zen 4, 32 MB of last-level cache)
+
 
 cdef class SigmoidKernel:
     """What a loss of the sigmoid family is, as the kernels take it."""
@@ -11,155 +18,298 @@ cdef class SigmoidKernel:
     cdef Bce bce
     cdef SigmoidFocal sigmoid_focal
     cdef double label_smoothing
-
+    cdef double largest_factor
+    cdef tuple element_weights     # positive and negative: arrays that broadcast to the logits, or None
     cdef int reduction
-    cdef bint is_quick
-    # sum_over_elements(work, count) runs what is more than a single task, all_probable(target) checks it.
-    cdef object sum_over_elements
-    cdef object all_probable
+    cdef object sum_over_elements  # sum_over_elements(work, count) runs what is more than a single task
 
-    def __init__(self, str kind, *, double label_smoothing=0.0, double gamma=0.0, alpha=None,
-                 str reduction="none", bint is_quick=True, sum_over_elements=None, all_probable=None):
-        self.sum_over_elements = sum_over_elements
-        self.all_probable = all_probable
-        self.reduction = REDUCTIONS[reduction]
-        self.is_quick = is_quick
+    def __init__(self, str kind, *, sum_over_elements, double label_smoothing=0.0, double gamma=0.0,
+                 alpha=None, tuple element_weights=(None, None), double largest_factor=1.0,
+                 str reduction="none"):
         self.focal = {"bce": False, "focal": True}[kind]
+        self.sum_over_elements = sum_over_elements
         self.label_smoothing = label_smoothing
         self.sigmoid_focal = sigmoid_focal_options(gamma, -1.0 if alpha is None else alpha)
+        self.element_weights = element_weights
+        self.largest_factor = largest_factor
+        self.reduction = REDUCTIONS[reduction]
 
-    def quick(self, int results, logits, target, sample_weight, out):
-        """Return the loss, or a tuple of up to three results, of a usual call, else None."""
-        cdef Elements elements
-        cdef cnp.ndarray z, y
-        cdef int ndim, storage
-        cdef Py_ssize_t count
-        cdef double total = 0.0, denominator
-        cdef bint suspect, double_precision
-        cdef SigmoidRun run
-        if not (self.is_quick and is_usual(logits) and is_usual(target)):
+    def evaluate(self, int results, logits, target, sample_weight=None, where=None, normalizer=None,
+                 grad_output=None, out=None, loss_out=None, *, tuple element_weights=None,
+                 bint checked=False, bint fresh=False):
+        """Return the loss, or a tuple of up to three results; None if an argument is wrong or unknown here.
+
+        Known are NumPy's own arrays of any numeric type and strides, if those of the logits are in C order,
+        and Python's numbers. Nothing has been written if None is returned. ``checked``: all but numbers has
+        been checked, and outputs are there, of any strides; ``fresh``: they hold nothing yet.
+        """
+        cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
+        cdef Elements* e = &run.elements
+        cdef WeightSurvey weights, factors
+        cdef double denominator = 1.0, scale = 1.0, total = 0.0, bits
+        if not run.begin(self, logits) or not (checked or in_order(&e.logits)) or target is None:
             return None
-        z = logits
-        y = target
-        ndim = cnp.PyArray_NDIM(z)
-        storage = known_storage(z)
-        double_precision = storage == FLOAT64
-        count = cnp.PyArray_SIZE(z)
-        if not (storage != NO_STORAGE
-                and cnp.PyArray_TYPE(y) == cnp.PyArray_TYPE(z) and cnp.PyArray_NDIM(y) == ndim
-                and is_same_shape(z, y, ndim) and 0 < count <= QUICK_ELEMENTS):
+        if element_weights is None:
+            element_weights = self.element_weights
+        if grad_output is not None and is_number(grad_output, &scale):
+            grad_output = None
+        if not (run.take(&e.target, target, True) and run.take(&e.sample_weight, sample_weight)
+                and run.take(&e.mask, where) and run.take(&e.grad_output, grad_output, True)
+                and run.take(&e.positive_weight, element_weights[0])
+                and run.take(&e.negative_weight, element_weights[1])
+                and (e.mask.data == NULL or e.mask.storage == BOOL)
+                and (e.grad_output.data == NULL or self.reduction == NONE)):
             return None
-        # An output of the caller's is written only when the target is known to be in order.
-        if out is not None:
-            if not (self.all_probable(y) if count > SINGLE_TASK else first_improbable(y, 1.0) < 0):
+
+        weights = run.survey(&e.sample_weight, &e.mask)
+        if not weights.all_finite:
+            return None
+        if self.reduction == MEAN:
+            denominator = weights.total if weights.any_counts and weights.total != INFINITY else NAN
+        if normalizer is not None:
+            if not is_number(normalizer, &total) or not 0.0 < total < INFINITY:
                 return None
-        denominator = count
-        memset(&elements, 0, sizeof(elements))
-        if sample_weight is not None:
-            if not is_usual_weight(sample_weight, z, out):
-                return None
-            if cnp.PyArray_TYPE(<cnp.ndarray> sample_weight) != working_type(double_precision):
-                return None
-            elements.sample_weight = cnp.PyArray_DATA(<cnp.ndarray> sample_weight)
-            denominator = np.sum(sample_weight, dtype=np.float64)
-            if not denominator > 0.0:
-                return None
-        elements.logits = <const char*> cnp.PyArray_DATA(z)
-        elements.target = <const char*> cnp.PyArray_DATA(y)
-        elements.logits_storage = elements.target_storage = elements.grad_storage = storage
-        elements.label_smoothing = self.label_smoothing
-        elements.scale = 1.0 / denominator if self.reduction == MEAN else 1.0
+            if self.reduction == MEAN:
+                denominator = total
+        if denominator <= 0.0:
+            return None
+        e.scale = scale / denominator
+        # What factors may take out of float32's range is computed in float64.
+        bits = bits_from_one(e.scale) + bits_from_one(weights.largest) + bits_from_one(self.largest_factor)
+        if e.grad_output.data != NULL and e.grad_output.itemsize == 8:
+            factors = run.survey(&e.grad_output, &e.loss)
+            bits += bits_from_one(factors.largest)
+
+        if out is None or results == 1:
+            out = (None, None)
+        elif not isinstance(out, tuple):
+            out = (out, None) if results == 2 else ()
+        elif results == 2:
+            out += (None,)
+        if len(<tuple> out) != 2:
+            return None
         grad = hess = loss = None
         if results > 1:
-            grad = output_for(out, z, y)
-            if grad is None:
-                return None
-            elements.grad = <char*> cnp.PyArray_DATA(<cnp.ndarray> grad)
+            grad = run.output(&e.grad, out[0], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
         if results > 2:
-            if out is not None:
-                return None
-            hess = output_for(None, z, y)
-            elements.hess = <char*> cnp.PyArray_DATA(<cnp.ndarray> hess)
-            elements.hess_storage = storage
+            hess = run.output(&e.hess, out[1], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
         if self.reduction == NONE:
-            loss = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(z), working_type(double_precision), False)
-            elements.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
-        if count <= SINGLE_TASK:
-            with nogil:
-                suspect = run_kernel(self, &elements, 0, count, double_precision, &total)
-        else:
-            run = elements_run(self, &elements, double_precision, (z, y, sample_weight, grad, hess, loss))
-            total = self.sum_over_elements(run, count)
-            suspect = run.suspect
-        if suspect and first_improbable(y, 1.0) >= 0:
+            loss = run.output(&e.loss, loss_out, working_type(run.double_precision), checked)
+        elif loss_out is not None:
+            return None
+        if ((grad is None) == (results > 1) or (hess is None) == (results > 2)
+                or (loss is None) == (self.reduction == NONE)):
+            return None
+
+        e.streams = not self.focal and run.count * (e.grad.itemsize if results > 1 else 0) >= STREAM_BYTES
+        # An output of the caller's is written only when all targets are known to be in order.
+        if run.given and not fresh and run.has_bad_target():
+            return None
+        run.double_precision |= bits > FACTOR_BITS
+        total = run.total()
+        if run.suspect and not (run.given and not fresh) and run.has_bad_target():
             return None
         if self.reduction != NONE:
-            loss = total / denominator if self.reduction == MEAN else total
+            loss = total / denominator
         return results_of(results, loss, grad, hess)
 
 
 @cython.final
 cdef class SigmoidRun:
-    """The arrays of one call, contiguous and of one axis; does elements on demand."""
+    """The arrays of one call; does elements on demand."""
 
     cdef SigmoidKernel kernel
     cdef Elements elements
+    cdef Axis* axes       # of all arrays
+    cdef list arrays      # keeps the memory alive
+    cdef int ndim
+    cdef const cnp.npy_intp* shape
+    cdef Py_ssize_t count
     cdef bint double_precision
-    cdef tuple arrays
-    cdef readonly bint suspect
-    """Whether a target that has been done may lie outside [0, 1]."""
+    cdef bint given       # whether an output is the caller's
+    cdef bint suspect     # whether a target that has been done may lie outside [0, 1]
 
-    def __init__(self, SigmoidKernel kernel, double scale, cnp.ndarray logits, cnp.ndarray target,
-                 positive_weight=None, negative_weight=None, sample_weight=None, mask=None,
-                 grad_output=None, loss=None, grad=None, hess=None):
+    def __dealloc__(self):
+        free(self.axes)
+
+    cdef bint begin(self, SigmoidKernel kernel, object logits) except -1:
+        if not cnp.PyArray_CheckExact(logits) or known_storage(<cnp.ndarray> logits) == NO_STORAGE:
+            return False
         self.kernel = kernel
-        self.elements.logits = <const char*> cnp.PyArray_DATA(logits)
-        self.elements.logits_storage = storage_of(logits)
-        self.elements.target = <const char*> cnp.PyArray_DATA(target)
-        self.elements.target_storage = storage_of(target)
-        self.elements.positive_weight = data_of(positive_weight)
-        self.elements.negative_weight = data_of(negative_weight)
-        self.elements.sample_weight = data_of(sample_weight)
-        self.elements.mask = data_of(mask)
-        self.elements.grad_output = data_of(grad_output)
-        self.elements.loss = data_of(loss)
-        self.elements.grad = data_of(grad)
-        self.elements.hess = data_of(hess)
-        self.elements.grad_storage = FLOAT32 if grad is None else storage_of(grad)
-        self.elements.hess_storage = FLOAT32 if hess is None else storage_of(hess)
+        self.set_shape(<cnp.ndarray> logits)
         self.elements.label_smoothing = kernel.label_smoothing
-        self.elements.scale = scale
-        self.double_precision = self.elements.logits_storage == FLOAT64
-        self.arrays = (logits, target, positive_weight, negative_weight, sample_weight, mask, grad_output,
-                       loss, grad, hess)
+        self.double_precision = cnp.PyArray_TYPE(<cnp.ndarray> logits) == cnp.NPY_FLOAT64
+        return self.take(&self.elements.logits, logits)
 
-    def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
-        """Do the elements [start, stop); return total plus the sum of their losses."""
-        cdef bint suspect
+    cdef int set_shape(self, cnp.ndarray array) except -1:
+        self.ndim = cnp.PyArray_NDIM(array)
+        self.shape = cnp.PyArray_DIMS(array)
+        self.count = cnp.PyArray_SIZE(array)
+        self.arrays = []
+        self.axes = <Axis*> malloc((NUMBERS + 1) * max_size(self.ndim, 1) * sizeof(Axis))
+        if self.axes == NULL:
+            raise MemoryError("no memory for the shape of a call")
+        return 0
+
+    cdef bint take(self, Numbers* numbers, object given, bint whole=False) except -1:
+        # An argument, or None; `whole` if it must have the logits' shape.
+        if given is None:
+            return True
+        if isinstance(given, (float, int)):
+            given = np.asarray(given)
+        if not cnp.PyArray_CheckExact(given):
+            return False
+        if whole and cnp.PyArray_NDIM(<cnp.ndarray> given) != self.ndim:
+            return False
+        if not set_numbers(numbers, self.axes + len(self.arrays) * max_size(self.ndim, 1),
+                           <cnp.ndarray> given, self.ndim, self.shape):
+            return False
+        self.arrays.append(given)
+        return not whole or is_same_shape(<cnp.ndarray> given, <cnp.ndarray> self.arrays[0], self.ndim)
+
+    cdef object output(self, Numbers* numbers, object given, int kind, bint checked):
+        # An array to write to: a new one, or the one given; None if that does not fit.
+        cdef Numbers* other = &self.elements.logits
+        cdef cnp.ndarray array
+        cdef int i
+        if given is None:
+            given = cnp.PyArray_EMPTY(self.ndim, self.shape, kind, False)
+            self.take(numbers, given)
+            return given
+        self.given = True
+        if not self.take(numbers, given, True):
+            return None
+        if checked:
+            return given
+        array = given
+        if not (cnp.PyArray_ISWRITEABLE(array) and cnp.PyArray_IS_C_CONTIGUOUS(array) and not numbers.swapped
+                and (cnp.PyArray_TYPE(array) == kind
+                     or (numbers.storage == FLOAT32 and numbers != &self.elements.loss
+                         and other.itemsize == 2))):
+            return None
+        for i in range(NUMBERS):
+            if other + i != numbers and other[i].data != NULL and not (
+                    are_apart(numbers, other + i)
+                    or (i == 0 and numbers != &self.elements.loss and numbers.data == other.data
+                        and numbers.storage == other.storage and is_one_run(other))):
+                return None
+        return given
+
+    cdef WeightSurvey survey(self, const Numbers* weight, const Numbers* mask):
+        # Of the elements; one that is repeated is looked at once where that says all.
+        cdef WeightSurvey survey
+        cdef const Numbers* numbers = mask if weight.data == NULL else weight
+        cdef Numbers once = numbers[0]
+        cdef Py_ssize_t repeats = 1
+        cdef int i
+        survey.total = self.count
+        survey.largest = 1.0
+        survey.all_finite = True
+        survey.any_counts = self.count > 0
+        if self.count == 0 or numbers.data == NULL:
+            return survey
+        if weight.data == NULL or mask.data == NULL:
+            once.axis = self.axes + NUMBERS * max_size(self.ndim, 1)
+            once.axes = 0
+            for i in range(numbers.axes):
+                if numbers.axis[i].stride == 0:
+                    repeats *= numbers.axis[i].size
+                else:
+                    once.axis[once.axes] = numbers.axis[i]
+                    once.axes += 1
+            if once.axes == 0:
+                once.axis[0].size = once.axes = 1
+                once.axis[0].stride = 0
         with nogil:
-            suspect = run_kernel(self.kernel, &self.elements, start, stop, self.double_precision,
-                                 &total)
+            if weight.data == NULL:
+                survey.total = count_used(&once, self.count // repeats)
+                survey.any_counts = survey.total > 0.0
+            else:
+                survey_weights(&once, mask, self.count // repeats, &survey)
+        survey.total *= repeats
+        return survey
+
+    cdef bint has_bad_target(self) except -1:
+        if self.elements.target.storage == BOOL:
+            return False
+        if self.count > SINGLE_TASK:
+            return self.kernel.sum_over_elements(self.bad_targets, self.count) > 0.0
+        return self.first_bad(0, self.count) >= 0
+
+    cdef Py_ssize_t first_bad(self, Py_ssize_t start, Py_ssize_t stop):
+        cdef Py_ssize_t position
+        with nogil:
+            position = first_bad(&self.elements, start, stop, self.elements.logits.storage == FLOAT64, 1.0)
+        return position
+
+    def bad_targets(self, Py_ssize_t start, Py_ssize_t stop):
+        """Return 1.0 if a target of the elements [start, stop) that counts is not in [0, 1], else 0.0."""
+        return 1.0 if self.first_bad(start, stop) >= 0 else 0.0
+
+    cdef double total(self) except? -1.0:
+        if self.count > SINGLE_TASK:
+            return self.kernel.sum_over_elements(self, self.count)
+        return self.sum_of(0, self.count)
+
+    cdef double sum_of(self, Py_ssize_t start, Py_ssize_t stop):
+        cdef bint suspect
+        cdef double total = 0.0
+        with nogil:
+            if self.kernel.focal:
+                suspect = run_sigmoid(&self.elements, &self.kernel.sigmoid_focal, start, stop,
+                                      self.double_precision, &total)
+            else:
+                suspect = run_sigmoid(&self.elements, &self.kernel.bce, start, stop, self.double_precision,
+                                      &total)
         if suspect:
             self.suspect = True
         return total
 
-
-cdef SigmoidRun elements_run(SigmoidKernel kernel, const Elements* elements, bint double_precision,
-                             tuple arrays):
-    # Of elements that have been set.
-    cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
-    run.kernel = kernel
-    run.elements = elements[0]
-    run.double_precision = double_precision
-    run.arrays = arrays
-    return run
+    def __call__(self, Py_ssize_t start, Py_ssize_t stop):
+        """Do the elements [start, stop); return the sum of their losses."""
+        return self.sum_of(start, stop)
 
 
-cdef bint run_kernel(SigmoidKernel kernel, const Elements* elements, Py_ssize_t start,
-                     Py_ssize_t stop, bint double_precision, double* total) noexcept nogil:
-    if kernel.focal:
-        return run_sigmoid(elements, &kernel.sigmoid_focal, start, stop, double_precision, total)
-    return run_sigmoid(elements, &kernel.bce, start, stop, double_precision, total)
+cdef inline bint is_number(object value, double* number):
+    # Whether a Python number can be had as a double; others are left to the checks.
+    if not isinstance(value, (float, int)):
+        return False
+    try:
+        number[0] = value
+    except OverflowError:
+        return False
+    return True
+
+
+cdef inline double bits_from_one(double factor) noexcept nogil:
+    # How far a factor is from 1, in powers of two; 0 is as good as 1.
+    return fabs(log2(fabs(factor))) if factor != 0.0 else 0.0
+
+
+cdef bint in_order(const Numbers* numbers) noexcept nogil:
+    # As NumPy lays out a new array, or with gaps.
+    cdef Py_ssize_t least = numbers.itemsize
+    cdef int i
+    for i in range(numbers.axes - 1, -1, -1):
+        if numbers.axis[i].stride < least and numbers.axis[i].size > 1:
+            return False
+        least = numbers.axis[i].stride * numbers.axis[i].size
+    return True
+
+
+cdef Py_ssize_t reach(const Numbers* numbers, bint forwards) noexcept nogil:
+    # How many bytes an array reaches from its first element, the item itself included.
+    cdef Py_ssize_t span = numbers.itemsize if forwards else 0
+    cdef int i
+    for i in range(numbers.axes):
+        if (numbers.axis[i].stride > 0) == forwards:
+            span += numbers.axis[i].stride * (numbers.axis[i].size - 1)
+    return span
+
+
+cdef bint are_apart(const Numbers* a, const Numbers* b) noexcept nogil:
+    return (a.data + reach(a, True) <= b.data + reach(b, False)
+            or b.data + reach(b, True) <= a.data + reach(a, False))
 
 
 cdef bint run_sigmoid(const Elements* elements, const sigmoid_loss* loss, Py_ssize_t start,
@@ -176,21 +326,33 @@ cdef bint run_derivatives(const Elements* elements, const sigmoid_loss* loss, Py
     cdef ValueOnly value_only
     cdef WithGradient with_gradient
     cdef WithHessian with_hessian
-    if elements.grad == NULL:
+    if elements.grad.data == NULL:
         return run_elements(elements, loss, start, stop, value_only, tag, total)
-    if elements.hess == NULL:
+    if elements.hess.data == NULL:
         return run_elements(elements, loss, start, stop, with_gradient, tag, total)
     return run_elements(elements, loss, start, stop, with_hessian, tag, total)
 
 
-def first_improbable(cnp.ndarray target, double largest):
-    """Return the position of the first number outside [0, largest], or -1."""
-    cdef int storage = storage_of(target)
-    cdef Py_ssize_t count = cnp.PyArray_SIZE(target), position
-    cdef const char* data = <const char*> cnp.PyArray_DATA(target)
+cdef Py_ssize_t first_bad(const Elements* elements, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
+                          double largest) noexcept nogil:
+    cdef DefaultEnvironment environment
+    environment.enter()
+    if double_precision:
+        return first_outside(elements, start, stop, largest)
+    return first_outside(elements, start, stop, <float> largest)
+
+
+def first_improbable(cnp.ndarray target, double largest, sample_weight=None, mask=None,
+                     double_precision=None):
+    """Return the position of the first number that counts and lies outside [0, largest], or -1."""
+    cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
+    cdef Py_ssize_t position
+    cdef bint is_double
+    run.set_shape(target)
+    if not (run.take(&run.elements.target, target) and run.take(&run.elements.sample_weight, sample_weight)
+            and run.take(&run.elements.mask, mask)):
+        raise AssertionError(f"no kernel for {target.dtype}")
+    is_double = run.elements.target.storage == FLOAT64 if double_precision is None else double_precision
     with nogil:
-        if storage == FLOAT64:
-            position = first_outside(data, storage, count, largest)
-        else:
-            position = first_outside(data, storage, count, <float> largest)
+        position = first_bad(&run.elements, 0, run.count, is_double, largest)
     return position

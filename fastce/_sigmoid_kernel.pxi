@@ -45,17 +45,18 @@ ctypedef fused derivatives:
 
 # What a loop over a chunk does not have to look after: a type each, too. All give the same bits.
 cdef struct Ordinary:
-    # Logits whose exponentials are normal numbers, targets of 0 and 1 where the loss cares, no options.
+    # Logits whose exponentials are normal numbers, in float64 their squares, too; targets of 0 and 1 where
+    # the loss cares; no options.
     char unused
 
 
 cdef struct Plain:
-    # No options: what most calls are made of.
+    # No options but label smoothing.
     char unused
 
 
 cdef struct General:
-    # Any options; those that are not given are ones in a buffer.
+    # Any options, and single losses; what is not given is ones in a buffer.
     char unused
 
 
@@ -66,22 +67,19 @@ ctypedef fused options:
 
 
 cdef struct Elements:
-    const char* logits
-    int logits_storage
-    const char* target
-    int target_storage
-    const void* positive_weight   # pos_weight or alpha: working precision, one per element, or NULL
-    const void* negative_weight   # 1 - alpha, likewise
-    const void* sample_weight     # working precision, one an element, or NULL
-    const char* mask              # one byte an element, or NULL
-    const void* grad_output       # working precision, one an element, or NULL
+    Numbers logits
+    Numbers target
+    Numbers positive_weight   # pos_weight or alpha
+    Numbers negative_weight   # 1 - alpha
+    Numbers sample_weight
+    Numbers mask
+    Numbers grad_output
+    Numbers loss
+    Numbers grad
+    Numbers hess
     double label_smoothing
     double scale
-    char* loss                    # working precision, or NULL
-    char* grad
-    int grad_storage
-    char* hess
-    int hess_storage
+    bint streams              # whether outputs go past the caches
 
 
 cdef inline vec[real] smaller_sigmoid(vec[real] e) noexcept nogil:
@@ -155,8 +153,6 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
     # the sum and of the product with gamma would be multiplied by their size (a relative error of
     # 90 ULP at x = 90): they are carried into the exponential.
     cdef vec[real] g, sum, low, high
-    if loss.whole_gamma == 2:
-        return q * q
     if loss.whole_gamma == 1:
         return q
     if loss.whole_gamma == 0:
@@ -169,46 +165,49 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
     return exp_less(-high, keep(less(high, splat(<real> 1e4)), low))
 
 
-cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term, vec[real] y,
-                                    vec[real] opposite, const SigmoidFocal* loss, vec[real] alpha,
-                                    vec[real] one_less_alpha, vec[real] sum, vec[real]* grad,
+cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term,
+                                    const real* power, vec[real] y, vec[real] opposite,
+                                    const SigmoidFocal* loss, vec[real] alpha, vec[real] one_less_alpha,
+                                    vec[real] sum, vec[real]* grad,
                                     vec[real]* hess, options kind) noexcept nogil:
     # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
     # b = softplus(x) is -log p_t, and by x
     #     f   = a r^gamma b
     #     f'  = a r^gamma (r + gamma p b)
     #     f'' = a p r^gamma ((1 + 2 gamma) r + gamma b (gamma p - r))
-    # where a = alpha_t. Targets between 0 and 1 are rare: their lanes are replaced. Given are smaller =
-    # sigma(-|z|) and log_term = log1p(e). Returned is the loss, or the sum with it, as above.
+    # where a = alpha_t. Lanes with targets between 0 and 1 are replaced. Given are smaller = sigma(-|z|) and
+    # log_term = log1p(e). Returned is the loss, or the sum with it, as above.
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] larger = one - smaller
     cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
-    cdef vec[real] x = flip_sign(z, sign)
-    cdef vec[real] r = select_negative(x, smaller, larger)
-    cdef vec[real] p = select_negative(x, larger, smaller)
-    cdef vec[real] b = max(x, zero) + log_term
-    cdef vec[real] weight = select_negative(sign, alpha, one_less_alpha) * power_of_sigmoid(
-        r, max(-x, zero), log_term, loss)
-    cdef vec[real] p_b = p * b, soft_value
+    cdef vec[real] x, r, p, b, p_b, weight, soft_grad, soft_hess
+    cdef vec[real] value = zero if options is General else sum
     cdef mask[real] soft
-    if options is not Ordinary:  # not 0 * inf
-        p_b = select(equal(p, zero), p, p_b)
-        b = drop(equal(weight, zero), b)
-    grad[0] = flip_sign(weight * (r + g * p_b), sign)
-    hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
-    if options is not Ordinary:
-        soft = less(zero, y) & less(y, one)
-        if any(soft):
-            soft_value = soft_focal(z, y, opposite, larger, smaller, log_term, loss, alpha, one_less_alpha,
-                                    &r, &p)
-            weight = select(soft, one, weight)
-            b = select(soft, soft_value, b)
-            grad[0] = select(soft, r, grad[0])
-            hess[0] = select(soft, p, hess[0])
-    if options is General:
-        return rounded(weight * b)
-    else:
-        return fma(weight, b, sum)
+    grad[0] = hess[0] = zero
+    if options is Ordinary or any(at_most(y, zero) | at_most(one, y)):
+        x = flip_sign(z, sign)
+        r = select_negative(x, smaller, larger)
+        p = select_negative(x, larger, smaller)
+        b = max(x, zero) + log_term
+        weight = select_negative(sign, alpha, one_less_alpha)
+        weight = weight * (r * r if loss.whole_gamma == 2 else load(power))
+        p_b = p * b
+        if options is not Ordinary:  # not 0 * inf
+            p_b = select(equal(p, zero), p, p_b)
+            b = drop(equal(weight, zero), b)
+        grad[0] = flip_sign(weight * (r + g * p_b), sign)
+        hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
+        value = rounded(weight * b) if options is General else fma(weight, b, sum)
+        if options is Ordinary:
+            return value
+    soft = less(zero, y) & less(y, one)
+    if any(soft):
+        b = soft_focal(z, y, opposite, larger, smaller, log_term, loss, alpha, one_less_alpha, &soft_grad,
+                       &soft_hess)
+        value = select(soft, b if options is General else sum + b, value)
+        grad[0] = select(soft, soft_grad, grad[0])
+        hess[0] = select(soft, soft_hess, hess[0])
+    return value
 
 
 cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
@@ -225,7 +224,11 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] rho = p * q * (opposite - y) / r
     cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
     cdef vec[real] slope = opposite * p - y * q
-    cdef vec[real] weight = (y * alpha + opposite * one_less_alpha) * exp(g * log(r))
+    cdef vec[real] weight = y * alpha + opposite * one_less_alpha
+    if loss.whole_gamma > 0:
+        weight = weight * (r * r if loss.whole_gamma == 2 else r)
+    elif loss.whole_gamma < 0:
+        weight = weight * exp(g * log(r))
     cdef vec[real] g_rho_b = rounded(g * select(equal(rho, zero), zero, rho * b))
     grad[0] = weight * (g_rho_b + slope)
     hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
@@ -233,135 +236,144 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
 
 
 cdef enum:
-    ELEMENTS = 1024  # a chunk: its buffers of float32 fit the first-level cache
-    ELEMENTS_AHEAD = ELEMENTS  # from a logit to the one that is fetched meanwhile: a chunk is a page, at
-    #                            whose end the processor's own fetching ends. From memory BCE takes 0.77 ns an
-    #                            element so, and 0.84 without, focal loss 1.18 and 1.29; from the cache 1.5
-    #                            and 3 % more
+    CHUNK_AHEAD = 4096  # bytes from a logit to the one that is fetched meanwhile: a chunk is a page, at whose
+    #                     end the processor's own fetching ends. From memory BCE takes 0.77 ns an element so,
+    #                     and 0.84 without, focal loss 1.18 and 1.29; from the cache 1.5 and 3 % more
 
 
 cdef struct Chunk:
-    # One chunk as the loop takes it, all in the working precision.
+    # One chunk as the loops take it, all in the working precision.
     void* z
-    void* e         # exp(-|z|)
+    void* e         # exp(-|z|); then powers of focal loss, and single losses, where they are wanted
     void* smaller   # sigma(-|z|), where it has a loop of its own
     void* log_term  # log1p(e), likewise
     void* y
     void* positive_weight
     void* negative_weight
     void* weight
-    void* factor
-    void* value   # NULL: only the sum is wanted
+    void* factor    # of the derivatives: grad_output
     void* grad
     void* hess
+    void* streamed  # where the gradient goes past the caches a stride after it is made, or NULL
     double label_smoothing
     double scale
+    bint has_values     # whether single losses are wanted
     bint suspect        # whether a target may lie outside [0, 1]
     bint extraordinary  # whether this chunk, or one before it, is not Ordinary
 
 
-cdef inline void fill(real* buffer, Py_ssize_t first, Py_ssize_t stop, real value) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(first, stop):
-        buffer[i] = value
-
-
-cdef inline void* element_chunk(const char* source, int storage, Py_ssize_t count,
-                                real* buffer) noexcept nogil:
-    # In place, or converted; a short chunk is copied and padded with zeros to whole vectors.
-    if storage <= FLOAT64 and count == ELEMENTS:
-        return <void*> source
-    widen(source, storage, buffer, count)
-    fill(buffer, count, count + 16, <real> 0)
-    return buffer
-
-
-cdef inline void* argument_chunk(const void* argument, Py_ssize_t first, Py_ssize_t begin,
-                                 Py_ssize_t count, real* buffer) noexcept nogil:
-    # An optional argument; from `begin` on ones where it is not given, zeros past the end.
-    if argument != NULL:
-        return element_chunk(<const char*> (<const real*> argument + first), native_storage(<real> 0), count,
-                             buffer)
+cdef inline void* option_chunk(const Numbers* option, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
+                               real* buffer) noexcept nogil:
+    # The elements from `begin` on: ones where the option is not given, zeros past the end.
+    if option.data != NULL:
+        return read_numbers(option, first + begin, count - begin, buffer + begin) - begin
     fill(buffer, begin, count, <real> 1)
     fill(buffer, count, count + 16, <real> 0)
     return buffer
 
 
-cdef void general_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
-                        Chunk* chunk, real* buffers) noexcept nogil:
-    # The options of a chunk from its element `begin` on. The weight is 0 where masked and past the end, the
-    # factor of the derivatives is weight * scale * grad_output, and 0 where the weight is.
-    cdef Py_ssize_t size = ELEMENTS + 16, i
-    cdef real* weight = buffers + size
-    cdef real* factor = buffers + 2 * size
+cdef const real* weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin,
+                                  Py_ssize_t count, real* weight, real* used) noexcept nogil:
+    # 0 where masked and past the end.
     cdef const real* given
-    chunk.positive_weight = argument_chunk(arrays.positive_weight, first, begin, count, buffers)
-    chunk.negative_weight = argument_chunk(arrays.negative_weight, first, begin, count, buffers + 7 * size)
-    given = <const real*> argument_chunk(arrays.sample_weight, first, begin, count, weight)
-    if given != weight:
-        memcpy(weight + begin, given + begin, (count - begin) * sizeof(real))
-        fill(weight, count, count + 16, <real> 0)
-    if arrays.mask != NULL:
-        for i in range(begin, count):
-            if not arrays.mask[first + i]:
-                weight[i] = 0
-    given = <const real*> argument_chunk(arrays.grad_output, first, begin, count, factor)
-    for i in range(begin, count):
-        factor[i] = 0 if weight[i] == 0 else read(given + i) * (weight[i] * <real> arrays.scale)
-    fill(factor, count, count + 16, <real> 0)
-    chunk.weight = weight
-    chunk.factor = factor
+    cdef Py_ssize_t i = begin
+    if arrays.sample_weight.data == NULL and arrays.mask.data != NULL:
+        return <const real*> option_chunk(&arrays.mask, first, begin, count, weight)
+    given = <const real*> option_chunk(&arrays.sample_weight, first, begin, count, weight)
+    if arrays.mask.data == NULL:
+        return given
+    option_chunk(&arrays.mask, first, begin, count, used)
+    while i < count:
+        store(weight + i, drop(equal(load(<const real*> used + i), splat(<real> 0)), load(given + i)))
+        i += lanes(<real> 0)
+    return weight
 
 
-cdef inline void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss,
-                                       real tag) noexcept nogil:
-    # e = exp(-|z|), and what kind of a chunk this is. One that is not ordinary has its exponentials made
-    # twice; behind it none is expected to be.
+cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
+                           Chunk* chunk, double* memory, real tag) noexcept nogil:
+    # What does not change from chunk to chunk is there from the first one on.
+    cdef bint anew = chunk.weight == NULL or count < chunk_elements(tag)
+    cdef real* factor = place(memory, 8, tag)
+    if anew or not is_constant(&arrays.positive_weight):
+        chunk.positive_weight = option_chunk(&arrays.positive_weight, first, begin, count,
+                                             place(memory, 5, tag))
+    if anew or not is_constant(&arrays.negative_weight):
+        chunk.negative_weight = option_chunk(&arrays.negative_weight, first, begin, count,
+                                             place(memory, 6, tag))
+    if anew or not (is_constant(&arrays.sample_weight) and is_constant(&arrays.mask)):
+        chunk.weight = <void*> weights_of_chunk(arrays, first, begin, count, place(memory, 7, tag), factor)
+        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` was in its place
+    if anew or not is_constant(&arrays.grad_output):
+        chunk.factor = option_chunk(&arrays.grad_output, first, begin, count, factor)
+
+
+cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
+    # In float64 the square of less than 1e-154 would underflow, which costs more than all else: such numbers,
+    # of which an Ordinary chunk has none, are their own logarithms.
+    cdef vec[real] least
+    if options is Ordinary or real is float:
+        return log1p(e)
+    else:
+        least = splat(<real> 1e-30)
+        return select(less(e, least), e, log1p(max(least, e)))
+
+
+cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss, options kind,
+                                real tag) noexcept nogil:
+    # e = exp(-|z|), and whether this chunk is Ordinary. Fetches the lines that the next chunk reads and, for
+    # BCE, this one writes: 0.77 ns an element, 0.81 without.
     cdef int width = lanes(tag)
     cdef const real* z = <const real*> chunk.z
     cdef const real* y = <const real*> chunk.y
-    cdef real* e = <real*> chunk.e
     cdef vec[real] z_i, y_i
     cdef bits_watch[real] targets, logits, between
     cdef Py_ssize_t i = 0, k
-    if not chunk.extraordinary:
-        while i < count:  # to the end of a line, where the chunk has room
-            fetch(<const char*> (z + i + ELEMENTS_AHEAD))
-            fetch(<const char*> (y + i + ELEMENTS_AHEAD))
-            if sigmoid_loss is Bce:  # the lines that this chunk will write: 0.77 ns an element, 0.81 without
-                fetch_to_write(<const char*> (<const real*> chunk.grad + i))
-            for k in range(max_size(cache_line // (width * <int> sizeof(real)), 1)):
-                z_i = negative_abs(load(z + i))
-                y_i = load(y + i)
+    while i < count:  # to the end of a line, where the chunk has room
+        fetch(<const char*> (z + i) + CHUNK_AHEAD)
+        fetch(<const char*> (y + i) + CHUNK_AHEAD)
+        if sigmoid_loss is Bce:
+            fetch_to_write(<const char*> (<const real*> chunk.grad + i))
+        for k in range(max_size(cache_line // (width * <int> sizeof(real)), 1)):
+            z_i = negative_abs(load(z + i))
+            y_i = load(y + i)
+            targets.see(y_i)
+            if options is Ordinary:
                 logits.see(z_i)
-                targets.see(y_i)
                 if sigmoid_loss is SigmoidFocal:
                     between.see_negated(y_i)
-                store(e + i, normal_exp(z_i))
-                i += width
-        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))
-                               or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
-    if chunk.extraordinary:
-        i = 0
-        while i < count:
-            targets.see(load(y + i))
-            store(e + i, exp(negative_abs(load(z + i))))
+                store(<real*> chunk.e + i, normal_exp(z_i))
+            else:
+                store(<real*> chunk.e + i, exp(z_i))
             i += width
+    if options is Ordinary:
+        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
+                               or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
     chunk.suspect |= targets.exceeds(<real> 1)
 
 
-cdef inline void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count,
-                                   real tag) noexcept nogil:
-    # A division and a logarithm of each e. Fetches the lines that the next loop will write: focal loss takes
-    # 1.09 ns an element from memory so, 1.13 where they are fetched a loop earlier, and 1.18 without.
+cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count, const SigmoidFocal* loss,
+                            options kind, real tag) noexcept nogil:
+    # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Fetches
+    # the lines that the next loop will write: focal loss takes 1.09 ns an element from memory so, 1.13 where
+    # they are fetched a loop earlier, and 1.18 without.
     cdef const real* e = <const real*> chunk.e
     cdef Py_ssize_t i = begin
-    cdef vec[real] e_i
+    cdef vec[real] e_i, x, smaller
     while i < count:
         e_i = load(e + i)
         fetch_to_write(<const char*> (<const real*> chunk.grad + i))
         store(<real*> chunk.smaller + i, smaller_sigmoid(e_i))
-        store(<real*> chunk.log_term + i, log1p(e_i))
+        store(<real*> chunk.log_term + i, log1p_of(e_i, kind))
+        i += lanes(tag)
+    if loss.whole_gamma == 2:
+        return
+    i = begin
+    while i < count:
+        x = flip_sign(load(<const real*> chunk.z + i), splat(<real> 0.5) - load(<const real*> chunk.y + i))
+        smaller = load(<const real*> chunk.smaller + i)
+        smaller = select_negative(x, smaller, splat(<real> 1) - smaller)
+        store(<real*> chunk.e + i, power_of_sigmoid(smaller, max(-x, splat(<real> 0)),
+                                                    load(<const real*> chunk.log_term + i), loss))
         i += lanes(tag)
 
 
@@ -378,23 +390,27 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] kept = splat(<real> (1.0 - chunk.label_smoothing))
     cdef vec[real] half_smoothing = splat(<real> (0.5 * chunk.label_smoothing))
-    cdef vec[real] factor = splat(<real> chunk.scale), total = one
+    cdef vec[real] scale = splat(<real> chunk.scale), total = one
     cdef vec[real] value, grad, hess, z_i, e_i, y_i, opposite, weight, partial, log_term = zero
     cdef vec[real] alpha, one_less_alpha
-    cdef Py_ssize_t i = begin, stop
+    cdef mask[real] unused
+    cdef Py_ssize_t i = begin, stop, streamed = begin
     # A copy, which no store of the loop can change: the compiler would read and convert its numbers for each
     # vector (focal loss from the cache: 1.04 ns an element, and 0.97 so).
     cdef sigmoid_loss own = loss[0]
     if sigmoid_loss is SigmoidFocal:
-        logistic_of_chunk(chunk, begin, count, tag)
+        logistic_of_chunk(chunk, begin, count, &own, kind, tag)
     while i < count:
+        if derivatives is not ValueOnly:
+            if chunk.streamed != NULL:
+                streamed = stream(<real*> chunk.streamed, <const real*> chunk.grad, streamed, i, True)
         partial = zero
         stop = min_size(count, i + STRIDE_VECTORS * width)
         while i < stop:
             z_i = load(z + i)
             y_i = load(y + i)
             opposite = one - y_i
-            if options is General:
+            if options is not Ordinary:
                 y_i = y_i * kept + half_smoothing
                 opposite = opposite * kept + half_smoothing
             if sigmoid_loss is Bce:
@@ -403,7 +419,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                     y_i = y_i * load(<const real*> chunk.positive_weight + i)
                     total = y_i + opposite
                 if not adds_logarithms_apart(loss, kind, tag):
-                    log_term = log1p(e_i)
+                    log_term = log1p_of(e_i, kind)
                 value = bce(z_i, e_i, log_term, y_i, opposite, total, partial, &grad, &hess, kind)
             else:
                 alpha = splat(<real> own.alpha_positive)
@@ -411,137 +427,106 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 if options is General:  # numbers of each element, or ones
                     alpha = alpha * load(<const real*> chunk.positive_weight + i)
                     one_less_alpha = one_less_alpha * load(<const real*> chunk.negative_weight + i)
-                value = sigmoid_focal(z_i, load(smaller + i), load(log_terms + i), y_i, opposite, &own, alpha,
-                                      one_less_alpha, partial, &grad, &hess, kind)
+                value = sigmoid_focal(z_i, load(smaller + i), load(log_terms + i), e + i, y_i, opposite, &own,
+                                      alpha, one_less_alpha, partial, &grad, &hess, kind)
             if options is General:
                 # drop: an element of weight 0 counts nothing, even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
-                factor = load(<const real*> chunk.factor + i)
-                value = drop(equal(weight, zero), weight * value)
-                grad = drop(equal(weight, zero), grad)
-                hess = drop(equal(weight, zero), hess)
-                if chunk.value:
-                    store(<real*> chunk.value + i, value)
+                unused = equal(weight, zero)
+                value = drop(unused, weight * value)
+                weight = load(<const real*> chunk.factor + i) * (weight * scale)
+                grad = drop(unused, weight * grad)
+                hess = drop(unused, weight * hess)
+                if chunk.has_values:
+                    store(<real*> chunk.e + i, value)
                 partial = partial + value
             else:
                 partial = value
+                grad = scale * grad
+                hess = scale * hess
             if derivatives is WithHessian:
-                store(<real*> chunk.hess + i, factor * hess)
+                store(<real*> chunk.hess + i, hess)
             if derivatives is not ValueOnly:
-                store(<real*> chunk.grad + i, factor * grad)
+                store(<real*> chunk.grad + i, grad)
             i += width
         sum.add(partial)
+    if derivatives is not ValueOnly:
+        if chunk.streamed != NULL:
+            stream(<real*> chunk.streamed, <const real*> chunk.grad, streamed, count, False)
 
 
 cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssize_t start,
                        Py_ssize_t stop, derivatives order, real tag, double* total) noexcept nogil:
     # The elements from `start`, a multiple of ELEMENTS. Adds the weighted losses up in fixed order.
     # True if a target may lie outside [0, 1].
-    cdef real buffers[10][ELEMENTS + 16]
-    cdef Py_ssize_t first = start, count, whole
-    cdef Py_ssize_t logits_size = storage_size(arrays.logits_storage)
-    cdef Py_ssize_t target_size = storage_size(arrays.target_storage)
-    cdef Py_ssize_t grad_size = storage_size(arrays.grad_storage)
-    cdef Py_ssize_t hess_size = storage_size(arrays.hess_storage)
-    cdef bint plain = (arrays.positive_weight == NULL and arrays.sample_weight == NULL
-                       and arrays.mask == NULL and arrays.grad_output == NULL and arrays.loss == NULL
-                       and arrays.label_smoothing == 0.0)
+    cdef double memory[9 * BUFFER]
+    cdef Py_ssize_t first = start, count, whole, size = chunk_elements(tag)
+    cdef bint streams = arrays.streams, suspect = False
+    cdef bint plain = (arrays.positive_weight.data == NULL and arrays.sample_weight.data == NULL
+                       and arrays.mask.data == NULL and arrays.grad_output.data == NULL
+                       and arrays.loss.data == NULL)
+    cdef bint smooth = arrays.label_smoothing != 0.0
     cdef Chunk chunk
     cdef Ordinary is_ordinary_chunk
     cdef Plain is_plain_chunk
     cdef General is_general_chunk
     cdef wide_sum[real] sum
+    memset(&chunk, 0, sizeof(chunk))
     chunk.label_smoothing = arrays.label_smoothing
     chunk.scale = arrays.scale
-    chunk.suspect = False
-    chunk.extraordinary = False
-    chunk.e = &buffers[6][0]
-    chunk.smaller = &buffers[7][0]
-    chunk.log_term = &buffers[8][0]
+    chunk.e = place(memory, 2, tag)
+    chunk.smaller = place(memory, 3, tag)
+    chunk.log_term = place(memory, 4, tag)
+    chunk.has_values = arrays.loss.data != NULL
     while first < stop:
-        count = min_size(ELEMENTS, stop - first)
-        chunk.z = element_chunk(arrays.logits + first * logits_size, arrays.logits_storage, count,
-                                &buffers[0][0])
-        chunk.y = element_chunk(arrays.target + first * target_size, arrays.target_storage, count,
-                                &buffers[1][0])
-        chunk.grad = &buffers[0][0]
-        chunk.hess = &buffers[1][0]
-        chunk.value = NULL
-        if count == ELEMENTS:
+        count = min_size(size, stop - first)
+        chunk.z = read_numbers(&arrays.logits, first, count, place(memory, 0, tag))
+        chunk.y = read_numbers(&arrays.target, first, count, place(memory, 1, tag))
+        chunk.grad = place(memory, 0, tag)
+        chunk.hess = place(memory, 1, tag)
+        chunk.streamed = NULL
+        if count == size:
             if derivatives is not ValueOnly:
-                if arrays.grad_storage <= FLOAT64:
-                    chunk.grad = arrays.grad + first * grad_size
+                if is_of(&arrays.grad, tag):
+                    if streams:
+                        chunk.streamed = <real*> arrays.grad.data + first
+                    else:
+                        chunk.grad = <real*> arrays.grad.data + first
             if derivatives is WithHessian:
-                if arrays.hess_storage <= FLOAT64:
-                    chunk.hess = arrays.hess + first * hess_size
-        exponentials_of_chunk(&chunk, count, loss, tag)
+                if is_of(&arrays.hess, tag) and not streams:
+                    chunk.hess = <real*> arrays.hess.data + first
+        chunk.suspect = False
+        if not chunk.extraordinary:
+            exponentials_of_chunk(&chunk, count, loss, is_ordinary_chunk, tag)
+        if chunk.extraordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
+            exponentials_of_chunk(&chunk, count, loss, is_plain_chunk, tag)
+        if chunk.suspect and not suspect:
+            suspect = any_outside(used_targets(arrays, first, count, <const real*> chunk.y,
+                                               place(memory, 7, tag), place(memory, 8, tag)), count, <real> 1)
+            chunk.weight = NULL
         whole = 0
         if plain:
             # Whole strides; what is left of a short chunk ends within a vector.
             whole = count - count % (STRIDE_VECTORS * lanes(tag))
-            if chunk.extraordinary:
+            if chunk.extraordinary or smooth:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_plain_chunk, tag, &sum)
             else:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_ordinary_chunk, tag, &sum)
             if adds_logarithms_apart(loss, is_plain_chunk, tag):
                 total[0] += sum_of_log1p(<const float*> chunk.e, whole)
         if whole < count:
-            general_chunk(arrays, first, whole, count, &chunk, &buffers[2][0])
-            if arrays.loss != NULL:
-                chunk.value = &buffers[5][0]
+            options_of_chunk(arrays, first, whole, count, &chunk, memory, tag)
             loss_of_chunk(&chunk, whole, count, loss, order, is_general_chunk, tag, &sum)
-            if arrays.loss != NULL:
-                memcpy(<real*> arrays.loss + first, chunk.value, count * sizeof(real))
+            if chunk.has_values:
+                write_numbers(&arrays.loss, first, count, <const real*> chunk.e, streams)
         if derivatives is not ValueOnly:
-            if chunk.grad == &buffers[0][0]:
-                narrow(<const real*> chunk.grad, arrays.grad + first * grad_size, arrays.grad_storage,
-                       count)
+            if chunk.grad == place(memory, 0, tag) and chunk.streamed == NULL:
+                write_numbers(&arrays.grad, first, count, <const real*> chunk.grad, streams)
         if derivatives is WithHessian:
-            if chunk.hess == &buffers[1][0]:
-                narrow(<const real*> chunk.hess, arrays.hess + first * hess_size, arrays.hess_storage,
-                       count)
+            if chunk.hess == place(memory, 1, tag):
+                write_numbers(&arrays.hess, first, count, <const real*> chunk.hess, streams)
         first += count
+    if streams:
+        end_streams()
     total[0] += sum.total()
-    return chunk.suspect
-
-
-cdef enum:
-    STREAMS = 4  # places at which targets are read at once: 4 million float32 from memory take 0.15 ns an
-    #              element, from one place 0.21 (AVX2 on Zen 3)
-
-
-cdef Py_ssize_t all_within(const real* y, Py_ssize_t count, real largest) noexcept nogil:
-    # How many numbers from the first on are seen to lie in [0, largest] at once: 0, or all but the last few.
-    cdef Py_ssize_t part = count // (STREAMS * ELEMENTS) * ELEMENTS, i = 0, k
-    cdef bits_watch[real] seen
-    while i < part:
-        for k in range(STREAMS):
-            seen.see(load(y + k * part + i))
-        i += lanes(<real> 0)
-    return 0 if seen.exceeds(largest) else STREAMS * part
-
-
-cdef Py_ssize_t first_outside(const char* target, int storage, Py_ssize_t count,
-                              real largest) noexcept nogil:
-    # The position of the first number outside [0, largest], NaN included, or -1.
-    cdef real buffer[ELEMENTS + 16]
-    cdef const real* y
-    cdef Py_ssize_t first = 0, i, chunk
-    cdef bits_watch[real] seen
-    cdef int width = lanes(largest)
-    if storage <= FLOAT64:
-        first = all_within(<const real*> target, count, largest)
-    while first < count:
-        chunk = min_size(ELEMENTS, count - first)
-        y = <const real*> element_chunk(target + first * storage_size(storage), storage, chunk,
-                                        &buffer[0])
-        i = 0
-        while i < chunk:
-            seen.see(load(y + i))
-            i += width
-        if seen.exceeds(largest):
-            for i in range(chunk):
-                if not 0 <= read(y + i) <= largest:
-                    return first + i
-        first += chunk
-    return -1
+    return suspect

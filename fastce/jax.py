@@ -266,9 +266,9 @@ def _check(
         shape = shape[:axis] + shape[axis + 1 :]
     else:
         _checks.sigmoid_target(_outline(target), z)
-        options = loss._options().items()
-        weights = {name: (name, value) for name, value in options if isinstance(value, np.ndarray)}
-        _checks.element_weights(weights, shape)
+        for name, value in loss._options().items():
+            if isinstance(value, np.ndarray):
+                _checks.element_weight(name, value, shape)
     if sample_weight is not None:
         _checks.sample_weight(_outline(sample_weight), shape)
     if where is not None:

@@ -232,10 +232,12 @@ class _SigmoidLoss(Loss):
 
     _family = staticmethod(_elements.sigmoid_family)
 
+    element_weight_name: ClassVar[str]
+
     @property
-    def element_weights(self) -> dict[str, tuple[str, Array]]:
-        """Array options that broadcast to the logits: the kernel's name, ours, and the array."""
-        return {}
+    def element_weights(self) -> tuple[Array | None, Array | None]:
+        """Arrays that broadcast to the logits: factors of the positive and the negative part."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -292,19 +294,21 @@ class BCEWithLogits(_SigmoidLoss):
             reduction=_checks.reduction(self.reduction),
         )
 
+    element_weight_name = "pos_weight"
+
     @property
-    def element_weights(self) -> dict[str, tuple[str, Array]]:  # noqa: D102
+    def element_weights(self) -> tuple[Array | None, Array | None]:  # noqa: D102
         weight: Any = self.pos_weight
-        return {} if weight is None else {"positive_weight": ("pos_weight", weight)}
+        return weight, None
 
     def _new_kernel(self, core: Any) -> Any:
         return core.SigmoidKernel(
             "bce",
             label_smoothing=self.label_smoothing,
+            element_weights=self.element_weights,
+            largest_factor=self.largest_factor,
             reduction=self.reduction,
-            is_quick=self.pos_weight is None,
             sum_over_elements=_evaluate.sum_over_elements,
-            all_probable=_evaluate.all_probable,
         )
 
 
@@ -366,27 +370,25 @@ class SigmoidFocalLoss(_SigmoidLoss):
             reduction=_checks.reduction(self.reduction),
         )
 
+    element_weight_name = "alpha"
+
     @property
-    def element_weights(self) -> dict[str, tuple[str, Array]]:  # noqa: D102
+    def element_weights(self) -> tuple[Array | None, Array | None]:  # noqa: D102
         if not isinstance(self.alpha, np.ndarray):
-            return {}
+            return None, None
         # In float64: 1 − alpha has all its digits before it is rounded to the working precision.
-        return {
-            "positive_weight": ("alpha", self.alpha),
-            "negative_weight": ("alpha", 1 - self.alpha),
-        }
+        return self.alpha, 1 - self.alpha
 
     def _new_kernel(self, core: Any) -> Any:
-        is_array = isinstance(self.alpha, np.ndarray)
         return core.SigmoidKernel(
             "focal",
             label_smoothing=self.label_smoothing,
             gamma=self.gamma,
-            alpha=None if is_array else self.alpha,
-            is_quick=not is_array,
+            alpha=None if isinstance(self.alpha, np.ndarray) else self.alpha,
+            element_weights=self.element_weights,
+            largest_factor=self.largest_factor,
             reduction=self.reduction,
             sum_over_elements=_evaluate.sum_over_elements,
-            all_probable=_evaluate.all_probable,
         )
 
 

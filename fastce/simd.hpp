@@ -454,6 +454,27 @@ template <class T> FASTCE_INLINE vec<T> load_narrowed(const double *from, T) {
     return narrow_lanes(wide);
 }
 
+// 64-bit integers, for which AVX2 has no instruction: their halves become the low bits of 2^84 and 2^52.
+template <class T> FASTCE_INLINE vec<T> load_integers(const unsigned long long *from, bool is_signed, T) {
+#if FASTCE_VECTOR_BYTES
+    typedef native_of<double>::unsigned_bits bits;
+    const std::uint64_t sign = is_signed ? 0x80000000u : 0;
+    const vec<double> rest(is_signed ? 0x1p84 + 0x1p63 + 0x1p52 : 0x1p84 + 0x1p52);
+    wide_vec<T> wide;
+    for (int i = 0; i < wide_vec<T>::parts; ++i) {
+        bits x;
+        std::memcpy(&x, from + i * vec<double>::lanes, sizeof x);
+        const bits high = (x >> 32) ^ (0x4530000000000000u | sign);
+        const bits low = (x & 0xffffffffu) | 0x4330000000000000u;
+        wide.part[i] = vec<double>(bit_cast<native_of<double>::type>(high)) - rest +
+                       vec<double>(bit_cast<native_of<double>::type>(low));
+    }
+    return narrow_lanes<T>(wide);
+#else
+    return vec<T>(is_signed ? T(std::int64_t(*from)) : T(*from));
+#endif
+}
+
 // ------------------------------------------------------------------------------------ reductions
 
 // Halves first: the same order for every caller and, of sums, every width of a vector. In registers: a

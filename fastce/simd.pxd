@@ -75,6 +75,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void store_wide[T](double*, wide_vec[T])
     void store_widened[T](double*, vec[T])
     vec[T] load_narrowed[T](const double*, T)
+    vec[T] load_integers[T](const unsigned long long*, bint, T)
     T reduce_max[T](vec[T])
     double reduce_add[T](vec[T])
     int quad[T](T)
@@ -94,6 +95,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void fetch_to_write(const void*)
     void prefetch "simd::fetch" (const void*)
     void prefetch_to_write "simd::fetch_to_write" (const void*)
+    Py_ssize_t stream[T](T*, const T*, Py_ssize_t, Py_ssize_t, bint)
+    void end_streams()
 
     vec[T] exp[T](vec[T])
     vec[T] normal_exp[T](vec[T])

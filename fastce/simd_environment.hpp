@@ -27,6 +27,48 @@ FASTCE_INLINE void fetch_to_write(const void *at) {
 #endif
 }
 
+// Copies numbers `first` to `stop`, past the caches where they fill whole lines: those are not read before
+// they are written. Returns up to where: to `stop`, or with `whole_lines` to the end of the last line.
+template <class T>
+FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, std::ptrdiff_t stop,
+                                    bool whole_lines) {
+    const std::ptrdiff_t line = cache_line / std::ptrdiff_t(sizeof(T));
+#if defined(__SSE2__) && defined(__GNUC__) && FASTCE_VECTOR_BYTES && \
+    !(FASTCE_VECTOR_BYTES == 64 && !defined(__AVX512F__))
+    const std::ptrdiff_t past_line = reinterpret_cast<std::uintptr_t>(to + first) % cache_line;
+    if (past_line % sizeof(T) == 0) {
+        if (past_line) {
+            const std::ptrdiff_t left = line - past_line / std::ptrdiff_t(sizeof(T));
+            const std::ptrdiff_t count = left < stop - first ? left : stop - first;
+            std::memcpy(to + first, from + first, std::size_t(count) * sizeof(T));
+            first += count;
+        }
+        for (; first + line <= stop; first += line)
+            for (std::ptrdiff_t k = first; k < first + line; k += vec<T>::lanes) {
+                const auto x = bit_cast<typename native_of<float>::type>(load(from + k).v);
+                float *at = reinterpret_cast<float *>(to + k);
+#if FASTCE_VECTOR_BYTES == 64
+                _mm512_stream_ps(at, x);
+#elif FASTCE_VECTOR_BYTES == 32
+                _mm256_stream_ps(at, x);
+#else
+                _mm_stream_ps(at, x);
+#endif
+            }
+        if (whole_lines)
+            return first;
+    }
+#endif
+    std::memcpy(to + first, from + first, std::size_t(stop - first) * sizeof(T));
+    return stop;
+}
+// Other threads see what was streamed from here on.
+FASTCE_INLINE void end_streams() {
+#if defined(__SSE2__) && defined(__GNUC__)
+    _mm_sfence();
+#endif
+}
+
 // ------------------------------------------------------------------------ floating-point environment
 
 // Kernels run with nearest rounding, subnormal numbers and no traps, whatever the caller has set, and
