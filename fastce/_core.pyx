@@ -159,143 +159,6 @@ cdef enum:
 REDUCTIONS = {"mean": MEAN, "sum": SUM, "none": NONE}
 
 
-cdef class SoftmaxKernel:
-    """What a loss of the softmax family is, as the kernels take it."""
-
-    cdef int axis
-    cdef int reduction
-    cdef bint is_quick
-    cdef Batch options
-    cdef object class_weight   # (K,) float64 array, or None
-    cdef object sum_over_rows  # sum_over_rows(work, rows, classes) runs what is more than a single task
-    cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
-
-    def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
-                 double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
-                 str reduction="none", int axis=-1, bint is_quick=True, sum_over_rows=None):
-        memset(&self.options, 0, sizeof(self.options))
-        self.options.kind = KINDS[kind]
-        self.options.label_smoothing = label_smoothing
-        self.options.z_loss = z_loss
-        self.options.gamma = gamma
-        self.options.logit_scale = logit_scale
-        self.options.softcap = softcap
-        self.options.labels.ignores = ignore_index is not None
-        self.options.labels.ignore_index = ignore_index or 0
-        self.axis = axis
-        self.reduction = REDUCTIONS[reduction]
-        self.is_quick = is_quick
-        self.class_weight = class_weight
-        self.sum_over_rows = sum_over_rows
-        self.soft_weights = {}
-        if class_weight is not None:
-            self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
-
-    def evaluate(self, int results, logits, target, sample_weight, where, normalizer, grad_output, out,
-                 loss_out):
-        """As SigmoidKernel's, of what the short way knows."""
-        if where is not None or normalizer is not None or grad_output is not None or loss_out is not None:
-            return None
-        return self.quick(results, logits, target, sample_weight, out)
-
-    def quick(self, int results, logits, target, sample_weight, out):
-        """Return the loss, or a tuple of up to three results, of a usual call, else None."""
-        cdef Batch batch
-        cdef cnp.ndarray z, y
-        cdef int ndim, axis, storage, status
-        cdef Py_ssize_t rows, behind, position = -1
-        cdef double denominator, total = 0.0
-        cdef WeightSum weights
-        cdef bint double_precision
-        if not (self.is_quick and is_usual(logits) and is_usual(target)):
-            return None
-        z = logits
-        y = target
-        ndim = cnp.PyArray_NDIM(z)
-        axis = self.axis if self.axis >= 0 else self.axis + ndim
-        storage = known_storage(z)
-        double_precision = storage == FLOAT64
-        if not (storage != NO_STORAGE and cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and 0 <= axis < ndim
-                and has_shape_without(y, z, axis) and 0 < cnp.PyArray_SIZE(z) <= QUICK_ELEMENTS):
-            return None
-        batch = self.options
-        batch.classes = cnp.PyArray_DIM(z, axis)
-        behind = size_behind(z, axis)
-        set_usual(&batch.logits, z, storage, batch.classes, behind)
-        rows = cnp.PyArray_SIZE(y)
-        if (self.class_weight is not None
-                and cnp.PyArray_DIM(<cnp.ndarray> self.class_weight, 0) != batch.classes):
-            return None
-        batch.labels.data = <char*> cnp.PyArray_DATA(y)
-        batch.labels.itemsize = <int> cnp.PyArray_ITEMSIZE(y)
-        batch.labels.unsigned = cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(y))
-        batch.labels.stride = cnp.PyArray_ITEMSIZE(y)
-        if sample_weight is not None:
-            if self.class_weight is not None or not is_usual_weight(sample_weight, y, out):
-                return None
-            batch.sample_weight = scalars_of(sample_weight.ravel())
-        with nogil:
-            status = weigh_labels(&batch, rows, &weights, &position)
-            if status == OK and scale_overflows(batch.logits.data, storage, cnp.PyArray_SIZE(z),
-                                                batch.logit_scale, batch.softcap):
-                status = OUT_OF_RANGE
-        if status != OK:
-            return None
-        denominator = weights.total
-        batch.scale = 1.0
-        if self.reduction == MEAN:
-            if not denominator > 0.0:
-                return None
-            batch.scale = 1.0 / denominator
-        soft_weight = None
-        if batch.label_smoothing != 0.0:
-            soft_weight = self.soft_weight(batch.classes, double_precision)
-            batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
-        grad = hess = loss = None
-        if results > 1:
-            grad = output_for(out, z, y)
-            if grad is None:
-                return None
-            set_usual(&batch.grad, <cnp.ndarray> grad, storage, batch.classes, behind)
-        if results > 2:
-            if out is not None:
-                return None
-            hess = output_for(None, z, y)
-            set_usual(&batch.hess, <cnp.ndarray> hess, storage, batch.classes, behind)
-        if self.reduction == NONE:
-            loss = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(y), working_type(double_precision), False)
-            batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
-        if cnp.PyArray_SIZE(z) <= SINGLE_TASK:
-            with nogil:
-                status = run_softmax(&batch, 0, rows, double_precision, &total)
-            check_status(status)
-        else:
-            total = self.sum_over_rows(run_of(&batch, double_precision,
-                                              (self, z, y, sample_weight, soft_weight, grad, hess, loss)),
-                                       rows, batch.classes, behind > 1)
-        if self.reduction != NONE:
-            loss = total / denominator if self.reduction == MEAN else total
-        return results_of(results, loss, grad, hess)
-
-    @property
-    def ignore_index(self):
-        """The label whose rows are ignored, or None."""
-        return self.options.labels.ignore_index if self.options.labels.ignores else None
-
-    cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
-        # What label smoothing gives each class, in the working precision.
-        cdef tuple key = (double_precision, classes)
-        cached = self.soft_weights.get(key)
-        if cached is None:
-            cached = np.empty(classes, np.float64 if double_precision else np.float32)
-            if double_precision:
-                spread_smoothing(&self.options, classes, <double*> cnp.PyArray_DATA(<cnp.ndarray> cached))
-            else:
-                spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
-            self.soft_weights = {key: cached}  # a loss is used with one number of classes
-        return cached
-
-
 cdef int check_status(int status) except -1:
     if status == BAD_LABEL:
         raise RuntimeError("target was changed by another thread during the call")
@@ -306,6 +169,10 @@ cdef int check_status(int status) except -1:
 
 KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
          "log_softmax": LOG_SOFTMAX}
+
+
+include "_sigmoid_calls.pxi"
+include "_softmax_calls.pxi"
 
 
 def overflows(SoftmaxKernel kernel, cnp.ndarray logits):
@@ -410,6 +277,5 @@ cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real
     return run_blocks(batch, start, stop, plan, tag, total)
 
 
-include "_sigmoid_calls.pxi"
 include "_elementary.pxi"
 include "_interface.pxi"

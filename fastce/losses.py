@@ -42,14 +42,6 @@ class _SoftmaxLoss(Loss):
         weight: Array | None = getattr(self, self.class_weight_name)
         return weight
 
-    @property
-    def is_quick(self) -> bool:
-        """Whether the short way may take the loss, which knows no factors beyond the type."""
-        weight = self.class_weight
-        return weight is None or all(
-            _evaluate.bits_from_one(x) <= _evaluate.FACTOR_BITS for x in weight.tolist()
-        )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxCrossEntropy(_SoftmaxLoss):
@@ -148,7 +140,8 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             softcap=self.softcap or 0.0,
             reduction=self.reduction,
             axis=self.axis,
-            is_quick=self.is_quick,
+            largest_factor=self.largest_factor,
+            takes_probabilities=self.takes_probabilities,
             sum_over_rows=_evaluate.sum_over_rows,
         )
 
@@ -222,7 +215,8 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             gamma=self.gamma,
             reduction=self.reduction,
             axis=self.axis,
-            is_quick=self.is_quick,
+            largest_factor=self.largest_factor,
+            takes_probabilities=self.takes_probabilities,
             sum_over_rows=_evaluate.sum_over_rows,
         )
 
