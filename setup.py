@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 SOURCE = "fastce/_core.pyx"
 # Everything that a module is made of: an edited header must rebuild it.
 DEPENDS = [
-    str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").glob(f"*.{suffix}")
+    str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").rglob(f"*.{suffix}")
 ]
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -47,7 +47,7 @@ def with_lightgbm(client, x, y, chunked_x, chunked_y):
     import lightgbm
 
     focal = LightGBMObjective(LOSS)
-    settings = {"num_class": CLASSES, "n_estimators": ROUNDS, "verbose": -1}
+    settings = {"num_class": CLASSES, "n_estimators": ROUNDS, "verbose": -1, "metric": "None"}
     settings |= {"min_child_samples": 0, "min_child_weight": 1.0}
     model = lightgbm.DaskLGBMClassifier(client=client, objective=focal.sklearn, **settings)
     model.fit(chunked_x, chunked_y)

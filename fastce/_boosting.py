@@ -1,12 +1,10 @@
-"""Second derivatives and initial scores of losses, as boosted trees need them.
+"""Second derivatives of losses, as boosted trees need them.
 
 The formulas, and where they come from, stand at the top of ``fastce.objectives``. Throughout, v_j
 is δ_jy − p_j and q = 1 − p_y; a softmax focal loss has the gradient −a·v and the Hessian
 a·(diag(p) − p·pᵀ) + b·v·vᵀ.
 """
 
-import math
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +12,6 @@ import numpy as np
 from fastce import _checks_bridges
 from fastce._loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
-from fastce.softmax import softmax
 
 # XGBoost's own least second derivative. A leaf whose second derivatives add up to 0 gets no value.
 LEAST_HESSIAN = 1e-16
@@ -23,11 +20,9 @@ LEAST_HESSIAN = 1e-16
 # more than the arithmetic, because the system hands out their memory page by page.
 BLOCK = 1 << 14
 
-# The score of a class that no sample has: LightGBM, too, takes its share for 1e-15.
-LEAST_SCORE = math.log(1e-15)
 
-# Steps of softmax_start. Each about halves the distance to the solution, or better.
-MOST_STEPS = 1000
+# The loss whose derivatives are a softmax's own. Objectives of an equal loss hold this one.
+PLAIN = SoftmaxCrossEntropy(reduction="sum")
 
 
 def one_hot(labels: Array, classes: int, dtype: Any, order: Literal["C", "F"]) -> Array:
@@ -74,88 +69,41 @@ def focal_bound(grad: Array, hess: Array, p: Array, labels: Array) -> Array:
     return bound
 
 
-def focal_matrix(p: Array, label: int, g_y: float, h_y: float, is_clipped: bool) -> Array:
-    """Return the Hessian of one sample's softmax focal loss; with max(b, 0) for b if clipped."""
-    matrix, v = _covariance(p, label)
-    q = v[label]
-    if q == 0:
-        return np.zeros_like(matrix)
-    b = (h_y - abs(g_y) * p[label]) / q**2
-    matrix *= abs(g_y) / q
-    matrix += (max(b, 0.0) if is_clipped else b) * np.multiply.outer(v, v)
-    return matrix
+def row_derivatives(
+    loss: Any, scores: Array, label: Array, is_clipped: bool
+) -> tuple[Array, Array]:
+    """Return gradient (K,) and Hessian (K, K) of one sample; with max(b, 0) for b if clipped.
 
-
-def cross_entropy_matrix(loss: SoftmaxCrossEntropy, p: Array, label: int) -> Array:
-    """Return the Hessian of one sample's cross-entropy, without z_loss and softcap."""
-    matrix, _ = _covariance(p, label)
-    weight = np.ones(p.size) if loss.class_weight is None else loss.class_weight
-    smoothing = loss.label_smoothing
-    matrix *= loss.logit_scale**2 * ((1 - smoothing) * weight[label] + smoothing * weight.mean())
-    return matrix
-
-
-def _covariance(p: Array, label: int) -> tuple[Array, Array]:
-    """Return diag(p) − p·pᵀ, and v; at the label, both with the digits of 1 − p_y."""
-    v = -p
-    v[label] = 0.0
-    v[label] = -v.sum()
-    matrix: Array = -np.multiply.outer(p, p)
-    matrix.flat[:: p.size + 1] = p * (1 - p)
-    matrix[label, label] = p[label] * v[label]
-    return matrix, v
-
-
-# The constant score with the least loss -----------------------------------------------------------
-
-
-def sigmoid_start(loss: Any, target: Array, weight: Array | None) -> Array:
-    """Bisect for the root of the gradient, in all columns of the target at once.
-
-    There is one: a positive sample's gradient is nowhere above 0, a negative one's nowhere below,
-    and the ratio of the two falls as the score rises.
+    ``scores`` (1, K) and ``label`` (1,) go to a SoftmaxCrossEntropy without z_loss and softcap, or
+    to a SoftmaxFocalLoss, of reduction "sum". Of a plain cross-entropy the gradient is −v and the
+    Hessian's diagonal p_j (1−p_j), both with all digits: with them the matrix is made.
     """
-    values, place = np.unique(target, return_inverse=True)
-    columns = place.reshape(target.shape).T
-    count = np.stack([np.bincount(c, weight, minlength=len(values)) for c in columns], axis=-1)
-    targets = np.broadcast_to(values.astype(np.float64)[:, None], count.shape)
-    low = np.full(target.shape[1], LEAST_SCORE)
-    high = -low
-    while np.any(high - low > 1e-12):
-        middle = (low + high) / 2
-        scores = np.broadcast_to(middle, count.shape)
-        _, grad = loss.value_and_grad(scores, targets, sample_weight=count)
-        is_above = grad.sum(axis=0) > 0
-        low, high = np.where(is_above, low, middle), np.where(is_above, middle, high)
-    result: Array = (low + high) / 2
-    return result
-
-
-def softmax_start(loss: Any, labels: Array, weight: Array | None, classes: int | None) -> Array:
-    """Step with the diagonal bound, which does not overshoot, from the shares of the classes."""
-    counted = labels != loss.ignore_index
-    labels, weight = labels[counted], None if weight is None else weight[counted]
-    own = loss.class_weight
-    if classes is None:
-        classes = len(own) if own is not None else int(labels.max(initial=-1)) + 1
-    _checks_bridges.labels_in_range(labels, classes)
-    count = np.bincount(labels, weight, minlength=classes).astype(np.float64)
-    share = count if own is None else count * own
-    share = share / (share.sum() or 1.0)
-    is_there = share > 0
-    start: Array = np.log(np.maximum(share, math.exp(LEAST_SCORE)))
-    # One sample of each class, times its count. The ignored class has none, and may be a row.
-    loss, every = replace(loss, ignore_index=-1), np.arange(classes)
-    for _ in range(MOST_STEPS):
-        scores = np.tile(start, (classes, 1))
-        _, grad, hess = loss.value_grad_hess(scores, every, sample_weight=count)
-        if isinstance(loss, SoftmaxFocalLoss):
-            bound = focal_bound(grad, hess, softmax(scores), every)
-        else:
-            bound = 2 * np.abs(hess)
-        slope, curvature = grad.sum(axis=0), bound.sum(axis=0)
-        step = np.divide(slope, curvature, out=np.zeros_like(slope), where=is_there)
-        start -= step
-        if np.abs(step).max(initial=0.0) < 1e-12:
-            break
-    return start
+    y = label.item()
+    _, (grad,), (hess,) = loss.value_grad_hess(scores, label)
+    if y == loss.ignore_index:
+        return grad, np.zeros((grad.size, grad.size))
+    is_focal = isinstance(loss, SoftmaxFocalLoss)
+    own, variance = grad, hess  # −v_j, and p_j (1−p_j)
+    if loss is not PLAIN:
+        scaled = scores if is_focal else scores * loss.logit_scale
+        _, (own,), (variance,) = PLAIN.value_grad_hess(scaled, label)
+    v = -own
+    q = float(v[y])
+    p = own.copy()
+    p[y] = variance[y] / q if q else 1.0
+    matrix: Array = (-p)[:, None] * p
+    matrix.ravel()[:: p.size + 1] = variance
+    if not is_focal:
+        factor, smoothing = loss.logit_scale**2, loss.label_smoothing
+        if (weight := loss.class_weight) is not None:
+            factor *= (1 - smoothing) * weight[y] + smoothing * weight.mean()
+        if factor != 1:
+            matrix *= factor
+    elif q:
+        a = abs(float(grad[y])) / q
+        b_q_q = float(hess[y]) - a * q * p[y]  # b·q²: q² alone may be too small a number
+        matrix *= a
+        if b_q_q > 0 or not is_clipped:
+            v /= q
+            matrix += (b_q_q * v)[:, None] * v
+    return grad, matrix

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import _layout
+from fastce._positions import position as _position
 
 Array = npt.NDArray[Any]
 
@@ -181,8 +182,8 @@ def bad_label(
     at = np.unravel_index(flat_position, target.shape)
     ignored = "" if ignore_index is None else f", and ignore_index is {ignore_index}"
     raise IndexError(
-        f"target holds the label {target[at]}{_position(at)}, but the labels of {classes} classes"
-        f" are 0 to {classes - 1}{ignored}"
+        f"target holds the label {target[at]}{_position(at, 'target')}, but the labels of"
+        f" {classes} classes are 0 to {classes - 1}{ignored}"
     )
 
 
@@ -200,7 +201,7 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
 def bad_probability(
     name: str, array: Array, at: tuple[Any, ...], accepted: str = "lie in [0, 1]"
 ) -> NoReturn:
-    raise ValueError(f"{name} must {accepted}, got {array[at]}{_position(at)}")
+    raise ValueError(f"{name} must {accepted}, got {array[at]}{_position(at, name)}")
 
 
 # Other arguments of a call ------------------------------------------------------------------------
@@ -466,7 +467,7 @@ def _weights(
     if not good.all():
         at = _first(~good)
         accepted = "finite" if signed else accepted
-        raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at)}")
+        raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at, name)}")
     return float(largest)
 
 
@@ -481,9 +482,3 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...], hint: str = "") 
 
 def _first(wrong: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
-
-
-def _position(at: tuple[Any, ...]) -> str:
-    """Say where an element is; a scalar has no position."""
-    index = tuple(int(i) for i in at)
-    return f" at position {index[0] if len(index) == 1 else index}" if index else ""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastce import _checks
+from fastce import _checks, _positions
 from fastce._checks import Array
 
 # Optional packages --------------------------------------------------------------------------------
@@ -31,8 +31,8 @@ def softmax_loss(loss: Any) -> None:
 
 def number_of_classes(value: Any) -> int:
     count = _checks.integer("classes", value)
-    if count < 0:
-        raise ValueError(f"classes must be at least 0, got {value!r}")
+    if not 0 <= count < 2**48:  # the offsets of some thousand rows still fit in 64 bits
+        raise ValueError(f"classes must be at least 0 and less than 2**48, got {value!r}")
     return count
 
 
@@ -46,25 +46,41 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
     return first
 
 
-def summary_fits(shape: tuple[int, ...], target_shape: tuple[int, ...]) -> None:
-    if shape != target_shape:
+def summary(name: str, value: Any) -> list[Array]:
+    """Return the fields of a summary: 3, 5 with label smoothing, 6 with a mask besides."""
+    if not isinstance(value, tuple):
+        raise TypeError(f"{name} must be a Summary, got {type(value).__name__}")
+    fields = [_checks.real(f"{name} field", field) for field in value if field is not None]
+    shapes = {field.shape for field in fields}
+    if len(fields) not in (3, 5, 6) or len(shapes) != 1:
         raise ValueError(
-            f"a summary of shape {shape} does not fit a target of shape {target_shape}"
+            f"{name} must have 3, 5 or 6 fields of one shape, got"
+            f" {', '.join(str(field.shape) for field in fields)}"
+        )
+    return fields
+
+
+def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], soft: bool) -> None:
+    """Check that a summary is of the rows of a target, and of a loss that smooths labels or not."""
+    if fields[0].shape != shape:
+        raise ValueError(
+            f"{name} of shape {fields[0].shape} does not fit a target of shape {shape}"
+        )
+    given = len(fields) > 3
+    if given != soft:
+        raise ValueError(
+            f"{name} was made with{'' if given else 'out'} label smoothing, the loss is"
+            f" with{'' if soft else 'out'}"
         )
 
 
-def summary_is_soft(given: bool, wanted: bool) -> None:
-    if given != wanted:
+def summaries_fit(a: list[Array], b: list[Array]) -> None:
+    """Check the fields of two summaries that are to be merged."""
+    if len(a) != len(b) or a[0].shape != b[0].shape:
         raise ValueError(
-            f"the summary was made with{'' if given else 'out'} label smoothing, the loss is"
-            f" with{'' if wanted else 'out'}"
+            f"summaries of {len(a)} numbers for rows of shape {a[0].shape}, and of {len(b)} for"
+            f" {b[0].shape}, cannot be merged"
         )
-
-
-def summaries_fit(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    """Check (numbers a row, ...) of two summaries that are to be merged."""
-    if a != b:
-        raise ValueError(f"summaries of {a} and of {b} (numbers a row, rows) cannot be merged")
 
 
 # Objectives ---------------------------------------------------------------------------------------
@@ -85,6 +101,137 @@ def hessian(value: str, has_bound: bool) -> str:
     return value
 
 
+def boosting_scores(value: Any, softmax: str | None) -> Array:
+    """Return raw scores: (n, K) for the softmax loss of that name, (n,) or (n, K) for sigmoids."""
+    scores = _checks.logits(value)
+    if scores.ndim == 2 or (scores.ndim == 1 and softmax is None):
+        return scores
+    if softmax is None:
+        raise ValueError(f"scores must have shape (n,) or (n, K), got {scores.shape}")
+    raise ValueError(
+        f"{softmax} needs scores of shape (n, K), got {scores.shape}: give the host the number of"
+        " classes, also 2 (num_class; of CatBoost class_names or classes_count), or take"
+        " BCEWithLogits or SigmoidFocalLoss, which need one score for two classes"
+    )
+
+
+def predicted_probabilities(value: Any, softmax: str | None) -> Array:
+    """Return a host's predictions, in float64."""
+    p = _checks.real("probabilities", value)
+    if p.ndim != 2 and (p.ndim != 1 or softmax is not None):
+        accepted = "(n, K) (multi:softprob of XGBoost, not multi:softmax)"
+        raise ValueError(
+            f"probabilities must have shape {accepted if softmax else '(n,) or (n, K)'}, got"
+            f" {p.shape}"
+        )
+    _in_unit_interval("probabilities", p)
+    return p.astype(np.float64)
+
+
+def boosting_target(value: Any, scores: Array) -> Array:
+    """Return labels (n,), or a target of the scores' shape."""
+    target = _checks.real("target", value)
+    if target.shape not in (scores.shape[:1], scores.shape):
+        accepted = " or ".join(map(str, dict.fromkeys((scores.shape[:1], scores.shape))))
+        raise ValueError(
+            f"target of shape {target.shape} does not fit scores of shape {scores.shape}: it must"
+            f" have shape {accepted}"
+        )
+    return target
+
+
+def boosting_weight(value: Any, scores: Array) -> Array | None:
+    """Return weights (n,), or of the scores' shape; None for an empty array, which XGBoost has."""
+    if value is None or np.size(value) == 0:
+        return None
+    weight = _checks.real("sample_weight", value)
+    if weight.shape not in ((), scores.shape[:1], scores.shape):
+        raise ValueError(
+            f"sample_weight must have shape {scores.shape[:1]}, got {weight.shape}, for scores of"
+            f" shape {scores.shape}"
+        )
+    return weight  # the loss looks at the numbers
+
+
+def start_target(
+    value: Any, classes: int | None, is_softmax: bool, takes_probabilities: bool
+) -> Array:
+    """Return the target of a constant score: labels (n,), or numbers in [0, 1]."""
+    target = _checks.real("target", value)
+    if target.ndim == 1 and (is_softmax or classes is not None):
+        return integral_labels(target)
+    if target.ndim not in (1, 2) or not takes_probabilities:
+        accepted = "(n,) or (n, K)" if takes_probabilities else "(n,)"
+        raise ValueError(f"target must have shape {accepted}, got {target.shape}")
+    if classes is not None and target.shape[1] != classes:
+        raise ValueError(f"target of shape {target.shape} does not fit classes={classes}")
+    _in_unit_interval("target", target)
+    return target
+
+
+def _in_unit_interval(name: str, array: Array) -> None:
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        _checks.bad_probability(name, array, _checks._first(wrong))
+
+
+def weights_of_a_start(weight: Array | None) -> float:
+    """Return the sum of the weights, 0 of none."""
+    total = 0.0 if weight is None else float(weight.sum())
+    if weight is not None and total <= 0 and weight.any():
+        raise ValueError(
+            f"sample_weight must have a positive sum for an initial score, got {total}"
+            " (times a power of two)"
+        )
+    return total
+
+
+def host_data(data: Any, method: str, instead: str) -> Any:
+    """Check that an objective got the host's data set, as its native interface hands it over."""
+    if not hasattr(data, "get_label"):
+        raise TypeError(
+            f"{method} is for the host's native interface, and got {type(data).__name__} for the"
+            f" data set: the scikit-learn interface takes {instead}"
+        )
+    return data
+
+
+def sklearn_scores(scores: Any, method: str, instead: str) -> Any:
+    """Check that an objective got scores, as the scikit-learn interface hands them over."""
+    if hasattr(scores, "get_label"):
+        raise TypeError(
+            f"{method} is for the scikit-learn interface, and got {type(scores).__name__} for the"
+            f" scores: the native interface takes {instead}"
+        )
+    return scores
+
+
+def other_predictions(instead: str, takes_probabilities: bool) -> NoReturn:
+    if takes_probabilities:
+        raise ValueError(
+            "the metric takes probabilities, but beside a custom objective the host hands over raw"
+            f" scores: {instead} takes them"
+        )
+    raise ValueError(
+        "the metric takes raw scores, but the host uses an objective of its own, and hands over its"
+        f" predictions: {instead} takes probabilities"
+    )
+
+
+def dropped_weights(host: str, options: str, instead: str) -> NoReturn:
+    raise ValueError(f"{host} does not apply {options} to a custom objective: {instead}")
+
+
+def scores_by_class(approxes: Any) -> Array:
+    """Return (n,) for one array of scores, and (n, K) for K of them, as CatBoost gives them."""
+    if len(approxes) == 1:
+        return np.asarray(approxes[0])
+    try:
+        return np.stack(approxes).T
+    except ValueError as error:
+        raise ValueError(f"approxes must be arrays of one length: {error}") from None
+
+
 def integral_labels(value: Any) -> Array:
     """Return class labels that came in any type that holds integers, as integers."""
     array = _checks._array("target", value)
@@ -98,9 +245,18 @@ def integral_labels(value: Any) -> Array:
     if not good.all():
         at = _checks._first(~good)
         raise ValueError(
-            f"target must be integral class labels, got {array[at]}{_checks._position(at)}"
+            f"target must be integral class labels, got {array[at]}{_positions.position(at)}"
         )
     return labels
+
+
+def label_of_a_row(value: Any) -> Array:
+    """Return (1,): one label; what it cannot be is left to `integral_labels`."""
+    if isinstance(value, float | int) and abs(value) < 2**53 and value == value // 1:
+        return np.array([int(value)])
+    if np.ndim(value):
+        raise ValueError(f"target must be one class label, got shape {np.shape(value)}")
+    return integral_labels([value])
 
 
 def labels_in_range(labels: Array, classes: int) -> None:
@@ -113,13 +269,16 @@ def labels_in_range(labels: Array, classes: int) -> None:
 
 
 def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
-    """Return the arrays of a linear layer, all float32 or all float64."""
+    """Return the arrays of a linear layer, all of one floating-point type."""
     x, w = _checks._array("hidden", hidden), _checks._array("weight", weight)
     b = None if bias is None else _checks._array("bias", bias)
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
-        if array is not None and array.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
-        if array is not None and array.dtype != x.dtype:
+        if array is None:
+            continue
+        if not _checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            accepted = f"{_checks.ACCEPTED_LOGITS}, in native byte order"
+            raise TypeError(f"{name} must be {accepted}, got {array.dtype.str}")
+        if array.dtype != x.dtype:
             raise TypeError(f"{name} must be of the dtype of hidden, {x.dtype}, got {array.dtype}")
     if x.ndim == 0:
         raise ValueError("hidden must have an axis of features, got a scalar")
@@ -170,21 +329,53 @@ def no_second_derivative_in_jax() -> NoReturn:
     )
 
 
+def one_of_losses(value: Any, accepted: tuple[type, ...]) -> None:
+    if not isinstance(value, accepted):
+        not_a_loss(value, "one of " + ", ".join(cls.__name__ for cls in accepted))
+
+
 def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
     """Refuse an argument of a bridge that the host would accept."""
     raise ValueError(f"{name} must be {accepted}, got {got}")
 
 
+def host_type(name: str, accepted: str, got: Any) -> NoReturn:
+    """Refuse an argument of a bridge for its type."""
+    raise TypeError(f"{name} must be {accepted}, got {got}")
+
+
 def dask_logits(value: Any, array_type: type) -> None:
     if not isinstance(value, array_type):
         raise TypeError(f"logits must be a dask array, got {type(value).__name__}")
-    if any(math.isnan(size) for size in value.shape):  # type: ignore[attr-defined]
-        raise ValueError("logits must have known chunk sizes: call compute_chunk_sizes() first")
+    dask_array("logits", value)
+
+
+def dask_array(name: str, value: Any) -> None:
+    """Check that a dask array has chunks of known sizes, which are NumPy's plain arrays."""
+    if any(math.isnan(size) for size in value.shape):
+        raise ValueError(f"{name} must have known chunk sizes: call compute_chunk_sizes() first")
+    if isinstance(value._meta, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is of masked arrays, which are not supported: pass their data and a weight"
+        )
+    if not isinstance(value._meta, np.ndarray | np.generic):
+        raise TypeError(
+            f"{name} must be a dask array of NumPy arrays, got {type(value._meta).__name__} in it"
+        )
+
+
+def dask_scalar(name: str, shape: tuple[int, ...]) -> None:
+    if shape != ():
+        raise ValueError(f"{name} must be a number, or a dask array of no axes, got {shape}")
+
+
+def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
+    _checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
 
 
 def dask_target(is_labels: bool, is_split: bool) -> None:
     if is_split and not is_labels:
         raise ValueError(
-            "a target of probabilities needs chunks of whole rows:"
+            "target: probabilities, or a one-hot, need chunks of whole rows:"
             " rechunk the logits' class axis to -1"
         )

@@ -11,7 +11,6 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.float cimport DBL_MAX
 from libc.math cimport fabs, log2
 from libc.math cimport pow as scalar_pow
 from libc.stdlib cimport free, malloc
@@ -21,14 +20,13 @@ from fastce.simd cimport *
 
 cnp.import_array()
 
-include "_batch.pxi"
-include "_formulas.pxi"
-include "_passes.pxi"
-include "_row_kernel.pxi"
-include "_tile_moves.pxi"
-include "_tile_kernel.pxi"
-include "_flat_kernel.pxi"
-include "_plane_kernel.pxi"
+include "_kernels/batch.pxi"
+include "_kernels/passes.pxi"
+include "_kernels/formulas.pxi"
+include "_kernels/dispatch.pxi"
+include "_kernels/packing.pxi"
+include "_kernels/block.pxi"
+include "_kernels/stream.pxi"
 include "_numbers.pxi"
 include "_sigmoid_kernel.pxi"
 include "_sigmoid_checks.pxi"
@@ -226,8 +224,6 @@ cdef class SoftmaxKernel:
         batch = self.options
         batch.classes = cnp.PyArray_DIM(z, axis)
         behind = size_behind(z, axis)
-        if behind > 1 and batch.classes > QUICK_PLANES:
-            return None
         set_usual(&batch.logits, z, storage, batch.classes, behind)
         rows = cnp.PyArray_SIZE(y)
         if (self.class_weight is not None
@@ -279,7 +275,7 @@ cdef class SoftmaxKernel:
         else:
             total = self.sum_over_rows(run_of(&batch, double_precision,
                                               (self, z, y, sample_weight, soft_weight, grad, hess, loss)),
-                                       rows, batch.classes)
+                                       rows, batch.classes, behind > 1)
         if self.reduction != NONE:
             loss = total / denominator if self.reduction == MEAN else total
         return results_of(results, loss, grad, hess)
@@ -404,17 +400,17 @@ cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint
                      double* total) noexcept nogil:
     cdef DefaultEnvironment environment
     environment.enter()
-    if goes_flat(batch):
-        return run_flat(batch, start, stop, total)
-    if goes_by_planes(batch):
-        return run_planes(batch, start, stop, total)
-    if goes_by_tiles(batch):
-        if double_precision:
-            return run_tiles(batch, start, stop, <double> 0, total)
-        return run_tiles(batch, start, stop, <float> 0, total)
     if double_precision:
-        return run_rows(batch, start, stop, <double> 0, total)
-    return run_rows(batch, start, stop, <float> 0, total)
+        return run_planned(batch, start, stop, <double> 0, total)
+    return run_planned(batch, start, stop, <float> 0, total)
+
+
+cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
+                     double* total) noexcept nogil:
+    cdef int plan = plan_of_batch(batch, tag)
+    if plan == STREAM:
+        return run_rows(batch, start, stop, tag, total)
+    return run_blocks(batch, start, stop, plan, tag, total)
 
 
 include "_sigmoid_calls.pxi"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,13 +15,17 @@ import numpy as np
 from fastce import _checks, _checks_bridges
 from fastce import _dask_tasks as tasks
 from fastce._evaluate import working_type
+from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 try:
     import dask.array as da
+    from dask.layers import ArraySliceDep
 except ImportError as error:
     _checks_bridges.missing_host("dask.array", "dask", error)
 
 DaskArray = Any  # dask is not typed
+LOSSES = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
+Argument = tuple[Any, Any]  # of a layer: an array and its axes, or a constant and None
 
 
 class Graph:
@@ -35,57 +40,77 @@ class Graph:
         loss: Any,
         logits: DaskArray,
         target: Any,
-        sample_weight: Any,
-        normalizer: float | None,
+        sample_weight: Any = None,
+        where: Any = None,
+        normalizer: Any = None,
         probabilities: bool = True,
     ) -> None:
+        _checks_bridges.one_of_losses(loss, LOSSES)
+        _checks_bridges.dask_logits(logits, da.Array)
+        target = _array("target", target)
+        sample_weight = _array("sample_weight", sample_weight)
+        where = _array("where", where)
         self.loss, self.logits = loss, logits
         self.loss_of_chunk = loss if loss.reduction == "none" else replace(loss, reduction="sum")
-        _checks_bridges.dask_logits(logits, da.Array)
         z = _checks.logits(_stand_in(logits))
         self.real = working_type(z)
         self.axes = tuple(range(z.ndim))
         self.fields = z.ndim
-        target = target if isinstance(target, da.Array) else np.asarray(target)
         self.rows = self.axes
+        self.is_softmax = hasattr(loss, "class_weight_name")
         self.is_split = False
-        labels = False
-        if hasattr(loss, "class_weight_name"):
+        self.has_labels = False
+        self.option: str | None = None
+        self.value_of_option: Argument = (None, None)
+        if self.is_softmax:
             probabilities = probabilities and loss.takes_probabilities
             self.axis = _checks.class_axis(z, loss.axis)
             self.rows = self.axes[: self.axis] + self.axes[self.axis + 1 :]
-            _, labels = _checks.softmax_target(
+            _, self.has_labels = _checks.softmax_target(
                 _stand_in(target), z, self.axis, probabilities=probabilities
             )
             _checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[self.axis])
             self.is_split = logits.numblocks[self.axis] > 1
-            _checks_bridges.dask_target(labels, self.is_split)
+            _checks_bridges.dask_target(self.has_labels, self.is_split)
         else:
             _checks.sigmoid_target(_stand_in(target), z)
-            pos_weight = getattr(loss, "pos_weight", None)
-            if pos_weight is not None:
-                _checks.pos_weight(pos_weight, z.shape)
-        self.has_labels = labels
-        self.target_axes = self.rows if labels else self.axes
-        self.target = self._aligned(target, self.target_axes)
-        self.sample_weight = None
-        if sample_weight is not None:
-            weight = (
-                sample_weight if isinstance(sample_weight, da.Array) else np.asarray(sample_weight)
-            )
-            shape = tuple(z.shape[i] for i in self.rows)
-            _checks.sample_weight(_stand_in(weight), shape)
-            self.sample_weight = self._aligned(
-                da.broadcast_to(da.asarray(weight), shape), self.rows
-            )
-        self.normalizer = _checks.normalizer(normalizer)
+            self._take_array_option(z.shape)
+        shape = tuple(z.shape[i] for i in self.rows)
+        _checks.sample_weight(_stand_in(sample_weight), shape)
+        _checks.where(_stand_in(where), z.shape)
+        self.target = self._argument(target, self.rows if self.has_labels else self.axes)
+        self.sample_weight = self._argument(sample_weight, self.rows)
+        self.where = self._argument(where, self.axes)
+        self.normalizer = self._normalizer(normalizer)
 
-    def _aligned(self, array: Any, axes: tuple[int, ...]) -> DaskArray:
-        """Return an array of the sizes of some axes of the logits in their chunks."""
-        chunks = tuple(self.logits.chunks[i] for i in axes)
-        return (
-            array.rechunk(chunks) if isinstance(array, da.Array) else da.from_array(array, chunks)
+    def _take_array_option(self, shape: tuple[int, ...]) -> None:
+        """Part an option that broadcasts to the logits from the loss: each chunk has its own."""
+        for name in ("pos_weight", "alpha"):
+            value = getattr(self.loss, name, None)
+            if isinstance(value, np.ndarray) and value.ndim:
+                _checks_bridges.broadcasts(name, value.shape, shape)
+                self.option, self.value_of_option = name, self._argument(value, self.axes)
+                self.loss_of_chunk = replace(self.loss_of_chunk, **{name: None})
+
+    def _argument(self, value: Any, axes: tuple[int, ...]) -> Argument:
+        """Return an array that broadcasts to some axes of the logits, in their chunks."""
+        if value is None:
+            return None, None
+        axes = axes[len(axes) - value.ndim :]
+        chunks = tuple(
+            self.logits.chunks[i] if size == self.logits.shape[i] else (1,)
+            for size, i in zip(value.shape, axes, strict=True)
         )
+        if isinstance(value, da.Array):
+            return value.rechunk(chunks), axes
+        return da.from_array(value, chunks), axes
+
+    def _normalizer(self, value: Any) -> Any:
+        """Return None, a float, or a dask array of no axes, which is checked when computed."""
+        if not isinstance(value, da.Array):
+            return _checks.normalizer(value)
+        _checks_bridges.dask_scalar("normalizer", value.shape)
+        return da.blockwise(tasks.normalizer, (), value, (), dtype=np.float64, meta=_nothing(0))
 
     # What is computed -------------------------------------------------------------------------
 
@@ -97,7 +122,7 @@ class Graph:
     def value_and_grad(self) -> tuple[DaskArray, DaskArray]:
         dtype = self.logits.dtype
         if not self.is_split:
-            both = self.on_chunks(tasks.value_and_grad_of_chunk, self._denominator())
+            both = self.on_chunks(tasks.value_and_grad_of_chunk, self._denominator)
             grad = da.map_blocks(tasks.pick, both, 1, dtype=dtype, meta=_nothing(both.ndim, dtype))
             return self._reduced(both), grad
         parts = self.parts()
@@ -106,12 +131,14 @@ class Graph:
             tasks.gradient_of_chunk,
             self.axes,
             *(self.logits, self.axes),
-            *(self.target, self.rows),
-            *(self.first_classes(), (self.axis,)),
+            *self.target,
             *(parts, (*self.rows, self.axis, self.fields)),
             *(total, (*self.rows, self.fields)),
-            *self._optional(self.sample_weight, self.rows),
-            *self._optional(self._denominator(), ()),
+            *self.sample_weight,
+            *self.where,
+            *self._denominator,
+            *self._slices(self.axes),
+            located=self._located(self.axes),
             loss=self.loss_of_chunk,
             classes=self.classes,
             concatenate=True,
@@ -121,28 +148,76 @@ class Graph:
         )
         return self._reduced(self.on_rows(tasks.finish, total)), grad
 
-    def _denominator(self) -> Any:
-        """Return what the sum is divided by: a float, or a dask array of no dimension."""
+    @functools.cached_property
+    def _denominator(self) -> Argument:
+        """What the sum is divided by: a float, or a dask array of no dimension."""
         if self.loss.reduction != "mean":
-            return 1.0
+            return 1.0, None
         if self.normalizer is not None:
-            return self.normalizer
-        if not self.has_labels:
-            if self.sample_weight is None:
-                return float(math.prod(self.logits.shape[i] for i in self.rows))
-            return self.sample_weight.sum(dtype=np.float64)
-        weights = da.blockwise(
-            tasks.weight_of_chunk,
-            self.rows,
-            *(self.target, self.rows),
-            *self._optional(self.sample_weight, self.rows),
-            loss=self.loss_of_chunk,
-            classes=self.classes,
-            adjust_chunks=dict.fromkeys(self.rows, tasks.one),
+            return self.normalizer, () if isinstance(self.normalizer, da.Array) else None
+        factor = 1
+        if self.has_labels:
+            axes = self.rows
+            parts = da.blockwise(
+                tasks.weight_of_labels,
+                (*axes, self.fields),
+                *self.target,
+                *self.sample_weight,
+                *self._slices(axes),
+                located=self._located(axes),
+                loss=self.loss_of_chunk,
+                classes=self.classes,
+                new_axes={self.fields: 2},
+                adjust_chunks=dict.fromkeys(axes, tasks.one),
+                align_arrays=False,
+                dtype=np.float64,
+                meta=_nothing(len(axes) + 1),
+            )
+        else:
+            # What broadcasts is counted once, and multiplied.
+            where = (None, None) if self.is_softmax else self.where
+            given: list[Any] = [pair for pair in (self.sample_weight, where) if pair[1] is not None]
+            if not given:
+                return float(math.prod(self.logits.shape[i] for i in self.rows)), None
+            axes = max((axes for _, axes in given), key=len)
+            counted = {
+                i for array, own in given for i, n in zip(own, array.shape, strict=True) if n != 1
+            }
+            factor = math.prod(self.logits.shape[i] for i in self.rows if i not in counted)
+            parts = da.blockwise(
+                tasks.weight_of_samples,
+                (*axes, self.fields),
+                *self.sample_weight,
+                *where,
+                *self._slices(axes, set(axes) - counted),
+                located=self._located(axes),
+                ndim=len(axes),
+                new_axes={self.fields: 2},
+                adjust_chunks=dict.fromkeys(axes, tasks.one),
+                align_arrays=False,
+                dtype=np.float64,
+                meta=_nothing(len(axes) + 1),
+            )
+        if axes:
+            parts = da.reduction(
+                parts,
+                tasks.unchanged,
+                tasks.totals,
+                axis=tuple(range(len(axes))),
+                split_every=dict.fromkeys(range(len(axes)), ADDED_AT_ONCE),
+                dtype=np.float64,
+                meta=_nothing(1),
+            )
+        total = da.blockwise(
+            tasks.denominator,
+            (),
+            *(parts, (self.fields,)),
+            factor=factor,
+            concatenate=True,
             dtype=np.float64,
-            meta=_nothing(len(self.rows)),
+            meta=_nothing(0),
         )
-        return weights.sum()
+        return total, ()
 
     def _reduced(self, results: DaskArray) -> DaskArray:
         """Return the loss from an array whose chunks hold tuples of which it is the first."""
@@ -152,7 +227,7 @@ class Graph:
         total = da.reduction(
             results,
             tasks.first,
-            np.sum,
+            tasks.total,
             axis=tuple(range(results.ndim)),
             split_every=dict.fromkeys(range(results.ndim), ADDED_AT_ONCE),
             dtype=np.float64,
@@ -160,39 +235,32 @@ class Graph:
         )
         if self.loss.reduction == "sum":
             return total
-        denominator = self._optional(self._denominator(), ())
         return da.blockwise(
-            tasks.quotient, (), total, (), *denominator, dtype=np.float64, meta=_nothing(0)
+            tasks.quotient, (), total, (), *self._denominator, dtype=np.float64, meta=_nothing(0)
         )
 
     # Layers -----------------------------------------------------------------------------------
 
-    def on_chunks(self, function: Any, denominator: Any = 1.0) -> DaskArray:
+    def on_chunks(self, function: Any, denominator: Argument = (1.0, None)) -> DaskArray:
         """Apply a function that gives a tuple to each chunk, which holds whole rows."""
         return da.blockwise(
             function,
             self.axes,
             *(self.logits, self.axes),
-            *(self.target, self.target_axes),
-            *self._optional(self.sample_weight, self.rows),
-            *self._optional(denominator, ()),
-            *self._pos_weight(),
+            *self.target,
+            *self.sample_weight,
+            *self.where,
+            *self.value_of_option,
+            *denominator,
+            *self._slices(self.axes),
+            located=self._located(self.axes),
             loss=self.loss_of_chunk,
+            option=self.option,
             concatenate=True,
             align_arrays=False,
             dtype=self.logits.dtype,
             meta=_nothing(len(self.axes), self.logits.dtype),
         )
-
-    def _pos_weight(self) -> tuple[Any, Any]:
-        """Return the pos_weight that each chunk broadcasts, as an argument of a layer."""
-        weight = getattr(self.loss, "pos_weight", None)
-        if weight is None or weight.ndim == 0:
-            return None, None
-        axes = self.axes[len(self.axes) - weight.ndim :]
-        sizes = zip(weight.shape, axes, strict=True)
-        chunks = tuple((1,) if size == 1 else self.logits.chunks[i] for size, i in sizes)
-        return da.from_array(weight, chunks), axes
 
     def on_rows(self, function: Any, total: DaskArray) -> DaskArray:
         """Apply a function that gives a tuple to each chunk of summaries of whole rows."""
@@ -200,8 +268,10 @@ class Graph:
             function,
             self.rows,
             *(total, (*self.rows, self.fields)),
-            *(self.target, self.rows),
-            *self._optional(self.sample_weight, self.rows),
+            *self.target,
+            *self.sample_weight,
+            *self._slices(self.rows),
+            located=self._located(self.rows),
             loss=self.loss_of_chunk,
             classes=self.classes,
             dtype_of_rows=self.real,
@@ -210,6 +280,23 @@ class Graph:
             dtype=self.real,
             meta=_nothing(len(self.rows), self.real),
         )
+
+    def _slices(self, axes: tuple[int, ...], broadcast: Any = ()) -> Argument:
+        """Return an argument that tells a task where its chunk lies; 0 along broadcast axes."""
+        chunks = tuple((1,) if i in broadcast else self.logits.chunks[i] for i in axes)
+        return ArraySliceDep(chunks), axes
+
+    def _located(self, axes: tuple[int, ...]) -> dict[str, tuple[int | None, ...]]:
+        """Return which of `_slices` goes with which axis of an argument; None if it broadcasts."""
+        located = {}
+        for name in ("target", "sample_weight"):
+            array, own_axes = getattr(self, name)
+            if array is not None and (name != "target" or set(own_axes) <= set(axes)):
+                located[name] = tuple(
+                    axes.index(i) if n == self.logits.shape[i] else None
+                    for i, n in zip(own_axes, array.shape, strict=True)
+                )
+        return located
 
     def rows_of(self, results: DaskArray, i: int, dtype: Any) -> DaskArray:
         """Return the i-th of the tuples that the chunks hold: one number a row."""
@@ -232,13 +319,17 @@ class Graph:
 
     def parts(self, argmax: bool = False) -> DaskArray:
         """Return the summaries of all chunks: (rows..., chunks of classes, numbers)."""
-        count = 5 if getattr(self.loss, "label_smoothing", 0.0) else 3
+        count = 3
+        if getattr(self.loss, "label_smoothing", 0.0):
+            count = 5 if self.where[0] is None else 6
         return da.blockwise(
             tasks.summarise_chunk,
             (*self.rows, self.axis, self.fields),
             *(self.logits, self.axes),
-            *(self.target, self.rows),
-            *(self.first_classes(), (self.axis,)),
+            *self.target,
+            *self.where,
+            *self._slices(self.axes),
+            located=self._located(self.axes),
             loss=self.loss_of_chunk,
             classes=self.classes,
             argmax=argmax,
@@ -266,15 +357,6 @@ class Graph:
     def classes(self) -> int:
         return int(self.logits.shape[self.axis])
 
-    def first_classes(self) -> DaskArray:
-        sizes = self.logits.chunks[self.axis]
-        return da.from_array(np.cumsum((0, *sizes[:-1])), chunks=1)
-
-    @staticmethod
-    def _optional(array: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
-        """Return an argument of a layer that is an array or a constant."""
-        return (array, axes) if isinstance(array, da.Array) else (array, None)
-
 
 # Summaries of as many chunks of a row are merged by one task.
 MERGED_AT_ONCE = 8
@@ -283,9 +365,21 @@ MERGED_AT_ONCE = 8
 ADDED_AT_ONCE = 16
 
 
+def _array(name: str, value: Any) -> Any:
+    """Return an argument as a NumPy or a dask array of known shape, or None."""
+    if value is None and name != "target":
+        return None
+    if not isinstance(value, da.Array):
+        array = _checks._array(name, value)
+        # What an empty list holds is anybody's guess.
+        return array if array.size or not isinstance(value, list | tuple) else array.astype(int)
+    _checks_bridges.dask_array(name, value)
+    return value
+
+
 def _stand_in(array: Any) -> Any:
     """Return an array of the same shape and dtype that takes no memory, to be checked."""
-    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+    return None if array is None else np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def _nothing(ndim: int, dtype: Any = np.float64) -> Any:

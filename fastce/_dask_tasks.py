@@ -2,19 +2,29 @@
 
 They take and give NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the sum
 over the chunk, or the losses themselves: what they are divided by is the graph's business.
+
+`slices` say where in the whole array the chunk lies, along each axis of the task. `located` says
+which of them go with which axis of an argument, by its name, so that an error names a position in
+the whole array.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fastce import sharded
+from fastce import _checks, _positions, sharded
+from fastce._evaluate import _sum, checked_denominator, sum_of_weights
+from fastce._sharded_rows import weights_of_labels
 from fastce.softmax import token_log_probs
+
+Located = Mapping[str, tuple[int | None, ...]]
 
 
 def one(size: int) -> int:
@@ -33,13 +43,9 @@ def pick(results: Any, i: int, axis: int | None = None) -> Any:
     return results[i] if axis is None else np.expand_dims(results[i], axis)
 
 
-def quotient(total: Any, denominator: Any) -> Any:
-    """The mean of no weight is NaN."""
-    return np.asarray(float(total) / float(denominator) if denominator else math.nan)
-
-
-def of_chunk(loss: Any, pos_weight: Any) -> Any:
-    return loss if pos_weight is None else replace(loss, pos_weight=pos_weight)
+def of_chunk(loss: Any, option: str | None, value: Any) -> Any:
+    """Return the loss with the part of an array option that goes with the chunk."""
+    return loss if option is None else replace(loss, **{option: value})
 
 
 def as_chunk(value: Any, ndim: int) -> Any:
@@ -47,39 +53,150 @@ def as_chunk(value: Any, ndim: int) -> Any:
     return value if isinstance(value, np.ndarray) else np.full((1,) * ndim, value)
 
 
+def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager[None]:
+    """Let errors name positions in the whole arrays; an axis of None is broadcast."""
+    return _positions.counted_from(
+        {
+            name: tuple(0 if i is None else slices[i].start for i in axes)
+            for name, axes in located.items()
+        }
+    )
+
+
+# Sums ---------------------------------------------------------------------------------------------
+
+
+def total(parts: Any, axis: Any, keepdims: bool) -> Any:
+    """Add up the numbers of chunks along all axes, rounding once."""
+    return np.reshape(_sum(parts.ravel().tolist()), (1,) * parts.ndim if keepdims else ())
+
+
+def totals(parts: Any, axis: Any, keepdims: bool) -> Any:
+    """Add up the pairs of chunks along all axes but their own, the last."""
+    return np.stack(
+        [total(column, axis, keepdims) for column in np.moveaxis(parts, -1, 0)], axis=-1
+    )
+
+
+# Denominators -------------------------------------------------------------------------------------
+# Of a chunk: the sum of its weights, and 0 only if none of them counts.
+
+
+def weight_of_labels(
+    y: Any, weight: Any, slices: Any, loss: Any, classes: int, located: Located
+) -> Any:
+    with in_whole(slices, located):
+        found = weights_of_labels(y, loss, classes, weight)
+    return np.reshape(np.asarray(found, np.float64), (1,) * y.ndim + (2,))
+
+
+def weight_of_samples(weight: Any, where: Any, slices: Any, ndim: int, located: Located) -> Any:
+    """Of samples, or elements, that `where` leaves in; the two are broadcast to each other."""
+    if weight is None:
+        found: Any = (np.count_nonzero(where),) * 2
+    else:
+        with in_whole(slices, located):
+            weight = _checks.sample_weight(weight, np.shape(weight))
+        if where is None:
+            found = sum_of_weights(weight)
+        else:
+            weight, where = np.broadcast_arrays(weight, where)
+            found = sum_of_weights(weight[where])
+    return np.reshape(np.asarray(found, np.float64), (1,) * ndim + (2,))
+
+
+def denominator(sums: Any, factor: float) -> Any:
+    """Return what a mean divides by: 0 if nothing counts, and NaN if the weights overflow."""
+    weight, counts = sums.tolist()
+    if counts == 0 or factor == 0:
+        return np.asarray(0.0)
+    return np.asarray(checked_denominator(weight * factor, True))
+
+
+def normalizer(value: Any) -> Any:
+    return np.asarray(_checks.normalizer(value))
+
+
+def quotient(total: Any, denominator: Any) -> Any:
+    """The mean of no weight is NaN."""
+    return np.asarray(float(total) / float(denominator) if denominator else math.nan)
+
+
+# Chunks of whole rows -----------------------------------------------------------------------------
+
+
 def value_of_chunk(
-    z: Any, y: Any, weight: Any, denominator: Any, pos_weight: Any, loss: Any
+    z: Any,
+    y: Any,
+    weight: Any,
+    where: Any,
+    value_of_option: Any,
+    denominator: Any,
+    slices: Any,
+    loss: Any,
+    option: str | None,
+    located: Located,
 ) -> tuple[Any, ...]:
-    return (as_chunk(of_chunk(loss, pos_weight)(z, y, sample_weight=weight), z.ndim),)
+    with in_whole(slices, located):
+        loss = of_chunk(loss, option, value_of_option)
+        return (as_chunk(loss(z, y, sample_weight=weight, where=where), z.ndim),)
 
 
 def value_and_grad_of_chunk(
-    z: Any, y: Any, weight: Any, denominator: Any, pos_weight: Any, loss: Any
+    z: Any,
+    y: Any,
+    weight: Any,
+    where: Any,
+    value_of_option: Any,
+    denominator: Any,
+    slices: Any,
+    loss: Any,
+    option: str | None,
+    located: Located,
 ) -> tuple[Any, ...]:
     if not denominator:
         return np.zeros((1,) * z.ndim), np.zeros_like(z)
-    value, grad = of_chunk(loss, pos_weight).value_and_grad(
-        z, y, sample_weight=weight, grad_output=1.0 / float(denominator)
-    )
+    with in_whole(slices, located):
+        value, grad = of_chunk(loss, option, value_of_option).value_and_grad(
+            z, y, sample_weight=weight, where=where, grad_output=1.0 / float(denominator)
+        )
     return as_chunk(value, z.ndim), grad
 
 
-def weight_of_chunk(y: Any, weight: Any, loss: Any, classes: int) -> Any:
-    total = sharded.total_weight(y, loss, classes=classes, sample_weight=weight)
-    return np.full((1,) * y.ndim, total)
-
-
 def token_log_probs_of_chunk(
-    z: Any, y: Any, weight: Any, denominator: Any, pos_weight: Any, loss: Any
+    z: Any,
+    y: Any,
+    weight: Any,
+    where: Any,
+    value_of_option: Any,
+    denominator: Any,
+    slices: Any,
+    loss: Any,
+    option: str | None,
+    located: Located,
 ) -> tuple[Any, ...]:
-    return token_log_probs(z, y, axis=loss.axis)
+    with in_whole(slices, located):
+        return token_log_probs(z, y, axis=loss.axis)
 
 
-def summarise_chunk(z: Any, y: Any, first_class: Any, loss: Any, classes: int, argmax: bool) -> Any:
-    first = int(first_class[0])
-    packed = sharded.summarise(z, y, first, loss, classes=classes).packed()
+# Chunks of parts of rows --------------------------------------------------------------------------
+
+
+def summarise_chunk(
+    z: Any,
+    y: Any,
+    where: Any,
+    slices: Any,
+    loss: Any,
+    classes: int,
+    argmax: bool,
+    located: Located,
+) -> Any:
+    first_class = slices[loss.axis].start
+    with in_whole(slices, located):
+        packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
-        packed = np.concatenate([packed, [first + np.argmax(z, axis=loss.axis)]])
+        packed = np.concatenate([packed, [first_class + np.argmax(z, axis=loss.axis)]])
     return np.moveaxis(packed, 0, -1)[..., None, :]
 
 
@@ -92,7 +209,7 @@ def merge_along(parts: Any, axis: Any, keepdims: bool) -> Any:
 
 
 def merge(a: Any, b: Any) -> Any:
-    count = 3 + 2 * (len(a) > 4)
+    count = 3 if len(a) == 4 else len(a)  # four: a summary without label smoothing, and an argmax
     merged = sharded.merge(sharded.Summary(*a[:count]), sharded.Summary(*b[:count])).packed()
     argmax = np.where(a[:1] >= b[:1], a[count:], b[count:])
     return np.concatenate([merged, argmax])
@@ -103,9 +220,17 @@ def unpacked(packed: Any) -> sharded.Summary:
 
 
 def finish(
-    total: Any, y: Any, weight: Any, loss: Any, classes: int, dtype_of_rows: Any
+    total: Any,
+    y: Any,
+    weight: Any,
+    slices: Any,
+    loss: Any,
+    classes: int,
+    dtype_of_rows: Any,
+    located: Located,
 ) -> tuple[Any, ...]:
-    value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
+    with in_whole(slices, located):
+        value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
         return (value.astype(dtype_of_rows),)
     return (as_chunk(value, y.ndim),)
@@ -114,31 +239,42 @@ def finish(
 def gradient_of_chunk(
     z: Any,
     y: Any,
-    first_class: Any,
     part: Any,
     total: Any,
     weight: Any,
+    where: Any,
     denominator: Any,
+    slices: Any,
     loss: Any,
     classes: int,
+    located: Located,
 ) -> Any:
     if not denominator:
         return np.zeros_like(z)
-    return sharded.gradient(
-        z,
-        y,
-        int(first_class[0]),
-        unpacked(part[..., 0, :]),
-        unpacked(total),
-        loss,
-        classes=classes,
-        sample_weight=weight,
-        grad_output=1.0 / float(denominator),
-    )
+    with in_whole(slices, located):
+        return sharded.gradient(
+            z,
+            y,
+            slices[loss.axis].start,
+            unpacked(part[..., 0, :]),
+            unpacked(total),
+            loss,
+            classes=classes,
+            where=where,
+            sample_weight=weight,
+            grad_output=1.0 / float(denominator),
+        )
 
 
 def token_log_probs_of_total(
-    total: Any, y: Any, weight: Any, loss: Any, classes: int, dtype_of_rows: Any
+    total: Any,
+    y: Any,
+    weight: Any,
+    slices: Any,
+    loss: Any,
+    classes: int,
+    dtype_of_rows: Any,
+    located: Located,
 ) -> tuple[Any, ...]:
     summary = unpacked(total[..., :3])
     loss_of_rows = sharded.finish(summary, y, loss, classes=classes)

@@ -14,10 +14,6 @@ Work = Callable[[int, int], float]  # does the rows [start, stop), returns the s
 
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
 
-# Classes of a class axis that is not contiguous: more go through gathered blocks, because the
-# kernel's scratch tile of 64 rows would outgrow the second-level cache.
-PLANE_CLASSES = 1024
-
 # Elements of a gathered block: with one of outputs beside it, 256 KB of float32.
 BLOCK_ELEMENTS = 1 << 15
 
@@ -182,14 +178,14 @@ def softmax_family(
     return batch.run(scale, grad=grad, hess=hess) / denominator, *returned
 
 
-def group_rows(classes: int) -> int:
+def group_rows(classes: int, are_planes: bool = False) -> int:
     """Return the number of rows that a task has a multiple of."""
-    return GROUP_ROWS if classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
+    return GROUP_ROWS if are_planes or classes <= BLOCK_ELEMENTS // GROUP_ROWS else 1
 
 
-def sum_over_rows(work: Work, rows: int, classes: int) -> float:
+def sum_over_rows(work: Work, rows: int, classes: int, are_planes: bool) -> float:
     """Go over all rows in tasks, and add up their losses."""
-    tasks = _parallel.tasks_of(rows, classes, group_rows(classes))
+    tasks = _parallel.tasks_of(rows, classes, group_rows(classes, are_planes))
     return _sum(_parallel.run(work, tasks, rows * classes))
 
 
@@ -316,11 +312,11 @@ class Batch:
         array, weight = self.inputs["probabilities"], self.inputs["sample_weight"]
         assert array is not None
         own = array.dtype.newbyteorder("=")
-        dtype = own if own in (np.float32, np.float64) else np.dtype(np.float64)
+        dtype = own if _checks.is_float(array) and own.itemsize <= 8 else np.dtype(np.float64)
         check_probabilities(
             array,
             dtype,
-            float(np.finfo(dtype).max),
+            float(np.finfo(dtype).max) if own.kind == "f" else np.finfo(np.float32).max,
             "be at least 0 and finite",
             lambda: None if weight is None else (weight != 0)[..., None],
         )
@@ -365,9 +361,9 @@ class Batch:
         """Return the type that the kernel takes an argument in: its own where there is a choice."""
         if name == "mask":
             return np.dtype(bool)
-        if name == "probabilities":
-            return self.real
         native = array.dtype.newbyteorder("=")
+        if name == "probabilities":
+            return native if _checks.is_float(array) and native.itemsize <= 8 else self.real
         return native if name == "labels" or native in (np.float32, np.float64) else np.float64
 
     def _direct(self, name: str) -> Array | None:
@@ -383,11 +379,7 @@ class Batch:
             return None
         view = self._direct(name)
         ndim = 2 if name in ("mask", "probabilities") else 1
-        if (
-            view is not None
-            and view.ndim == ndim
-            and (ndim == 1 or name == "mask" or _layout.is_rows(view))
-        ):
+        if view is not None and view.ndim == ndim:
             return view[start:stop]
         return _layout.gather(array, self.axes, start, stop, self._type(name, array))
 
@@ -407,14 +399,7 @@ class Batch:
                 if view is None:
                     return None
                 views[name] = view
-        matrices = [view for name, view in views.items() if view.ndim > 1 and name != "mask"]
-        if all(_layout.is_rows(view) for view in matrices):
-            return views
-        if self.classes <= PLANE_CLASSES and all(
-            _layout.is_rows(view) or _layout.is_planes(view) for view in matrices
-        ):
-            return views
-        return None
+        return views
 
     def run(
         self,
@@ -433,7 +418,7 @@ class Batch:
             work: Work = _isa.core.SoftmaxRun(self.kernel, scale, **views, **flat)
         else:
             work = self._by_blocks(scale, grad, hess, flat)
-        return sum_over_rows(work, self.rows, self.classes)
+        return sum_over_rows(work, self.rows, self.classes, not _layout.is_rows(self.logits))
 
     def _by_blocks(
         self, scale: float, grad: Array | None, hess: Array | None, rows: dict[str, Array]

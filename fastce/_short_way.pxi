@@ -6,7 +6,6 @@ cdef enum:
     SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same either way
     QUICK_ELEMENTS = 1 << 23   # what the long way's 50 microseconds of Python are worth saving for (65536 x
     #                            10: 0.61 ms with them). Labels are checked at one go
-    QUICK_PLANES = 1024        # PLANE_CLASSES of _evaluate.py
 
 cdef inline bint is_usual(object array):
     return (cnp.PyArray_CheckExact(array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> array)

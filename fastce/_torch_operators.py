@@ -1,15 +1,13 @@
-"""The operators ``torch.ops.fastce.*``: a loss and, in the same pass, the gradient to save.
+"""The operators ``torch.ops.fastce.*``, and the autograd functions that call them.
 
-An operator takes ``logits, target``, its options, ``reduction``, ``dtype`` (the loss's) and
-``with_grad``, and returns the loss and the gradient, which is empty without ``with_grad``. The
-backward pass multiplies the gradient by ``grad_output``.
+An operator takes ``logits, target, where``, other tensors, ``options`` and ``with_grad``. It
+returns the loss in the type that it is computed in and, from the same pass, the gradient, which is
+empty without ``with_grad``. The options that are no tensors are one string, such as "gamma=2.0,
+ignore_index=-100, reduction='mean'": each argument of an operator takes half a microsecond.
 
-A plain call on plain tensors goes past torch's dispatcher to the same functions: what an operator
-computes, saves, and does with it in the backward pass. Forward and backward of 64×10 logits in
-float32 take 3 times as long as torch's own loss through the dispatcher, and 1.4 times past it.
-
-Transforms of torch.func refuse the derivative of a custom operator. They get an autograd function
-in the form that they ask for, which calls the operator.
+An operator has no derivative of its own. That is a matter of two autograd functions: the one for
+eager calls is quick, and gives the gradient away; the other has the form that torch.compile and the
+transforms of torch.func ask for.
 """
 
 # Where torch is not installed, its classes have no type:
@@ -17,24 +15,36 @@ in the form that they ask for, which calls the operator.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fastce import _checks, _checks_bridges, losses
 
 Array = npt.NDArray[Any]
+Function = Callable[..., Any]
 
-# Bytes from which NumPy asks for large pages. Below, torch's own memory is quicker to have: a batch
-# of 64×10 takes 60 microseconds, not 65.
-LARGE_PAGES = 1 << 22
+# Of no types of their own.
+forward_ad: Any = torch.autograd.forward_ad
+jit: Any = torch.jit
+
+# The types of logits, and those to save their gradients in: the mean of many float16 samples has
+# one below the type's range, until the factor of a gradient scaler brings it back.
+SAVED = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.bfloat16,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+
+# Tensors of other classes may have no values of their own, or more to do with an operator.
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 # Tensors as arrays --------------------------------------------------------------------------------
@@ -42,120 +52,263 @@ LARGE_PAGES = 1 << 22
 
 def _array(tensor: Tensor) -> Array:
     """View a tensor as an array of its type, without a copy."""
-    if tensor.dtype != torch.bfloat16:
-        array: Array = tensor.numpy(force=True)
-        return array
+    if tensor.dtype == torch.bfloat16:
+        return tensor.detach().resolve_neg().view(torch.int16).numpy().view(_bfloat16())
+    array: Array = tensor.numpy(force=True)
+    return array
+
+
+@lru_cache(maxsize=1)
+def _bfloat16() -> Any:
+    """Return NumPy's type for bfloat16."""
     try:
         import ml_dtypes
     except ImportError as error:
         _checks_bridges.missing_host("ml_dtypes", "torch", error)
-    bits: Array = tensor.detach().resolve_neg().view(torch.int16).numpy()
-    return bits.view(ml_dtypes.bfloat16)
+    return ml_dtypes.bfloat16
+
+
+def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
+    """Return memory for the gradient of logits, which ``array`` views: as a tensor and as an array.
+
+    NumPy's where it can be: it asks the system for large pages, without which the page faults of a
+    large array take longer than the loss.
+    """
+    if not logits.is_contiguous():
+        grad = torch.empty_like(logits, dtype=SAVED[logits.dtype])
+        return grad, _array(grad)
+    array = np.empty(array.shape, np.float32 if logits.dtype == torch.float16 else array.dtype)
+    if logits.dtype == torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16), array
+    return torch.from_numpy(array), array
 
 
 # The operators ------------------------------------------------------------------------------------
 
 
-class Operator(NamedTuple):
-    """An operator, and the ways past the dispatcher to what it does."""
+def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., Tensor]:
+    """Register an operator with torch, and return the function that calls it.
 
-    through_dispatcher: Callable[..., tuple[Tensor, Tensor]]
-    compute: Callable[..., tuple[Tensor, Tensor]]  # records nothing for a backward pass
-    differentiable: Callable[..., Tensor]  # returns the loss alone
-    transformable: Callable[..., tuple[Tensor, Tensor]]  # by torch.func
-    argument_types: frozenset[tuple[type, ...]]  # of plain arguments up to the reduction
-
-
-# The types that a schema declares, as a plain call has them.
-_PLAIN = {"Tensor": Tensor, "int": int, "float": float, "str": str}
-
-
-def _operator(name: str, cls: Any, options: str) -> Operator:
-    """Register an operator with torch, and return it: ``options`` as its schema declares them."""
+    ``tensors`` and ``others`` name its options. A weight of each element is one of the call, and
+    all others are the loss's.
+    """
     rows = name.startswith("softmax")
-    names = [*(option.split()[-1] for option in options.split(", ")), "reduction"]
-    declared = f"Tensor logits, Tensor target, {options}, str reduction"
+    names = ["input", "target", "where", *tensors.split()]
+    attributes = [key for key in names[3:] if rows or key != "weight"]
+    keys = [*attributes, *others.split(), *(["axis"] if rows else [])]
 
-    def compute(logits: Tensor, target: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *values, dtype, with_grad = arguments
-        given = dict(zip(names, values, strict=True))
-        if rows:
-            given["axis"] = _class_axis(logits)
-        call = {} if rows else _of_elements(given, logits)
-        loss = _loss(cls, given)
-        if not with_grad:
-            value = loss(_array(logits), _array(target), **call)
-            return torch.as_tensor(value, dtype=dtype), logits.new_empty(0)
-        grad = _empty_grad(logits)
-        value, _ = loss.value_and_grad(_array(logits), _array(target), out=_array(grad), **call)
-        return torch.as_tensor(value, dtype=dtype), grad
+    @lru_cache(maxsize=64)
+    def loss_of(*values: Any) -> Any:
+        return cls(**dict(zip(keys, values, strict=True)))
 
-    def fake(logits: Tensor, target: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *_, reduction, dtype, with_grad = arguments
-        shape = list(logits.shape) if reduction == "none" else []
+    def evaluate(logits: Tensor, target: Tensor, where: Any, *options: Any) -> Any:
+        *given, values, with_grad = options
+        call = {} if where is None else {"where": _array(where)}
+        if len(attributes) < len(given):
+            _add_weight(call, given.pop(0), logits, values[-1])
+        make: Any = loss_of
+        for position, value in enumerate(given):
+            if value is not None:  # it may change, so that a loss which has one is made anew
+                given[position], make = _array(value), loss_of.__wrapped__
+        axis = (1 if logits.ndim > 1 else 0,) if rows else ()
+        loss = make(*given, *values, *axis)
+        z, y = _array(logits), _array(target)
+        if with_grad:
+            grad, out = _new_grad(logits, z)
+            value, _ = loss.value_and_grad(z, y, out=out, **call)
+        else:
+            grad = logits.new_empty(0)
+            value = loss(z, y, **call)
+        if type(value) is float:
+            value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
+        return torch.from_numpy(value), grad
+
+    def compute(*inputs: Any) -> tuple[Tensor, Tensor]:
+        *values, text, with_grad = inputs
+        loss, grad = evaluate(*values, _values(text), with_grad)
+        return loss, grad
+
+    def fake(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        *_, text, with_grad = others
+        shape = list(logits.shape) if _values(text)[-1] == "none" else []
         if shape and rows:
-            del shape[_class_axis(logits)]
+            del shape[min(1, len(shape) - 1)]
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        loss = logits.new_empty(shape, dtype=dtype)
         if not with_grad:
-            return logits.new_empty(shape, dtype=dtype), logits.new_empty(0)
-        grad = torch.empty_like(logits, dtype=_saved_dtype(logits))
-        return logits.new_empty(shape, dtype=dtype), grad
+            return loss, logits.new_empty(0)
+        return loss, torch.empty_like(logits, dtype=SAVED[logits.dtype])
 
-    def save(ctx: Any, inputs: tuple[Any, ...], *tensors: Tensor) -> None:
-        logits, *_, reduction, _, with_grad = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.other_inputs = len(inputs) - 1
-        ctx.with_grad = with_grad
-        ctx.is_scalar = reduction != "none"
-        ctx.dtype = logits.dtype
-        ctx.class_axis = _class_axis(logits) if rows else None
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # nobody needs zeros for the second output
-        save(ctx, inputs, output[1])
-
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        loss, grad = compute(*inputs)
-        save(ctx, inputs, grad)
-        return loss
-
-    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(f"fastce::{name} has no second derivative (create_graph=True)")
-        if not ctx.with_grad:
-            raise RuntimeError(f"fastce::{name} saved no gradient (with_grad=False)")
-        grad = None if grad_output is None else _times_grad_output(ctx, grad_output)
-        return grad, *[None] * ctx.other_inputs
-
-    operator = torch.library.custom_op(
-        f"fastce::{name}",
-        compute,
-        mutates_args=(),
-        device_types="cpu",
-        schema=f"({declared}, ScalarType dtype, bool with_grad) -> (Tensor, Tensor)",
+    qualified = f"fastce::{name}"
+    schema = "".join(f"Tensor? {key}, " for key in names[2:]) + "str options, bool with_grad"
+    torch.library.define(
+        qualified,
+        f"(Tensor logits, Tensor target, {schema}) -> (Tensor, Tensor)",
+        tags=torch.Tag.pt2_compliant_tag,
     )
-    operator.register_fake(fake)
-    operator.register_autograd(backward, setup_context=setup_context)
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    function: Any = type(cls.__name__, (torch.autograd.Function,), methods)
-    types = _argument_types(declared)
+    torch.library.impl(qualified, "CPU", compute)
+    torch.library.register_fake(qualified, fake)
+    torch.library.register_autograd(qualified, _backward, setup_context=_save)
+    operator = getattr(torch.ops.fastce, name).default
+    count = len(names)
+    eager = _eager(qualified, count)
+    transformable = _transformable(qualified, operator, names)
 
-    def compute_plain(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return (compute if _is_plain(inputs[:-2], types) else operator)(*inputs)
+    def apply(*options: Any) -> Tensor:
+        """Return the loss, of the tensors and then of the other options in their order."""
+        inputs, values = options[:count], options[count:]
+        is_plain = _check_tensors(names, inputs)
+        logits: Tensor = inputs[0]
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling and forward_ad.unpack_dual(logits).tangent is not None:
+            raise RuntimeError(f"{qualified} has no derivative in forward mode")
+        is_traced = jit.is_tracing()  # once more without gradients, to compare
+        with_grad = logits.requires_grad and (is_traced or torch.is_grad_enabled())
+        # Under autocast torch's losses take 16-bit logits to float32.
+        autocast = logits.dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
+        dtype = torch.float32 if autocast else logits.dtype
+        way: Any = evaluate
+        given: Any = values
+        if is_compiling or is_traced or not is_plain:
+            way, given = operator, _text(others, values)
+        loss: Tensor | None
+        if is_compiling or (is_traced and not with_grad):
+            loss, _ = operator(*inputs, given, with_grad)
+        else:
+            try:
+                loss = eager((way, dtype, given, with_grad), *inputs)
+            except RuntimeError:
+                # In a transform torch refuses a function of this kind before it calls it. What
+                # else is wrong will be raised once more.
+                loss = None
+        if loss is None:
+            loss, _ = transformable(*inputs, _text(others, values), with_grad)
+        return loss if loss.dtype == dtype else loss.to(dtype)
 
-    transformable = _transformable(name, compute_plain, save)
-    return Operator(operator, compute, function.apply, transformable, types)
+    return apply
 
 
-def _transformable(
-    name: str,
-    compute: Callable[..., tuple[Tensor, Tensor]],
-    save: Callable[..., None],
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return an operator as an autograd function for the transforms of torch.func.
+def _text(names: str, values: tuple[Any, ...]) -> str:
+    """Return options as an operator takes them."""
+    return ", ".join([f"{k}={v!r}" for k, v in zip(names.split(), values, strict=True)])
 
-    They always make a graph of the backward pass, so that it cannot refuse to be in one. A node
-    that depends on the logits refuses its own backward pass instead.
+
+@lru_cache(maxsize=64)
+def _values(text: str) -> tuple[Any, ...]:
+    """Return the values of options that a text names."""
+    return tuple(ast.literal_eval(option.split("=")[1]) for option in text.split(", "))
+
+
+def _add_weight(
+    call: dict[str, Any], weight: Tensor | None, logits: Tensor, reduction: str
+) -> None:
+    """Add a weight of each element to the arguments of a call."""
+    if weight is None:
+        return
+    call["sample_weight"] = _array(weight)
+    if reduction == "mean":
+        # torch's mean divides by the number of elements, whatever they weigh.
+        mask = _checks.where(call.get("where"), logits.shape)
+        call["normalizer"] = (logits.numel() if mask is None else np.count_nonzero(mask)) or None
+
+
+def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
+    """Check the tensors among the arguments, and return whether all are plain ones, with values."""
+    logits = inputs[0]
+    wants_grad = torch.is_grad_enabled()
+    is_plain = True
+    for name, tensor in zip(names, inputs, strict=False):
+        if type(tensor) not in PLAIN:
+            if tensor is None and name not in ("input", "target"):
+                continue
+            if not isinstance(tensor, Tensor):
+                _checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
+            is_plain = False
+        if not tensor.is_cpu:
+            # torch would run an operator for meta tensors if one argument is one: of no values.
+            if not (tensor.is_meta and logits.is_meta):
+                got = f"one on {tensor.device}"
+                _checks_bridges.host_argument(name, "a tensor on the CPU", got)
+            is_plain = False
+        if tensor.layout is not torch.strided:
+            _checks_bridges.host_argument(name, "a dense tensor", f"one of {tensor.layout}")
+        if wants_grad and tensor.requires_grad and tensor is not logits:
+            _refuse_grad(name)
+    if logits.dtype not in SAVED:
+        _checks_bridges.host_type("input", _checks.ACCEPTED_LOGITS, logits.dtype)
+    return is_plain
+
+
+def _refuse_grad(name: str) -> NoReturn:
+    """Refuse to differentiate with respect to another argument than the logits."""
+    _checks_bridges.host_argument(name, "detached: only input has a gradient", "requires_grad=True")
+
+
+# Derivatives --------------------------------------------------------------------------------------
+
+
+def _eager(name: str, count: int) -> Function:
+    """Return the autograd function of eager calls, of which the loss is the only result.
+
+    It takes (the function to compute with, the loss's dtype, options, with_grad) and then
+    ``count`` tensors.
+    """
+    refused, gradient = _without_derivative(name)
+
+    class Loss(torch.autograd.Function):
+        """The first backward pass gives the gradient away, and later ones compute it anew.
+
+        What has been given away may have been written to, in ways that torch does not see.
+        """
+
+        @staticmethod
+        def forward(ctx: Any, call: tuple[Any, ...], *tensors: Any) -> Any:
+            ctx.call = compute, dtype, *others = call
+            loss, ctx.grad = compute(*tensors, *others)
+            ctx.save_for_backward(*tensors)
+            return loss if loss.dtype == dtype else loss.to(dtype)
+
+        @staticmethod
+        def backward(ctx: Any, grad_output: Tensor) -> Any:
+            grad, ctx.grad = ctx.grad, None
+            if grad is None:
+                compute, _, *others = ctx.call
+                _, grad = compute(*ctx.saved_tensors, *others)
+            if torch.is_grad_enabled():
+                grad = gradient(ctx.saved_tensors[0], grad, grad_output)
+            else:
+                grad = _product(grad, grad_output)
+            return None, grad, *[None] * (count - 1)
+
+        jvp = refused
+
+    Loss.__qualname__ = Loss.__name__ = name.replace("::", "_")
+    function: Function = Loss.apply
+    return function
+
+
+def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
+    """Multiply a gradient that nobody else holds, in place where that can be."""
+    if grad_output.ndim:
+        grad_output = _over_classes(grad, grad_output)
+    try:
+        if grad_output.ndim == 0 and grad_output.item() == 1:
+            return grad
+        return grad.mul_(grad_output)
+    except RuntimeError:  # traced, it has no value; in a vmap over the backward pass, several
+        return grad * grad_output
+
+
+def _over_classes(grad: Tensor, grad_output: Tensor) -> Tensor:
+    """Return the factors of losses of rows as they apply to the gradient."""
+    return grad_output if grad_output.ndim in (0, grad.ndim) else grad_output.unsqueeze(1)
+
+
+def _without_derivative(name: str) -> tuple[Any, Function]:
+    """Return the refusal of a derivative in forward mode, and a gradient that has no derivative.
+
+    Transforms of torch.func always make a graph of the backward pass, so that it cannot refuse to
+    be in one. A node that depends on the logits refuses its own backward pass instead.
     """
 
     class Gradient(torch.autograd.Function):
@@ -165,7 +318,7 @@ def _transformable(
 
         @staticmethod
         def forward(logits: Tensor, grad: Tensor, grad_output: Tensor) -> Tensor:
-            return (grad * grad_output).to(logits.dtype)
+            return (grad * _over_classes(grad, grad_output)).to(logits.dtype)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -173,240 +326,86 @@ def _transformable(
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
-            raise RuntimeError(f"fastce::{name} has no second derivative")
+            raise RuntimeError(f"{name} has no second derivative")
 
         jvp = backward
 
-    gradient: Callable[..., Tensor] = Gradient.apply
+    def refused(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(f"{name} has no derivative in forward mode")
+
+    return staticmethod(refused), Gradient.apply
+
+
+def _transformable(name: str, operator: Function, names: list[str]) -> Function:
+    """Return an operator as an autograd function for the transforms of torch.func."""
+    refused, gradient = _without_derivative(name)
 
     class Loss(torch.autograd.Function):
         """The loss, and the gradient to save; a vmap takes one call after another."""
 
         @staticmethod
-        def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-            return compute(*inputs)
+        def forward(*inputs: Any) -> Any:
+            return operator(*inputs)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-            for position, needed in enumerate(ctx.needs_input_grad):
-                if needed and position:
-                    _refuse_grad(position == 1)
-            ctx.mark_non_differentiable(output[1])
-            save(ctx, inputs, inputs[0], output[1])
+            for name, needed in zip(names[1:], ctx.needs_input_grad[1:], strict=False):
+                if needed:
+                    _refuse_grad(name)
+            _save(ctx, inputs, output)
 
         @staticmethod
-        def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-            logits, grad = ctx.saved_tensors
-            if not ctx.is_scalar and ctx.class_axis is not None:
-                grad_output = grad_output.unsqueeze(ctx.class_axis)
-            return gradient(logits, grad, grad_output), *[None] * ctx.other_inputs
+        def backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
+            return gradient(*ctx.saved_tensors, grad_output), *[None] * ctx.others
 
-        @staticmethod
-        def jvp(ctx: Any, *tangents: Any) -> Any:
-            raise RuntimeError(f"fastce::{name} has no derivative in forward mode")
+        jvp = refused
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-            is_recorded = inputs[0].requires_grad or torch._C._are_functorch_transforms_active()
-            function = loss if is_recorded else compute
+            # What a transform wraps may not say that it requires a gradient.
+            *values, with_grad = inputs
+            with_grad = with_grad or (torch.is_grad_enabled() and values[0].requires_grad)
             size = info.batch_size
             columns = [  # of an empty batch, one call with zeros tells the shapes
                 [value] * max(size, 1) if axis is None else value.unbind(axis) or [value.sum(axis)]
-                for value, axis in zip(inputs, in_dims, strict=True)
+                for value, axis in zip(values, in_dims[:-1], strict=True)
             ]
-            results = [function(*arguments) for arguments in zip(*columns, strict=True)]
+            rows = zip(*columns, strict=True)
+            results = [apply(*arguments, with_grad) for arguments in rows]
             return tuple(torch.stack(part)[:size] for part in zip(*results, strict=True)), (0, 0)
 
-    loss: Callable[..., tuple[Tensor, Tensor]] = Loss.apply
-    return loss
+    apply: Function = Loss.apply
+    return apply
 
 
-def _argument_types(declared: str) -> frozenset[tuple[type, ...]]:
-    """Return the types that arguments declared like "Tensor? weight, int ignore_index" may have."""
-    types = []
-    for argument in declared.split(", "):
-        name = argument.split()[0]
-        plain = _PLAIN[name.removesuffix("?")]
-        types.append([plain, type(None)] if name.endswith("?") else [plain])
-    return frozenset(product(*types))
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
+    ctx.with_grad = inputs[-1]
+    ctx.others = len(inputs) - 1
 
 
-def _saved_dtype(logits: Tensor) -> torch.dtype:
-    """Return the type to save the gradient in.
-
-    That of a mean over many float16 samples is below the type's range, until the factor of a
-    gradient scaler brings it back.
-    """
-    return torch.float32 if logits.dtype == torch.float16 else logits.dtype
-
-
-def _empty_grad(logits: Tensor) -> Tensor:
-    """Return memory for the gradient.
-
-    NumPy's for a large array, where it can be: it asks the system for large pages, without which
-    the page faults take longer than the loss.
-    """
-    dtype = _saved_dtype(logits)
-    if logits.numel() * dtype.itemsize < LARGE_PAGES or not logits.is_contiguous():
-        return torch.empty_like(logits, dtype=dtype)
-    integers = {2: np.int16, 4: np.int32, 8: np.int64}[dtype.itemsize]
-    return torch.from_numpy(np.empty(logits.shape, integers)).view(dtype)
-
-
-def _times_grad_output(ctx: Any, grad_output: Tensor) -> Tensor:
-    """Return the saved gradient times grad_output: itself, where that is 1."""
-    grad: Tensor
-    (grad,) = ctx.saved_tensors
-    if ctx.is_scalar:
-        if _has_one_value(grad_output) and grad_output.item() == 1:
-            return grad.to(ctx.dtype)
-    elif ctx.class_axis is not None:
-        grad_output = grad_output.unsqueeze(ctx.class_axis)
-    return (grad * grad_output).to(ctx.dtype)
-
-
-def _has_one_value(scalar: Tensor) -> bool:
-    """Whether a scalar can be read: a traced one has no value yet, one in a vmap has several."""
-    functorch = torch._C._functorch
-    return (
-        type(scalar) is Tensor
-        and scalar.is_cpu
-        and not functorch.is_batchedtensor(scalar)
-        and not functorch.is_legacy_batchedtensor(scalar)
-    )
-
-
-def _class_axis(logits: Tensor) -> int:
-    """Return torch's class axis: the second one, or the only one of a single sample."""
-    return 1 if logits.ndim > 1 else 0
-
-
-_cached = lru_cache(maxsize=64)(lambda cls, **options: cls(**options))
-
-
-def _loss(cls: Any, options: dict[str, Any]) -> Any:
-    """Return a loss, made anew only if it has weights: a tensor's values may have changed."""
-    arrays = {key: _array(value) for key, value in options.items() if isinstance(value, Tensor)}
-    return cls(**options | arrays) if arrays else _cached(cls, **options)
-
-
-def _of_elements(options: dict[str, Any], logits: Tensor) -> dict[str, Any]:
-    """Take a weight of each element from the options, and return it as the call has it."""
-    weight = options.pop("weight", None)
-    if weight is None:
-        return {}
-    # torch's mean divides by the number of elements, whatever they weigh.
-    elements = logits.numel() if options["reduction"] == "mean" and logits.numel() else None
-    return {"sample_weight": _array(weight), "normalizer": elements}
+def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
+    """Return the gradients of an operator itself, which torch.compile takes into its graph."""
+    logits, grad = ctx.saved_tensors
+    if not ctx.with_grad:  # as a vmap in a graph, which hides what its logits require
+        raise RuntimeError("the loss was computed without the gradient that is now wanted")
+    grad = (grad * _over_classes(grad, grad_output)).to(logits.dtype)
+    return grad, *[None] * ctx.others
 
 
 softmax_cross_entropy = _operator(
     "softmax_cross_entropy",
     losses.SoftmaxCrossEntropy,
-    "Tensor? weight, int ignore_index, float label_smoothing",
+    "weight",
+    "ignore_index label_smoothing z_loss logit_scale softcap reduction",
 )
 softmax_focal_loss = _operator(
-    "softmax_focal_loss",
-    losses.SoftmaxFocalLoss,
-    "float gamma, Tensor? alpha, int ignore_index",
+    "softmax_focal_loss", losses.SoftmaxFocalLoss, "alpha", "gamma ignore_index reduction"
 )
 bce_with_logits = _operator(
-    "bce_with_logits", losses.BCEWithLogits, "Tensor? weight, Tensor? pos_weight"
+    "bce_with_logits", losses.BCEWithLogits, "weight pos_weight", "reduction"
 )
 sigmoid_focal_loss = _operator(
-    "sigmoid_focal_loss",
-    losses.SigmoidFocalLoss,
-    "float gamma, float? alpha, float label_smoothing",
+    "sigmoid_focal_loss", losses.SigmoidFocalLoss, "alpha", "gamma label_smoothing reduction"
 )
-
-
-# Calls --------------------------------------------------------------------------------------------
-
-
-def apply(operator: Operator, input: Tensor, target: Tensor, *options: Any) -> Tensor:
-    """Call an operator; ``options`` end in the reduction."""
-    _checks.reduction(options[-1])
-    arguments = input, target, *options
-    is_plain = _is_plain(arguments, operator.argument_types)
-    if not is_plain:
-        _check_devices(*arguments)
-    wants_grad = torch.is_grad_enabled()
-    for other in arguments[1:]:
-        if wants_grad and isinstance(other, Tensor) and other.requires_grad:
-            _refuse_grad(other is target)
-    # Under autocast torch's losses take 16-bit logits to float32. The kernels do that anyway.
-    autocast = input.dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
-    dtype = torch.float32 if autocast else input.dtype
-    with_grad = wants_grad and input.requires_grad
-    loss: Tensor
-    if not is_plain and _is_transformed():  # what a transform wraps may not say what it requires
-        loss, _ = operator.transformable(*arguments, dtype, wants_grad)
-    elif not is_plain:
-        loss, _ = operator.through_dispatcher(*arguments, dtype, with_grad)
-    elif with_grad:
-        loss = operator.differentiable(*arguments, dtype, with_grad)
-    else:
-        loss, _ = operator.compute(*arguments, dtype, with_grad)
-    return loss
-
-
-def _refuse_grad(is_target: bool) -> None:
-    """Refuse to differentiate by a target or a weight."""
-    _checks_bridges.host_argument(
-        "target" if is_target else "a weight",
-        "detached: only input has a gradient",
-        "requires_grad=True",
-    )
-
-
-def _check_devices(input: Tensor, target: Tensor, *options: Any) -> None:
-    # torch would run an operator for meta tensors if one argument is one: of no values.
-    accepted = ("cpu",) if input.device.type == "cpu" else ("cpu", "meta")
-    for name, tensor in (
-        ("input", input),
-        ("target", target),
-        *(("a weight", option) for option in options),
-    ):
-        if isinstance(tensor, Tensor) and tensor.device.type not in accepted:
-            _checks_bridges.host_argument(name, "a tensor on the CPU", f"one on {tensor.device}")
-
-
-def _is_plain(arguments: tuple[Any, ...], types: frozenset[tuple[type, ...]]) -> bool:
-    """Whether torch's dispatcher would do no more with a call than to compute it.
-
-    It has more to do while a graph is traced, in a mode, in a transform of torch.func and in
-    forward mode, and with tensors of another class, place or layout. Arguments of other types it
-    converts or refuses.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and tuple(map(type, arguments)) in types
-        and torch._C._get_tracing_state() is None
-        and not torch._C._len_torch_function_stack()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and all(
-            tensor.is_cpu and tensor.layout == torch.strided
-            for tensor in arguments
-            if type(tensor) is Tensor
-        )
-    )
-
-
-def _is_transformed() -> bool:
-    """Whether a call is for an autograd function that transforms of torch.func can take.
-
-    While a graph is traced, and to be made functional, it is for the operator. In forward mode
-    torch would take what the operator returns for a constant.
-    """
-    forward = forward_ad._current_level >= 0
-    if torch.compiler.is_compiling():
-        if forward:
-            raise RuntimeError("fastce has no derivative in forward mode")
-        return False
-    functorch = torch._C._functorch
-    transform = functorch.peek_interpreter_stack()
-    if transform is None:
-        return bool(forward)
-    return bool(transform.key() != functorch.TransformType.Functionalize)

@@ -34,7 +34,8 @@ def value(
     target: Any,
     *,
     sample_weight: Any = None,
-    normalizer: float | None = None,
+    where: Any = None,
+    normalizer: Any = None,
 ) -> DaskArray:
     """Return what ``loss(logits, target, ...)`` is, lazily.
 
@@ -45,10 +46,13 @@ def value(
     logits : dask array
         Of any chunks. Chunks that split the class axis need class labels as target.
     target : dask array or array_like
-        As for the loss; chunked as the logits are, if it is not.
+        As for the loss; rechunked as the logits are, if it is not.
     sample_weight : dask array or array_like, optional
-        Finite, at least 0; broadcasts as for the loss.
-    normalizer : float > 0, optional
+        Finite; broadcasts as for the loss. Weights may be negative; those of a mean must have a
+        positive sum.
+    where : dask array or array_like of bool, optional
+        Broadcasts to the logits, and masks classes or elements as for the loss.
+    normalizer : float > 0 or dask array of no axes, optional
         Replaces the mean's denominator.
 
     Returns
@@ -61,7 +65,8 @@ def value(
     TypeError, ValueError
         An argument does not fit: at once.
     IndexError, ValueError
-        A label, weight or probability is out of range: when that is computed.
+        A label, weight or probability is out of range, or the weights of a mean have no positive
+        sum: when that is computed. A position is that in the whole array.
 
     Examples
     --------
@@ -73,7 +78,7 @@ def value(
     >>> round(float(loss.compute()), 6)
     1.386294
     """
-    return Graph(loss, logits, target, sample_weight, normalizer).value()
+    return Graph(loss, logits, target, sample_weight, where, normalizer).value()
 
 
 def value_and_grad(
@@ -82,7 +87,8 @@ def value_and_grad(
     target: Any,
     *,
     sample_weight: Any = None,
-    normalizer: float | None = None,
+    where: Any = None,
+    normalizer: Any = None,
 ) -> tuple[DaskArray, DaskArray]:
     """Return what ``loss.value_and_grad(logits, target, ...)`` is, lazily.
 
@@ -92,7 +98,7 @@ def value_and_grad(
 
     Parameters
     ----------
-    loss, logits, target, sample_weight, normalizer
+    loss, logits, target, sample_weight, where, normalizer
         As for `value`.
 
     Returns
@@ -118,7 +124,7 @@ def value_and_grad(
     >>> print(grad[0].compute() * 24)
     [-3.  1.  1.  1.]
     """
-    return Graph(loss, logits, target, sample_weight, normalizer).value_and_grad()
+    return Graph(loss, logits, target, sample_weight, where, normalizer).value_and_grad()
 
 
 def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenLogProbs:
@@ -155,7 +161,7 @@ def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenL
     """
     # Every label is to be a class: the one that is ignored is none that a row has.
     loss = SoftmaxCrossEntropy(ignore_index=np.iinfo(np.int64).min, axis=axis, reduction="none")
-    graph = Graph(loss, logits, target, None, None, probabilities=False)
+    graph = Graph(loss, logits, target, probabilities=False)
     if graph.is_split:
         found = graph.on_rows(
             tasks.token_log_probs_of_total, graph.merged(graph.parts(argmax=True))

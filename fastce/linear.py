@@ -10,13 +10,12 @@ gradient G where they lie, and used up at once::
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import _checks, _checks_bridges
-from fastce._evaluate import Batch
+from fastce._evaluate import Batch, _sum, checked_denominator, working_type
 from fastce._loss import Array, Value
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
@@ -46,32 +45,44 @@ def linear_cross_entropy(
     bias: npt.ArrayLike | None = None,
     *,
     loss: SoftmaxCrossEntropy | SoftmaxFocalLoss | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
 ) -> Gradients:
     """Return the loss of ``hidden @ weight.T + bias`` and its gradients by all three.
 
     The result is that of the loss on the logits, and the chain rule; but at most a chunk of some
     48 MiB of the logits exists at a time (64 rows, where these are more). The matrix products are
-    NumPy's and run on its BLAS's threads. Rows with the label `ignore_index` take no part in them.
+    NumPy's and run on its BLAS's threads. Rows with the label `ignore_index`, or of weight 0, take
+    no part in them.
+
+    16-bit arrays are widened to float32, as much of them at a time as a product takes. Products,
+    logits and sums are float32 then, and each gradient is rounded to 16 bits once, in the end.
 
     Parameters
     ----------
     hidden : array_like of shape (..., D)
-        What goes into the layer: float32 or float64.
+        What goes into the layer: float16, bfloat16, float32 or float64.
     weight : array_like of shape (K, D)
         The layer's weights, one row a class; of the dtype of `hidden`. NumPy's products copy it
         each time if neither its rows nor its columns are contiguous.
     target : array_like
-        Integer labels of shape (...), or (softmax cross-entropy) probabilities of shape (..., K).
+        Integer labels of shape (...), or (softmax cross-entropy) probabilities of shape (..., K),
+        or an integer or bool one-hot of that shape.
     bias : array_like of shape (K,), optional
         Of the dtype of `hidden`.
     loss : SoftmaxCrossEntropy or SoftmaxFocalLoss, optional
         Its class axis must be the last. ``SoftmaxCrossEntropy()`` by default.
+    sample_weight : array_like, optional
+        Finite; broadcasts to shape (...). Weights may be negative; those of a mean must have a
+        positive sum.
+    normalizer : float > 0, optional
+        Replaces the mean's denominator; microbatches with that of the batch add up to it.
 
     Returns
     -------
     loss : float or array
-        In nats; with ``reduction="none"`` an array of shape (...), and the gradients are those of
-        its sum.
+        In nats; with ``reduction="none"`` an array of shape (...), float64 for float64, else
+        float32, and the gradients are those of its sum.
     grad_hidden, grad_weight : array
         Of the shapes and the dtype of `hidden` and `weight`.
     grad_bias : array or None
@@ -82,9 +93,10 @@ def linear_cross_entropy(
     TypeError
         An argument is of a type that is not accepted.
     ValueError
-        The shapes do not fit, or the class axis of `loss` is not the last.
+        The shapes do not fit, the class axis of `loss` is not the last, a weight or a probability
+        is out of range, or the weights of a mean have no positive sum.
     IndexError
-        A label is neither a class nor `ignore_index`. Nothing was computed then.
+        A label is neither a class nor `ignore_index`.
 
     References
     ----------
@@ -107,83 +119,156 @@ def linear_cross_entropy(
         _checks_bridges.not_a_loss(chosen, "a SoftmaxCrossEntropy or SoftmaxFocalLoss")
     x, w, b = _checks_bridges.linear_layer(hidden, weight, bias)
     # What the logits would be, for the checks: it takes no memory.
-    logits = np.broadcast_to(x.dtype.type(0), (*x.shape[:-1], len(w)))
+    real = working_type(x)
+    logits = np.broadcast_to(real.type(0), (*x.shape[:-1], len(w)))
+    shape = logits.shape[:-1]
     _checks_bridges.last_class_axis(logits, chosen.axis)
     y, is_labels = _checks.softmax_target(
         target, logits, logits.ndim - 1, probabilities=chosen.takes_probabilities
     )
     _checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
-    denominator = Batch(chosen.kernel(), logits, labels=y if is_labels else None).denominator()
+    factor = _checks.sample_weight(sample_weight, shape)
+    divisor = _checks.normalizer(normalizer)
+    given: dict[str, Array] = {"labels" if is_labels else "probabilities": y}
+    batch = Batch(chosen.kernel(), logits, sample_weight=factor, **given)
+    total_weight = batch.sum_of_weights()
+    if not is_labels:
+        batch.check_probabilities()
+    if chosen.reduction != "mean":
+        divisor = 1.0
+    elif divisor is None:
+        divisor = checked_denominator(*total_weight)
 
-    losses = np.zeros(x.shape[:-1], x.dtype)
+    # The chunks' losses are added up, and divided in the end: they know nothing of each other.
+    one_by_one = chosen.reduction == "none"
+    chunk_loss = dataclasses.replace(chosen, axis=-1, reduction="none" if one_by_one else "sum")
     grads = _Gradients(x, w, b)
-    if chosen.reduction == "mean" and not denominator:
-        return np.nan, *grads.results(x.shape)
-    options: dict[str, Any] = {"normalizer": denominator} if chosen.reduction == "mean" else {}
-    row_loss = dataclasses.replace(chosen, axis=-1)
-    targets = y.reshape(-1) if is_labels else y.reshape(grads.rows, len(w))
-    used = np.flatnonzero(targets != chosen.ignore_index) if is_labels else None
-    total = 0.0
-    for rows in _chunks(grads.rows, len(w) * x.dtype.itemsize, used):
+    targets = y.reshape(-1) if is_labels else _rows_of(y)
+    weights = None if factor is None else factor.reshape(-1)
+    active = np.ones(grads.rows, bool)
+    if is_labels:
+        active &= targets != chosen.ignore_index
+    if weights is not None:
+        active &= weights != 0
+    losses = np.zeros(grads.rows, real)
+    totals = []
+    for rows in _chunks(grads.rows, len(w) * real.itemsize, np.flatnonzero(active)):
         chunk = grads.logits(rows)
-        value, _ = row_loss.value_and_grad(chunk, targets[rows], out=chunk, **options)
-        if chosen.reduction == "none":
-            losses.reshape(-1)[rows] = value
+        value, _ = chunk_loss.value_and_grad(
+            chunk,
+            targets[rows],
+            sample_weight=None if weights is None else weights[rows],
+            grad_output=1.0 / divisor,
+            out=chunk,
+        )
+        if one_by_one:
+            losses[rows] = value
         else:
-            total += value
+            totals.append(value)
         grads.add(rows, chunk)
-    return losses if chosen.reduction == "none" else total, *grads.results(x.shape)
+    if one_by_one:
+        return losses.reshape(shape), *grads.results(x)
+    return _sum(totals) / divisor, *grads.results(x)
 
 
-def _chunks(rows: int, row_bytes: int, used: Array | None) -> Iterator[slice | Array]:
-    """Cut the rows, or those of them that are used, into chunks of about the same size."""
-    if used is not None and len(used) < rows:
-        rows = len(used)
-    else:
-        used = None
+class _Scattered:
+    """Probabilities of which the rows lie at no one distance, so that reshaping would copy all."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __getitem__(self, rows: slice | Array) -> Array:
+        shape = self.array.shape[:-1]
+        positions = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        part: Array = self.array[np.unravel_index(positions, shape)]
+        return part
+
+
+def _rows_of(probabilities: Array) -> Array | _Scattered:
+    """Return what gives the rows of probabilities, without a copy of all of them."""
+    if probabilities.ndim > 2 and not probabilities.flags.c_contiguous:
+        return _Scattered(probabilities)
+    *shape, classes = probabilities.shape
+    return probabilities.reshape(math.prod(shape), classes)
+
+
+def _chunks(rows: int, row_bytes: int, used: Array) -> Iterator[slice | Array]:
+    """Cut the rows that are used into chunks of about the same size."""
+    count = len(used)
     most = max(CHUNK_BYTES // max(row_bytes, 1), FEWEST_ROWS)
-    count = -(-rows // most)
-    step = -(-rows // max(count, 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    for start in range(0, rows, step or 1):
-        chunk = slice(start, min(start + step, rows))
-        yield chunk if used is None else used[chunk]
+    chunks = -(-count // most)
+    step = -(-count // max(chunks, 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    for start in range(0, count, step or 1):
+        chunk = slice(start, min(start + step, count))
+        yield chunk if count == rows else used[chunk]
 
 
 class _Gradients:
-    """The layer, and its gradients as far as they have been added up."""
+    """The layer, and its gradients as far as they have been added up.
+
+    What is 16 bits wide is kept so, and widened a few rows or a block of classes at a time.
+    """
 
     def __init__(self, hidden: Array, weight: Array, bias: Array | None) -> None:
         self.rows = math.prod(hidden.shape[:-1])
         self.hidden = hidden.reshape(self.rows, hidden.shape[-1])
         self.weight = weight
-        self.bias = bias
+        self.real = working_type(hidden)
+        self.bias = None if bias is None else bias.astype(self.real, copy=False)
         self.grad_hidden = np.zeros(self.hidden.shape, hidden.dtype)
-        self.grad_weight = np.zeros(weight.shape, hidden.dtype)
-        self.grad_bias = None if bias is None else np.zeros(bias.shape, hidden.dtype)
-        self._chunk: Array = np.empty((0, len(weight)), hidden.dtype)
-        classes = max(BLOCK_BYTES // max(weight.shape[1] * hidden.itemsize, 1), 1)
-        self._block: Array = np.empty((min(classes, len(weight)), weight.shape[1]), hidden.dtype)
+        self.grad_weight = np.zeros(weight.shape, self.real)
+        self.grad_bias = None if bias is None else np.zeros(bias.shape, self.real)
+        self._chunk: Array = np.empty((0, len(weight)), self.real)
+        classes = max(BLOCK_BYTES // max(weight.shape[1] * self.real.itemsize, 1), 1)
+        self._block: Array = np.empty((min(classes, len(weight)), weight.shape[1]), self.real)
+
+    def _blocks(self) -> Iterator[slice]:
+        """Yield the classes that a block holds."""
+        for start in range(0, len(self.weight), max(len(self._block), 1)):
+            yield slice(start, min(start + len(self._block), len(self.weight)))
+
+    def _weights(self) -> Iterator[tuple[slice, Array]]:
+        """Yield the weights of all classes, or block by block if they have to be widened."""
+        if self.weight.dtype == self.real:
+            yield slice(None), self.weight
+            return
+        for classes in self._blocks():
+            block = self._block[: classes.stop - classes.start]
+            block[...] = self.weight[classes]
+            yield classes, block
 
     def logits(self, rows: slice | Array) -> Array:
         """Return the logits of some rows, in memory that the next call uses again."""
-        hidden = self.hidden[rows]
+        hidden = self.hidden[rows].astype(self.real, copy=False)
         if len(hidden) > len(self._chunk):
-            self._chunk = np.empty((len(hidden), len(self.weight)), self.hidden.dtype)
-        logits = np.matmul(hidden, self.weight.T, out=self._chunk[: len(hidden)])
+            self._chunk = np.empty((len(hidden), len(self.weight)), self.real)
+        logits = self._chunk[: len(hidden)]
+        for classes, weight in self._weights():
+            np.matmul(hidden, weight.T, out=logits[:, classes])
         if self.bias is not None:
             logits += self.bias
         return logits
 
     def add(self, rows: slice | Array, grad: Array) -> None:
         """Add what follows from the gradient by the logits of some rows."""
-        hidden = self.hidden[rows]
-        self.grad_hidden[rows] = grad @ self.weight
-        for start in range(0, len(self.weight), len(self._block)):
-            part = self.grad_weight[start : start + len(self._block)]
-            transposed = grad[:, start : start + len(part)].T
-            part += np.matmul(transposed, hidden, out=self._block[: len(part)])
+        hidden = self.hidden[rows].astype(self.real, copy=False)
+        products = (grad[:, classes] @ weight for classes, weight in self._weights())
+        total = next(products, 0)
+        for product in products:
+            total += product
+        with np.errstate(over="ignore"):  # of float16
+            self.grad_hidden[rows] = total
+        for classes in self._blocks():
+            part = self.grad_weight[classes]
+            part += np.matmul(grad[:, classes].T, hidden, out=self._block[: len(part)])
         if self.grad_bias is not None:
             self.grad_bias += np.ones(len(grad), grad.dtype) @ grad
 
-    def results(self, shape: tuple[int, ...]) -> tuple[Array, Array, Array | None]:
-        return self.grad_hidden.reshape(shape), self.grad_weight, self.grad_bias
+    def results(self, hidden: Array) -> tuple[Array, Array, Array | None]:
+        """Return the gradients, of the shapes and in the type of what they belong to."""
+        of_hidden: Array = self.grad_hidden.reshape(hidden.shape)
+        with np.errstate(over="ignore"):
+            weight = self.grad_weight.astype(hidden.dtype, copy=False)
+            bias = self.grad_bias
+            bias = None if bias is None else bias.astype(hidden.dtype, copy=False)
+        return of_hidden, weight, bias

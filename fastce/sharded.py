@@ -19,7 +19,8 @@ A step on shards goes like this, with whatever moves arrays between processes::
     value = finish(summary, target, loss, classes=K)                  # anyone
     grad = gradient(logits, target, first_class, part, summary, loss, classes=K)   # each shard
 
-What moves is ``part.packed()``: three float64 numbers a row and shard, five with label smoothing.
+What moves is ``part.packed()``: three float64 numbers per row and shard, five with label smoothing,
+six with that and a mask.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ import numpy.typing as npt
 
 from fastce import _checks, _checks_bridges
 from fastce._evaluate import Array, handed_back, last_axis, new_like
-from fastce._sharded_rows import Rows, Shard, denominator, times
+from fastce._sharded_rows import Rows, Shard, times, weights_of_labels
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 __all__ = ["Summary", "finish", "gradient", "merge", "summarise", "total_weight"]
@@ -62,8 +63,15 @@ class Summary(NamedTuple):
     soft_distance: Array | None = None
     """With label smoothing, Σ t_c (m − u_c)."""
 
+    kept: Array | None = None
+    """With label smoothing and `where`, how many of these classes are left in; then Σ t_c is of
+    these, and t_c is to be multiplied by K / kept of the whole row."""
+
     def packed(self) -> Array:
-        """Return the fields as one array to send: (3, ...), or (5, ...) with label smoothing."""
+        """Return the fields as one array to send.
+
+        It is (3, ...), or (5, ...) with label smoothing, or (6, ...) with that and `where`.
+        """
         return np.stack([field for field in self if field is not None])
 
 
@@ -74,6 +82,7 @@ def summarise(
     loss: SoftmaxLoss,
     *,
     classes: int,
+    where: npt.ArrayLike | None = None,
 ) -> Summary:
     """Summarise the classes of one shard: the first step of a loss, and the only one to read all.
 
@@ -91,6 +100,9 @@ def summarise(
         What the loss is; its `weight` or `alpha` holds all classes.
     classes : int
         K, the number of classes of all shards together.
+    where : array_like of bool, optional
+        Broadcasts to the logits of the shard: False masks a class, as for the loss. With label
+        smoothing it is given to all shards or to none.
 
     Returns
     -------
@@ -113,7 +125,7 @@ def summarise(
     >>> print(part.maximum, part.others, part.target_logit)
     [5.] [0.01831564] [5.]
     """
-    shard = Shard(logits, target, first_class, loss, classes)
+    shard = Shard(logits, target, first_class, loss, classes, where)
     fields = shard.statistics()
     return Summary(*fields.reshape(len(fields), *shard.target.shape))
 
@@ -148,7 +160,9 @@ def merge(a: Summary, b: Summary) -> Summary:
     >>> print(sharded.merge(a, b).others)
     [3.8574997e-22]
     """
-    _checks_bridges.summaries_fit(a.packed().shape, b.packed().shape)
+    fields = _checks_bridges.summary("a", a), _checks_bridges.summary("b", b)
+    _checks_bridges.summaries_fit(*fields)
+    a, b = Summary(*fields[0]), Summary(*fields[1])
     with np.errstate(all="ignore"):
         maximum = np.maximum(a.maximum, b.maximum)
         a_fall, b_fall = _fall(maximum, a.maximum), _fall(maximum, b.maximum)
@@ -163,7 +177,8 @@ def merge(a: Summary, b: Summary) -> Summary:
         a_distance = a.soft_distance + times(a.soft_mass, a_fall)
         b_distance = b.soft_distance + times(b.soft_mass, b_fall)
         mass = a.soft_mass + b.soft_mass
-        return Summary(maximum, others, target_logit, mass, a_distance + b_distance)
+        kept = None if a.kept is None else a.kept + b.kept
+        return Summary(maximum, others, target_logit, mass, a_distance + b_distance, kept)
 
 
 def finish(
@@ -184,7 +199,8 @@ def finish(
     target, loss, classes
         As for `summarise`.
     sample_weight : array_like, optional
-        Finite, at least 0; broadcasts to the target's shape.
+        Finite; broadcasts to the target's shape. Weights may be negative; those of a mean must have
+        a positive sum.
     normalizer : float > 0, optional
         Replaces the mean's denominator: that of all processes, where each holds some of the rows.
 
@@ -214,9 +230,8 @@ def finish(
     rows = Rows(summary, target, loss, classes, sample_weight, normalizer)
     if loss.reduction == "none":
         return rows.losses.reshape(summary.maximum.shape)
-    if loss.reduction == "mean" and not rows.denominator:
-        return float("nan")
-    return float(rows.losses.sum()) / rows.denominator
+    with np.errstate(all="ignore"):
+        return float(rows.losses.sum()) / rows.denominator
 
 
 def gradient(
@@ -228,6 +243,7 @@ def gradient(
     loss: SoftmaxLoss,
     *,
     classes: int,
+    where: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
@@ -240,7 +256,7 @@ def gradient(
 
     Parameters
     ----------
-    logits, target, first_class, loss, classes
+    logits, target, first_class, loss, classes, where
         As for `summarise`.
     part : Summary
         What `summarise` returned for this shard.
@@ -274,12 +290,14 @@ def gradient(
     >>> print(sharded.gradient(left, y, 0, a, sharded.merge(a, b), loss, classes=3))
     [[-4.12230723e-09]]
     """
-    shard = Shard(logits, target, first_class, loss, classes)
-    _checks_bridges.summary_fits(part.maximum.shape, shard.target.shape)
+    shard = Shard(logits, target, first_class, loss, classes, where)
+    fields = _checks_bridges.summary("part", part)
     rows = Rows(summary, shard.target, loss, classes, sample_weight, normalizer, grad_output)
-    (given,) = _checks.outputs(out, 1, shard.given, [shard.target, rows.weight])
+    _checks_bridges.summary_fits("part", fields, shard.target.shape, shard.soft_target is not None)
+    inputs = [shard.target, shard.mask, rows.weight, *fields, *rows.fields]
+    (given,) = _checks.outputs(out, 1, shard.given, inputs)
     grad = new_like(shard.given) if given is None else given
-    rows.write(shard, part.maximum, part.others, last_axis(grad, shard.axis))
+    rows.write(shard, fields[0], fields[1], last_axis(grad, shard.axis))
     return handed_back(out, [grad])[0]
 
 
@@ -290,10 +308,11 @@ def total_weight(
     classes: int,
     sample_weight: npt.ArrayLike | None = None,
 ) -> float:
-    """Return the denominator of the mean over these rows: the `normalizer` where rows are spread.
+    """Return the sum of the weights of these rows: of all rows, it is the mean's denominator.
 
-    It is Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored; the `alpha` of a focal
-    loss is no weight.
+    Where rows are spread, add the sums up, and pass the total as `normalizer`. It is
+    Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored; the `alpha` of a focal loss is
+    no weight.
 
     Parameters
     ----------
@@ -317,7 +336,7 @@ def total_weight(
     >>> sharded.total_weight([0, 1, 1, -100], loss, classes=2)
     2.0
     """
-    return denominator(target, loss, classes, sample_weight)
+    return weights_of_labels(target, loss, classes, sample_weight)[0]
 
 
 def _fall(maximum: Array, from_: Array) -> Array:

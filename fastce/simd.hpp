@@ -15,6 +15,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #if defined(__SSE2__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -260,6 +261,25 @@ template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #endif
 }
 
+// The first lane where the mask holds; the number of lanes if there is none.
+template <class T> FASTCE_INLINE int first_lane(mask<T> m) {
+#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+    const int bits = sizeof(T) == 4 ? _mm256_movemask_ps(bit_cast<__m256>(m.v)) : _mm256_movemask_pd(bit_cast<__m256d>(m.v));
+    return bits ? __builtin_ctz(unsigned(bits)) : int(vec<T>::lanes);
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    const unsigned bits = sizeof(T) == 4 ? unsigned(_mm512_movepi32_mask(bit_cast<__m512i>(m.v)))
+                                         : unsigned(_mm512_movepi64_mask(bit_cast<__m512i>(m.v)));
+    return bits ? __builtin_ctz(bits) : int(vec<T>::lanes);
+#elif FASTCE_VECTOR_BYTES
+    for (int lane = 0; lane < vec<T>::lanes; ++lane)
+        if (m.v[lane])
+            return lane;
+    return vec<T>::lanes;
+#else
+    return m.v ? 0 : 1;
+#endif
+}
+
 // ------------------------------------------------------------------------------ loads and stores
 
 template <class T> FASTCE_INLINE vec<T> load(const T *from) {
@@ -320,6 +340,21 @@ template <> FASTCE_INLINE void store_first(double *to, std::ptrdiff_t count, vec
     _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), x.v);
 }
 #endif
+
+// Bytes as numbers, and whether they are not 0.
+template <class T> FASTCE_INLINE vec<T> load_bytes(const unsigned char *from, T) {
+#if FASTCE_VECTOR_BYTES
+    typedef unsigned char bytes __attribute__((vector_size(vec<T>::lanes)));
+    bytes x;
+    std::memcpy(&x, from, sizeof x);
+    return vec<T>(__builtin_convertvector(x, typename vec<T>::native));
+#else
+    return vec<T>(T(*from));
+#endif
+}
+template <class T> FASTCE_INLINE mask<T> load_mask(const unsigned char *from, T tag) {
+    return less(vec<T>(T(0)), load_bytes(from, tag));
+}
 
 // One element at any address.
 template <class T> FASTCE_INLINE T read(const T *from) {
@@ -498,6 +533,13 @@ template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
 }
 #endif
 
+// A power of two whose product with x lies in [1, 2), for a normal x > 0.
+FASTCE_INLINE vec<double> inverse_power(vec<double> x) {
+    typedef native_of<double>::bits bits;
+    const std::int64_t twice_bias = std::int64_t(2046) << 52, exponents = std::int64_t(0x7ff) << 52;
+    return vec<double>(bit_cast<vec<double>::native>(bits(twice_bias - (bit_cast<bits>(x.v) & exponents))));
+}
+
 // Running sums of the lanes of float vectors in double, of double vectors in double with the
 // rounding errors beside it (Knuth's two-sum).
 template <class T> class wide_sum;
@@ -541,6 +583,8 @@ public:
         return wide;
     }
     FASTCE_INLINE double total() const { return reduce_add(corrected()); }
+    FASTCE_INLINE vec<double> rounded_sum() const { return sum; }
+    FASTCE_INLINE vec<double> rounding_error() const { return error; }
 };
 
 // Watches numbers of one sign, at one operation a vector, for one that is farther from 0 than a limit of

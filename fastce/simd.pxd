@@ -22,6 +22,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         void add(vec[T])
         wide_vec[T] lanes()
         double total()
+        vec[double] rounded_sum()     # of double alone
+        vec[double] rounding_error()
 
     cdef cppclass bits_watch[T]:
         bits_watch()
@@ -53,6 +55,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] add_where[T](mask[T], vec[T], vec[T])
     vec[T] add_unless[T](mask[T], vec[T], vec[T])
     bint any[T](mask[T])
+    int first_lane[T](mask[T])
     vec[T] max[T](vec[T], vec[T])
     vec[T] min[T](vec[T], vec[T])
     vec[T] abs[T](vec[T])
@@ -79,12 +82,21 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void load_columns[T](const char*, Py_ssize_t, Py_ssize_t, vec[T]*)
     void store_columns[T](char*, Py_ssize_t, Py_ssize_t, vec[T]*)
     vec[double] sums_of_lanes(vec[double]*)
-    vec[float] lanes_at(vec[float], const int*)
+    vec[double] exact_sums_of_lanes(vec[double]*, vec[double]*)
+    vec[T] lanes_at[T](vec[T], const int*)
+    enum: most_interleaved
+    void rows_to_classes[T](const T*, Py_ssize_t, Py_ssize_t, T*, Py_ssize_t)
+    void classes_to_rows[T](const T*, Py_ssize_t, Py_ssize_t, Py_ssize_t, T*)
+    vec[T] load_bytes[T](const unsigned char*, T)
+    mask[T] load_mask[T](const unsigned char*, T)
+    vec[double] inverse_power(vec[double])
     enum: cache_line
     void fetch(const void*)
     void fetch_to_write(const void*)
     Py_ssize_t stream[T](T*, const T*, Py_ssize_t, Py_ssize_t, bint)
     void end_streams()
+    void prefetch "simd::fetch" (const void*)
+    void prefetch_to_write "simd::fetch_to_write" (const void*)
 
     vec[T] exp[T](vec[T])
     vec[T] normal_exp[T](vec[T])

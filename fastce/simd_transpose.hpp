@@ -162,19 +162,137 @@ template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x)
     }
     return x[0];
 }
+// The same of sums with the rounding errors beside them, rounded once.
+template <int Width = 1> FASTCE_INLINE vec<double> exact_sums_of_lanes(vec<double> *x, vec<double> *error) {
+    if constexpr (Width < int(vec<double>::lanes)) {
+        for (int i = 0; i < int(vec<double>::lanes) / Width / 2; ++i) {
+            const vec<double> a = alternate<0, Width>(x[2 * i], x[2 * i + 1]);
+            const vec<double> b = alternate<1, Width>(x[2 * i], x[2 * i + 1]);
+            const vec<double> low = alternate<0, Width>(error[2 * i], error[2 * i + 1]) +
+                                    alternate<1, Width>(error[2 * i], error[2 * i + 1]);
+            const vec<double> sum = a + b, rounded = sum - a;
+            error[i] = low + ((a - (sum - rounded)) + (b - rounded));
+            x[i] = sum;
+        }
+        return exact_sums_of_lanes<2 * Width>(x, error);
+    }
+    return select(equal(x[0] - x[0], vec<double>(0.0)), x[0] + error[0], x[0]);
+}
 // Lane i of the result is the lane of x that the index names.
-FASTCE_INLINE vec<float> lanes_at(vec<float> x, const std::int32_t *index) {
+template <class T> FASTCE_INLINE vec<T> lanes_at(vec<T> x, const std::int32_t *index) {
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
-    return _mm256_permutevar8x32_ps(x.v, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(index)));
+    if constexpr (sizeof(T) == 4) {
+        return _mm256_permutevar8x32_ps(x.v, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(index)));
+    } else {  // each double as two halves: 2 i and 2 i + 1
+        const __m256i lane = _mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i *>(index)));
+        const __m256i low = _mm256_add_epi32(lane, lane);
+        const __m256i both = _mm256_or_si256(low, _mm256_slli_epi64(_mm256_add_epi64(low, _mm256_set1_epi64x(1)), 32));
+        return bit_cast<vec<T>>(_mm256_permutevar8x32_epi32(bit_cast<__m256i>(x.v), both));
+    }
 #elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
-    return _mm512_permutexvar_ps(_mm512_loadu_si512(index), x.v);
+    if constexpr (sizeof(T) == 4)
+        return _mm512_permutexvar_ps(_mm512_loadu_si512(index), x.v);
+    else
+        return _mm512_permutexvar_pd(
+            _mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(index))), x.v);
 #else
-    float from[vec<float>::lanes], to[vec<float>::lanes];
+    T from[vec<T>::lanes], to[vec<T>::lanes];
     store(from, x);
-    for (int lane = 0; lane < vec<float>::lanes; ++lane)
+    for (int lane = 0; lane < vec<T>::lanes; ++lane)
         to[lane] = from[index[lane]];
-    return load(to);
+    return load(static_cast<const T *>(to));
 #endif
+}
+
+// ------------------------------------------------------------------------- rows of few classes
+
+// As many vectors as there are classes hold as many rows as a vector has lanes, one row behind the other.
+// Column c takes its lanes from them one vector after another: K - 1 shuffles, each of two vectors.
+enum { most_interleaved = 8 };
+#if FASTCE_VECTOR_BYTES
+template <class T, int... I>
+FASTCE_INLINE vec<T> shuffled(vec<T> a, vec<T> b, std::integer_sequence<int, I...>) {
+    vec<T> x;
+    x.v = __builtin_shuffle(a.v, b.v, typename native_of<T>::bits{I...});
+    return x;
+}
+// Where lane `lane` of column c comes from: vector `from` (if it is that one's turn), else the lane as it is.
+constexpr int column_lane(int lane, int n, int classes, int c, int turn) {
+    const int source = lane * classes + c;
+    return source / n == turn ? n + source % n : turn == 1 && source / n == 0 ? source : lane;
+}
+// Likewise of vector m of rows, from the columns.
+constexpr int row_lane(int lane, int n, int classes, int m, int turn) {
+    const int source = m * n + lane;
+    return source % classes == turn ? n + source / classes
+           : turn == 1 && source % classes == 0 ? source / classes : lane;
+}
+template <bool ToColumns, int K, int C, int Turn, class T, int... I>
+FASTCE_INLINE vec<T> take_turn(vec<T> x, const vec<T> *from, std::integer_sequence<int, I...> all) {
+    enum { n = vec<T>::lanes };
+    if constexpr (Turn < K) {
+        x = shuffled(x, from[Turn], std::integer_sequence<int, (ToColumns ? column_lane(I, n, K, C, Turn)
+                                                                          : row_lane(I, n, K, C, Turn))...>());
+        return take_turn<ToColumns, K, C, Turn + 1>(x, from, all);
+    } else {
+        return x;
+    }
+}
+template <bool ToColumns, int K, int C, class T>
+FASTCE_INLINE void interleave_from(const vec<T> *from, T *to, std::ptrdiff_t apart) {
+    if constexpr (C < K) {
+        store(to + C * apart, take_turn<ToColumns, K, C, 1>(
+            from[0], from, std::make_integer_sequence<int, int(vec<T>::lanes)>()));
+        interleave_from<ToColumns, K, C + 1>(from, to, apart);
+    }
+}
+#endif
+// Whole vectors of rows of K classes, class by class, `apart` elements from one to the next, and back.
+template <bool ToColumns, int K, class T>
+FASTCE_INLINE void interleave_rows(const T *from, std::ptrdiff_t from_apart, std::ptrdiff_t rows, T *to,
+                                   std::ptrdiff_t to_apart) {
+    enum { n = vec<T>::lanes };
+    for (std::ptrdiff_t row = 0; row < rows; row += int(n)) {
+#if FASTCE_VECTOR_BYTES
+        vec<T> x[K];
+        for (int k = 0; k < K; ++k)
+            x[k] = load(ToColumns ? from + row * K + k * int(n) : from + k * from_apart + row);
+        if constexpr (ToColumns)
+            interleave_from<true, K, 0>(x, to + row, to_apart);
+        else
+            interleave_from<false, K, 0>(x, to + row * K, std::ptrdiff_t(n));
+#else
+        for (int k = 0; k < K; ++k)
+            if (ToColumns)
+                to[k * to_apart + row] = from[row * K + k];
+            else
+                to[row * K + k] = from[k * from_apart + row];
+#endif
+    }
+}
+template <bool ToColumns, class T>
+void interleave_any(const T *from, std::ptrdiff_t from_apart, std::ptrdiff_t rows, std::ptrdiff_t classes, T *to,
+                    std::ptrdiff_t to_apart) {
+    switch (classes) {
+    case 2: return interleave_rows<ToColumns, 2>(from, from_apart, rows, to, to_apart);
+    case 3: return interleave_rows<ToColumns, 3>(from, from_apart, rows, to, to_apart);
+    case 4: return interleave_rows<ToColumns, 4>(from, from_apart, rows, to, to_apart);
+    case 5: return interleave_rows<ToColumns, 5>(from, from_apart, rows, to, to_apart);
+    case 6: return interleave_rows<ToColumns, 6>(from, from_apart, rows, to, to_apart);
+    case 7: return interleave_rows<ToColumns, 7>(from, from_apart, rows, to, to_apart);
+    case 8: return interleave_rows<ToColumns, 8>(from, from_apart, rows, to, to_apart);
+    default: std::memcpy(to, from, std::size_t(rows) * sizeof(T));  // one class
+    }
+}
+template <class T>
+FASTCE_INLINE void rows_to_classes(const T *rows_from, std::ptrdiff_t rows, std::ptrdiff_t classes, T *to,
+                                   std::ptrdiff_t apart) {
+    interleave_any<true>(rows_from, 0, rows, classes, to, apart);
+}
+template <class T>
+FASTCE_INLINE void classes_to_rows(const T *from, std::ptrdiff_t apart, std::ptrdiff_t rows,
+                                   std::ptrdiff_t classes, T *to) {
+    interleave_any<false>(from, apart, rows, classes, to, 0);
 }
 
 }  // namespace simd

@@ -377,7 +377,7 @@ def _run_blocks(
             del block  # before the next one is made, not after
         return 0.0
 
-    sum_over_rows(work, rows, classes)
+    sum_over_rows(work, rows, classes, False)
 
 
 _kernels: dict[tuple[str, str], Any] = {}

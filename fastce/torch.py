@@ -1,10 +1,9 @@
 """The losses as torch has them: modules and functions with its names, for tensors on the CPU.
 
 Each loss is a custom operator, ``torch.ops.fastce.*``, that finds value and gradient in one pass
-over the logits when they require a gradient; the backward pass only multiplies. The operators work
-under ``torch.compile``; where no graph is made, a call goes straight to what its operator computes.
-``torch.vmap`` works, one example after another, and so does ``torch.func.grad``, though not under
-``torch.compile``. Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
+over the logits when they require a gradient; the backward pass only multiplies. The losses work
+under ``torch.compile``, ``torch.func.grad`` and ``torch.vmap``, which takes one example after
+another. Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
 
 What differs from torch: tails are exact (a confident, right prediction keeps its digits), class
 weights must not be negative, targets of binary losses must lie in [0, 1], gradients go to the
@@ -17,14 +16,13 @@ logits alone, and there is no second derivative, nor one in forward mode.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, SupportsFloat
 
 from fastce import _checks, _checks_bridges
 
 try:
     import torch
     from torch import Tensor
-    from torch.nn._reduction import legacy_get_string
 except ImportError as error:
     _checks_bridges.missing_host("torch", "torch", error)
 
@@ -54,6 +52,11 @@ def cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    *,
+    where: Tensor | None = None,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """Return `torch.nn.functional.cross_entropy`, by `fastce.SoftmaxCrossEntropy`.
 
@@ -69,11 +72,19 @@ def cross_entropy(
     size_average, reduce : bool, optional
         Deprecated in torch, and taken with its warning: they replace `reduction`.
     ignore_index : int, default -100
-        Samples with this label count nothing.
+        Samples with this label count nothing. Not 0 or more with probabilities, as in torch.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is weighted by `weight` of the labels.
     label_smoothing : float in [0, 1], default 0.0
         The share of the target that is spread evenly over the classes.
+    where : Tensor of bool, optional
+        Which classes take part; broadcast to `input`. A class that does not has probability 0.
+    z_loss : float, default 0.0
+        The factor of lse², which keeps the logits' scale from drifting.
+    logit_scale : float, default 1.0
+        Multiplies the logits; the reciprocal of a temperature.
+    softcap : float > 0, optional
+        Bounds the scaled logits to (−softcap, softcap), by softcap·tanh(z/softcap).
 
     Returns
     -------
@@ -96,10 +107,21 @@ def cross_entropy(
     >>> print(f"{loss.item():.7g} {logits.grad[0, 1].item():.7g}")
     2.061154e-09 2.061154e-09
     """
-    if size_average is not None or reduce is not None:
-        reduction = legacy_get_string(size_average, reduce)
-    options = weight, ignore_index, float(label_smoothing), reduction
-    return operators.apply(operators.softmax_cross_entropy, input, target, *options)
+    ignore_index = _checks.integer("ignore_index", ignore_index)
+    if ignore_index >= 0:
+        _check_labels(input, target, ignore_index)
+    return operators.softmax_cross_entropy(
+        input,
+        target,
+        where,
+        weight,
+        ignore_index,
+        _number("label_smoothing", label_smoothing),
+        _number("z_loss", z_loss),
+        _number("logit_scale", logit_scale),
+        None if softcap is None else _number("softcap", softcap),
+        _reduction(reduction, size_average, reduce),
+    )
 
 
 def softmax_focal_loss(
@@ -110,6 +132,7 @@ def softmax_focal_loss(
     alpha: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    where: Tensor | None = None,
 ) -> Tensor:
     """Return the focal loss of a softmax, by `fastce.SoftmaxFocalLoss`.
 
@@ -127,6 +150,8 @@ def softmax_focal_loss(
         Samples with this label count nothing.
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned.
+    where : Tensor of bool, optional
+        Which classes take part; broadcast to `input`. A class that does not has probability 0.
 
     Returns
     -------
@@ -147,8 +172,15 @@ def softmax_focal_loss(
     >>> round(loss.item(), 6)
     0.001804
     """
-    options = float(gamma), alpha, ignore_index, reduction
-    return operators.apply(operators.softmax_focal_loss, input, target, *options)
+    return operators.softmax_focal_loss(
+        input,
+        target,
+        where,
+        alpha,
+        _number("gamma", gamma),
+        _checks.integer("ignore_index", ignore_index),
+        _reduction(reduction),
+    )
 
 
 def binary_cross_entropy_with_logits(
@@ -159,6 +191,8 @@ def binary_cross_entropy_with_logits(
     reduce: bool | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
+    *,
+    where: Tensor | None = None,
 ) -> Tensor:
     """Return `torch.nn.functional.binary_cross_entropy_with_logits`, by `fastce.BCEWithLogits`.
 
@@ -169,14 +203,16 @@ def binary_cross_entropy_with_logits(
     target : Tensor of the shape of `input`
         Numbers in [0, 1].
     weight : Tensor, optional
-        Weight of each element, broadcast: finite, at least 0. As in torch the mean divides by the
-        number of elements.
+        Weight of each element, broadcast: finite, of either sign. As in torch the mean divides by
+        the number of elements.
     size_average, reduce : bool, optional
         Deprecated in torch, and taken with its warning: they replace `reduction`.
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned.
     pos_weight : Tensor, optional
         Factor of the positive part, broadcast: finite, at least 0.
+    where : Tensor of bool, optional
+        Which elements count, broadcast to `input`; the mean divides by their number.
 
     Returns
     -------
@@ -197,9 +233,8 @@ def binary_cross_entropy_with_logits(
     >>> fastce.torch.binary_cross_entropy_with_logits(logits, torch.ones(2), reduction="none")
     tensor([6.9315e-01, 1.9287e-22], dtype=torch.float64)
     """
-    if size_average is not None or reduce is not None:
-        reduction = legacy_get_string(size_average, reduce)
-    return operators.apply(operators.bce_with_logits, input, target, weight, pos_weight, reduction)
+    reduction = _reduction(reduction, size_average, reduce)
+    return operators.bce_with_logits(input, target, where, weight, pos_weight, reduction)
 
 
 def sigmoid_focal_loss(
@@ -207,9 +242,10 @@ def sigmoid_focal_loss(
     target: Tensor,
     *,
     gamma: float = 2.0,
-    alpha: float | None = 0.25,
+    alpha: float | Tensor | None = 0.25,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    where: Tensor | None = None,
 ) -> Tensor:
     """Return the focal loss of independent logits, by `fastce.SigmoidFocalLoss`.
 
@@ -221,12 +257,15 @@ def sigmoid_focal_loss(
         Numbers in [0, 1].
     gamma : float >= 0, default 2.0
         How little attention well predicted elements get.
-    alpha : float in [0, 1] or None, default 0.25
-        Weight of the positive class; 1−alpha is that of the negative.
+    alpha : float in [0, 1], Tensor of them, or None, default 0.25
+        Weight of the positive class; 1−alpha is that of the negative. A tensor is broadcast to
+        `input`; None is no weights.
     label_smoothing : float in [0, 1], default 0.0
         The share of the target that is moved to 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned. (torchvision's default is "none".)
+    where : Tensor of bool, optional
+        Which elements count, broadcast to `input`.
 
     Returns
     -------
@@ -247,9 +286,47 @@ def sigmoid_focal_loss(
     >>> round(loss.item(), 6)
     0.001804
     """
-    alpha = None if alpha is None else float(alpha)
-    options = float(gamma), alpha, float(label_smoothing), reduction
-    return operators.apply(operators.sigmoid_focal_loss, input, target, *options)
+    return operators.sigmoid_focal_loss(
+        input,
+        target,
+        where,
+        _alpha(alpha),
+        _number("gamma", gamma),
+        _number("label_smoothing", label_smoothing),
+        _reduction(reduction),
+    )
+
+
+# Their arguments ----------------------------------------------------------------------------------
+
+
+def _number(name: str, value: Any) -> float:
+    return value if type(value) is float else _checks.number(name, value)
+
+
+def _reduction(value: str, size_average: bool | None = None, reduce: bool | None = None) -> str:
+    """Return the reduction, which torch's deprecated arguments replace."""
+    if size_average is not None or reduce is not None:
+        value = torch.nn.L1Loss(size_average, reduce).reduction
+    return _checks.reduction(value)
+
+
+def _check_labels(input: Any, target: Any, ignore_index: int) -> None:
+    """Refuse to ignore a label where there is none, as torch does."""
+    tensors = isinstance(input, Tensor) and isinstance(target, Tensor)
+    if tensors and target.ndim == input.ndim:
+        accepted = "negative with a target of probabilities"
+        _checks_bridges.host_argument("ignore_index", accepted, ignore_index)
+
+
+def _alpha(value: Any) -> Tensor | None:
+    """Return the alpha of a sigmoid loss as a tensor."""
+    if value is None or isinstance(value, Tensor):
+        return value
+    if not isinstance(value, SupportsFloat):
+        _checks_bridges.host_type("alpha", "a number, a torch tensor or None", type(value).__name__)
+    number = _checks.number("alpha", value)
+    return torch.full((), number, dtype=torch.float64, device="cpu")
 
 
 # Modules ------------------------------------------------------------------------------------------
@@ -261,14 +338,22 @@ class _Loss(torch.nn.Module):
     _function: ClassVar[Callable[..., Tensor]]
     _options: ClassVar[tuple[str, ...]]
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch."""
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a buffer, as torch's modules do with what they are given."""
+        if tensor is not None and not isinstance(tensor, Tensor):
+            _checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
+        super().register_buffer(name, tensor, persistent)
+
+    def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, of the classes or elements where `where` is true."""
         options = {name: getattr(self, name) for name in self._options}
-        return type(self)._function(input, target, **options)
+        return type(self)._function(input, target, where=where, **options)
 
 
 class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss`, computed by `cross_entropy`: the same arguments and state.
+
+    `z_loss`, `logit_scale` and `softcap` come after them, by name.
 
     Examples
     --------
@@ -279,8 +364,45 @@ class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
     1.386294
     """
 
-    _function = staticmethod(cross_entropy)
-    _options = ("weight", "ignore_index", "reduction", "label_smoothing")
+    # Of a module that an earlier version has pickled.
+    z_loss: float = 0.0
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.z_loss = z_loss
+        self.logit_scale = logit_scale
+        self.softcap = softcap
+
+    def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, of the classes where `where` is true."""
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            None,
+            self.ignore_index,
+            None,
+            self.reduction,
+            self.label_smoothing,
+            where=where,
+            z_loss=self.z_loss,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+        )
 
 
 class BCEWithLogitsLoss(_Loss, torch.nn.BCEWithLogitsLoss):
@@ -331,7 +453,7 @@ class SoftmaxFocalLoss(_Loss):
 
 
 class SigmoidFocalLoss(_Loss):
-    """`sigmoid_focal_loss` as a module with the same options.
+    """`sigmoid_focal_loss` as a module with the same options; a tensor alpha is a buffer.
 
     Examples
     --------
@@ -345,15 +467,21 @@ class SigmoidFocalLoss(_Loss):
     _function = staticmethod(sigmoid_focal_loss)
     _options = ("gamma", "alpha", "label_smoothing", "reduction")
 
+    alpha: float | Tensor | None
+
     def __init__(
         self,
         gamma: float = 2.0,
-        alpha: float | None = 0.25,
+        alpha: float | Tensor | None = 0.25,
         label_smoothing: float = 0.0,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
         self.gamma = gamma
-        self.alpha = alpha
+        if isinstance(alpha, Tensor):
+            self.register_buffer("alpha", alpha)
+        else:
+            _alpha(alpha)
+            self.alpha = alpha
         self.label_smoothing = label_smoothing
         self.reduction = _checks.reduction(reduction)

@@ -1,8 +1,13 @@
-"""What the tests of the boosting objectives share: losses, and batches to call them with."""
+"""What the tests of the boosting objectives share: losses, batches, and steps of life cycles."""
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 
 import fastce
 
@@ -33,3 +38,40 @@ def samples(rng, classes, rows=1500):
 
 def scores_and_labels(rng, rows=200, size=4.0):
     return size * rng.normal(size=(rows, CLASSES)), rng.integers(CLASSES, size=rows)
+
+
+# Life cycles --------------------------------------------------------------------------------------
+
+CROSS_ENTROPY = fastce.SoftmaxCrossEntropy()
+FOCAL = fastce.SoftmaxFocalLoss(gamma=1.0)
+BINARY = fastce.BCEWithLogits()
+ROUNDS = 8
+
+
+def in_another_process(model, features, tmp_path, call):
+    """Return what a call of the pickled and of the joblib-dumped model gives in a new process."""
+    joblib = pytest.importorskip("joblib")
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    joblib.dump(model, tmp_path / "model.joblib")
+    np.save(tmp_path / "features.npy", features)
+    code = f"""
+import pickle, sys, joblib, numpy as np
+from pathlib import Path
+folder = Path(sys.argv[1])
+x = np.load(folder / "features.npy")
+models = pickle.loads((folder / "model.pickle").read_bytes()), joblib.load(folder / "model.joblib")
+np.save(folder / "scores.npy", [model.{call} for model in models])
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True)
+    return np.load(tmp_path / "scores.npy")
+
+
+def halves(samples):
+    """Training and validation data."""
+    features, labels, weight = samples
+    return (features[::2], labels[::2], weight[::2]), (features[1::2], labels[1::2], weight[1::2])
+
+
+def is_least(history, best):
+    assert best == int(np.argmin(history))
+    assert best < len(history) - 1  # it did stop early

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import numpy as np
 import pytest
 from bounds import assert_within, tolerances, working
-from cases import CASES, DTYPES, SOFTMAX, confident, on_grid
-from clusters import worker_processes
+from cases import CASES, DTYPES, SOFTMAX, on_grid
 
 import fastce
 
@@ -18,11 +14,12 @@ pytest.importorskip("dask.array")
 import dask
 import dask.array as da
 from dask.callbacks import Callback
+from dask_rows import rows_of_a_vocabulary
 
 import fastce.dask
 from fastce._dask_graph import MERGED_AT_ONCE
 
-CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "normalizer"}]
+CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "where", "normalizer"}]
 
 
 def chunkings(c, batch):
@@ -34,7 +31,7 @@ def chunkings(c, batch):
     if c.loss in SOFTMAX:
         rows[c.axis] = shape[c.axis]
     yield "samples", tuple(rows)
-    if c.loss in SOFTMAX and np.asarray(batch.target).dtype.kind in "iu":
+    if c.loss in SOFTMAX and np.ndim(batch.target) < len(shape):
         classes = list(shape)
         classes[c.axis] = thirds[c.axis]
         yield "classes", tuple(classes)
@@ -74,11 +71,7 @@ def check_against_the_reference(c, dtype):
 
 @pytest.fixture
 def problem(rng):
-    """Rows of a small vocabulary, some of them confident, in chunks over both axes."""
-    z = on_grid(rng, (60, 500)).astype(np.float32)
-    z[:20] = confident(rng, (20, 500))
-    y = np.where(rng.random(60) < 0.5, np.argmax(z, axis=1), rng.integers(500, size=60))
-    return da.from_array(z, chunks=(17, 90)), da.from_array(y, chunks=25)
+    return rows_of_a_vocabulary(rng)
 
 
 @pytest.mark.parametrize("chunks", [(60, 500), (17, 500), (60, 90), (17, 90)])
@@ -117,6 +110,164 @@ def test_weights_that_broadcast(loss, problem):
         expected = loss.value_and_grad(z.compute(), y.compute(), sample_weight=weight)
         assert value == pytest.approx(expected[0], rel=1e-6)
         np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-12)
+
+
+MASKS = [(60, 500), (1, 500), (60, 1), (500,)]
+
+
+@pytest.mark.parametrize("shape", MASKS, ids=str)
+@pytest.mark.parametrize("chunks", [(17, 500), (17, 90)])
+def test_where_that_broadcasts(shape, chunks, problem, rng):
+    z, y = problem
+    where = rng.random(shape) < 0.8
+    where[..., 0] = True
+    for loss in (
+        fastce.SoftmaxCrossEntropy(),
+        fastce.SoftmaxCrossEntropy(
+            label_smoothing=0.1, weight=np.arange(500) % 3, z_loss=1e-3, logit_scale=0.7, softcap=20
+        ),
+        fastce.BCEWithLogits(),
+    ):
+        is_bce = isinstance(loss, fastce.BCEWithLogits)
+        target = (z > 0) if is_bce else y
+        weight = da.linspace(0, 1, 60, chunks=7)
+        call = {"sample_weight": weight[:, None] if is_bce else weight}
+        whole = {"where": where, "sample_weight": call["sample_weight"].compute()}
+        expected = loss.value_and_grad(z.compute(), target.compute(), **whole)
+        for mask in (where, da.from_array(where, chunks=11)):
+            value, grad = dask.compute(
+                *fastce.dask.value_and_grad(loss, z.rechunk(chunks), target, where=mask, **call),
+                scheduler="sync",
+            )
+            np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+            np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "chunks"),
+    [(500, (17, 90)), ((60, 1), (17, 90)), ((60, 500), (17, 500)), ((1, 1), (60, 90))],
+)
+def test_array_options_of_sigmoid_losses(alpha, chunks, problem, rng):
+    z, _ = problem
+    y = z > 0
+    share = rng.uniform(size=alpha)
+    for loss in (fastce.SigmoidFocalLoss(alpha=share), fastce.BCEWithLogits(pos_weight=3 * share)):
+        expected = loss.value_and_grad(z.compute(), y.compute())
+        lazy = fastce.dask.value_and_grad(loss, z.rechunk(chunks), y)
+        value, grad = dask.compute(*lazy, scheduler="sync")
+        np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+        np.testing.assert_allclose(grad, expected[1], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
+def test_one_hot(dtype, problem):
+    z, y = problem
+    one_hot = np.eye(500, dtype=dtype)[y.compute()]
+    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+    expected = loss.value_and_grad(z.compute(), y.compute())
+    for target in (one_hot, da.from_array(one_hot, chunks=(9, 500))):
+        value, grad = dask.compute(
+            *fastce.dask.value_and_grad(loss, z.rechunk((17, -1)), target), scheduler="sync"
+        )
+        assert value == pytest.approx(expected[0], rel=1e-6)
+        np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-9)
+
+
+# Denominators -------------------------------------------------------------------------------------
+
+
+def weighted(rng, loss, chunks, weight):
+    """Lazy results of some rows with weights, and what the loss says to that."""
+    z = on_grid(rng, (60, 9))
+    y = (z > 0) if isinstance(loss, fastce.BCEWithLogits) else rng.integers(9, size=60)
+    if isinstance(loss, fastce.BCEWithLogits):
+        weight = weight[:, None]
+    lazy = fastce.dask.value_and_grad(loss, da.from_array(z, chunks), y, sample_weight=weight)
+    return lazy, lambda: loss.value_and_grad(z, y, sample_weight=weight)
+
+
+WEIGHTED = [
+    (fastce.SoftmaxCrossEntropy(), (17, 9)),
+    (fastce.SoftmaxCrossEntropy(label_smoothing=0.1), (17, 4)),
+    (fastce.SoftmaxFocalLoss(), (17, 4)),
+    (fastce.BCEWithLogits(), (17, 4)),
+]
+
+
+@pytest.mark.parametrize(("loss", "chunks"), WEIGHTED)
+def test_negative_weights(loss, chunks, rng):
+    """Of whole chunks, too: only the sum over all of them must be positive."""
+    weight = np.where(np.arange(60) < 25, -1.0, rng.uniform(1, 2, size=60))
+    lazy, plainly = weighted(rng, loss, chunks, weight)
+    value, grad = dask.compute(*lazy, scheduler="sync")
+    expected = plainly()
+    assert value == pytest.approx(expected[0], rel=1e-12)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-12, atol=1e-17)
+
+
+@pytest.mark.parametrize(("loss", "chunks"), WEIGHTED)
+def test_a_sum_of_weights_that_is_not_positive(loss, chunks, rng):
+    """It is an error when it is computed, but NaN where there is no weight at all."""
+    for weight in (-np.ones(60), np.tile([1.0, -1.0], 30), np.repeat([1.0, -1.0], 30)):
+        lazy, plainly = weighted(rng, loss, chunks, weight)
+        with pytest.raises(ValueError, match=r"sum of the weights.*got") as error:
+            plainly()
+        for array in lazy:
+            with pytest.raises(ValueError, match=r"sum of the weights.*normalizer") as lazily:
+                array.compute(scheduler="sync")
+            assert str(lazily.value) == str(error.value)
+    value, grad = dask.compute(*weighted(rng, loss, chunks, np.zeros(60))[0], scheduler="sync")
+    assert np.isnan(value)
+    assert not grad.any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("loss", "chunks"), WEIGHTED)
+def test_a_sum_of_weights_that_overflows(loss, chunks, rng):
+    weight = np.full(60, 1e307)
+    weight[3] = 0
+    value, grad = dask.compute(*weighted(rng, loss, chunks, weight)[0], scheduler="sync")
+    assert np.isnan(value)
+    assert np.isnan(np.delete(grad, 3, axis=0)).all()
+    assert not grad[3].any()
+
+
+@pytest.mark.parametrize("chunks", [(700_000, 2), (700_000, 1)])
+def test_four_million_weights_are_summed_to_the_last_digits(chunks, rng):
+    z = da.from_array(rng.normal(size=(4_000_000, 2)), chunks)
+    y, weight = np.zeros(4_000_000, np.int8), np.full(4_000_000, 0.1)
+    plain = fastce.SoftmaxCrossEntropy()
+    lazy = [
+        fastce.dask.value(plain, z, y),
+        fastce.dask.value(fastce.SoftmaxCrossEntropy(weight=[0.1, 0.1]), z, y),
+        fastce.dask.value(plain, z, y, sample_weight=weight),
+    ]
+    first, *others = dask.compute(*lazy, scheduler="sync")
+    np.testing.assert_allclose(others, [first, first], rtol=1e-15)
+
+
+def test_half_of_four_million_weights_are_summed_to_the_last_digits(rng):
+    """NumPy adds up what a mask leaves in one by one: some 1e-11 off."""
+    z, where = rng.normal(size=4_000_000), rng.random(4_000_000) < 0.5
+    bce = fastce.BCEWithLogits()
+    weight, y = np.full(4_000_000, 0.1), np.zeros(4_000_000, bool)
+    value = fastce.dask.value(bce, da.from_array(z, 700_000), y, sample_weight=weight, where=where)
+    np.testing.assert_allclose(value.compute(scheduler="sync"), bce(z[where], y[where]), rtol=1e-15)
+
+
+def test_a_normalizer_that_is_computed_later(problem):
+    z, y = problem
+    loss = fastce.SoftmaxCrossEntropy()
+    count = (y >= 0).sum()
+    lazy = fastce.dask.value_and_grad(loss, z, y, normalizer=2 * count)
+    value, grad = dask.compute(*lazy, scheduler="sync")
+    expected = loss.value_and_grad(z.compute(), y.compute(), normalizer=120)
+    assert value == pytest.approx(expected[0], rel=1e-6)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-12)
+    with pytest.raises(ValueError, match="normalizer must be finite and greater than 0, got"):
+        fastce.dask.value(loss, z, y, normalizer=count - 60).compute(scheduler="sync")
+    with pytest.raises(ValueError, match=r"normalizer must be a number.*got \(60,\)"):
+        fastce.dask.value(loss, z, y, normalizer=y)
 
 
 # What a task holds --------------------------------------------------------------------------------
@@ -166,114 +317,18 @@ def test_nothing_runs_before_compute():
                 lazy.compute(scheduler="sync")
 
 
-# Schedulers ---------------------------------------------------------------------------------------
+# Arrays without rows ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def client():
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 10}),
-        worker_processes(3) as client,
-    ):
-        yield client
-
-
-LOSSES = [
-    fastce.SoftmaxCrossEntropy(),
-    fastce.SoftmaxCrossEntropy(label_smoothing=0.1, z_loss=1e-3, reduction="sum"),
-    fastce.SoftmaxFocalLoss(reduction="none"),
-]
-
-
-def bits(results):
-    return [np.asarray(x).tobytes() for x in results]
-
-
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
-@pytest.mark.parametrize("chunks", [(25, 500), (25, 130)])
-def test_every_scheduler_gives_the_same_bits(loss, chunks, problem, client):
-    z, y = problem
-    lazy = fastce.dask.value_and_grad(loss, z.rechunk(chunks), y)
-    expected = bits(dask.compute(*lazy, scheduler="sync"))
-    assert bits(dask.compute(*lazy, scheduler="threads", num_workers=4)) == expected
-    assert bits(client.gather(client.compute(lazy))) == expected
-
-
-def kill_this_worker_once(block, flag):
-    """Pass a block on; the first worker to come here dies instead."""
-    try:
-        os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return block
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.filterwarnings("default")
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
-@pytest.mark.parametrize(
-    ("where", "chunks"), [("logits", (25, 500)), ("logits", (25, 130)), ("grad", (25, 130))]
-)
-def test_survives_the_death_of_a_worker(where, chunks, problem, client, tmp_path):
-    """A worker dies as it makes a chunk of logits, or as it takes up one of the gradient."""
-    z, y = problem
-    z = z.rechunk(chunks)
-    loss, flag = fastce.SoftmaxCrossEntropy(), tmp_path / "killed"
-    expected = bits(dask.compute(*fastce.dask.value_and_grad(loss, z, y), scheduler="sync"))
-    workers = set(client.scheduler_info(n_workers=-1)["workers"])
-
-    def dangerous(array):
-        return array.map_blocks(kill_this_worker_once, str(flag), meta=array._meta)
-
-    value, grad = fastce.dask.value_and_grad(loss, dangerous(z) if where == "logits" else z, y)
-    grad = dangerous(grad) if where == "grad" else grad
-    results = client.gather(client.compute((value, grad)))
-    assert flag.exists()
-    client.wait_for_workers(3, timeout=60)
-    assert set(client.scheduler_info(n_workers=-1)["workers"]) != workers
-    assert bits(results) == expected
-
-
-# Errors -------------------------------------------------------------------------------------------
-
-
-def test_errors_before_anything_runs(problem):
-    z, y = problem
-    ce = fastce.SoftmaxCrossEntropy()
-    with pytest.raises(TypeError, match="logits must be a dask array, got ndarray"):
-        fastce.dask.value(ce, np.zeros((2, 3)), [0, 1])
-    with pytest.raises(TypeError, match="got int64"):
-        fastce.dask.value(ce, z.astype(int), y)
-    with pytest.raises(ValueError, match=r"class labels must have shape \(60,\)"):
-        fastce.dask.value(ce, z, y[:5])
-    with pytest.raises(ValueError, match="rechunk"):
-        fastce.dask.value(ce, z, da.ones_like(z))
-    with pytest.raises(TypeError, match="integer class labels"):
-        fastce.dask.token_log_probs(z, da.ones_like(z))
-    with pytest.raises(ValueError, match="compute_chunk_sizes"):
-        fastce.dask.value(ce, z[z[:, 0] > 0], y)
-    with pytest.raises(ValueError, match="2 weights"):
-        fastce.dask.value(fastce.SoftmaxCrossEntropy(weight=[1, 2]), z, y)
-    with pytest.raises(ValueError, match="sample_weight of shape"):
-        fastce.dask.value(ce, z, y, sample_weight=np.ones(7))
-    with pytest.raises(ValueError, match="normalizer"):
-        fastce.dask.value(ce, z, y, normalizer=-1)
-    with pytest.raises(ValueError, match="does not fit"):
-        fastce.dask.value(fastce.BCEWithLogits(), z, y)
-
-
-@pytest.mark.parametrize("chunks", [(17, 500), (17, 90)])
-def test_errors_of_values(chunks, problem):
-    z, y = problem
-    z = z.rechunk(chunks)
-    bad = y.copy()
-    bad[40] = 500
-    ce = fastce.SoftmaxCrossEntropy()
-    value, grad = fastce.dask.value_and_grad(ce, z, bad)
-    for lazy in (value, grad, fastce.dask.token_log_probs(z, bad).lse):
-        with pytest.raises(IndexError, match="label 500"):
-            lazy.compute(scheduler="sync")
-    with pytest.raises(IndexError, match="label -100"):
-        fastce.dask.token_log_probs(z, y - y - 100).lse.compute(scheduler="sync")
-    with pytest.raises(ValueError, match="sample_weight must be finite"):
-        fastce.dask.value(ce, z, y, sample_weight=-np.ones(60)).compute(scheduler="sync")
+def test_no_rows():
+    for chunks in ((2, 4), (2, 3)):
+        z = da.zeros((0, 4), chunks=chunks)
+        for call in ({}, {"sample_weight": 2.0}, {"where": True}):
+            value, grad = fastce.dask.value_and_grad(fastce.SoftmaxCrossEntropy(), z, [], **call)
+            assert np.isnan(value.compute(scheduler="sync"))
+            assert grad.compute(scheduler="sync").shape == (0, 4)
+        y = np.zeros((0, 4))
+        for call in ({}, {"sample_weight": 2.0}, {"where": True}):
+            value, grad = fastce.dask.value_and_grad(fastce.BCEWithLogits(), z, y, **call)
+            assert np.isnan(value.compute(scheduler="sync"))
+            assert grad.compute(scheduler="sync").shape == (0, 4)

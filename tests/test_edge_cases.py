@@ -44,8 +44,9 @@ def test_minus_infinity_beside_the_target(loss, options, evaluate):
         assert np.isfinite(x).all()
         assert not x[~np.isfinite(z)].any()
     if "softcap" not in options:
+        # Such a row is out of exp's range, and relative to its maximum.
         for a, b in zip((value, grad, hess), evaluate(loss, finite, y, options), strict=True):
-            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(a, b, rtol=8 * np.finfo(np.float32).eps)
 
 
 @pytest.mark.parametrize(("loss", "options"), SOFTMAX_OPTIONS)

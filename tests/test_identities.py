@@ -199,7 +199,8 @@ def test_a_masked_class_equals_a_deleted_class(name, options, reduction, batch, 
     deleted = getattr(fastce, name)(reduction=reduction, **fewer).value_grad_hess(
         z[:, kept], np.searchsorted(kept, y)
     )
-    assert_close((masked[0], masked[1][:, kept], masked[2][:, kept]), deleted)
+    # With label smoothing the gradient is a difference, of numbers of the size of 1.
+    assert_close((masked[0], masked[1][:, kept], masked[2][:, kept]), deleted, ulps=64)
     assert not masked[1][:, ~where].any()
     assert not masked[2][:, ~where].any()
 
@@ -370,7 +371,7 @@ def test_a_common_shift_changes_nothing(shift, isa, rng):
     y = likeliest(rng, z, -1)
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
     for a, b in zip(loss.value_grad_hess(z, y), loss.value_grad_hess(z + shift, y), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=4 * np.finfo(np.float32).eps)
 
 
 def test_classes_in_any_order(isa, rng):

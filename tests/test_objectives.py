@@ -7,11 +7,11 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
 from boosting import CLASSES, SIGMOID, SOFTMAX, scores_and_labels
-from scipy.optimize import minimize
 
 import fastce
 from fastce.objectives import (
@@ -178,7 +178,7 @@ def test_one_vs_rest_is_bce_of_one_hot_labels(rng):
     one_hot = (labels[:, None] == np.arange(CLASSES)).astype(float)
     loss = fastce.BCEWithLogits(reduction="sum")
     _, grad, hess = loss.value_grad_hess(scores, one_hot, sample_weight=weight[:, None])
-    for target in (labels, labels.astype(np.float32), one_hot, one_hot.ravel()):
+    for target in (labels, labels.astype(np.float32), one_hot, one_hot.astype(int)):
         got = XGBoostObjective(loss).derivatives(scores, target, weight)
         np.testing.assert_allclose(got[0], grad, rtol=1e-14)
         np.testing.assert_allclose(got[1], hess, rtol=1e-14, atol=1e-16)
@@ -250,73 +250,164 @@ def test_import_brings_no_host():
     assert done.stdout.strip() == "[]"
 
 
-# Where to start -----------------------------------------------------------------------------------
+# Without a host -----------------------------------------------------------------------------------
 
 
+def test_nothing_is_refused_outside_of_a_host():
+    """Metrics and objectives may be called by hand, on anything that holds labels."""
+
+    class Data:
+        def get_label(self):
+            return np.array([0.0, 1.0])
+
+        def get_weight(self):
+            return None
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for host in (XGBoostObjective, LightGBMObjective):
+            objective = host(SIGMOID[0])
+            assert objective.metric(np.zeros(2), Data())[1] == pytest.approx(np.log(2))
+            assert objective.probability_metric(np.full(2, 0.5), Data())[1] == pytest.approx(
+                np.log(2)
+            )
+            assert objective(np.zeros(2), Data())[0].tolist() == [0.5, -0.5]
+
+
+# Shapes -------------------------------------------------------------------------------------------
+
+N, K = 3, 2
+SCORES = {"softmax": np.zeros((N, K)), "one": np.zeros(N), "several": np.zeros((N, K))}
+LOSS = {"softmax": SOFTMAX[0], "one": SIGMOID[0], "several": SIGMOID[0]}
+
+
+@pytest.mark.parametrize("method", ["derivatives", "value", "value_of_probabilities"])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("softmax", (K, N)),
+        ("softmax", (N * K,)),
+        ("softmax", (K,)),
+        ("softmax", (N, 1)),
+        ("softmax", ()),
+        ("one", (N, 1)),
+        ("one", (1, N)),
+        ("one", (1,)),
+        ("several", (K, N)),
+        ("several", (N * K,)),
+        ("several", (N, 1)),
+        ("several", (K,)),
+    ],
+)
+def test_target_of_a_wrong_shape_is_an_error(kind, target, method):
+    call = getattr(Objective(LOSS[kind]), method)
+    with pytest.raises(ValueError, match=r"target of shape .* does not fit scores of shape"):
+        call(SCORES[kind], np.zeros(target))
+
+
+@pytest.mark.parametrize("method", ["derivatives", "value", "value_of_probabilities"])
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [(k, w) for k in SCORES for w in ((1,), (K,), (N, 1), (1, N), (K, N), (N * K,))],
+)
+def test_weight_of_a_wrong_shape_is_an_error(kind, weight, method):
+    call = getattr(Objective(LOSS[kind]), method)
+    with pytest.raises(ValueError, match=r"sample_weight must have shape \(3,\), got"):
+        call(SCORES[kind], np.zeros(N), np.ones(weight))
+
+
+@pytest.mark.parametrize("method", ["derivatives", "value"])
+@pytest.mark.parametrize("shape", [(), (N,), (N, K, 1)])
+def test_scores_of_a_wrong_shape_are_an_error(method, shape):
+    with pytest.raises(ValueError, match=r"needs scores of shape \(n, K\), got .*num_class"):
+        getattr(Objective(SOFTMAX[0]), method)(np.zeros(shape), np.zeros(N))
+    if shape != (N,):
+        with pytest.raises(ValueError, match=r"scores must have shape \(n,\) or \(n, K\), got"):
+            getattr(Objective(SIGMOID[0]), method)(np.zeros(shape), np.zeros(N))
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("calc_ders_multi", (np.zeros((1, K)), 1.0, None), "needs scores of shape"),
+        ("calc_ders_multi", (np.zeros(K), [0.0, 1.0], None), "one class label, got shape"),
+        ("calc_ders_multi", (np.zeros(K), 0.5, None), "integral class labels, got 0.5"),
+        ("calc_ders_multi", (np.zeros(K), np.nan, None), "integral class labels, got nan"),
+        ("calc_ders_multi", (np.zeros(K), 1e30, None), "integral class labels, got 1e"),
+        ("evaluate", ([np.zeros(2), np.zeros(3)], np.zeros(2), None), "of one length"),
+        ("evaluate", ([np.zeros(3)], np.zeros(3), None), "needs scores of shape"),
+        ("evaluate", ([np.zeros(3)] * K, np.zeros(2), None), "target of shape"),
+        ("evaluate", ([np.zeros(3)] * K, np.zeros(3), np.ones(2)), "sample_weight must have shape"),
+    ],
+)
+def test_wrong_shapes_from_catboost_are_errors(method, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(CatBoostObjective(SOFTMAX[0]), method)(*arguments)
+
+
+@pytest.mark.parametrize("label", [2.0, -1.0])
+def test_label_out_of_range_from_catboost_is_an_error(label):
+    with pytest.raises(IndexError, match="label"):
+        CatBoostObjective(SOFTMAX[0]).calc_ders_multi(np.zeros(K), label, None)
+
+
+# Probabilities and negative weights ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [SOFTMAX[0], SOFTMAX[2], SIGMOID[0], SIGMOID[2]], ids=repr)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("loss", SIGMOID, ids=repr)
-def test_initial_score_of_sigmoid_losses_is_the_minimum(loss, weighted, rng):
-    target = (rng.random(400) < 0.05).astype(float)
-    weight = rng.uniform(0.5, 2, target.size) if weighted else None
-    objective = XGBoostObjective(loss)
-    start = objective.initial_score(target, weight)
-
-    def mean(score):
-        return objective.value(np.full(target.size, score), target, weight)
-
-    _, grad = loss.value_and_grad(np.full(target.size, start), target, sample_weight=weight)
-    assert abs(grad.sum()) < 1e-11
-    assert all(mean(start) <= mean(start + step) for step in (-3, -0.1, 0.1, 3))
-
-
-def test_initial_score_of_bce_is_the_log_odds(rng):
-    target = rng.integers(2, size=99)
-    weight = rng.uniform(0.5, 2, target.size)
-    odds = weight[target == 1].sum() / weight[target == 0].sum()
-    start = LightGBMObjective(fastce.BCEWithLogits()).initial_score(target, weight)
-    assert start == pytest.approx(np.log(odds), abs=1e-11)
-
-
-def test_initial_scores_of_columns(rng):
-    labels = rng.integers(CLASSES, size=300)
-    one_hot = (labels[:, None] == np.arange(CLASSES)).astype(float)
-    objective = XGBoostObjective(fastce.SigmoidFocalLoss(gamma=2.0))
-    alone = [objective.initial_score(column) for column in one_hot.T]
-    np.testing.assert_allclose(objective.initial_score(one_hot), alone, atol=1e-11)
-    np.testing.assert_allclose(objective.initial_score(labels, classes=CLASSES), alone, atol=1e-11)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("loss", SOFTMAX, ids=repr)
-def test_initial_score_of_softmax_losses_is_the_minimum(loss, weighted, rng):
-    labels = rng.choice(CLASSES, 500, p=[0.6, 0.3, 0.07, 0.02, 0.01])
+def test_value_of_probabilities_is_that_of_their_scores(loss, weighted, rng):
+    scores, labels = scores_and_labels(rng)
     weight = rng.uniform(0.5, 2, labels.size) if weighted else None
-    objective = XGBoostObjective(loss)
-    start = objective.initial_score(labels, weight, classes=CLASSES)
-
-    def mean(scores):
-        return objective.value(np.tile(scores, (labels.size, 1)), labels, weight)
-
-    found = minimize(mean, start, method="BFGS", options={"gtol": 1e-9})
-    assert mean(start) <= found.fun + 1e-12
-    _, grad = loss.value_and_grad(np.tile(start, (labels.size, 1)), labels, sample_weight=weight)
-    assert np.abs(grad.sum(axis=0)).max() < 1e-9
+    if loss in SIGMOID:
+        scores, labels = scores[:, 0], labels % 2
+    p = fastce.softmax(scores) if loss in SOFTMAX else 1 / (1 + np.exp(-scores))
+    objective = Objective(loss)
+    got = objective.value_of_probabilities(p, labels, weight)
+    assert got == pytest.approx(objective.value(scores, labels, weight), rel=1e-9)
+    assert got != pytest.approx(objective.value(p, labels, weight), rel=0.1)
 
 
-def test_initial_score_of_a_plain_softmax_is_the_logarithm_of_shares(rng):
-    labels = np.array([0, 0, 0, 1, 3])
-    start = XGBoostObjective(fastce.SoftmaxCrossEntropy()).initial_score(labels, classes=5)
-    shares = np.array([3, 1, 1e-15 * 5, 1, 1e-15 * 5]) / 5
-    np.testing.assert_allclose(start, np.log(shares), atol=1e-12)
+def test_probabilities_of_0_and_1_count_as_1e_15():
+    objective = Objective(SIGMOID[0])
+    assert objective.value_of_probabilities([0.0, 1.0], [1, 0]) == pytest.approx(-np.log(1e-15))
+    assert objective.value_of_probabilities([0.0, 1.0], [0, 1]) == pytest.approx(1e-15)
+    got = Objective(SOFTMAX[0]).value_of_probabilities([[1.0, 0.0]], [1])
+    assert got == pytest.approx(-np.log(1e-15))
+    with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\], got 1.5 at pos"):
+        objective.value_of_probabilities([0.5, 1.5], [0, 1])
 
 
-def test_initial_score_leaves_ignored_samples_out():
-    loss = fastce.SoftmaxCrossEntropy(ignore_index=1)
-    start = XGBoostObjective(loss).initial_score([0, 1, 1, 2, 2], classes=3)
-    np.testing.assert_allclose(start[[0, 2]], np.log([1 / 3, 2 / 3]), atol=1e-12)
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("hessian", ["positive", "exact", "upper"])
+@pytest.mark.parametrize("loss", [*SOFTMAX, *SIGMOID], ids=repr)
+def test_negative_weight_takes_a_sample_away(loss, hessian, host, rng):
+    """Gradient and Hessian of weight −w are those of w, with the sign changed."""
+    scores, labels = scores_and_labels(rng)
+    weight = rng.uniform(0.5, 2, labels.size)
+    if loss in SIGMOID:
+        scores, labels = scores[:, 0].copy(), labels % 2
+    objective = host(loss, hessian=hessian)
+    sign = np.where(rng.random(labels.size) < 0.3, -1, 1)
+    want = objective.derivatives(scores, labels, weight)
+    got = objective.derivatives(scores, labels, sign * weight)
+    for ours, theirs in zip(got, want, strict=True):
+        np.testing.assert_array_equal(ours, (sign * theirs.T).T)
 
 
-@pytest.mark.parametrize("target", [[0, 0, 0], [1, 1]])
-def test_initial_score_of_one_class_alone_is_finite(target):
-    start = XGBoostObjective(fastce.BCEWithLogits()).initial_score(target)
-    assert abs(start) == pytest.approx(-np.log(1e-15))
+def test_soft_labels_are_probabilities(rng):
+    scores, labels = scores_and_labels(rng)
+    soft = rng.dirichlet(np.ones(CLASSES), size=labels.size)
+    weight = rng.uniform(0.5, 2, labels.size)
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum")
+    objective = XGBoostObjective(loss, hessian="exact")
+    _, *want = loss.value_grad_hess(scores, soft, sample_weight=weight)
+    for got, wanted in zip(objective.derivatives(scores, soft, weight), want, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-13)
+    hard = np.eye(CLASSES, dtype=int)[labels]
+    np.testing.assert_allclose(
+        objective.derivatives(scores, hard), objective.derivatives(scores, labels), rtol=1e-12,
+        atol=1e-15,
+    )  # fmt: skip
+    with pytest.raises((TypeError, ValueError), match="target"):
+        XGBoostObjective(SOFTMAX[2]).derivatives(scores, soft)

@@ -1,4 +1,4 @@
-"""Objectives for CatBoost, which train the real host, beside its built-in ones."""
+"""Objectives for CatBoost: the real host trains, beside its built-in ones, and lives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from boosting import CLASSES, SIGMOID, SOFTMAX, scores_and_labels
+from boosting import (
+    BINARY,
+    CLASSES,
+    CROSS_ENTROPY,
+    FOCAL,
+    ROUNDS,
+    SIGMOID,
+    SOFTMAX,
+    halves,
+    in_another_process,
+    is_least,
+    scores_and_labels,
+)
 
 import fastce
 from fastce.objectives import CatBoostObjective
@@ -85,6 +97,16 @@ class TestPeerCatBoost:
         assert not objective.is_max_optimal()
         assert np.isnan(objective.get_final_error(0.0, 0.0))
 
+    def test_sum_of_weights_keeps_its_digits_and_overflows_to_nan(self):
+        objective = CatBoostObjective(fastce.BCEWithLogits())
+        count = 4_000_000
+        zeros = np.zeros(count)
+        error, total = objective.evaluate((zeros,), zeros, np.full(count, 0.1))
+        assert total == pytest.approx(0.1 * count, rel=5e-16)
+        assert objective.get_final_error(error, total) == pytest.approx(np.log(2), rel=5e-16)
+        parts = objective.evaluate((zeros[:4],), zeros[:4], np.full(4, 1e308))
+        assert np.isnan(objective.get_final_error(*parts))
+
     def test_ignored_samples_count_nothing(self, rng):
         objective = CatBoostObjective(fastce.SoftmaxCrossEntropy(ignore_index=2))
         der1, der2 = objective.calc_ders_multi(rng.normal(size=CLASSES), 2.0, 1.0)
@@ -93,3 +115,155 @@ class TestPeerCatBoost:
         approxes = tuple(rng.normal(size=(CLASSES, 3)))
         _, total = objective.evaluate(approxes, np.array([0.0, 2.0, 1.0]), None)
         assert total == 2
+
+
+class TestLifeCycle:
+    """What the host does with an objective; a test would notice a change of what the docs say."""
+
+    SETTINGS: ClassVar = {
+        "iterations": ROUNDS,
+        "depth": 3,
+        "learning_rate": 0.5,
+        "thread_count": 1,
+        "leaf_estimation_method": "Newton",
+        "leaf_estimation_iterations": 1,
+        "boost_from_average": False,
+        "bootstrap_type": "No",
+        "random_strength": 0,
+        "allow_writing_files": False,
+        "verbose": False,
+    }
+
+    def classifier(self, catboost, loss=BINARY, names=(0, 1), **options):
+        objective = CatBoostObjective(loss)
+        if names is not None:
+            options["class_names"] = tuple(names)  # clone() wants it: CatBoost copies a list
+        return catboost.CatBoostClassifier(
+            loss_function=objective, eval_metric=objective, **(self.SETTINGS | options)
+        )
+
+    def test_early_stopping_obeys_the_metric(self, catboost, two):
+        (x, y, w), (x_valid, y_valid, w_valid) = halves(two)
+        model = self.classifier(catboost, iterations=300, learning_rate=1.0)
+        pool = catboost.Pool(x_valid, y_valid, weight=w_valid)
+        model.fit(x, y, sample_weight=w, eval_set=pool, early_stopping_rounds=5)
+        (history,) = model.evals_result_["validation"].values()
+        is_least(history, model.best_iteration_)
+
+    def test_cv(self, catboost, two):
+        features, labels, _ = two
+        objective = CatBoostObjective(BINARY)
+        table = catboost.cv(
+            catboost.Pool(features, labels),
+            self.SETTINGS | {"loss_function": objective, "eval_metric": objective},
+            fold_count=3,
+            as_pandas=False,
+        )
+        means = table["test-CatBoostObjective-mean"]
+        assert len(means) == ROUNDS
+        assert means[-1] < means[0]
+
+    def test_clone_grid_search_and_score(self, catboost, two):
+        """Scikit-learn looks for the same objects in a clone, and CatBoost copies lists."""
+        base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
+        features, labels, _ = two
+        model = self.classifier(catboost)
+        objective = model.get_params()["loss_function"]
+        assert base.clone(model).get_params()["loss_function"] is objective
+        scores = selection.cross_val_score(model, features, labels, cv=3, error_score="raise")
+        assert scores.min() > 0.8
+        with pytest.raises(RuntimeError, match="modifies parameter class_names"):
+            base.clone(model.copy().set_params(class_names=[0, 1]))
+        search = selection.GridSearchCV(model, {"depth": [1, 3]}, cv=3, error_score="raise")
+        assert search.fit(features, labels).best_score_ > 0.8
+
+    def test_another_process(self, catboost, two, tmp_path):
+        features, labels, _ = two
+        model = self.classifier(catboost).fit(features, labels)
+        call = "predict(x, prediction_type='RawFormulaVal')"
+        want = model.predict(features, prediction_type="RawFormulaVal")
+        for got in in_another_process(model, features, tmp_path, call):
+            np.testing.assert_array_equal(got, want)
+
+    @pytest.mark.parametrize("kind", ["two", "several"])
+    def test_predict_and_score(self, catboost, request, kind):
+        features, labels, _ = request.getfixturevalue(kind)
+        features, labels = features[:400], labels[:400]
+        loss, names = (BINARY, (0, 1)) if kind == "two" else (CROSS_ENTROPY, range(CLASSES))
+        model = self.classifier(catboost, loss, names).fit(features, labels)
+        assert model.classes_.tolist() == list(names)
+        scores = model.predict(features, prediction_type="RawFormulaVal")
+        best = scores > 0 if kind == "two" else scores.argmax(axis=1)
+        np.testing.assert_array_equal(model.predict(features).ravel(), best)
+        assert model.score(features, labels) == pytest.approx((best == labels).mean())
+        p = fastce.softmax(scores) if kind == "several" else 1 / (1 + np.exp(-scores))
+        got = model.predict_proba(features)
+        np.testing.assert_allclose(got if kind == "several" else got[:, 1], p, rtol=1e-9)
+
+    def test_without_class_names_there_is_no_predict(self, catboost, two):
+        features, labels, _ = two
+        model = self.classifier(catboost, names=None).fit(features, labels)
+        assert len(model.classes_) == 0
+        with pytest.raises(IndexError):
+            model.predict(features)
+
+    def test_where_boosting_starts(self, catboost, two):
+        features, labels, _ = two
+        starts = []
+
+        class Spy(CatBoostObjective):
+            def calc_ders_range(self, approxes, targets, weights):
+                starts.append(np.array(approxes))
+                return super().calc_ders_range(approxes, targets, weights)
+
+        objective = Spy(BINARY)
+        settings = self.SETTINGS | {"iterations": 1}
+        catboost.CatBoostClassifier(
+            loss_function=objective, eval_metric=objective, **settings
+        ).fit(features, labels)  # fmt: skip
+        assert np.unique(starts[0]).tolist() == [0]
+
+    @pytest.mark.parametrize(
+        "option", [{"class_weights": [1.0, 10.0]}, {"auto_class_weights": "Balanced"}], ids=str
+    )
+    def test_class_weights(self, catboost, two, option):
+        features, labels, _ = two
+        objective = CatBoostObjective(BINARY)
+        lost = "does not apply class_weights.*pass class_names"
+        with pytest.raises(catboost.CatBoostError, match=lost):
+            self.classifier(catboost, names=None, **option).fit(features, labels)
+        own = {"loss_function": objective, "eval_metric": objective} | self.SETTINGS | option
+        with pytest.raises(catboost.CatBoostError, match=lost):
+            catboost.cv(catboost.Pool(features, labels), own, fold_count=2)
+        with pytest.raises(catboost.CatBoostError, match=lost):
+            catboost.train(catboost.Pool(features, labels), own)
+        models = (
+            self.classifier(catboost, **option),
+            self.classifier(catboost, names=None, classes_count=2, **option),
+            catboost.CatBoostClassifier(loss_function="Logloss", **self.SETTINGS, **option),
+        )
+        ours, counted, theirs = (
+            m.fit(features, labels).predict(features, prediction_type="RawFormulaVal")
+            for m in models
+        )
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+        np.testing.assert_allclose(counted if counted.ndim == 1 else theirs, theirs, atol=1e-12)
+
+    def test_metric_beside_an_objective_of_the_host(self, catboost, two):
+        """CatBoost gives raw scores to every metric."""
+        features, labels, _ = two
+        model = catboost.CatBoostClassifier(
+            loss_function="Logloss", eval_metric=CatBoostObjective(BINARY), **self.SETTINGS
+        ).fit(features, labels)
+        history = model.evals_result_["learn"]
+        np.testing.assert_allclose(history["CatBoostObjective"], history["Logloss"], rtol=5e-4)
+
+    def test_the_host_refuses_negative_weights(self, catboost, two):
+        features, labels, weight = two
+        with pytest.raises(catboost.CatBoostError, match="negative"):
+            self.classifier(catboost).fit(features, labels, sample_weight=-weight)
+
+    def test_errors_say_what_to_pass(self, catboost, several):
+        features, labels, _ = several
+        with pytest.raises(catboost.CatBoostError, match=r"needs scores of shape.*classes_count"):
+            self.classifier(catboost, FOCAL, names=None).fit(features[:50], labels[:50])

@@ -1,4 +1,4 @@
-"""Objectives for LightGBM, which train the real host, beside its built-in ones."""
+"""Objectives for LightGBM: the real host trains, beside its built-in ones, and lives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from boosting import CLASSES
+from boosting import (
+    BINARY,
+    CLASSES,
+    CROSS_ENTROPY,
+    FOCAL,
+    ROUNDS,
+    halves,
+    in_another_process,
+    is_least,
+)
 
 import fastce
 from fastce.objectives import LightGBMObjective
@@ -102,6 +111,7 @@ class TestPeerLightGBM:
             n_estimators=8,
             n_jobs=1,
             objective=objective.sklearn,
+            metric="None",
             num_leaves=7,
             min_child_samples=5,
             verbose=-1,
@@ -133,8 +143,7 @@ class TestPeerLightGBM:
         history = {}
         objective = LightGBMObjective(fastce.SoftmaxCrossEntropy())
         lightgbm.train(
-            self.SETTINGS
-            | {"objective": objective, "num_class": CLASSES, "metric": "multi_logloss"},
+            self.SETTINGS | {"objective": objective, "num_class": CLASSES, "metric": "None"},
             data,
             4,
             valid_sets=[data],
@@ -157,3 +166,241 @@ class TestPeerLightGBM:
         np.testing.assert_allclose(
             history["a"]["softmax_cross_entropy"], builtin["a"]["multi_logloss"], rtol=1e-6
         )
+
+
+@pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+class TestLifeCycle:
+    """What the host does with an objective; a test would notice a change of what the docs say."""
+
+    NATIVE: ClassVar = {"num_leaves": 7, "num_threads": 1, "verbose": -1, "metric": "None"}
+    SKLEARN: ClassVar = {
+        "n_estimators": ROUNDS,
+        "num_leaves": 7,
+        "n_jobs": 1,
+        "verbose": -1,
+        "metric": "None",
+    }
+
+    def classifier(self, lightgbm, loss=FOCAL, **options):
+        options = self.SKLEARN | options
+        return lightgbm.LGBMClassifier(objective=LightGBMObjective(loss).sklearn, **options)
+
+    def test_early_stopping_obeys_the_metric(self, lightgbm, two):
+        """By default the classifier stops where LightGBM's own metric is best, of raw scores."""
+        objective, history = LightGBMObjective(fastce.BCEWithLogits(pos_weight=5.0)), {}
+        (x, y, _), (x_valid, y_valid, _) = halves(two)
+        train = lightgbm.Dataset(x, y)
+        stop = lightgbm.early_stopping(5, verbose=False)
+        booster = lightgbm.train(
+            self.NATIVE | {"objective": objective},
+            train,
+            200,
+            valid_sets=[lightgbm.Dataset(x_valid, y_valid, reference=train)],
+            valid_names=["valid"],
+            feval=objective.metric,
+            callbacks=[stop, lightgbm.record_evaluation(history)],
+        )
+        (values,) = history["valid"].values()
+        is_least(values, booster.best_iteration - 1)
+
+        def best(**options):
+            model = lightgbm.LGBMClassifier(
+                objective=objective.sklearn,
+                n_estimators=200,
+                num_leaves=7,
+                n_jobs=1,
+                verbose=-1,
+                **options,
+            )
+            model.fit(
+                x,
+                y,
+                eval_set=[(x_valid, y_valid)],
+                eval_metric=objective.sklearn_metric,
+                callbacks=[lightgbm.early_stopping(5, verbose=False)],
+            )
+            return model.best_iteration_
+
+        assert best(metric="None") == booster.best_iteration
+        with pytest.warns(UserWarning, match=r"binary_logloss of raw scores.*metric='None'"):
+            other = best()
+        assert other < booster.best_iteration / 2
+
+    def test_cv(self, lightgbm, several):
+        features, labels, weight = several
+        objective = LightGBMObjective(FOCAL)
+        table = lightgbm.cv(
+            self.NATIVE | {"objective": objective, "num_class": CLASSES},
+            lightgbm.Dataset(features, labels, weight=weight),
+            ROUNDS,
+            nfold=3,
+            feval=objective.metric,
+        )
+        means = table["valid softmax_focal_loss-mean"]
+        assert len(means) == ROUNDS
+        assert means[-1] < means[0]
+
+    def test_clone_grid_search_and_score(self, lightgbm, several):
+        base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
+        features, labels, _ = several
+        model = self.classifier(lightgbm)
+        assert base.clone(model).objective == model.objective
+        choices = [LightGBMObjective(loss).sklearn for loss in (FOCAL, CROSS_ENTROPY)]
+
+        def score(model, x, y):
+            return (model.predict(x, raw_score=True).argmax(axis=1) == y).mean()
+
+        search = selection.GridSearchCV(
+            model, {"objective": choices, "num_leaves": [3, 7]}, cv=3, scoring=score,
+            error_score="raise",
+        ).fit(features, labels)  # fmt: skip
+        assert search.best_score_ > 0.5
+        assert search.best_estimator_.objective in choices
+
+    def test_another_process(self, lightgbm, several, tmp_path):
+        features, labels, _ = several
+        model = self.classifier(lightgbm).fit(features, labels)
+        want = model.predict(features, raw_score=True)
+        for got in in_another_process(model, features, tmp_path, "predict(x, raw_score=True)"):
+            np.testing.assert_array_equal(got, want)
+
+    def test_predict_gives_raw_scores_and_score_needs_labels(self, lightgbm, two):
+        features, labels, _ = two
+        model = self.classifier(lightgbm, BINARY).fit(features, labels)
+        scores = model.predict(features, raw_score=True)
+        assert ((scores > 0) == labels).mean() > 0.8
+        with pytest.warns(UserWarning, match="Returning raw scores"):
+            np.testing.assert_array_equal(model.predict(features), scores)
+        with (
+            pytest.warns(UserWarning, match="Returning raw scores"),
+            pytest.raises(ValueError, match="continuous"),
+        ):
+            model.score(features, labels)
+
+    def test_where_boosting_starts(self, lightgbm, two):
+        features, labels, _ = two
+        starts, objective = [], LightGBMObjective(BINARY)
+
+        def spy(scores, data):
+            starts.append(scores.copy())
+            return objective(scores, data)
+
+        data = lightgbm.Dataset(features, labels)
+        lightgbm.train(self.NATIVE | {"objective": spy}, data, 1)
+        assert np.unique(starts[0]).tolist() == [0]
+
+    def test_class_weights(self, lightgbm, two):
+        features, labels, _ = two
+        objective = LightGBMObjective(BINARY)
+        for option in ({"is_unbalance": True}, {"scale_pos_weight": 3.0}):
+            with pytest.raises(ValueError, match="does not apply is_unbalance"):
+                lightgbm.train(
+                    self.NATIVE | option | {"objective": objective},
+                    lightgbm.Dataset(features, labels),
+                    1,
+                )
+            with pytest.raises(ValueError, match="does not apply is_unbalance"):
+                self.classifier(lightgbm, BINARY, **option).fit(features, labels)
+        weighted = self.classifier(lightgbm, BINARY, class_weight={0: 1.0, 1: 3.0})
+        same = self.classifier(lightgbm, BINARY).fit(
+            features, labels, sample_weight=np.where(labels == 1, 3.0, 1.0)
+        )
+        models = weighted.fit(features, labels), same
+        np.testing.assert_array_equal(*(m.predict(features, raw_score=True) for m in models))
+
+    @pytest.mark.parametrize("kind", ["two", "several"])
+    def test_metric_beside_an_objective_of_the_host(self, lightgbm, request, kind):
+        features, labels, weight = request.getfixturevalue(kind)
+        # One data set for all, because LightGBM keeps the first parameters of it.
+        data = lightgbm.Dataset(features, labels, weight=weight, free_raw_data=False)
+        objective = LightGBMObjective(BINARY if kind == "two" else CROSS_ENTROPY)
+        settings = {"num_threads": 1, "verbose": -1, "objective": "binary"}
+        if kind == "several":
+            settings |= {"objective": "multiclass", "num_class": CLASSES}
+
+        def run(feval, **options):
+            history = {}
+            lightgbm.train(
+                settings | options,
+                data,
+                3,
+                valid_sets=[data],
+                valid_names=["a"],
+                feval=feval,
+                callbacks=[lightgbm.record_evaluation(history)],
+            )
+            return history["a"]
+
+        with pytest.raises(ValueError, match="probability_metric takes probabilities"):
+            run(objective.metric)
+        own, ours = run(objective.probability_metric).values()
+        np.testing.assert_allclose(ours, own, rtol=1e-6)
+        custom = {"objective": objective, "metric": "None"}  # with the same data set
+        run(objective.metric, **custom)
+        with pytest.raises(ValueError, match="raw scores: metric takes them"):
+            run(objective.probability_metric, **custom)
+
+        model = lightgbm.LGBMClassifier(**self.SKLEARN | {"metric": ""})
+        options = {"eval_set": [(features, labels)]}
+        with pytest.raises(ValueError, match="sklearn_probability_metric takes probabilities"):
+            model.fit(features, labels, eval_metric=objective.sklearn_metric, **options)
+        model.fit(features, labels, eval_metric=objective.sklearn_probability_metric, **options)
+        own, ours = model.evals_result_["training"].values()
+        np.testing.assert_allclose(ours, own, rtol=1e-6)
+
+    def test_soft_labels_by_a_function_of_ones_own(self, lightgbm, several):
+        """A Dataset holds one label a sample: probabilities stay outside."""
+        features, labels, _ = several
+        objective = LightGBMObjective(CROSS_ENTROPY)
+        soft = 0.9 * np.eye(CLASSES)[labels] + 0.1 / CLASSES
+        settings = self.NATIVE | {"num_class": CLASSES}
+
+        def of_soft(scores, data):
+            return objective.derivatives(scores, soft)
+
+        smoothed = LightGBMObjective(fastce.SoftmaxCrossEntropy(label_smoothing=0.1))
+        scores = [
+            lightgbm.train(
+                settings | {"objective": chosen}, lightgbm.Dataset(features, labels), 5
+            ).predict(features)
+            for chosen in (of_soft, smoothed)
+        ]
+        np.testing.assert_allclose(*scores, atol=1e-6)
+
+    @pytest.mark.parametrize("kind", ["two", "several"])
+    def test_negative_weights_give_the_model_of_the_host(self, lightgbm, request, kind):
+        features, labels, weight = request.getfixturevalue(kind)
+        weight = np.where(np.arange(weight.size) % 10 == 0, -0.5 * weight, weight)
+        settings = self.NATIVE | {"boost_from_average": False, "min_data_in_leaf": 50}
+        if kind == "several":
+            settings["num_class"] = CLASSES
+        own = "binary" if kind == "two" else "multiclass"
+        scores = [
+            lightgbm.train(
+                settings | {"objective": objective},
+                lightgbm.Dataset(features, labels, weight=weight),
+                5,
+            ).predict(features, raw_score=True)
+            for objective in (LightGBMObjective(BINARY if kind == "two" else CROSS_ENTROPY), own)
+        ]
+        assert np.ptp(scores[1]) > 0.5
+        np.testing.assert_allclose(*scores, atol=1e-5)
+
+    def test_errors_say_what_to_pass(self, lightgbm, two, several):
+        features, labels, _ = several
+        objective = LightGBMObjective(FOCAL)
+
+        def train(objective, **options):
+            settings = self.NATIVE | options | {"objective": objective}
+            lightgbm.train(settings, lightgbm.Dataset(features, labels), 1)
+
+        with pytest.raises(ValueError, match=r"needs scores of shape \(n, K\).*num_class"):
+            train(objective)
+        with pytest.raises(TypeError, match="takes the objective itself"):
+            train(lambda preds, data: objective.sklearn(preds, data, None), num_class=CLASSES)
+        with pytest.raises(ValueError, match=r"needs scores of shape.*BCEWithLogits"):
+            self.classifier(lightgbm).fit(*two[:2])
+        model = lightgbm.LGBMClassifier(objective=objective, **self.SKLEARN)
+        with pytest.raises(TypeError, match="takes its method sklearn"):
+            model.fit(features, labels)

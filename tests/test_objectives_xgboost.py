@@ -1,4 +1,4 @@
-"""Objectives for XGBoost, which train the real host, beside its built-in ones."""
+"""Objectives for XGBoost: the real host trains, beside its built-in ones, and lives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from boosting import CLASSES
+from boosting import (
+    BINARY,
+    CLASSES,
+    CROSS_ENTROPY,
+    FOCAL,
+    ROUNDS,
+    halves,
+    in_another_process,
+    is_least,
+)
 
 import fastce
 from fastce.objectives import XGBoostObjective
@@ -154,3 +163,232 @@ class TestPeerXGBoost:
             gain[hessian] = objective.value(start, labels) - objective.value(scores, labels)
         assert gain["positive"] > 0
         assert gain["positive"] > 2 * gain["exact"]
+
+
+class TestLifeCycle:
+    """What the host does with an objective; a test would notice a change of what the docs say."""
+
+    SKLEARN: ClassVar = {"n_estimators": ROUNDS, "max_depth": 3, "n_jobs": 1}
+    NATIVE: ClassVar = {"max_depth": 3, "nthread": 1, "disable_default_eval_metric": True}
+
+    def classifier(self, xgboost, loss=FOCAL, **options):
+        objective = XGBoostObjective(loss)
+        return xgboost.XGBClassifier(objective=objective.sklearn, **self.SKLEARN, **options)
+
+    def test_early_stopping_obeys_the_metric(self, xgboost, several):
+        train, valid = (xgboost.DMatrix(x, y, weight=w) for x, y, w in halves(several))
+        objective, history = XGBoostObjective(CROSS_ENTROPY), {}
+        booster = xgboost.train(
+            self.NATIVE | {"num_class": CLASSES, "learning_rate": 1.5},
+            train,
+            200,
+            obj=objective,
+            custom_metric=objective.metric,
+            evals=[(valid, "valid")],
+            evals_result=history,
+            early_stopping_rounds=5,
+            verbose_eval=False,
+        )
+        is_least(history["valid"]["softmax_cross_entropy"], booster.best_iteration)
+        (x, y, w), _ = halves(several)
+        (x_valid, y_valid, w_valid) = halves(several)[1]
+        model = self.classifier(
+            xgboost,
+            CROSS_ENTROPY,
+            eval_metric=objective.sklearn_metric,
+            early_stopping_rounds=5,
+            learning_rate=1.5,
+        ).set_params(n_estimators=200)
+        model.fit(
+            x,
+            y,
+            sample_weight=w,
+            eval_set=[(x_valid, y_valid)],
+            sample_weight_eval_set=[w_valid],
+            verbose=False,
+        )
+        assert model.best_iteration == booster.best_iteration
+
+    def test_cv(self, xgboost, several):
+        features, labels, weight = several
+        objective = XGBoostObjective(FOCAL)
+        table = xgboost.cv(
+            self.NATIVE | {"num_class": CLASSES},
+            xgboost.DMatrix(features, labels, weight=weight),
+            ROUNDS,
+            nfold=3,
+            obj=objective,
+            custom_metric=objective.metric,
+            as_pandas=False,
+        )
+        means = table["test-softmax_focal_loss-mean"]
+        assert len(means) == ROUNDS
+        assert means[-1] < means[0]
+
+    def test_clone_grid_search_and_score(self, xgboost, several):
+        base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
+        features, labels, _ = several
+        model = self.classifier(xgboost)
+        assert base.clone(model).objective == model.objective
+        choices = [XGBoostObjective(loss).sklearn for loss in (FOCAL, CROSS_ENTROPY)]
+        search = selection.GridSearchCV(
+            model, {"objective": choices, "max_depth": [1, 3]}, cv=3, error_score="raise"
+        ).fit(features, labels)
+        assert search.best_score_ > 0.5
+        assert search.best_estimator_.objective in choices
+
+    def test_another_process(self, xgboost, several, tmp_path):
+        features, labels, _ = several
+        model = self.classifier(xgboost).fit(features, labels)
+        want = model.predict(features, output_margin=True)
+        for got in in_another_process(model, features, tmp_path, "predict(x, output_margin=True)"):
+            np.testing.assert_array_equal(got, want)
+
+    @pytest.mark.parametrize("kind", ["two", "several"])
+    def test_predict_takes_the_scores_for_logits(self, xgboost, request, kind):
+        features, labels, _ = request.getfixturevalue(kind)
+        model = self.classifier(xgboost, BINARY if kind == "two" else FOCAL).fit(features, labels)
+        scores = model.predict(features, output_margin=True)
+        if kind == "two":
+            best, p = scores > 0, 1 / (1 + np.exp(-scores))
+            assert np.any((scores > 0) != (scores > 0.5))  # else it would show nothing
+        else:
+            best, p = scores.argmax(axis=1), fastce.softmax(scores)
+        np.testing.assert_array_equal(model.predict(features), best)
+        assert model.score(features, labels) == pytest.approx((best == labels).mean())
+        got = model.predict_proba(features)
+        np.testing.assert_allclose(got if kind == "several" else got[:, 1], p, rtol=1e-5)
+
+    def test_where_boosting_starts(self, xgboost, two):
+        features, labels, _ = two
+        native, sklearn = [], []
+        objective = XGBoostObjective(BINARY)
+
+        def spy(scores, data):
+            native.append(scores.copy())
+            return objective(scores, data)
+
+        def spy_of_sklearn(labels, scores):
+            sklearn.append(scores.copy())
+            return objective.sklearn(labels, scores)
+
+        xgboost.train(self.NATIVE, xgboost.DMatrix(features, labels), 1, obj=spy)
+        xgboost.XGBClassifier(objective=spy_of_sklearn, n_estimators=1).fit(features, labels)
+        assert np.unique(native[0]).tolist() == [0.5]
+        assert np.unique(sklearn[0]).tolist() == [0]
+
+    def test_class_weights(self, xgboost, two):
+        features, labels, _ = two
+        data = xgboost.DMatrix(features, labels)
+        objective = XGBoostObjective(BINARY)
+        for value, is_refused in ((3, True), (1, False)):
+            settings = self.NATIVE | {"scale_pos_weight": value}
+            model = self.classifier(xgboost, BINARY, scale_pos_weight=value)
+            if is_refused:
+                for train in (
+                    lambda s=settings: xgboost.train(s, data, 1, obj=objective),
+                    lambda m=model: m.fit(features, labels),
+                ):
+                    with pytest.raises(ValueError, match=r"does not apply scale_pos_weight.*pos_w"):
+                        train()
+            else:
+                xgboost.train(settings, data, 1, obj=objective)
+                model.fit(features, labels)
+
+    @pytest.mark.parametrize("kind", ["two", "several"])
+    def test_metric_beside_an_objective_of_the_host(self, xgboost, request, kind):
+        features, labels, _ = request.getfixturevalue(kind)
+        data = xgboost.DMatrix(features, labels)
+        objective = XGBoostObjective(BINARY if kind == "two" else CROSS_ENTROPY)
+        settings = {"nthread": 1, "objective": "binary:logistic"}
+        if kind == "several":
+            settings |= {"objective": "multi:softprob", "num_class": CLASSES}
+
+        def run(metric, **options):
+            history = {}
+            xgboost.train(
+                settings | options,
+                data,
+                3,
+                evals=[(data, "a")],
+                custom_metric=metric,
+                evals_result=history,
+                verbose_eval=False,
+            )
+            return history["a"]
+
+        with pytest.raises(ValueError, match="probability_metric takes probabilities"):
+            run(objective.metric)
+        own, ours = run(objective.probability_metric).values()
+        np.testing.assert_allclose(ours, own, rtol=1e-5)
+        if kind == "several":
+            with pytest.raises(ValueError, match="softprob"):
+                run(objective.probability_metric, objective="multi:softmax")
+
+        count = {} if kind == "two" else {"num_class": CLASSES}
+        with pytest.raises(ValueError, match="raw scores: metric takes them"):
+            xgboost.train(
+                {"nthread": 1} | count,
+                data,
+                1,
+                obj=objective,
+                evals=[(data, "a")],
+                custom_metric=objective.probability_metric,
+            )
+
+        model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **self.SKLEARN)
+        with pytest.raises(ValueError, match="sklearn_probability_metric takes probabilities"):
+            model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
+        model.set_params(eval_metric=objective.sklearn_probability_metric)
+        model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
+        *_, ours = model.evals_result()["validation_0"].values()
+        margins = model.predict(features, output_margin=True)
+        assert ours[-1] == pytest.approx(objective.value(margins, labels), rel=1e-5)
+
+    def test_soft_labels(self, xgboost, several, rng):
+        features, labels, weight = several
+        hard = np.eye(CLASSES)[labels]
+        objective = XGBoostObjective(CROSS_ENTROPY)
+        settings = self.NATIVE | {"base_score": 0.5, "tree_method": "hist"}
+        soft = xgboost.DMatrix(features, hard, weight=weight)
+        scores = xgboost.train(settings, soft, 5, obj=objective).predict(soft, output_margin=True)
+        data = xgboost.DMatrix(features, labels, weight=weight)
+        same = xgboost.train(settings | {"num_class": CLASSES}, data, 5, obj=objective)
+        np.testing.assert_allclose(scores, same.predict(data, output_margin=True), atol=1e-5)
+        model = xgboost.XGBRegressor(
+            objective=objective.sklearn,
+            eval_metric=objective.sklearn_metric,
+            n_estimators=5,
+            max_depth=3,
+            n_jobs=1,
+            base_score=0.5,
+        )
+        model.fit(features, hard, sample_weight=weight, eval_set=[(features, hard)], verbose=False)
+        np.testing.assert_allclose(model.predict(features, output_margin=True), scores, atol=1e-5)
+        smoothed = 0.9 * hard + 0.1 / CLASSES
+        wanted = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)(scores, labels)
+        data = xgboost.DMatrix(features, smoothed)
+        assert objective.metric(scores, data)[1] == pytest.approx(wanted, rel=1e-5)
+
+    def test_the_host_refuses_negative_weights(self, xgboost, two):
+        features, labels, weight = two
+        with pytest.raises(xgboost.core.XGBoostError, match="positive"):
+            xgboost.train({}, xgboost.DMatrix(features, labels, weight=-weight), 1)
+
+    def test_errors_say_what_to_pass(self, xgboost, two, several):
+        features, labels, weight = several
+        objective = XGBoostObjective(FOCAL)
+        data = xgboost.DMatrix(features, labels)
+        with pytest.raises(ValueError, match=r"needs scores of shape \(n, K\).*num_class"):
+            xgboost.train(self.NATIVE, data, 1, obj=objective)
+        with pytest.raises(ValueError, match=r"needs scores of shape.*BCEWithLogits"):
+            self.classifier(xgboost).fit(*two[:2])
+        model = xgboost.XGBClassifier(objective=objective, n_estimators=1)
+        for options in ({}, {"sample_weight": weight}):
+            with pytest.raises(TypeError, match="takes its method sklearn"):
+                model.fit(features, labels, **options)
+        with pytest.raises(TypeError, match="takes the objective itself"):
+            xgboost.train(self.NATIVE | {"num_class": CLASSES}, data, 1, obj=objective.sklearn)
+        model = self.classifier(xgboost, eval_metric=objective.metric)
+        with pytest.raises(TypeError, match="takes sklearn_metric"):
+            model.fit(features, labels, eval_set=[(features, labels)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import ml_dtypes
 import numpy as np
@@ -15,11 +16,7 @@ from layouts import LAYOUTS
 import fastce
 from fastce import reference, sharded
 
-SHARDABLE = [
-    c
-    for c in SOFTMAX_CASES
-    if "where" not in c.call and np.asarray(c.batch().target).dtype.kind in "iu"
-]
+SHARDABLE = [c for c in SOFTMAX_CASES if np.ndim(c.batch().target) < len(c.shape)]
 
 
 def splits(classes):
@@ -34,34 +31,39 @@ def splits(classes):
     }
 
 
-def shards_of(logits, axis, bounds):
+def shards_of(array, axis, bounds):
     for first, last in itertools.pairwise(bounds):
-        index = [slice(None)] * logits.ndim
+        index = [slice(None)] * array.ndim
         index[axis] = slice(first, last)
-        yield first, logits[tuple(index)]
+        yield first, array[tuple(index)]
 
 
-def evaluate(loss, logits, target, bounds, **call):
+def evaluate(loss, logits, target, bounds, *, where=None, grad_output=None, **call):
     """Value and gradient of the loss, step by step as several processes would do it."""
     classes = logits.shape[loss.axis]
-    shards = list(shards_of(logits, loss.axis, bounds))
-    parts = [sharded.summarise(z, target, first, loss, classes=classes) for first, z in shards]
+    shards = [(z, target, first, loss) for first, z in shards_of(logits, loss.axis, bounds)]
+    masks = [None] * len(shards)
+    if where is not None:
+        where = np.broadcast_to(where, logits.shape)
+        masks = [mask for _, mask in shards_of(where, loss.axis, bounds)]
+    parts = [
+        sharded.summarise(*shard, classes=classes, where=mask)
+        for shard, mask in zip(shards, masks, strict=True)
+    ]
     summary = functools.reduce(sharded.merge, parts)
-    grad_output = call.pop("grad_output", None)
     value = sharded.finish(summary, target, loss, classes=classes, **call)
     grads = [
         sharded.gradient(
-            z,
-            target,
-            first,
+            *shard[:3],
             part,
             summary,
             loss,
             classes=classes,
+            where=mask,
             grad_output=grad_output,
             **call,
         )
-        for (first, z), part in zip(shards, parts, strict=True)
+        for shard, part, mask in zip(shards, parts, masks, strict=True)
     ]
     return value, np.concatenate(grads, axis=loss.axis)
 
@@ -196,6 +198,46 @@ def test_total_weight_normalises_rows_that_are_spread(options, rng):
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-13, atol=1e-17)
 
 
+def test_negative_weights(rng):
+    z, y = on_grid(rng, (40, 10)), rng.integers(10, size=40)
+    weight = rng.normal(0.3, 1, size=40)
+    assert weight.sum() > 0
+    for loss in (fastce.SoftmaxCrossEntropy(label_smoothing=0.1), fastce.SoftmaxFocalLoss()):
+        expected, expected_grad = loss.value_and_grad(z, y, sample_weight=weight)
+        value, grad = evaluate(loss, z, y, [0, 4, 10], sample_weight=weight)
+        assert value == pytest.approx(expected, rel=1e-12)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-16)
+        for factor, total in ((-weight, -weight.sum()), (np.tile([1.0, -1.0], 20), 0.0)):
+            with pytest.raises(ValueError, match=rf"sum of the weights.*{str(total)[:8]}"):
+                evaluate(loss, z, y, [0, 4, 10], sample_weight=factor)
+            part = sharded.total_weight(y, loss, classes=10, sample_weight=factor)
+            assert part == pytest.approx(total)  # of some rows of a batch, it may be negative
+            call = {"sample_weight": factor, "normalizer": 3.0}
+            value, grad = evaluate(loss, z, y, [0, 4, 10], **call)
+            expected, expected_grad = loss.value_and_grad(z, y, **call)
+            assert value == pytest.approx(expected, rel=1e-12)
+            np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-16)
+
+
+def test_a_sum_of_weights_that_overflows(rng):
+    loss, z, y = fastce.SoftmaxCrossEntropy(), on_grid(rng, (4, 6)), np.array([0, 1, 2, -100])
+    value, grad = evaluate(loss, z, y, [0, 2, 6], sample_weight=[1e308] * 4)
+    assert np.isnan(value)
+    assert np.isnan(grad[:3]).all()
+    assert not grad[3].any()  # ignored
+
+
+def test_four_million_weights_are_summed_to_the_last_digits(rng):
+    z, y = rng.normal(size=(4_000_000, 2)), np.zeros(4_000_000, np.int8)
+    plain, weighted = fastce.SoftmaxCrossEntropy(), fastce.SoftmaxCrossEntropy(weight=[0.1, 0.1])
+    total = sharded.total_weight(y, weighted, classes=2)
+    assert total == pytest.approx(math.fsum([0.1] * 4_000_000), rel=3e-16, abs=0)
+    summary = sharded.summarise(z, y, 0, plain, classes=2)
+    values = [sharded.finish(summary, y, loss, classes=2) for loss in (plain, weighted)]
+    assert values[1] == pytest.approx(values[0], rel=1e-15, abs=0)
+    assert values[1] == pytest.approx(plain(z, y), rel=1e-15, abs=0)
+
+
 # Edge cases: the rules of the unsplit loss --------------------------------------------------------
 
 
@@ -243,9 +285,37 @@ def test_no_rows_and_no_weight():
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-14)
 
 
+@pytest.mark.parametrize("scale", [1 / 0.7, -1 / 0.7, 1e20])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 20.0}])
+def test_scaled_logits_beyond_float32(scale, options):
+    """As in the unsplit loss they are taken in float64."""
+    loss = fastce.SoftmaxCrossEntropy(logit_scale=scale, reduction="none", **options)
+    z = np.array([[2.5e38, 1, 2, 3, 2.49e38], [2.5e38, -2.5e38, 0, 0, 0], [1e-5, 2, 3, 4, 5]])
+    z, y = z.astype(np.float32), np.array([0, 1, 3])
+    expected, expected_grad = loss.value_and_grad(z.astype(np.float64), y)
+    assert np.isfinite(expected).all()
+    for split in ([0, 2, 5], [0, 1, 2, 3, 4, 5]):
+        value, grad = evaluate(loss, z, y, split)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-37)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-42, 1e42, 1e300])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1}])
+def test_factors_beyond_float32(factor, options):
+    """As in the unsplit loss: what is in range is right, and what has probability 0 is 0."""
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum", **options)
+    z = np.array([[200, 0, -200, -300], [1, 2, 3, 4]], dtype=np.float32)
+    y, weight = np.array([0, 3]), np.array([factor, factor])
+    expected, expected_grad = loss.value_and_grad(z, y, sample_weight=weight)
+    value, grad = evaluate(loss, z, y, [0, 2, 4], sample_weight=weight)
+    assert value == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-44)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_layouts_give_the_same_bits(layout, smoothing, rng):
+def test_layouts_give_the_same(layout, smoothing, rng):
     loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
     z, y = on_grid(rng, (37, 24)), rng.integers(24, size=37)
     args = (y, 0, loss)
@@ -253,10 +323,10 @@ def test_layouts_give_the_same_bits(layout, smoothing, rng):
     other = sharded.summarise(on_grid(rng, (37, 6)), y, 24, loss, classes=30)
     merged = sharded.merge(part, other)
     again = sharded.summarise(LAYOUTS[layout](z), *args, classes=30)
-    np.testing.assert_array_equal(again.packed(), part.packed())
+    np.testing.assert_allclose(again.packed(), part.packed(), rtol=1e-15)
     grad = sharded.gradient(z, y, 0, part, merged, loss, classes=30)
     grad_again = sharded.gradient(LAYOUTS[layout](z), y, 0, part, merged, loss, classes=30)
-    np.testing.assert_array_equal(grad_again, grad)
+    np.testing.assert_allclose(grad_again, grad, rtol=1e-14)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -327,10 +397,57 @@ def test_errors():
         sharded.finish(short, y, loss, classes=6)
     with pytest.raises(ValueError, match=r"\(1,\) does not fit a target of shape \(2,\)"):
         sharded.gradient(z, y, 0, short, part, loss, classes=6)
-    for negative in ({"sample_weight": [-1, 1]}, {"normalizer": 0.0}):
-        with pytest.raises(ValueError, match=next(iter(negative))):
-            sharded.finish(part, y, loss, classes=6, **negative)
+    for wrong in ({"sample_weight": [np.nan, 1]}, {"normalizer": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            sharded.finish(part, y, loss, classes=6, **wrong)
+    with pytest.raises(ValueError, match="where of shape"):
+        sharded.summarise(z, y, 0, loss, classes=6, where=np.ones(6, bool))
     out = np.full((2, 3), 7.0, np.float32)
     with pytest.raises(ValueError, match="out must be float64"):
         sharded.gradient(z, y, 0, part, part, loss, classes=6, out=out)
     assert np.all(out == 7)
+
+
+def test_arguments_that_are_no_summary_or_of_another_shape():
+    loss, z, y = fastce.SoftmaxCrossEntropy(), np.zeros((2, 3)), np.array([0, 5])
+    part = sharded.summarise(z, y, 0, loss, classes=6)
+    uneven = sharded.Summary(part.maximum, part.others[:1], part.target_logit)
+    for wrong, kind, text in (
+        ([1, 2, 3], TypeError, "must be a Summary, got list"),
+        (None, TypeError, "must be a Summary, got NoneType"),
+        (uneven, ValueError, r"3, 5 or 6 fields of one shape, got \(2,\), \(1,\), \(2,\)"),
+        (sharded.Summary(*part[:3], part.others), ValueError, "3, 5 or 6 fields"),
+        (sharded.Summary(*part[:2], "abc"), TypeError, "field must be real numbers"),
+    ):
+        with pytest.raises(kind, match=f"summary.*{text}|^summary.*{text}"):
+            sharded.finish(wrong, y, loss, classes=6)
+        with pytest.raises(kind, match=f"^part.*{text}"):
+            sharded.gradient(z, y, 0, wrong, part, loss, classes=6)
+        with pytest.raises(kind, match=f"^b.*{text}"):
+            sharded.merge(part, wrong)
+    with pytest.raises(ValueError, match="target cannot be made an array"):
+        sharded.total_weight([[1], [1, 2]], loss, classes=6)
+    with pytest.raises(TypeError, match="target is a masked array"):
+        sharded.total_weight(np.ma.masked_array(y), loss, classes=6)
+    with pytest.raises(ValueError, match=r"classes must be at least 0 and less than 2\*\*48"):
+        sharded.summarise(z, y, 0, loss, classes=2**62)
+    for shape in ((2, 1), (1, 2), (1,), ()):
+        with pytest.raises(ValueError, match="target of shape"):
+            sharded.summarise(z, np.zeros(shape, int), 0, loss, classes=6)
+        with pytest.raises(ValueError, match="does not fit a target of shape"):
+            sharded.finish(part, np.zeros(shape, int), loss, classes=6)
+    one = sharded.summarise(z[:1], y[:1], 0, loss, classes=6)
+    for wrong in ({"sample_weight": np.ones(3)}, {"grad_output": np.ones(2)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            sharded.gradient(z[:1], y[:1], 0, one, one, loss, classes=6, **wrong)
+
+
+@pytest.mark.parametrize("field", ["maximum", "others", "target_logit"])
+def test_out_that_overlaps_a_summary(field):
+    loss, z, y = fastce.SoftmaxCrossEntropy(), np.zeros((2, 1)), np.array([0, 0])
+    part = sharded.summarise(z, y, 0, loss, classes=1)
+    before = part.packed()
+    out = getattr(part, field)[:, None]
+    with pytest.raises(ValueError, match="out overlaps"):
+        sharded.gradient(z, y, 0, part, part, loss, classes=1, out=out)
+    np.testing.assert_array_equal(part.packed(), before)

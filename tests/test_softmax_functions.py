@@ -153,14 +153,15 @@ def test_outputs_with_several_axes(name, axis, isa, rng):
             np.full(shape, 7, np.float32)[(..., *(slice(None, None, -1),) * len(shape))],
         ):
             assert function(z, axis=axis, where=mask, out=out) is out
-            np.testing.assert_array_equal(out, expected)
+            # By way of a buffer rows may be summed up in another order.
+            np.testing.assert_allclose(out, expected, rtol=4e-7)
         np.testing.assert_array_equal(room[..., 0], 7)
         if name in LIKE_LOGITS:
             for maker in (np.copy, np.asfortranarray, lambda a: np.flip(a.copy(), 1)):
                 alias = maker(z)
                 by_itself = function(alias, axis=axis, where=mask)
                 function(alias, axis=axis, where=mask, out=alias)
-                np.testing.assert_array_equal(alias, by_itself)
+                np.testing.assert_allclose(alias, by_itself, rtol=4e-7)
 
 
 def test_outputs_of_16_bits_in_float32(isa, rng):

@@ -1,11 +1,15 @@
-"""What tests of fastce.torch share: types, logits, calls of each operator, and comparisons.
+"""What tests of fastce.torch share: types, logits, calls of each function, and comparisons.
 
 Import it after `pytest.importorskip("torch")`.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+
+import fastce.torch as bridge
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -41,16 +45,28 @@ def assert_same(results, scale=1.0):
 
 
 def calls(dtype):
-    """One call of each operator: (operator, logits, target, options less the loss's dtype)."""
+    """Calls of each function, with each kind of option: (loss of logits and target, both)."""
     labels = torch.tensor([0, 4, -100, 2, 1, 3])
     weight = torch.linspace(0.5, 1.5, 5, dtype=dtype)
     halves = torch.tensor([[0.0, 1.0], [0.25, 1.0], [1.0, 0.0]], dtype=dtype)
+    shares = torch.linspace(0.0, 1.0, 30, dtype=dtype).reshape(6, 5)
+    classes = torch.arange(5) != (labels[:, None] + 1) % 5
+    scaled = {"z_loss": 0.1, "logit_scale": 0.7, "softcap": 3.0}
     for reduction in ("mean", "sum", "none"):
-        for name, logits, target, options in (
-            ("softmax_cross_entropy", (6, 5), labels, (weight, -100, 0.1)),
-            ("softmax_cross_entropy", (3, 5, 2), labels.reshape(3, 2), (None, -100, 0.0)),
-            ("softmax_focal_loss", (6, 5), labels, (1.5, weight, -100)),
-            ("bce_with_logits", (3, 2), halves, (weight[:2], weight[:2])),
-            ("sigmoid_focal_loss", (3, 2), halves, (2.0, 0.25, 0.1)),
+        for function, target, shape, options in (
+            (bridge.cross_entropy, labels, (6, 5), {"weight": weight, "label_smoothing": 0.1}),
+            (bridge.cross_entropy, labels.reshape(3, 2), (3, 5, 2), {}),
+            (bridge.cross_entropy, labels, (6, 5), {"where": classes, **scaled}),
+            (bridge.cross_entropy, shares, (6, 5), {"label_smoothing": 0.1, **scaled}),
+            (bridge.softmax_focal_loss, labels, (6, 5), {"gamma": 1.5, "alpha": weight}),
+            (
+                bridge.binary_cross_entropy_with_logits,
+                halves,
+                (3, 2),
+                {"weight": weight[:2] - 1, "pos_weight": weight[:2], "where": halves != 0.25},
+            ),
+            (bridge.sigmoid_focal_loss, halves, (3, 2), {"label_smoothing": 0.1}),
+            (bridge.sigmoid_focal_loss, halves, (3, 2), {"alpha": None, "where": halves != 0.25}),
         ):
-            yield name, logits_of(*logits, dtype=dtype), target, (*options, reduction)
+            loss = partial(function, reduction=reduction, **options)
+            yield loss, logits_of(*shape, dtype=dtype), target

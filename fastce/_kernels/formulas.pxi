@@ -65,22 +65,23 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     inverse = splat(1.0) / (pivot + others)
     target_others = others + (pivot - e)
     scale = load(&block.factor[i]) * inverse
-    store(&block.pull[i], pull)
-    store(&block.scale[i], scale)
-    store(&block.at_target[i], scale * (towards * e - at_target * target_others))
+    store(&block.softmax_coefficient[i], pull)
+    store(&block.row_scale[i], scale)
+    store(&block.grad_at_label[i], scale * (towards * e - at_target * target_others))
     if not plain and batch.hess.data != NULL:
         product = pull * scale * inverse
         square = two_z * scale * inverse
         store(&block.hess_product[i], product)
         store(&block.hess_square[i], square)
-        store(&block.hess_at_target[i], product * e * target_others + square * e * e)
+        store(&block.hess_at_label[i], product * e * target_others + square * e * e)
 
 
 cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
     # Whether the losses of hard labels are wanted as one sum, without weights. Those of longer rows are added
     # up one by one.
     return (batch.kind == CROSS_ENTROPY and batch.loss == NULL and batch.class_weight == NULL
-            and batch.sample_weight.data == NULL and batch.classes <= SHORT_ROW)
+            and batch.sample_weight.data == NULL and batch.classes <= SHORT_ROW and not is_soft(batch)
+            and batch.z_loss == 0.0 and batch.log_sum_exp == NULL and batch.others == NULL)
 
 
 cdef inline double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows) noexcept nogil:
@@ -93,7 +94,8 @@ cdef inline double sum_of_losses(const RowBlock* block, const double* pivots, Py
     cdef vec[double] sum = zero, above = zero, below = one, others, pivot, next_above, next_below
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.others[i])
+        others = load(&block.maximum[i])
+        others = load(&block.others[i]) + (others - others)  # NaN where a logit is infinite
         pivot = pivots_from(pivots, i)
         sum = sum + (load(&block.maximum[i]) - load(&block.target_logit[i]))
         next_above = fma(above, pivot + others, others * below)  # one operation waits for the last one
@@ -157,9 +159,9 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     p_b = select(equal(q, zero), zero, p_b)
     store(&block.value[i], select(equal(alpha * modulation, zero), others - others, alpha * modulation * ce))
     store(&block.log_sum_exp[i], m + log_total)
-    store(&block.pull[i], -a)
-    store(&block.scale[i], factor * inverse)
-    store(&block.at_target[i], factor * a * q)
+    store(&block.softmax_coefficient[i], -a)
+    store(&block.row_scale[i], factor * inverse)
+    store(&block.grad_at_label[i], factor * a * q)
     store(&block.hess_product[i], -(factor * a * inverse_square))
     square = factor * p_b * inverse_square
     if not double_precision:
@@ -167,24 +169,24 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
         square = select(less(splat(LARGEST_FLOAT), abs(square)), flip_sign(splat(LARGEST_FLOAT), square),
                         square)
     store(&block.hess_square[i], square)
-    store(&block.hess_at_target[i], factor * (p_b * q * q - a * p * q))
+    store(&block.hess_at_label[i], factor * (p_b * q * q - a * p * q))
 
 
-cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, bint logs,
+cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double* pivots, bint logs,
                                     bint wants_value) noexcept nogil:
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
-    cdef vec[double] one = splat(1.0)
-    cdef vec[double] m = load(&block.maximum[i])
-    # A row of nothing but -inf has no maximum to leave out: its others are -1.
-    cdef vec[double] others = max(splat(0.0), load(&block.others[i]))
-    cdef vec[double] log_total = one
-    if wants_value:
-        log_total = log1p(others)
-        store(&block.value[i], m + log_total)
-        store(&block.log_sum_exp[i], m + log_total)
-    store(&block.pull[i], log_total + (m - m) if logs else one)
-    store(&block.scale[i], load(&block.factor[i]) / (one + others + (m - m)))
-    store(&block.at_target[i], one)
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
+    cdef vec[double] m = load(&block.maximum[i]), pivot = pivots_from(pivots, i)
+    cdef vec[double] others = load(&block.others[i])
+    cdef vec[double] log_total = one, value
+    if wants_value or logs:
+        log_total = log1p(others / pivot)
+        value = select(equal(abs(m), infinity) & equal(others, others), m, m + log_total)
+        store(&block.value[i], value)
+        store(&block.log_sum_exp[i], value)
+    store(&block.softmax_coefficient[i], log_total + (m - m) if logs else one)
+    store(&block.row_scale[i], load(&block.factor[i]) / (pivot + others + (m - m)))
+    store(&block.grad_at_label[i], one)
 
 
 cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows, const double* pivots,
@@ -200,5 +202,5 @@ cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t row
         elif batch.kind == FOCAL:
             finish_focal(block, i, pivots, batch.gamma, batch.logits.storage == FLOAT64)
         else:
-            finish_log_sum_exp(block, i, batch.kind == LOG_SOFTMAX, wants_values)
+            finish_log_sum_exp(block, i, pivots, batch.kind == LOG_SOFTMAX, wants_values)
         i += lanes(<double> 0)

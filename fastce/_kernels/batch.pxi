@@ -102,25 +102,34 @@ cdef struct RowBlock:
     # What the formulas make of them (see _formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
-    double pull[BLOCK_ROWS]
-    double scale[BLOCK_ROWS]
-    double at_target[BLOCK_ROWS]
+    double softmax_coefficient[BLOCK_ROWS]
+    double row_scale[BLOCK_ROWS]
+    double grad_at_label[BLOCK_ROWS]
     double hess_product[BLOCK_ROWS]
     double hess_square[BLOCK_ROWS]
-    double hess_at_target[BLOCK_ROWS]
+    double hess_at_label[BLOCK_ROWS]
     long long label[BLOCK_ROWS]       # -1: none, or the row is not used
     bint active[BLOCK_ROWS]
     bint all_active
     bint untouched                    # whether weight, factor and active are as begin_batch set them
 
 
+cdef inline int native_storage(real tag) noexcept nogil:
+    return FLOAT64 if sizeof(real) == 8 else FLOAT32
+
+
 cdef inline Py_ssize_t storage_size(int storage) noexcept nogil:
     return 8 if storage == FLOAT64 else 4 if storage == FLOAT32 else 2
 
 
+cdef inline bint is_row(const Matrix* matrix) noexcept nogil:
+    return matrix.data == NULL or matrix.class_stride == storage_size(matrix.storage)
+
+
 cdef inline bint is_plane(const Matrix* matrix) noexcept nogil:
-    # The class axis is not the contiguous one.
-    return matrix.data != NULL and matrix.class_stride != storage_size(matrix.storage)
+    # Neighbouring rows are contiguous, the classes are not.
+    return (matrix.data != NULL and matrix.class_stride != storage_size(matrix.storage)
+            and matrix.row_stride == storage_size(matrix.storage))
 
 
 cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nogil:
@@ -212,6 +221,23 @@ cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept 
     return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
 
 
+cdef inline void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
+    # 1 where none are given, and behind the last.
+    cdef const char* at = scalars.data + first * scalars.stride
+    cdef Py_ssize_t i
+    if scalars.data == NULL:
+        for i in range(rows):
+            to[i] = 1.0
+    elif scalars.storage == FLOAT64:
+        for i in range(rows):
+            to[i] = read(<const double*> (at + i * scalars.stride))
+    else:
+        for i in range(rows):
+            to[i] = read(<const float*> (at + i * scalars.stride))
+    for i in range(rows, (rows + 15) // 16 * 16):
+        to[i] = 1.0
+
+
 ctypedef fused label:
     (signed char)
     (unsigned char)
@@ -228,19 +254,21 @@ cdef inline void copy_labels(const label* labels, Py_ssize_t count, long long* t
         to[i] = read(labels + i)
 
 
-cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
-                             long long* to) noexcept nogil:
-    # Up to BLOCK_ROWS of the usual labels, without a branch for each: contiguous, all of them classes and
-    # none ignored. False for any others. What is copied is what is judged. The sign of each number below
-    # says whether something is wrong, so that the loop runs over vectors.
+cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
+                             bint* any_ignored) noexcept nogil:
+    # Up to BLOCK_ROWS contiguous labels, without a branch for each; -1 for those that are ignored. False if some
+    # are neither, or lie otherwise. What is copied is what is judged. The sign of each number below says whether
+    # something is wrong, so that the loops run over vectors.
     cdef const char* labels = batch.labels.data + first * batch.labels.stride
-    cdef long long wrong = 0, ignored = batch.labels.ignore_index
+    cdef long long wrong = 0, ignored = batch.labels.ignore_index, is_ignored, seen = 0
     # Unsigned differences are defined for the least integer, too, which a caller may pass.
     cdef unsigned long long last = batch.classes - 1
     cdef Py_ssize_t i
     if batch.labels.stride != batch.labels.itemsize:
         return False
-    if batch.labels.itemsize == 8:  # what is negative as a number with a sign is wrong without one
+    if batch.labels.itemsize == 8:
+        if batch.labels.unsigned and ignored < 0:
+            return take_unsigned_labels(<const long long*> labels, rows, last, to, any_ignored)
         copy_labels(<const long long*> labels, rows, to)
     elif batch.labels.itemsize == 4 and batch.labels.unsigned:
         copy_labels(<const unsigned int*> labels, rows, to)
@@ -256,9 +284,30 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
         copy_labels(<const signed char*> labels, rows, to)
     for i in range(rows):
         wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
-    if batch.labels.ignores and 0 <= ignored < batch.classes:  # any other is not a class, and found above
-        for i in range(rows):
-            wrong |= (to[i] ^ ignored) - 1
+    any_ignored[0] = False
+    if wrong >= 0 and not (batch.labels.ignores and 0 <= ignored < batch.classes):
+        return True
+    if not batch.labels.ignores:
+        return False
+    wrong = 0
+    for i in range(rows):
+        is_ignored = -<long long> (to[i] == ignored)
+        seen |= is_ignored
+        to[i] |= is_ignored
+        wrong |= (to[i] | <long long> (last - <unsigned long long> to[i])) & ~is_ignored
+    any_ignored[0] = seen != 0
+    return wrong >= 0
+
+
+cdef inline bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
+                                      long long* to, bint* any_ignored) noexcept nogil:
+    # Of 64 bits: 2^63 and more are labels of no class, and ignored by no index below 0.
+    cdef long long wrong = 0
+    cdef Py_ssize_t i
+    copy_labels(labels, rows, to)
+    for i in range(rows):
+        wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
+    any_ignored[0] = False
     return wrong >= 0
 
 
@@ -278,12 +327,15 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
     cdef double weight[BLOCK_ROWS]
     cdef wide_sum[double] sum
     cdef double unweighted_rows = 0.0
-    cdef bint any_counts = False
+    cdef bint any_counts = False, any_ignored
     cdef Py_ssize_t first = 0, count, i
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
-        if unweighted and take_labels(batch, first, count, &labels[0]):
+        if unweighted and take_labels(batch, first, count, &labels[0], &any_ignored):
             unweighted_rows += count
+            if any_ignored:
+                for i in range(count):
+                    unweighted_rows += labels[i] >> 63  # -1 for each
             first += count
             continue
         memset(weight, 0, sizeof(weight))
@@ -321,37 +373,49 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
 
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
     # The numbers of a block of rows that do not depend on the logits.
-    cdef bint all_active = True
+    cdef bint any_ignored = False
     cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
+    cdef vec[double] zero = splat(0.0), scale = splat(batch.scale), weight
+    cdef mask[double] unused, any_unused = less(zero, zero)
+    cdef double labels[BLOCK_ROWS]
     cdef Py_ssize_t i
     cdef long long label
-    if batch.labels.data != NULL and not take_labels(batch, first, rows, &block.label[0]):
+    if batch.labels.data != NULL and not take_labels(batch, first, rows, &block.label[0], &any_ignored):
         for i in range(rows):
             if read_label(&batch.labels, first + i, batch.classes, &label) != OK:
                 return BAD_LABEL
             block.label[i] = label
-            all_active = all_active and label >= 0
+            any_ignored = any_ignored or label < 0
     if batch.class_weight and batch.labels.data != NULL:
         for i in range(rows):
             label = block.label[i]
             if label >= 0:
                 block.hard_mass[i] = batch.class_weight[label] * (1.0 - batch.label_smoothing)
     block.all_active = True
-    if all_active and unweighted and block.untouched:
+    if not any_ignored and unweighted and block.untouched:
         return OK
+    read_scalars(&batch.sample_weight, first, rows, &block.weight[0])
+    read_scalars(&batch.grad_output, first, rows, &block.factor[0])
+    if any_ignored:
+        for i in range(rows):
+            labels[i] = <double> block.label[i]
+    i = 0
+    while i < rows:
+        weight = load(&block.weight[i])
+        if any_ignored:
+            weight = keep(at_most(zero, load(<const double*> &labels[i])), weight)
+            store(&block.weight[i], weight)
+        unused = equal(weight, zero)
+        any_unused = any_unused | unused
+        # Not weight * scale where nothing counts: the scale is infinite.
+        store(&block.factor[i], drop(unused, weight * scale * load(&block.factor[i])))
+        # Those of an earlier row may be infinite or NaN.
+        store(&block.soft_at_target[i], drop(unused, load(&block.soft_at_target[i])))
+        i += lanes(<double> 0)
+    block.all_active = not any(any_unused)
     for i in range(rows):
-        block.weight[i] = read_scalar(&batch.sample_weight, first + i)
-        block.active[i] = block.weight[i] != 0.0 and (batch.labels.data == NULL or block.label[i] >= 0)
-        if block.active[i]:
-            block.factor[i] = block.weight[i] * batch.scale * read_scalar(&batch.grad_output, first + i)
-        else:
-            block.weight[i] = 0.0
-            block.target_logit[i] = 0.0  # those of an earlier row may be infinite or NaN
-            block.target_exp[i] = 0.0
-            block.soft_at_target[i] = 0.0
-            block.factor[i] = 0.0  # not weight * scale: the scale is infinite where nothing counts
-            block.label[i] = -1
-            block.all_active = False
+        block.active[i] = block.weight[i] != 0.0
+        block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
     # A short block leaves the places behind it as they were.
     block.untouched = block.all_active and unweighted and rows == BLOCK_ROWS
     return OK
@@ -396,32 +460,53 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
 
 # ------------------------------------------------------------------- conversion to and from storage
 
-cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
-    # `count` contiguous numbers of any storage into the working precision.
+cdef inline void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
+    # Of numbers that float holds.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]
     cdef bfloat16 pending_bfloat16[16]
-    if storage == FLOAT32 or storage == FLOAT64:
+    if storage == FLOAT32:
+        memcpy(to, source, count * sizeof(float))
+    elif storage == FLOAT16:
+        while i + lanes(<float> 0) <= count:
+            store(to + i, load_half(<const half*> source + i))
+            i += lanes(<float> 0)
+        if i < count:
+            memcpy(pending_half, <const half*> source + i, (count - i) * sizeof(half))
+            store(buffer, load_half(pending_half))
+            memcpy(to + i, buffer, (count - i) * sizeof(float))
+    else:
+        while i + lanes(<float> 0) <= count:
+            store(to + i, load_bfloat16(<const bfloat16*> source + i))
+            i += lanes(<float> 0)
+        if i < count:
+            memcpy(pending_bfloat16, <const bfloat16*> source + i, (count - i) * sizeof(bfloat16))
+            store(buffer, load_bfloat16(pending_bfloat16))
+            memcpy(to + i, buffer, (count - i) * sizeof(float))
+
+
+cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
+    # `count` contiguous numbers of any storage in the working precision.
+    cdef Py_ssize_t i = 0, k
+    cdef float buffer[16]
+    if storage == native_storage(<real> 0):
         memcpy(to, source, count * sizeof(real))
-        return
-    if real is float:
-        if storage == FLOAT16:
-            while i + lanes(<real> 0) <= count:
-                store(to + i, load_half(<const half*> source + i))
-                i += lanes(<real> 0)
-            if i < count:
-                memcpy(pending_half, <const half*> source + i, (count - i) * sizeof(half))
-                store(buffer, load_half(pending_half))
-                memcpy(to + i, buffer, (count - i) * sizeof(float))
-        else:
-            while i + lanes(<real> 0) <= count:
-                store(to + i, load_bfloat16(<const bfloat16*> source + i))
-                i += lanes(<real> 0)
-            if i < count:
-                memcpy(pending_bfloat16, <const bfloat16*> source + i, (count - i) * sizeof(bfloat16))
-                store(buffer, load_bfloat16(pending_bfloat16))
-                memcpy(to + i, buffer, (count - i) * sizeof(float))
+    elif storage == FLOAT64:
+        if real is float:
+            while i + lanes(<float> 0) <= count:
+                store(to + i, load_narrowed(<const double*> source + i, <float> 0))
+                i += lanes(<float> 0)
+            for i in range(i, count):
+                to[i] = <float> read(<const double*> source + i)
+    elif real is float:
+        widen_to_float(source, storage, to, count)
+    else:
+        while i < count:
+            widen_to_float(source + i * storage_size(storage), storage, &buffer[0], min_size(16, count - i))
+            for k in range(min_size(16, count - i)):
+                to[i + k] = buffer[k]
+            i += 16
 
 
 cdef inline void narrow_times(const real* source, real factor, char* to, int storage,

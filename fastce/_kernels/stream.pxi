@@ -22,6 +22,7 @@ cdef struct RowWork:
     void* t
     void* grad
     void* hess
+    void* slope             # du/dz of a chunk, where capped
     void* p                 # exponentials relative to the row's maximum
     void* maxima            # of the strides of a chunk, lane by lane
     void* sums              # of their exponentials
@@ -39,7 +40,7 @@ cdef inline bint is_plain(const Batch* batch) noexcept nogil:
 
 
 cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
-                                     Py_ssize_t count, real* buffer) noexcept nogil:
+                                     Py_ssize_t count, real* buffer, real* slope) noexcept nogil:
     # u of `count` classes from `first`: in place, or made in the buffer.
     cdef const char* source = (row_address(&batch.logits, row)
                                + first * batch.logits.class_stride)
@@ -48,8 +49,10 @@ cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssiz
     if is_plain(batch):
         return <const real*> source
     widen(source, batch.logits.storage, buffer, count)
-    if batch.logit_scale != 1.0 or batch.softcap != 0.0:
-        transform(buffer, count, batch.logit_scale, batch.softcap)
+    if batch.softcap != 0.0:
+        cap(buffer, slope, count, batch.logit_scale, batch.softcap)
+    elif batch.logit_scale != 1.0:
+        multiply(<const real*> buffer, <real> batch.logit_scale, buffer, count)
     if batch.mask.data != NULL:
         mask = row_address(&batch.mask, row) + first * batch.mask.class_stride
         for i in range(count):
@@ -70,21 +73,7 @@ cdef inline void clear_masked(const Batch* batch, Py_ssize_t row, Py_ssize_t fir
 
 cdef inline bint has_no_softmax(const RowBlock* block, Py_ssize_t i) noexcept nogil:
     # Such a row multiplies its exponentials by NaN, those of masked classes too, which are 0.
-    return block.scale[i] != block.scale[i]
-
-
-cdef inline void uncapped_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
-                                real* z) noexcept nogil:
-    # The logits before scale and cap; 0 where masked, for they may be NaN there.
-    cdef const char* mask
-    cdef Py_ssize_t i
-    widen(row_address(&batch.logits, row) + first * batch.logits.class_stride, batch.logits.storage, z,
-          count)
-    if batch.mask.data != NULL:
-        mask = row_address(&batch.mask, row) + first * batch.mask.class_stride
-        for i in range(count):
-            if not mask[i * batch.mask.class_stride]:
-                z[i] = 0
+    return block.row_scale[i] != block.row_scale[i]
 
 
 cdef inline const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
@@ -133,8 +122,8 @@ cdef inline void forget_masked_target(const Batch* batch, Py_ssize_t row, RowBlo
     # The loss of a masked target is +inf whatever its logit is: the derivatives by it are 0.
     if batch.mask.data != NULL and not row_address(&batch.mask, row)[
             block.label[i] * batch.mask.class_stride]:
-        block.at_target[i] = 0.0
-        block.hess_at_target[i] = 0.0
+        block.grad_at_label[i] = 0.0
+        block.hess_at_label[i] = 0.0
 
 
 cdef inline double chunk_factor(const RowWork* work, Py_ssize_t chunk, double maximum) noexcept nogil:
@@ -234,7 +223,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         uniform = smoothing_share(batch, row)
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
-        u = logits_chunk(batch, row, first, count, <real*> work.u)
+        u = logits_chunk(batch, row, first, count, <real*> work.u, <real*> work.slope)
         # Where nobody wants the exponentials they are stored all the same, in the cache, for those of the
         # maximum's stride are looked at once more.
         e = e_row + first if e_row else <real*> work.e
@@ -286,7 +275,7 @@ cdef void row_statistics(const Batch* batch, Py_ssize_t row, Py_ssize_t last_row
         if mass != 0.0 and m > -INFINITY:
             block.soft_distance[i] += mass * (m - soft_reference)
     if batch.argmax:
-        u = logits_chunk(batch, row, best, min_size(CHUNK, batch.classes - best), <real*> work.u)
+        u = logits_chunk(batch, row, best, min_size(CHUNK, batch.classes - best), <real*> work.u, <real*> work.slope)
         k = 0
         while k < min_size(CHUNK, batch.classes - best) and read(u + k) < <real> m:
             k += 1
@@ -303,7 +292,7 @@ cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBl
     # As write_row, without its preparations for other rows (8192 x 1000: 0.56 ns an element with
     # them, 0.47 without).
     cdef real* grad = <real*> row_address(&batch.grad, row)
-    cdef double plain = block.scale[i] * block.pull[i] * batch.logit_scale
+    cdef double plain = block.row_scale[i] * block.softmax_coefficient[i] * batch.logit_scale
     cdef Py_ssize_t first = 0, chunk = 0, count
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
@@ -312,7 +301,7 @@ cdef inline void write_plain_row(const Batch* batch, Py_ssize_t row, const RowBl
         chunk += 1
         first += count
     if block.label[i] >= 0:
-        write(grad + block.label[i], <real> (block.at_target[i] * batch.logit_scale))
+        write(grad + block.label[i], <real> (block.grad_at_label[i] * batch.logit_scale))
 
 
 cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, Py_ssize_t i,
@@ -330,8 +319,8 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
     cdef Py_ssize_t grad_size = batch.grad.class_stride, hess_size = batch.hess.class_stride
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef double uniform = smoothing_share(batch, row) if soft else 0.0, relative, unit
-    cdef vec[real] others = splat(<real> block.others[i]), pull = splat(<real> block.pull[i])
-    cdef vec[real] scale_of_row = splat(<real> (block.scale[i] * chain))
+    cdef vec[real] others = splat(<real> block.others[i]), pull = splat(<real> block.softmax_coefficient[i])
+    cdef vec[real] scale_of_row = splat(<real> (block.row_scale[i] * chain))
     cdef vec[real] product = splat(<real> (block.hess_product[i] * chain * chain))
     cdef vec[real] square = splat(<real> (block.hess_square[i] * chain * chain))
     cdef bint cleared = batch.mask.data != NULL and (soft or has_no_softmax(block, i))
@@ -357,7 +346,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             if unit == moderate_unit(maximum):
                 top = moderate_exp(splat(maximum))
         else:
-            u = logits_chunk(batch, row, first, count, <real*> work.u)
+            u = logits_chunk(batch, row, first, count, <real*> work.u, <real*> work.slope)
             exponentials(u, count, <real*> work.e, maxima, <real*> work.sums, &minimum, &maximum, &nothing,
                          any_size)
             e = <const real*> work.e
@@ -365,7 +354,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             unit = 1.0 / lowering(maximum)
         if soft:
             t = target_chunk(batch, row, first, count, uniform, <real*> work.t)
-        plain = block.scale[i] * block.pull[i] * chain
+        plain = block.row_scale[i] * block.softmax_coefficient[i] * chain
         if (not direct and not soft and not wants_hess and not cleared and batch.softcap == 0.0
                 and first_factor(plain * relative / unit, <real> 0) == 1.0):
             # 16 bits, at one go: by way of work.grad bfloat16 takes 0.31 ns an element of
@@ -373,7 +362,7 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
             narrow_times(e, <real> (plain * relative / unit), grad_row + first * grad_size,
                          batch.grad.storage, count)
             if first <= label < first + count:
-                at_target = <real> (block.at_target[i] * chain)
+                at_target = <real> (block.grad_at_label[i] * chain)
                 narrow(&at_target, grad_row + label * grad_size, batch.grad.storage, 1)
             chunk += 1
             first += count
@@ -387,16 +376,16 @@ cdef void write_row(const Batch* batch, Py_ssize_t row, const RowBlock* block, P
         else:
             scale(e, plain, relative, unit, grad, count)
         if first <= label < first + count:
-            write(grad + label - first, <real> (block.at_target[i] * chain))
+            write(grad + label - first, <real> (block.grad_at_label[i] * chain))
             if wants_hess:
-                hess[label - first] = <real> (block.hess_at_target[i] * chain * chain)
+                hess[label - first] = <real> (block.hess_at_label[i] * chain * chain)
         if cleared:
             clear_masked(batch, row, first, count, grad, 1)
             if wants_hess:
                 clear_masked(batch, row, first, count, hess, 1)
         if batch.softcap != 0.0:
-            uncapped_chunk(batch, row, first, count, <real*> work.u)
-            chain_rule(<real*> work.u, count, batch.logit_scale, batch.softcap, grad,
+            logits_chunk(batch, row, first, count, <real*> work.u, <real*> work.slope)
+            chain_rule(batch, <const real*> work.u, <const real*> work.slope, count, grad,
                        hess if wants_hess else NULL)
         if not direct:
             narrow(grad, grad_row + first * grad_size, batch.grad.storage, count)
@@ -410,7 +399,7 @@ cdef void write_log_softmax(const Batch* batch, Py_ssize_t row, const RowBlock* 
                             RowWork* work, real tag) noexcept nogil:
     # (u - m) - log1p(others): exact at the top end, where lse would round to u.
     cdef int width = lanes(tag)
-    cdef vec[real] m = splat(<real> block.maximum[i]), log_total = splat(<real> block.pull[i])
+    cdef vec[real] m = splat(<real> block.maximum[i]), log_total = splat(<real> block.softmax_coefficient[i])
     cdef bint direct = batch.grad.storage <= FLOAT64
     cdef Py_ssize_t first = 0, count, j
     cdef const real* u
@@ -418,7 +407,7 @@ cdef void write_log_softmax(const Batch* batch, Py_ssize_t row, const RowBlock* 
     cdef char* row_to = row_address(&batch.grad, row)
     while first < batch.classes:
         count = min_size(CHUNK, batch.classes - first)
-        u = logits_chunk(batch, row, first, count, <real*> work.u)
+        u = logits_chunk(batch, row, first, count, <real*> work.u, <real*> work.slope)
         to = <real*> row_to + first if direct else <real*> work.grad
         j = 0
         while j < count - width + 1:
@@ -509,7 +498,7 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     cdef int status = OK
     begin_batch(batch, &block)
     begin_batch(batch, &one)
-    memory = <char*> malloc((8 * padded + (batch.classes if scratch else 0)) * sizeof(real) + 64)
+    memory = <char*> malloc((9 * padded + (batch.classes if scratch else 0)) * sizeof(real) + 64)
     if memory == NULL:
         return NO_MEMORY
     work.u = memory + (64 - <size_t> memory % 64)
@@ -520,7 +509,8 @@ cdef int run_rows(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real ta
     work.p = <char*> work.u + 5 * padded * sizeof(real)
     work.maxima = <char*> work.u + 6 * padded * sizeof(real)
     work.sums = <char*> work.u + 7 * padded * sizeof(real)
-    work.row = <char*> work.u + 8 * padded * sizeof(real) if scratch else NULL
+    work.slope = <char*> work.u + 8 * padded * sizeof(real)
+    work.row = <char*> work.u + 9 * padded * sizeof(real) if scratch else NULL
     work.immoderate = False
     while row < stop:
         rows = min_size(BLOCK_ROWS, stop - row)

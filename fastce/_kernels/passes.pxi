@@ -325,20 +325,42 @@ cdef inline void hessian_pass(const real* e, Py_ssize_t count, vec[real] others,
         i += lanes(<real> 0)
 
 
-cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:
-    # For |x| >= 0.55, 1 - 2 e / (1 + e) with e = exp(-2|x|); below, where that cancels, the Taylor
-    # continued fraction x / (1 + x^2 / (3 + x^2 / (5 + x^2 / (7 + x^2 / (9 + ...))))), 10 terms.
-    # Worst error 1.7 ULP.
-    cdef vec[real] one = splat(<real> 1), two = splat(<real> 2), magnitude = abs(x)
+cdef inline vec[real] tanh_near_zero(vec[real] x) noexcept nogil:
+    # x + x^3 P(x^2) for 0 <= x < 0.55 (tools/polynomials.py).
+    cdef vec[real] s = x * x, p
+    if real is float:
+        p = fma(splat(<real> -0.0066040930), s, splat(<real> 0.0213061222))
+        p = fma(p, s, splat(<real> -0.0539088957))
+        p = fma(p, s, splat(<real> 0.1333311102))
+        p = fma(p, s, splat(<real> -0.3333333199))
+    else:
+        p = fma(splat(<real> -0.000020560722179445962413), s, splat(<real> 0.00008505253402854645129))
+        p = fma(p, s, splat(<real> -0.0002345977114631154152))
+        p = fma(p, s, splat(<real> 0.00058892356167795995735))
+        p = fma(p, s, splat(<real> -0.0014556592923508646882))
+        p = fma(p, s, splat(<real> 0.0035921100607293591929))
+        p = fma(p, s, splat(<real> -0.0088632343736616411254))
+        p = fma(p, s, splat(<real> 0.021869488492618092726))
+        p = fma(p, s, splat(<real> -0.05396825396741100927))
+        p = fma(p, s, splat(<real> 0.13333333333332695376))
+        p = fma(p, s, splat(<real> -0.33333333333333332534))
+    return fma(x * s, p, x)
+
+
+cdef inline vec[real] tanh_and_slope(vec[real] x, vec[real]* slope) noexcept nogil:
+    # For |x| >= 0.55 the tanh is 1 - 2 e / (1 + e) with e = exp(-2|x|); below, where that cancels, a polynomial.
+    # Its slope is 4 e / (1 + e)^2. Worst error of the tanh 1.7 ULP.
+    cdef vec[real] one = splat(<real> 1), four = splat(<real> 4), magnitude = abs(x)
     cdef vec[real] e = exp(-(magnitude + magnitude))
-    cdef vec[real] large = one - two * e / (one + e)
-    cdef vec[real] square = x * x
-    cdef vec[real] fraction = splat(<real> 19)
-    cdef int k
-    for k in range(17, 0, -2):
-        fraction = splat(<real> k) + square / fraction
-    large = select(less(x, splat(<real> 0)), -large, large)
-    return select(less(magnitude, splat(<real> 0.55)), x / fraction, large)
+    cdef vec[real] inverse = one / (one + e)
+    slope[0] = (four * e) * (inverse * inverse)
+    return flip_sign(select(less(magnitude, splat(<real> 0.55)), tanh_near_zero(magnitude),
+                            one - (e + e) * inverse), x)
+
+
+cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:
+    cdef vec[real] slope
+    return tanh_and_slope(x, &slope)
 
 
 cdef bint scale_overflows(const char* logits, int storage, Py_ssize_t count, double logit_scale,
@@ -365,57 +387,35 @@ cdef bint scale_overflows(const char* logits, int storage, Py_ssize_t count, dou
     return any(found)
 
 
-cdef inline void transform(real* z, Py_ssize_t count, double logit_scale, double softcap) noexcept nogil:
-    # z becomes u, in place: logit_scale z, or softcap tanh(logit_scale z / softcap).
-    # `count` is rounded up to whole vectors: buffers are padded.
-    cdef int width = lanes(<real> 0)
-    cdef vec[real] factor, cap, infinity
-    cdef Py_ssize_t i
-    if softcap == 0.0:
-        factor = splat(<real> logit_scale)
-        i = 0
-        while i < count:
-            store(z + i, load(z + i) * factor)
-            i += width
-    else:
-        factor = splat(<real> (logit_scale / softcap))
-        cap = splat(<real> softcap)
-        infinity = splat(<real> INFINITY)
-        i = 0
-        while i < count:
-            # Infinite logits are scaled, not capped: -inf is how classes are masked.
-            store(z + i, select(less(abs(load(z + i)), infinity), cap * tanh_of(load(z + i) * factor),
-                                load(z + i) * factor))
-            i += width
-
-
-cdef inline void chain_rule(const real* z, Py_ssize_t count, double logit_scale, double softcap,
-                            real* grad, real* hess) noexcept nogil:
-    # From derivatives by u to derivatives by z: u' = logit_scale (1 - tanh^2),
-    # u'' = -2 logit_scale / softcap tanh u'. 1 - tanh(x)^2 = 4 e / (1 + e)^2 with e = exp(-2|x|).
-    # A derivative that is 0 stays 0. grad or hess may be NULL.
-    cdef int width = lanes(<real> 0)
-    cdef vec[real] one = splat(<real> 1), four = splat(<real> 4)
-    cdef vec[real] x, e, slope, first
-    cdef vec[real] factor = splat(<real> logit_scale)
-    cdef vec[real] inner = splat(<real> (logit_scale / softcap if softcap else 0.0))
-    cdef vec[real] bend = splat(<real> (-2.0 * logit_scale / softcap if softcap else 0.0))
-    cdef Py_ssize_t i
-    i = 0
+cdef void cap(real* z, real* slope, Py_ssize_t count, double logit_scale, double softcap) noexcept nogil:
+    # z becomes u = softcap tanh(logit_scale z / softcap), in place, and slope du/dz. Infinite logits are scaled, not
+    # capped: -inf is how classes are masked. `count` is rounded up to whole vectors: buffers are padded.
+    cdef vec[real] factor = splat(<real> (logit_scale / softcap)), top = splat(<real> softcap), x, slope_i
+    cdef vec[real] outer = splat(<real> logit_scale), infinity = splat(<real> INFINITY)
+    cdef Py_ssize_t i = 0
     while i < count:
-        slope = factor
-        if softcap != 0.0:
-            x = load(z + i) * inner
-            e = exp(-(abs(x) + abs(x)))
-            slope = factor * (four * e / ((one + e) * (one + e)))
-        first = load(grad + i)
+        x = load(<const real*> z + i)
+        store(z + i, select(less(abs(x), infinity), top * tanh_and_slope(x * factor, &slope_i), x * factor))
+        store(slope + i, outer * slope_i)
+        i += lanes(<real> 0)
+
+
+cdef void chain_rule(const Batch* batch, const real* u, const real* slope, Py_ssize_t count, real* grad,
+                     real* hess) noexcept nogil:
+    # From derivatives with respect to u to those with respect to z, of a capped logit: u' = slope,
+    # u'' = -2 logit_scale / softcap tanh slope. hess may be NULL.
+    cdef vec[real] one = splat(<real> 1), g, s_i, tanh
+    cdef vec[real] inverse_cap = splat(<real> (1.0 / batch.softcap))
+    cdef vec[real] bend = splat(<real> (-2.0 * batch.logit_scale / batch.softcap))
+    cdef Py_ssize_t i = 0
+    while i < count:
+        g = load(<const real*> grad + i)
+        s_i = load(slope + i)
         if hess:
-            e = load(hess + i) * slope * slope
-            if softcap != 0.0:
-                e = e + first * (bend * tanh_of(x) * slope)
-            store(hess + i, e)
-        store(grad + i, first * slope)
-        i += width
+            tanh = max(-one, min(load(u + i) * inverse_cap, one))
+            store(hess + i, load(<const real*> hess + i) * s_i * s_i + g * (bend * tanh * s_i))
+        store(grad + i, g * s_i)
+        i += lanes(<real> 0)
 
 
 cdef inline Py_ssize_t min_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:

@@ -1,0 +1,34 @@
+# One plan for each batch of a softmax loss: which kernel takes it, and how its scratch is packed. All
+# thresholds stand here, each with the measurement that set it. Needs batch.pxi.
+
+cdef enum:  # plans
+    BLOCK_BY_ROWS = 0      # many rows at once, packed one behind the other
+    BLOCK_INTERLEAVED = 1  # rows of few classes, packed class by class
+    BLOCK_BY_PLANES = 2    # the classes are not contiguous, neighbouring rows are: packed class by class
+    STREAM = 3             # one long row after another, in chunks
+
+PLANS = ("block by rows", "block interleaved", "block by planes", "stream")
+
+cdef enum:
+    INTERLEAVED_CLASSES = 5  # rows of up to so many classes are packed class by class
+    INTERLEAVED_ROWS = 256   # of a run of them
+    SPREAD_CLASSES = 64      # up to so many classes the numbers of rows are spread over vectors by a look-up
+    BLOCK_BYTES = 8192       # of a block of longer rows, if that are at least LEAST_ROWS
+    LEAST_ROWS = 4
+    LARGEST_BLOCK_BYTES = 16384  # if fewer rows do
+    ROW_BYTES = 131072       # of one row in scratch: what is longer is streamed
+    PLANE_ROWS = 1024        # of a run of planes: 4 KB of float32 of each class
+    PLANE_BYTES = 1048576    # all classes of them
+    CLASSES_TOGETHER = 16    # of a run that are summed up while they are in the cache: always so many, for the
+    #                          bits of a row's sum must not depend on the size of its run
+    ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched meanwhile
+
+
+cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
+    if is_plane(&batch.logits) and batch.classes < (1 << 24):  # class indices are compared in float
+        return BLOCK_BY_PLANES
+    if batch.classes <= INTERLEAVED_CLASSES:
+        return BLOCK_INTERLEAVED
+    if batch.classes * <Py_ssize_t> sizeof(real) <= ROW_BYTES or not is_row(&batch.logits):
+        return BLOCK_BY_ROWS
+    return STREAM

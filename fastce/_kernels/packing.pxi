@@ -1,0 +1,260 @@
+# Scratch of the block kernel, how it is packed, and how memory of any layout fills and empties it.
+# Needs batch.pxi, dispatch.pxi.
+
+cdef enum:  # numbers of rows, in the working precision: what the passes over scratch take
+    SOFTMAX_COEFFICIENT = 0  # of the exponential
+    TARGET_COEFFICIENT = 1   # of the soft target mass
+    UNIT = 2                 # a power of two that takes the row's sum into [1, 2)
+    SUM_WITHOUT_PIVOT = 3    # times the unit, as the pivot's exponential is
+    PIVOT = 4
+    HESSIAN_PRODUCT = 5
+    HESSIAN_SQUARE = 6
+    REFERENCE = 7            # the logit that others are taken relative to
+    LOG_TOTAL = 8
+    GRAD_AT_LABEL = 9
+    HESSIAN_AT_LABEL = 10
+    LABEL = 11               # -1 for none
+    PIVOT_CLASS = 12
+    ACTIVE = 13              # 1 or 0
+    SHARE = 14               # of label smoothing, for each class
+    ROW_NUMBERS = 15
+
+
+cdef struct Scratch:
+    # Of one call. Element (row, class) of a run is at row * row_apart + class * class_apart.
+    char* memory
+    Py_ssize_t classes
+    Py_ssize_t rows     # of a run at most
+    Py_ssize_t class_apart
+    Py_ssize_t row_apart
+    bint by_classes
+    void* u             # logits as they enter the softmax, where they cannot be read in place
+    void* e             # exponentials
+    void* t             # soft target mass
+    Py_ssize_t t_apart  # from one class to the next, if packed class by class; 0: one number per class
+    void* slope         # du/dz
+    void* hess          # the Hessian; before that, products whose sums are wanted
+    void* stage         # a run on its way between packings
+    void* weight        # class weights as the packing has them
+    unsigned char* mask
+    void* row[ROW_NUMBERS]
+    int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
+    double* sum_without_pivot  # one per row of a run, as the next ones
+    double* pivot_exp
+    double* mass
+    double* distance
+    long long* pivot
+    double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)
+    bint interleaves    # memory holds rows, scratch classes
+    double shared_mass  # of soft targets that all rows have
+    bint in_gradient    # exponentials wait in the gradient itself, in the cache or not
+    bint exact          # stage 3 takes the sum of all others for each class
+    bint largest_pivot  # the pivot is the largest exponential, not the target
+    # Of this run:
+    Py_ssize_t run_rows
+    const void* logits
+    Py_ssize_t logits_class_apart
+    Py_ssize_t logits_row_apart
+    Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
+    const void* pivot_class  # of each row, packed class by class
+    bint holes          # whether some may be -inf
+    bint in_range       # whether all its logits are in exp's safe range
+    bint all_active
+    bint active_ones    # whether all numbers of row[ACTIVE] are 1
+    bint zero_logits    # whether maximum and target_logit of the RowBlock are 0
+
+
+cdef inline void copy_strided(const char* source, Py_ssize_t source_apart, char* to, Py_ssize_t to_apart,
+                              Py_ssize_t size, Py_ssize_t count) noexcept nogil:
+    # Numbers of 8, 4, 2 or 1 bytes.
+    cdef Py_ssize_t i
+    if size == 4:
+        for i in range(count):
+            write(<int*> (to + i * to_apart), read(<const int*> (source + i * source_apart)))
+    elif size == 8:
+        for i in range(count):
+            write(<long long*> (to + i * to_apart), read(<const long long*> (source + i * source_apart)))
+    elif size == 2:
+        for i in range(count):
+            write(<short*> (to + i * to_apart), read(<const short*> (source + i * source_apart)))
+    else:
+        for i in range(count):
+            to[i * to_apart] = source[i * source_apart]
+
+
+cdef void to_rows(const real* source, Py_ssize_t apart, Py_ssize_t rows, Py_ssize_t classes, char* to,
+                  Py_ssize_t row_stride) noexcept nogil:
+    # Rows of at least a quad from what is packed class by class, by transposition in registers. The last quad of
+    # classes overlaps the one before it.
+    cdef Py_ssize_t group = 0, first, k, step = quad(<real> 0)
+    cdef vec[real] block[4]
+    while group < rows:
+        first = 0
+        while True:
+            for k in range(step):
+                if group + lanes(<real> 0) <= rows:
+                    block[k] = load(source + (first + k) * apart + group)
+                else:
+                    block[k] = load_first(source + (first + k) * apart + group, rows - group, <real> 0)
+            store_columns(to + group * row_stride + first * sizeof(real), row_stride, rows - 1 - group, &block[0])
+            if first + step >= classes:
+                break
+            first = min_size(first + step, classes - step)
+        group += lanes(<real> 0)
+
+
+cdef void from_rows(const char* source, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t classes, real* to,
+                    Py_ssize_t apart) noexcept nogil:
+    # The other way.
+    cdef Py_ssize_t group = 0, first, k, step = quad(<real> 0)
+    cdef vec[real] block[4]
+    while group < rows:
+        first = 0
+        while True:
+            load_columns(source + group * row_stride + first * sizeof(real), row_stride, rows - 1 - group, &block[0])
+            for k in range(step):
+                if group + lanes(<real> 0) <= rows:
+                    store(to + (first + k) * apart + group, block[k])
+                else:
+                    store_first(to + (first + k) * apart + group, rows - group, block[k])
+            if first + step >= classes:
+                break
+            first = min_size(first + step, classes - step)
+        group += lanes(<real> 0)
+
+
+cdef void gather(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t size,
+                 char* to) noexcept nogil:
+    # A run as it is stored, packed as scratch is but without room between classes or rows.
+    cdef const char* source = row_address(matrix, row)
+    cdef Py_ssize_t i
+    if s.by_classes:
+        for i in range(s.classes):
+            copy_strided(source + i * matrix.class_stride, matrix.row_stride, to + i * rows * size, size, size,
+                         rows)
+    else:
+        for i in range(rows):
+            copy_strided(source + i * matrix.row_stride, matrix.class_stride, to + i * s.classes * size, size, size,
+                         s.classes)
+
+
+cdef void widen_classes(const Scratch* s, const char* source, Py_ssize_t apart, int storage, Py_ssize_t rows,
+                        real* to) noexcept nogil:
+    # Planes, `apart` bytes from one to the next.
+    cdef Py_ssize_t j
+    for j in range(s.classes):
+        widen(source, storage, to, rows)
+        source += apart
+        to += s.class_apart
+
+
+cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows,
+                       real* to) noexcept nogil:
+    # A run, converted. Its rows lie at one distance from each other.
+    cdef const char* source = row_address(matrix, row)
+    cdef Py_ssize_t size = storage_size(matrix.storage), i, whole
+    cdef real* stage = <real*> s.stage
+    cdef bint is_flat = (matrix.class_stride == size and matrix.row_stride == s.classes * size)
+    if not s.by_classes:
+        if is_flat:
+            widen(source, matrix.storage, to, rows * s.classes)
+        elif matrix.class_stride == size:
+            for i in range(rows):
+                widen(source + i * matrix.row_stride, matrix.storage, to + i * s.classes, s.classes)
+        elif matrix.row_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+            to_rows(<const real*> source, matrix.class_stride // size, rows, s.classes, <char*> to, s.classes * size)
+        else:
+            gather(s, matrix, row, rows, size, <char*> stage)
+            widen(<const char*> stage, matrix.storage, to, rows * s.classes)
+        return
+    if matrix.row_stride == size and s.classes > 1:
+        widen_classes(s, source, matrix.class_stride, matrix.storage, rows, to)
+    elif is_flat and s.classes <= most_interleaved:
+        if size == sizeof(real):
+            # In place but for the last rows, behind which there may be nothing to read.
+            whole = rows - rows % lanes(<real> 0)
+            rows_to_classes(<const real*> source, whole, s.classes, to, s.class_apart)
+            memcpy(stage, source + whole * s.classes * size, (rows - whole) * s.classes * size)
+            rows_to_classes(<const real*> stage, rows - whole, s.classes, to + whole, s.class_apart)
+            return
+        widen(source, matrix.storage, stage, rows * s.classes)
+        rows_to_classes(<const real*> stage, rows, s.classes, to, s.class_apart)
+    elif matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+        from_rows(source, matrix.row_stride, rows, s.classes, to, s.class_apart)
+    elif matrix.storage == native_storage(<real> 0):
+        for i in range(s.classes):
+            copy_strided(source + i * matrix.class_stride, matrix.row_stride, <char*> (to + i * s.class_apart), size,
+                         size, rows)
+    else:
+        gather(s, matrix, row, rows, size, <char*> stage)
+        widen_classes(s, <const char*> stage, rows * size, matrix.storage, rows, to)
+
+
+cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matrix, Py_ssize_t row,
+                        Py_ssize_t rows) noexcept nogil:
+    # The other way.
+    cdef char* to = row_address(matrix, row)
+    cdef Py_ssize_t size = storage_size(matrix.storage), i
+    cdef char* stage = <char*> s.stage
+    cdef bint is_flat = (matrix.class_stride == size and matrix.row_stride == s.classes * size)
+    if s.by_classes and matrix.row_stride == size and s.classes > 1:
+        for i in range(s.classes):
+            narrow(source + i * s.class_apart, to + i * matrix.class_stride, matrix.storage, rows)
+        return
+    if s.by_classes and s.classes <= most_interleaved and is_flat:
+        classes_to_rows(source, s.class_apart, rows, s.classes, <real*> stage)
+        source = <const real*> stage
+    elif s.by_classes and matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+        to_rows(source, s.class_apart, rows, s.classes, to, matrix.row_stride)
+        return
+    elif s.by_classes and matrix.class_stride == size and s.classes >= quad(<real> 0):
+        to_rows(source, s.class_apart, rows, s.classes, stage, s.classes * sizeof(real))
+        source = <const real*> stage
+    elif s.by_classes:
+        for i in range(s.classes):
+            narrow(source + i * s.class_apart, stage, matrix.storage, rows)
+            copy_strided(stage, size, to + i * matrix.class_stride, matrix.row_stride, size, rows)
+        return
+    if is_flat:
+        narrow(source, to, matrix.storage, rows * s.classes)
+        return
+    if matrix.row_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+        from_rows(<const char*> source, s.classes * size, rows, s.classes, <real*> to, matrix.class_stride // size)
+        return
+    for i in range(rows):
+        if matrix.class_stride == size:
+            narrow(source + i * s.classes, to + i * matrix.row_stride, matrix.storage, s.classes)
+        else:
+            narrow(source + i * s.classes, stage, matrix.storage, s.classes)
+            copy_strided(stage, size, to + i * matrix.row_stride, matrix.class_stride, size, s.classes)
+
+
+cdef inline void copy_bytes(const char* source, Py_ssize_t apart, char* to, Py_ssize_t count) noexcept nogil:
+    if apart == 1:
+        memcpy(to, source, count)
+    elif apart == 0:
+        memset(to, source[0], count)
+    else:
+        copy_strided(source, apart, to, 1, 1, count)
+
+
+cdef void fill_mask(const Scratch* s, const Matrix* mask, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    # One byte per element, in scratch's own packing.
+    cdef const char* source = row_address(mask, row)
+    cdef char* to = <char*> s.mask
+    cdef Py_ssize_t i
+    if not s.by_classes and mask.class_stride == 1 and mask.row_stride == s.classes:
+        memcpy(to, source, rows * s.classes)
+        return
+    for i in range(s.classes if s.by_classes else rows):
+        if s.by_classes:
+            copy_bytes(source + i * mask.class_stride, mask.row_stride, to + i * s.class_apart, rows)
+        else:
+            copy_bytes(source + i * mask.row_stride, mask.class_stride, to + i * s.classes, s.classes)
+
+
+cdef Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    # How many of `rows` rows from `row` on lie at one distance from each other.
+    if matrix.data == NULL or row + rows <= matrix.inner:
+        return rows
+    return min_size(rows, matrix.inner - row % matrix.inner)

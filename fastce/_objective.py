@@ -1,0 +1,323 @@
+"""What the objectives of all boosting hosts share. The formulas stand in ``fastce.objectives``."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce import _boosting, _boosting_start, _checks, _checks_bridges
+from fastce._loss import Array, Loss
+from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
+from fastce.softmax import softmax
+
+# Of |gradient|, where a loss is not convex: no sample asks for a step of more than 1/0.05 = 20. At
+# γ = 2 the exact ratio is lower than that for p_t < 0.08 only.
+FOCAL_FLOOR = 0.05
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss and a rule for its Hessian: what the objectives of all hosts share.
+
+    Use the class that is named after your host. This one serves a host that is not listed, through
+    `derivatives` and `value`; its factor for softmax losses is XGBoost's 2.
+
+    Parameters
+    ----------
+    loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
+        Softmax losses take K scores a sample, sigmoid losses one. With K scores, a sigmoid loss is
+        one-vs-rest for a label a sample, and multi-label for targets of the scores' shape. Its
+        `reduction` and `axis` are the host's business, and not used.
+    hessian : {"positive", "exact", "upper"}, default "positive"
+        Which second derivatives: see the top of this module.
+    floor : float >= 0, optional
+        The least ratio of a sample's Hessian to its absolute gradient, unless "exact". By default
+        0.05 for focal losses, and 0 for cross-entropies.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not one of those above, or "upper" is asked for with `z_loss` or `softcap`,
+        for which no bound is known.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> from fastce.objectives import Objective
+    >>> focal, wrong = fastce.SigmoidFocalLoss(alpha=None), np.array([-4.0])
+    >>> for hessian in ["exact", "positive"]:
+    ...     print(Objective(focal, hessian=hessian).derivatives(wrong, [1]))
+    (array([-1.08639585]), array([-0.04670326]))
+    (array([-1.08639585]), array([0.05431979]))
+    """
+
+    loss: Loss
+    _: KW_ONLY
+    hessian: str = "positive"
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        losses = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
+        loss: Any = _checks_bridges.boosted_loss(self.loss, losses)
+        floor = self.floor
+        if floor is not None:
+            floor = _checks.number("floor", floor, low=0)
+        elif isinstance(loss, SoftmaxFocalLoss | SigmoidFocalLoss):
+            floor = FOCAL_FLOOR
+        else:
+            floor = 0.0
+        if self.is_softmax:
+            loss = replace(loss, axis=-1)
+        own_sum = replace(loss, reduction="sum")
+        self.__dict__.update(
+            hessian=_checks_bridges.hessian(self.hessian, self._is_plain),
+            floor=floor,
+            _sum=_boosting.PLAIN if own_sum == _boosting.PLAIN else own_sum,
+            _mean=replace(loss, reduction="mean"),
+        )
+
+    if TYPE_CHECKING:  # set above, past the frozen dataclass
+        _sum: Any
+        _mean: Any
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether a sample has K scores that act on one another."""
+        return isinstance(self.loss, SoftmaxCrossEntropy | SoftmaxFocalLoss)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the Hessian is that of a softmax or a sigmoid, and nothing else."""
+        return not (getattr(self.loss, "z_loss", 0.0) or getattr(self.loss, "softcap", None))
+
+    @property
+    def name(self) -> str:
+        """The name that the metrics report, such as "softmax_focal_loss"."""
+        return _NAMES[type(self.loss)]
+
+    def __deepcopy__(self, memo: Any) -> "Objective":
+        """Return the objective itself, which nothing changes: hosts ask if a clone holds the same.
+
+        Scikit-learn's `clone` compares identities, and CatBoost copies what it is constructed with.
+        """
+        return self
+
+    def derivatives(
+        self, scores: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
+    ) -> tuple[Array, Array]:
+        """Return the gradient and the chosen Hessian of the sum of the losses, times their weights.
+
+        Parameters
+        ----------
+        scores : array_like of float32 or float64, (n,) or (n, K)
+            Raw scores, in any memory order: class-major ones are read in place.
+        target : array_like
+            Labels (n,), of any type that holds integers; for sigmoid losses of (n,) scores, numbers
+            in [0, 1]. Or of the scores' shape, for sigmoid losses and `SoftmaxCrossEntropy`:
+            numbers in [0, 1], and probabilities.
+        sample_weight : array_like, (n,), optional
+            Finite. A negative weight is the sample's absence: its gradient and Hessian are those of
+            the positive weight, with the sign changed.
+
+        Returns
+        -------
+        grad, hess : array
+            Of the scores' shape, dtype and memory order.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As the loss raises them; for a shape that is none of those above; and for labels that
+            are not integers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastce
+        >>> from fastce.objectives import XGBoostObjective
+        >>> objective = XGBoostObjective(fastce.SoftmaxCrossEntropy())
+        >>> grad, hess = objective.derivatives(np.zeros((1, 2)), np.array([1.0]))
+        >>> print(grad, hess)
+        [[ 0.5 -0.5]] [[0.5 0.5]]
+        """
+        scores, target, weight = self._batch(scores, target, sample_weight)
+        negative = None
+        if weight is not None and np.min(weight, initial=0) < 0:
+            weight, negative = np.abs(weight), weight < 0
+        _, grad, hess = self._sum.value_grad_hess(scores, target, sample_weight=weight)
+        if self.hessian != "exact":
+            factor = 1.0
+            if self.hessian == "upper" and isinstance(self.loss, SoftmaxFocalLoss):
+                hess = _boosting.focal_bound(grad, hess, softmax(scores), target)
+            elif self.is_softmax:
+                factor = self._factor(scores.shape[-1])
+            _boosting.raise_to_floor(hess, grad, factor, self.floor or 0.0)
+        if negative is not None:
+            negative = negative.reshape(negative.shape + (1,) * (scores.ndim - negative.ndim))
+            for array in (grad, hess):
+                np.negative(array, out=array, where=negative)
+        return grad, hess
+
+    def value(
+        self, scores: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
+    ) -> float:
+        """Return the weighted mean of the losses: what the metrics report; see `derivatives`."""
+        scores, target, weight = self._batch(scores, target, sample_weight)
+        return float(self._mean(scores, target, sample_weight=weight))
+
+    def value_of_probabilities(
+        self, probabilities: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
+    ) -> float:
+        """Return the weighted mean of the losses, of probabilities in the place of raw scores.
+
+        Beside an objective of its own a host predicts probabilities. They go to the scores that
+        have them, of which they hold fewer digits: the losses of confident predictions are less
+        exact than those of raw scores, and a probability counts as at least 1e-15.
+
+        Parameters
+        ----------
+        probabilities : array_like of float32 or float64, (n,) or (n, K)
+            In [0, 1]. The rows of softmax losses are distributions.
+        target, sample_weight : array_like
+            As for `derivatives`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As `derivatives` raises them, and for a number that is not in [0, 1].
+
+        Examples
+        --------
+        >>> import fastce
+        >>> from fastce.objectives import Objective
+        >>> round(Objective(fastce.BCEWithLogits()).value_of_probabilities([0.5, 0.75], [1, 1]), 6)
+        0.490415
+        """
+        p = _checks_bridges.predicted_probabilities(probabilities, self._softmax_name)
+        with np.errstate(divide="ignore"):
+            scores = np.log(p) if self.is_softmax else np.log(p) - np.log1p(-p)
+        least = _boosting_start.LEAST_SCORE
+        return self.value(scores.clip(least, -least), target, sample_weight)
+
+    def initial_score(
+        self, target: npt.ArrayLike, sample_weight: Any = None, *, classes: int | None = None
+    ) -> Any:
+        """Return the constant score with the least loss: where boosting should start.
+
+        A host starts a custom objective at the same score for every class. Where a class is rare,
+        the first trees then do no more than move all scores to its share. For plain cross-entropies
+        the constant is the log-odds, or the logarithms of the classes' shares.
+
+        Parameters
+        ----------
+        target : array_like
+            As for `derivatives`.
+        sample_weight : array_like, (n,), optional
+            Finite. Of negative ones, the sum over each class counts, and the sum over all samples
+            must be positive.
+        classes : int, optional
+            K, for labels: by default one more than the largest for softmax losses, and none (one
+            score, not one-vs-rest) for sigmoid losses.
+
+        Returns
+        -------
+        float or array
+            A float for one score a sample; (K,) otherwise. It is the best among those that give
+            each class a probability of at least 1e-15: a class without samples, or with a negative
+            sum of weights, has that. Without any sample, all classes are equal.
+            Give it to the host once a sample: ``base_margin`` of XGBoost's DMatrix (of new samples,
+            too), ``init_score`` of LightGBM's Dataset, ``baseline`` of CatBoost's Pool. The latter
+            two do not keep it in the model: add it to the predictions.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As `derivatives` raises them; and for weights whose sum is not positive, unless all
+            are 0.
+
+        Examples
+        --------
+        >>> import fastce
+        >>> from fastce.objectives import XGBoostObjective
+        >>> objective = XGBoostObjective(fastce.BCEWithLogits())
+        >>> round(objective.initial_score([0, 0, 0, 1]), 6)  # log(1/3)
+        -1.098612
+        >>> focal = XGBoostObjective(fastce.SigmoidFocalLoss(gamma=2.0, alpha=None))
+        >>> round(focal.initial_score([0, 0, 0, 1]), 6)
+        -0.410367
+        """
+        if classes is not None:
+            classes = _checks_bridges.number_of_classes(classes)
+        y = _checks_bridges.start_target(
+            target, classes, self.is_softmax, getattr(self.loss, "takes_probabilities", True)
+        )
+        weight = _boosting_start.start_weights(sample_weight, len(y))
+        if self.is_softmax:
+            return _boosting_start.softmax_start(self._sum, y, weight, classes)
+        if classes is not None and y.ndim == 1:
+            y = _boosting.one_hot(y, classes, np.float64, "C")
+        columns = y[:, None] if y.ndim == 1 else y
+        start = _boosting_start.sigmoid_start(self._sum, columns, weight)
+        return float(start[0]) if y.ndim == 1 else start
+
+    # What is to be done with the host's arrays ----------------------------------------------------
+
+    def _factor(self, classes: int) -> float:
+        """Return what the diagonal of a softmax loss is multiplied by."""
+        return 2.0
+
+    @property
+    def _softmax_name(self) -> str | None:
+        return type(self.loss).__name__ if self.is_softmax else None
+
+    def _batch(
+        self, scores: Any, target: Any, sample_weight: Any
+    ) -> tuple[Array, Array, Array | None]:
+        """Return scores, target and weights of the shapes and types that the loss accepts."""
+        scores = _checks_bridges.boosting_scores(scores, self._softmax_name)
+        target = _checks_bridges.boosting_target(target, scores)
+        weight = _checks_bridges.boosting_weight(sample_weight, scores)
+        if self.is_softmax and target.ndim == 1:
+            return scores, _checks_bridges.integral_labels(target), weight
+        if scores.ndim == 2:
+            if target.ndim == 1 and scores.shape[1] == 1:
+                target = target[:, None]
+            elif target.ndim == 1:
+                labels, is_class_major = _checks_bridges.integral_labels(target), scores.flags.fnc
+                target = _boosting.one_hot(
+                    labels, scores.shape[1], scores.dtype, "F" if is_class_major else "C"
+                )
+            if weight is not None and weight.ndim == 1 and not self.is_softmax:
+                weight = weight[:, None]
+        # In the scores' type they are read in place, which saves more than the copy costs.
+        if target.dtype.kind == "f" or self.is_softmax:
+            target = target.astype(scores.dtype, copy=False)
+        if weight is not None and weight.dtype.kind == "f":
+            weight = weight.astype(scores.dtype, copy=False)
+        return scores, target, weight
+
+
+class SklearnMetric:
+    """The mean loss with the signature of scikit-learn's metrics, under the loss's name."""
+
+    def __init__(self, name: str, value: Callable[..., float]) -> None:
+        self.__name__ = name
+        self.value = value
+
+    def __call__(self, y_true: Array, y_score: Array, sample_weight: Any = None) -> float:
+        return self.value(y_score, y_true, sample_weight)
+
+
+_NAMES = {
+    SoftmaxCrossEntropy: "softmax_cross_entropy",
+    SoftmaxFocalLoss: "softmax_focal_loss",
+    BCEWithLogits: "bce_with_logits",
+    SigmoidFocalLoss: "sigmoid_focal_loss",
+}
