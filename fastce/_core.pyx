@@ -11,7 +11,6 @@ import numpy as np
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.float cimport DBL_MAX
 from libc.math cimport fabs, log2
 from libc.math cimport pow as scalar_pow
 from libc.stdlib cimport free, malloc

@@ -316,7 +316,7 @@ class Batch:
         check_probabilities(
             array,
             dtype,
-            float(np.finfo(dtype).max) if own.kind == "f" else np.finfo(np.float32).max,
+            float(np.finfo(dtype if own.kind == "f" else np.float32).max),
             "be at least 0 and finite",
             lambda: None if weight is None else (weight != 0)[..., None],
         )

@@ -59,7 +59,7 @@ cdef inline bint is_one_run(const Numbers* numbers) noexcept nogil:
 
 cdef inline bint is_of(const Numbers* numbers, real tag) noexcept nogil:
     # Whether the kernel may take them where they lie.
-    return numbers.storage == (FLOAT64 if sizeof(real) == 8 else FLOAT32) and is_one_run(numbers)
+    return numbers.storage == native_storage(tag) and is_one_run(numbers)
 
 
 cdef inline bint is_constant(const Numbers* numbers) noexcept nogil:
@@ -118,18 +118,9 @@ cdef void convert_floats(const real* source, other_real* to, Py_ssize_t count) n
 
 
 cdef void widen_numbers(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
-    cdef float narrow_buffer[BUFFER]
     cdef Py_ssize_t i
-    if storage == FLOAT32:
-        convert_floats(<const float*> source, to, count)
-    elif storage == FLOAT64:
-        convert_floats(<const double*> source, to, count)
-    elif storage == FLOAT16 or storage == BFLOAT16:
-        if real is float:
-            widen(source, storage, to, count)
-        else:
-            widen(source, storage, &narrow_buffer[0], count)
-            convert_floats(<const float*> &narrow_buffer[0], to, count)
+    if storage <= BFLOAT16:
+        widen(source, storage, to, count)
     elif storage == BOOL:
         for i in range(count):
             to[i] = <real> (source[i] != 0)

@@ -169,6 +169,75 @@ cdef class SoftmaxKernel:
             loss = total / denominator
         return results_of(results, loss, grad, hess)
 
+    def apply(self, logits, out, bint wants_values):
+        """Return what one read of the logits makes of each of them, or of each row with ``wants_values``; or None."""
+        cdef Batch batch = self.options
+        cdef cnp.ndarray z
+        cdef Py_ssize_t rows
+        cdef double total = 0.0
+        cdef int storage, axis
+        if not is_native(logits):
+            return None
+        z = logits
+        storage = known_storage(z)
+        axis = self.axis if self.axis >= 0 else self.axis + cnp.PyArray_NDIM(z)
+        if (storage == NO_STORAGE or not 0 <= axis < cnp.PyArray_NDIM(z) or not 0 < cnp.PyArray_SIZE(z) <= SINGLE_TASK
+                or not set_matrix(&batch.logits, z, axis, storage)):
+            return None
+        batch.classes = cnp.PyArray_DIM(z, axis)
+        batch.scale = 1.0
+        rows = cnp.PyArray_SIZE(z) // batch.classes
+        if wants_values:
+            result = loss_array(out, z, axis, working_type(storage == FLOAT64), [])
+            if result is None or cnp.PyArray_NDIM(<cnp.ndarray> result) == 0:
+                return None
+            batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> result)
+        else:
+            result = output_like(out, z, [])
+            if result is None or not set_matrix(&batch.grad, result, axis, known_storage(result)):
+                return None
+        with nogil:
+            status = run_softmax(&batch, 0, rows, storage == FLOAT64, &total)
+        check_status(status)
+        return result
+
+    def read_tokens(self, logits, target):
+        """Return (loss, log-sum-exp, argmax) of each row, from one read of the logits; or None."""
+        cdef Batch batch = self.options
+        cdef cnp.ndarray z, y
+        cdef Py_ssize_t rows, position
+        cdef double total = 0.0
+        cdef WeightSum weights
+        cdef int storage, axis
+        if not (is_native(logits) and is_native(target)):
+            return None
+        z = logits
+        y = target
+        storage = known_storage(z)
+        axis = self.axis if self.axis >= 0 else self.axis + cnp.PyArray_NDIM(z)
+        if (storage == NO_STORAGE or not 0 <= axis < cnp.PyArray_NDIM(z) or not 0 < cnp.PyArray_SIZE(z) <= SINGLE_TASK
+                or not cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) or not has_shape_without(y, z, axis)
+                or cnp.PyArray_NDIM(z) < 2 or not set_matrix(&batch.logits, z, axis, storage)
+                or not set_vector(y, &batch.labels.data, &batch.labels.stride)):
+            return None
+        batch.labels.itemsize = <int> cnp.PyArray_ITEMSIZE(y)
+        batch.labels.unsigned = cnp.PyTypeNum_ISUNSIGNED(cnp.PyArray_TYPE(y))
+        batch.classes = cnp.PyArray_DIM(z, axis)
+        batch.scale = 1.0
+        rows = cnp.PyArray_SIZE(z) // batch.classes
+        if weigh_labels(&batch, rows, &weights, &position) != OK:
+            return None
+        loss = loss_array(None, z, axis, working_type(storage == FLOAT64), [])
+        lse = loss_array(None, z, axis, working_type(storage == FLOAT64), [])
+        argmax = loss_array(None, z, axis, cnp.NPY_INT64, [])
+        batch.loss = <char*> cnp.PyArray_DATA(<cnp.ndarray> loss)
+        batch.log_sum_exp = <char*> cnp.PyArray_DATA(<cnp.ndarray> lse)
+        batch.argmax = <long long*> cnp.PyArray_DATA(<cnp.ndarray> argmax)
+        with nogil:
+            status = run_softmax(&batch, 0, rows, storage == FLOAT64, &total)
+        check_status(status)
+        return loss, lse, argmax
+
     @property
     def ignore_index(self):
         """The label whose rows are ignored, or None."""
@@ -237,7 +306,7 @@ cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int storage):
     matrix.data = <char*> cnp.PyArray_DATA(array)
     matrix.storage = storage
     matrix.class_stride = item if classes == 1 else cnp.PyArray_STRIDE(array, axis)
-    matrix.row_stride = classes * item if joined == 0 else stride[joined - 1]
+    matrix.row_stride = stride[joined - 1] if joined else classes * item if matrix.class_stride == item else item
     matrix.inner = 1 if joined == 0 else size[joined - 1]
     matrix.outer_stride = stride[0] if joined == 2 else 0
     return True

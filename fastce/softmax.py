@@ -170,6 +170,10 @@ def logsumexp(
     >>> print(fastce.logsumexp([[0, 0], [0, 0]], axis=None))
     1.3862943611198906
     """
+    if where is None and keepdims is False and _is_plain_axis(axis):
+        found: Array | None = _kernel("logsumexp", axis).apply(logits, out, True)
+        if found is not None:
+            return found
     z = _checks_softmax.logits(logits)
     axes = _checks_softmax.class_axes(z, axis)
     kept = _checks_softmax.keepdims(keepdims)
@@ -248,6 +252,10 @@ def token_log_probs(
     >>> print([f"{x:.5g}" for x in result.log_prob], result.argmax)
     ['-2.0612e-09', '-1.3133'] [0 1]
     """
+    if _is_plain_axis(axis):
+        found = _kernel("cross_entropy", axis).read_tokens(logits, target)
+        if found is not None:
+            return TokenLogProbs(np.negative(found[0], out=found[0]), *found[1:])
     z = _checks.logits(logits)
     last = _checks.class_axis(z, _checks.axis(axis))
     y, _ = _checks.softmax_target(target, z, last, probabilities=False)
@@ -256,31 +264,22 @@ def token_log_probs(
     loss, lse = np.empty(y.shape, working_type(z)), np.empty(y.shape, working_type(z))
     argmax = np.empty(y.shape, np.int64)
     batch.run(1.0, loss=loss, log_sum_exp=lse, argmax=argmax)
-    undefined = np.isnan(lse)
-    if undefined.any():  # the loss of such rows is NaN, but lse may be infinite
-        again = np.empty_like(lse)
-        _run("logsumexp", (last,), z, None, loss=again)
-        np.copyto(lse, again, where=undefined)
     return TokenLogProbs(np.negative(loss, out=loss), lse, argmax)
 
 
 def _like_logits(
     kind: str, logits: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None
 ) -> Array:
+    if where is None and _is_plain_axis(axis):
+        found: Array | None = _kernel(kind, axis).apply(logits, out, False)
+        if found is not None:
+            return found
     z = _checks_softmax.logits(logits)
     axes = _checks_softmax.class_axes(z, axis)
     mask = _checks.where(where, z.shape)
     (given,) = _checks.outputs(out, 1, z, [mask])
     result = new_like(z) if given is None else given
-    if mask is None:
-        _run(kind, axes, z, mask, grad=result)
-    else:
-        lse = np.empty(_shape_of_rows(z, axes), working_type(z))
-        _run(kind, axes, z, mask, grad=result, loss=lse)
-        # The kernel writes 0 for every masked class. A row without a softmax is to be NaN in all
-        # classes, as it would be with -inf in their place.
-        others = [i for i in range(z.ndim) if i not in axes]
-        result.transpose(*others, *axes)[~np.isfinite(lse)] = np.nan
+    _run(kind, axes, z, mask, grad=result)
     (written,) = handed_back(out, [result])
     return written if z.ndim or out is not None else written[()]
 
@@ -380,11 +379,16 @@ def _run_blocks(
     sum_over_rows(work, rows, classes, False)
 
 
-_kernels: dict[tuple[str, str], Any] = {}
+_kernels: dict[tuple[str, str, Any], Any] = {}
 
 
-def _kernel(kind: str) -> Any:
-    key = (_isa.selected, kind)
-    if key not in _kernels:
-        _kernels[key] = _isa.core.SoftmaxKernel(kind)
-    return _kernels[key]
+def _is_plain_axis(axis: Any) -> bool:
+    return type(axis) is int and -64 <= axis < 64
+
+
+def _kernel(kind: str, axis: Any = -1) -> Any:
+    key = (_isa.selected, kind, axis)
+    kernel = _kernels.get(key)
+    if kernel is None:
+        kernel = _kernels[key] = _isa.core.SoftmaxKernel(kind, axis=axis)
+    return kernel

@@ -37,7 +37,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     cdef vec[double] others = load(&block.others[i]) + (m - m)
     cdef vec[double] hard = load(&block.hard_mass[i])
     cdef vec[double] pull = hard, towards = zero, at_target = hard, soft = zero
-    cdef vec[double] log_total, lse, value, e, inverse, scale, target_others, square, product
+    cdef vec[double] log_total, lse, total, value, e, inverse, scale, target_others, square, product
     if soft_targets:
         soft = load(&block.soft_mass[i])
         at_target = load(&block.soft_at_target[i])
@@ -53,7 +53,9 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
             value = value + load(&block.soft_distance[i])
         if not plain and (batch.z_loss != 0.0 or batch.log_sum_exp):
             lse = m + log_total
-            store(&block.log_sum_exp[i], lse)
+            # Infinite where the maximum is: the loss alone is NaN then.
+            total = load(&block.others[i])
+            store(&block.log_sum_exp[i], select(equal(abs(m), splat(<double> INFINITY)) & equal(total, total), m, lse))
             if batch.z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
                 value = value + splat(batch.z_loss) * lse * lse
                 pull = pull + two_z * lse
