@@ -25,6 +25,8 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 
 
 def reduction(value: str) -> str:
+    if type(value) is str and value in REDUCTIONS:
+        return value
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
     return str(value)  # of NumPy's strings, which the kernels do not take
@@ -32,6 +34,8 @@ def reduction(value: str) -> str:
 
 def integer(name: str, value: Any) -> int:
     """Return an index option, such as axis or ignore_index."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
     try:
         result = operator.index(value)
     except TypeError:
@@ -58,6 +62,8 @@ def number(
     above: float = -math.inf,
 ) -> float:
     """Return a finite number with low <= value <= high and value > above."""
+    if type(value) is float and low <= value <= high and above < value < math.inf:
+        return value  # as most are, at once; -inf is not greater than any bound
     try:
         if isinstance(value, str | bytes | bytearray):  # float() would read text, too
             raise TypeError

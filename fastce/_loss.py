@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -225,10 +226,15 @@ def one_shot(cls: type[Loss], name: str) -> Callable[..., tuple[Value, Array]]:
     """
     options = inspect.signature(cls).parameters
     arguments = list(inspect.signature(cls.value_and_grad).parameters.values())[1:]  # less self
+    made = lru_cache(maxsize=64, typed=True)(cls)  # a loss is a value: one serves all equal calls
 
     def function(logits: npt.ArrayLike, target: npt.ArrayLike, **given: Any) -> tuple[Value, Array]:
         chosen = {key: given.pop(key) for key in options if key in given}
-        return cls(**chosen).value_and_grad(logits, target, **given)
+        try:
+            loss = made(**chosen)
+        except TypeError:  # an array, which has no hash, or an option of the wrong type
+            loss = cls(**chosen)
+        return loss.value_and_grad(logits, target, **given)
 
     function.__name__ = function.__qualname__ = name
     function.__module__ = cls.__module__

@@ -49,6 +49,8 @@ cdef class SoftmaxKernel:
         cdef bint double_precision, has_labels_ = True
         cdef WeightSum weights
         cdef int storage, axis, status = OK
+        if type(target) is list and cnp.PyArray_CheckExact(logits):
+            target = as_array(target)
         if not (is_native(logits) and is_native(target)):
             return None
         z = logits
@@ -255,6 +257,14 @@ cdef class SoftmaxKernel:
                 spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
             self.soft_weights = {key: cached}  # a loss is used with one number of classes
         return cached
+
+
+cdef object as_array(list given):
+    # None if it is none, which the checks will say better.
+    try:
+        return np.asarray(given)
+    except Exception:
+        return None
 
 
 cdef inline bint is_native(object array):

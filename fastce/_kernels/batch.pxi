@@ -237,7 +237,7 @@ cdef inline void copy_labels(const label* labels, Py_ssize_t count, long long* t
         to[i] = read(labels + i)
 
 
-cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
+cdef bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
                              bint* any_ignored) noexcept nogil:
     # Up to BLOCK_ROWS contiguous labels, without a branch for each; -1 for those that are ignored. False if some
     # are neither, or lie otherwise. What is copied is what is judged. The sign of each number below says whether
@@ -282,7 +282,7 @@ cdef inline bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t ro
     return wrong >= 0
 
 
-cdef inline bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
+cdef bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
                                       long long* to, bint* any_ignored) noexcept nogil:
     # Of 64 bits: 2^63 and more are labels of no class, and ignored by no index below 0.
     cdef long long wrong = 0
@@ -298,7 +298,7 @@ cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a > b else b
 
 
-cdef inline void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
+cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
     # 1 where none are given, and behind the last.
     cdef const char* at = scalars.data + first * scalars.stride
     cdef Py_ssize_t i
@@ -472,7 +472,7 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
 
 # ------------------------------------------------------------------- conversion to and from storage
 
-cdef inline void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
+cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
     # Of numbers that float holds.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
@@ -498,7 +498,7 @@ cdef inline void widen_to_float(const char* source, int storage, float* to, Py_s
             memcpy(to + i, buffer, (count - i) * sizeof(float))
 
 
-cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
+cdef void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
     # `count` contiguous numbers of any storage in the working precision.
     cdef Py_ssize_t i = 0, k
     cdef float buffer[16]
@@ -521,7 +521,7 @@ cdef inline void widen(const char* source, int storage, real* to, Py_ssize_t cou
             i += 16
 
 
-cdef inline void narrow_times(const real* source, real factor, char* to, int storage,
+cdef void narrow_times(const real* source, real factor, char* to, int storage,
                               Py_ssize_t count) noexcept nogil:
     # The other way, times a factor, rounding to nearest: 16-bit numbers only.
     cdef vec[real] a = splat(factor)
@@ -548,7 +548,7 @@ cdef inline void narrow_times(const real* source, real factor, char* to, int sto
                 memcpy(<bfloat16*> to + i, pending_bfloat16, (count - i) * sizeof(bfloat16))
 
 
-cdef inline void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
+cdef void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
     if storage == FLOAT32 or storage == FLOAT64:
         memcpy(to, source, count * sizeof(real))
     else:

@@ -354,7 +354,7 @@ cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number)
     return min_size(i + first_lane(equal(load_first(u + i, count - i, number), wanted)), count - 1)
 
 
-cdef inline real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
+cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
     # The largest logit; and the smallest one but for -inf, if it is asked for.
     cdef int width = lanes(<real> 0)
     cdef vec[real] infinity = splat(<real> INFINITY), high = -infinity, low = infinity, x
@@ -531,7 +531,7 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
     return drop(is_pivot, y)
 
 
-cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssize_t first,
+cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssize_t first,
                              Py_ssize_t stop, Py_ssize_t rows, bint exactly, bint largest) noexcept nogil:
     # Adds some classes of a run to its sums, packed class by class, but for the pivots.
     cdef int width = lanes(<real> 0), k

@@ -86,7 +86,7 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
             and batch.z_loss == 0.0 and batch.log_sum_exp == NULL and batch.others == NULL)
 
 
-cdef inline double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows) noexcept nogil:
+cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows) noexcept nogil:
     # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x = others /
     # pivot and y, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels, nor if both are
     # fractions: as many rows share a division and a logarithm as leave the fraction's terms far from the

@@ -38,7 +38,7 @@ cdef inline bint all_normal_below(real minimum, real maximum) noexcept nogil:
     return minimum - maximum >= smallest_normal_raised_exp(maximum)
 
 
-cdef inline real maximum_of(const real* u, Py_ssize_t count, real* maxima, real* minimum) noexcept nogil:
+cdef real maximum_of(const real* u, Py_ssize_t count, real* maxima, real* minimum) noexcept nogil:
     # -inf for none; NaN is no maximum here, and no minimum, and is found by the exponentials. `maxima` gets
     # the maximum of each stride of STRIDE_VECTORS whole vectors, lane by lane.
     cdef int width = lanes(<real> 0)
@@ -146,7 +146,7 @@ cdef void exponentials(const real* u, Py_ssize_t count, real* e, real* maxima, r
         maximum[0] = reduce_max(highest)
 
 
-cdef inline double sum_but_one(const real* e, Py_ssize_t count, const real* maxima, const real* sums,
+cdef double sum_but_one(const real* e, Py_ssize_t count, const real* maxima, const real* sums,
                                real maximum, vec[real] top) noexcept nogil:
     # The sum of a chunk's exponentials less one for a maximum, whose exponential is `top`. Those that equal
     # it are counted, not added, so that a small tail beside them keeps its digits. Only lanes that hold a
@@ -208,7 +208,7 @@ cdef inline vec[real] soft_distance_of(vec[real] t, vec[real] u, vec[real] m) no
     return keep(less(splat(<real> 0), abs(t)), t * (m - u))
 
 
-cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real maximum,
+cdef void soft_sums(const real* t, const real* u, Py_ssize_t count, real maximum,
                            double* mass, double* distance) noexcept nogil:
     # sum t_j and sum t_j (maximum - u_j).
     cdef int width = lanes(<real> 0)
@@ -243,7 +243,7 @@ cdef inline void soft_sums(const real* t, const real* u, Py_ssize_t count, real 
     distance[0] = all_distances.total()
 
 
-cdef inline void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
+cdef void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
     cdef int width = lanes(factor)
     cdef vec[real] a = splat(factor)
     cdef Py_ssize_t i = 0
@@ -266,7 +266,7 @@ cdef inline double first_factor(double factor, real tag) noexcept nogil:
     return 1.0
 
 
-cdef inline void scale(const real* e, double plain, double relative, double unit, real* to,
+cdef void scale(const real* e, double plain, double relative, double unit, real* to,
                        Py_ssize_t count) noexcept nogil:
     # to = plain relative e / unit: the factor of a float64 row may be no normal number as a double either,
     # though its parts are, and those of its products that count.
@@ -278,7 +278,7 @@ cdef inline void scale(const real* e, double plain, double relative, double unit
         multiply(e, <real> (plain * relative / unit), to, count)
 
 
-cdef inline void relative_to_top(const real* e, double relative, double unit, vec[real] top, real* to,
+cdef void relative_to_top(const real* e, double relative, double unit, vec[real] top, real* to,
                                  Py_ssize_t count) noexcept nogil:
     # to = relative e / unit, but exactly 1 where e is the top.
     cdef int width = lanes(<real> 0)
@@ -303,7 +303,7 @@ cdef inline vec[real] hessian(vec[real] e, vec[real] others, vec[real] product,
     return e * (product * (others + (splat(<real> 1) - e)) + square * e)
 
 
-cdef inline void soft_gradient_pass(const real* e, const real* t, Py_ssize_t count, vec[real] pull,
+cdef void soft_gradient_pass(const real* e, const real* t, Py_ssize_t count, vec[real] pull,
                                     vec[real] others, vec[real] scale, real* to) noexcept nogil:
     # `e` has room for whole vectors.
     cdef int width = lanes(<real> 0)
@@ -316,7 +316,7 @@ cdef inline void soft_gradient_pass(const real* e, const real* t, Py_ssize_t cou
                                                      pull, others, scale))
 
 
-cdef inline void hessian_pass(const real* e, Py_ssize_t count, vec[real] others, vec[real] product,
+cdef void hessian_pass(const real* e, Py_ssize_t count, vec[real] others, vec[real] product,
                               vec[real] square, real* to) noexcept nogil:
     # `e` and `to` have room for whole vectors.
     cdef Py_ssize_t i = 0

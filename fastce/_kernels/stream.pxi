@@ -39,7 +39,7 @@ cdef inline bint is_plain(const Batch* batch) noexcept nogil:
             and batch.mask.data == NULL)
 
 
-cdef inline const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
+cdef const real* logits_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
                                      Py_ssize_t count, real* buffer, real* slope) noexcept nogil:
     # u of `count` classes from `first`: in place, or made in the buffer.
     cdef const char* source = (row_address(&batch.logits, row)
@@ -76,7 +76,7 @@ cdef inline bint has_no_softmax(const RowBlock* block, Py_ssize_t i) noexcept no
     return block.row_scale[i] != block.row_scale[i]
 
 
-cdef inline const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
+cdef const real* target_chunk(const Batch* batch, Py_ssize_t row, Py_ssize_t first,
                                      Py_ssize_t count, double uniform, real* buffer) noexcept nogil:
     # Soft target mass t_c = w_c ((1 - label_smoothing) q_c + uniform). A masked class takes no label
     # smoothing; probability on it makes the loss +inf, as a masked label does.
