@@ -21,11 +21,18 @@ from fastce.simd cimport *
 cnp.import_array()
 
 include "_kernels/batch.pxi"
+include "_kernels/labels.pxi"
+include "_kernels/conversion.pxi"
 include "_kernels/passes.pxi"
 include "_kernels/formulas.pxi"
 include "_kernels/dispatch.pxi"
 include "_kernels/packing.pxi"
+include "_kernels/run_passes.pxi"
+include "_kernels/exponentials.pxi"
+include "_kernels/sums.pxi"
+include "_kernels/pivots.pxi"
 include "_kernels/block.pxi"
+include "_kernels/chunks.pxi"
 include "_kernels/stream.pxi"
 include "_numbers.pxi"
 include "_sigmoid_kernel.pxi"

@@ -56,7 +56,7 @@ cdef struct Scratch:
     Py_ssize_t logits_class_apart
     Py_ssize_t logits_row_apart
     Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
-    const void* targets # soft target mass: t, or where probabilities lie
+    const void* targets  # soft target mass: t, or where probabilities lie
     const void* pivot_class  # of each row, packed class by class
     bint mostly_out     # whether most rows of the last run were out of range
     bint no_exponentials  # of this run, before its rows are looked at

@@ -147,7 +147,7 @@ cdef void exponentials(const real* u, Py_ssize_t count, real* e, real* maxima, r
 
 
 cdef double sum_but_one(const real* e, Py_ssize_t count, const real* maxima, const real* sums,
-                               real maximum, vec[real] top) noexcept nogil:
+                        real maximum, vec[real] top) noexcept nogil:
     # The sum of a chunk's exponentials less one for a maximum, whose exponential is `top`. Those that equal
     # it are counted, not added, so that a small tail beside them keeps its digits. Only lanes that hold a
     # maximum, as `maxima` tells of each stride, are looked at (what else rounds to the same may be added):
@@ -209,7 +209,7 @@ cdef inline vec[real] soft_distance_of(vec[real] t, vec[real] u, vec[real] m) no
 
 
 cdef void soft_sums(const real* t, const real* u, Py_ssize_t count, real maximum,
-                           double* mass, double* distance) noexcept nogil:
+                    double* mass, double* distance) noexcept nogil:
     # sum t_j and sum t_j (maximum - u_j).
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(maximum), zero = splat(<real> 0)
@@ -267,7 +267,7 @@ cdef inline double first_factor(double factor, real tag) noexcept nogil:
 
 
 cdef void scale(const real* e, double plain, double relative, double unit, real* to,
-                       Py_ssize_t count) noexcept nogil:
+                Py_ssize_t count) noexcept nogil:
     # to = plain relative e / unit: the factor of a float64 row may be no normal number as a double either,
     # though its parts are, and those of its products that count.
     cdef double first = first_factor(plain * relative / unit, <real> 0)
@@ -279,7 +279,7 @@ cdef void scale(const real* e, double plain, double relative, double unit, real*
 
 
 cdef void relative_to_top(const real* e, double relative, double unit, vec[real] top, real* to,
-                                 Py_ssize_t count) noexcept nogil:
+                          Py_ssize_t count) noexcept nogil:
     # to = relative e / unit, but exactly 1 where e is the top.
     cdef int width = lanes(<real> 0)
     cdef Py_ssize_t i = 0
@@ -304,7 +304,7 @@ cdef inline vec[real] hessian(vec[real] e, vec[real] others, vec[real] product,
 
 
 cdef void soft_gradient_pass(const real* e, const real* t, Py_ssize_t count, vec[real] pull,
-                                    vec[real] others, vec[real] scale, real* to) noexcept nogil:
+                             vec[real] others, vec[real] scale, real* to) noexcept nogil:
     # `e` has room for whole vectors.
     cdef int width = lanes(<real> 0)
     cdef Py_ssize_t i = 0
@@ -317,7 +317,7 @@ cdef void soft_gradient_pass(const real* e, const real* t, Py_ssize_t count, vec
 
 
 cdef void hessian_pass(const real* e, Py_ssize_t count, vec[real] others, vec[real] product,
-                              vec[real] square, real* to) noexcept nogil:
+                       vec[real] square, real* to) noexcept nogil:
     # `e` and `to` have room for whole vectors.
     cdef Py_ssize_t i = 0
     while i < count:

@@ -1,0 +1,167 @@
+# Stage 1 of a run: exponentials, in exp's safe range as they are, or relative to the maximum of their row.
+# Needs batch.pxi, packing.pxi, passes.pxi.
+
+cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
+                                         real* extremes, bint holes) noexcept nogil:
+    # exp(u), of logits of -inf exactly 0 where there may be such holes. Prefetches logits of a later run, and the
+    # lines that it will write.
+    cdef int width = lanes(<real> 0)
+    cdef vec[real] lowest = load(<const real*> extremes), highest = load(<const real*> extremes + width)
+    cdef vec[real] none = splat(<real> -INFINITY), x, y, x_i, y_i
+    cdef Py_ssize_t i = 0
+    while i + 2 * width <= count:
+        prefetch(ahead + i * sizeof(real))
+        prefetch_to_write(to + i * sizeof(real))
+        if 2 * width * <int> sizeof(real) > cache_line:
+            prefetch(ahead + i * sizeof(real) + cache_line)
+            prefetch_to_write(to + i * sizeof(real) + cache_line)
+        x = x_i = load(u + i)
+        y = y_i = load(u + i + width)
+        if holes:  # 0 is in range
+            x = drop(equal(x, none), x)
+            y = drop(equal(y, none), y)
+        highest = max(y, max(x, highest))
+        lowest = min(y, min(x, lowest))
+        x = moderate_exp(x)
+        y = moderate_exp(y)
+        if holes:
+            x = drop(equal(x_i, none), x)
+            y = drop(equal(y_i, none), y)
+        store(e + i, x)
+        store(e + i + width, y)
+        i += 2 * width
+    while i < count:
+        x = x_i = load(u + i) if i + width <= count else load_first(u + i, count - i, read(u + i))
+        if holes:
+            x = drop(equal(x, none), x)
+        highest = max(x, highest)
+        lowest = min(x, lowest)
+        x = moderate_exp(x)
+        if holes:
+            x = drop(equal(x_i, none), x)
+        if i + width <= count:
+            store(e + i, x)
+        else:
+            store_first(e + i, count - i, x)
+        i += width
+    store(extremes, lowest)
+    store(extremes + width, highest)
+
+
+# Not inline, so that each loop has all registers.
+cdef void exponentials_without_holes(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
+                                     real* extremes) noexcept nogil:
+    exponentials_of_segment(u, count, e, ahead, to, extremes, False)
+
+
+cdef void exponentials_with_holes(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
+                                  real* extremes) noexcept nogil:
+    exponentials_of_segment(u, count, e, ahead, to, extremes, True)
+
+
+cdef inline void begin_extremes(real* extremes) noexcept nogil:
+    # Of no logits, lane by lane: the least ones, then the greatest.
+    store(extremes, splat(<real> INFINITY))
+    store(extremes + lanes(<real> 0), splat(<real> -INFINITY))
+
+
+cdef inline bint are_in_range(const real* extremes) noexcept nogil:
+    return are_moderate(-reduce_max(-load(extremes)), reduce_max(load(extremes + lanes(<real> 0))))
+
+
+cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
+    # Of the extremes of a row but for its holes; a row of nothing but holes is in range.
+    return lowest < smallest_moderate(highest) or highest > largest_moderate(highest)
+
+
+cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number) noexcept nogil:
+    # Where the number first is; the last place if it is nowhere.
+    cdef int width = lanes(<real> 0)
+    cdef vec[real] wanted = splat(number), x
+    cdef Py_ssize_t i = 0, last = count - count % width
+    while i < last:
+        x = load(u + i)
+        if any(equal(x, wanted)):
+            return i + first_lane(equal(x, wanted))
+        i += width
+    if i == count:
+        return count - 1
+    return min_size(i + first_lane(equal(load_first(u + i, count - i, number), wanted)), count - 1)
+
+
+cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
+    # The largest logit; and the smallest one but for -inf, if it is asked for.
+    cdef int width = lanes(<real> 0)
+    cdef vec[real] infinity = splat(<real> INFINITY), high = -infinity, low = infinity, x
+    cdef Py_ssize_t i = 0, last = count - count % width
+    while i < last:
+        x = load(u + i)
+        high = max(x, high)
+        if lowest != NULL:
+            low = min(select(equal(x, -infinity), infinity, x), low)
+        i += width
+    if i < count:
+        x = load_first(u + i, count - i, <real> -INFINITY)
+        high = max(x, high)
+        if lowest != NULL:
+            low = min(select(equal(x, -infinity), infinity, x), low)
+    if lowest != NULL:
+        lowest[0] = -reduce_max(-low)
+    return reduce_max(high)
+
+
+cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
+    # The exponentials of a row relative to its maximum, raised. In a row without a finite logit they are relative
+    # to 0; those of infinity itself are one.
+    cdef int width = lanes(<real> 0)
+    cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x, y
+    cdef vec[real] one = splat(<real> (1.0 / lowering(<real> 0)))
+    cdef Py_ssize_t i = 0
+    while i < classes:
+        x = load(u + i) if i + width <= classes else load_first(u + i, classes - i, <real> -INFINITY)
+        y = select(equal(x, m), one, raised_exp(x - m))
+        if i + width <= classes:
+            store(e + i, y)
+        else:
+            store_first(e + i, classes - i, y)
+        i += width
+
+
+cdef inline vec[real] load_up_to(const real* source, Py_ssize_t count) noexcept nogil:
+    # 0 behind.
+    return load(source) if count >= lanes(<real> 0) else load_first(source, count, <real> 0)
+
+
+cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows, real* pivot,
+                              bint all_new) noexcept nogil:
+    # The same for a vector of rows, packed class by class, of which some may be in range: these have their
+    # exponentials already, or all get new ones. Sets the class of the pivot where rows are out of range, or where
+    # its logit is -inf, to which nothing is relative. Returns whether a row was out of range.
+    cdef vec[real] infinity = splat(<real> INFINITY), zero = splat(<real> 0), low = infinity, high = -infinity
+    cdef vec[real] least = splat(smallest_moderate(<real> 0)), most = splat(largest_moderate(<real> 0))
+    cdef vec[real] raised = splat(<real> (1.0 / lowering(<real> 0))), this_class = zero, one = splat(<real> 1)
+    cdef vec[real] top = zero, m, x, y, at_pivot = zero, old = load(<const real*> pivot)
+    cdef mask[real] chosen, moves
+    cdef Py_ssize_t j, apart = s.logits_class_apart
+    for j in range(s.classes):
+        x = load_up_to(u + j * apart, rows)
+        low = min(select(equal(x, -infinity), infinity, x), low)
+        at_pivot = select(equal(old, this_class), x, at_pivot)
+        top = select(less(high, x), this_class, top)
+        high = max(x, high)
+        this_class = this_class + one
+    chosen = less(low, least) | less(most, high)
+    moves = chosen | equal(at_pivot, -infinity)
+    store(pivot, select(moves, top, old))
+    if not (any(chosen) or all_new):
+        return False
+    m = select(less(-infinity, high), high, zero)
+    for j in range(s.classes):
+        x = load_up_to(u + j * apart, rows)
+        y = select(equal(x, m), raised, raised_exp(x - m))
+        if all_new:
+            at_pivot = drop(equal(x, -infinity), moderate_exp(select(chosen, zero, drop(equal(x, -infinity), x))))
+        else:
+            at_pivot = load(<const real*> e + j * s.exps_apart)
+        store(e + j * s.exps_apart, select(chosen, y, at_pivot))
+    return any(chosen)

@@ -1,0 +1,189 @@
+# Labels and weights of rows: read, judged, and summed up. Needs batch.pxi.
+
+cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,
+                           long long* label) noexcept nogil:
+    # Loads a label once, and judges the value that was loaded: another thread may change the array
+    # meanwhile, and must not be able to make the kernel write out of bounds.
+    # Sets -1 for an ignored row.
+    cdef const char* at = labels.data + row * labels.stride
+    cdef long long value
+    if labels.itemsize == 8:
+        value = read(<const long long*> at)
+        if labels.unsigned and value < 0:  # 2**63 and more: a label of no class, ignored by no index
+            return BAD_LABEL
+    elif labels.itemsize == 4:
+        if labels.unsigned:
+            value = read(<const unsigned int*> at)
+        else:
+            value = read(<const int*> at)
+    elif labels.itemsize == 2:
+        if labels.unsigned:
+            value = read(<const unsigned short*> at)
+        else:
+            value = read(<const short*> at)
+    else:
+        if labels.unsigned:
+            value = read(<const unsigned char*> at)
+        else:
+            value = read(<const signed char*> at)
+    if labels.ignores and value == labels.ignore_index:
+        label[0] = -1
+        return OK
+    label[0] = value
+    return OK if 0 <= value < classes else BAD_LABEL
+
+
+cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept nogil:
+    # 1 where none are given: weighted and unweighted calls share one loop.
+    cdef const char* at = scalars.data + row * scalars.stride
+    if scalars.data == NULL:
+        return 1.0
+    return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
+
+
+ctypedef fused label:
+    (signed char)
+    (unsigned char)
+    short
+    (unsigned short)
+    int
+    (unsigned int)
+    (long long)
+
+
+cdef inline void copy_labels(const label* labels, Py_ssize_t count, long long* to) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        to[i] = read(labels + i)
+
+
+cdef bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
+                      bint* any_ignored) noexcept nogil:
+    # Up to BLOCK_ROWS contiguous labels, without a branch for each; -1 for those that are ignored. False if some
+    # are neither, or lie otherwise. What is copied is what is judged. The sign of each number below says whether
+    # something is wrong, so that the loops run over vectors.
+    cdef const char* labels = batch.labels.data + first * batch.labels.stride
+    cdef long long wrong = 0, ignored = batch.labels.ignore_index, is_ignored, seen = 0
+    # Unsigned differences are defined for the least integer, too, which a caller may pass.
+    cdef unsigned long long last = batch.classes - 1
+    cdef Py_ssize_t i
+    if batch.labels.stride != batch.labels.itemsize:
+        return False
+    if batch.labels.itemsize == 8:
+        if batch.labels.unsigned and ignored < 0:
+            return take_unsigned_labels(<const long long*> labels, rows, last, to, any_ignored)
+        copy_labels(<const long long*> labels, rows, to)
+    elif batch.labels.itemsize == 4 and batch.labels.unsigned:
+        copy_labels(<const unsigned int*> labels, rows, to)
+    elif batch.labels.itemsize == 4:
+        copy_labels(<const int*> labels, rows, to)
+    elif batch.labels.itemsize == 2 and batch.labels.unsigned:
+        copy_labels(<const unsigned short*> labels, rows, to)
+    elif batch.labels.itemsize == 2:
+        copy_labels(<const short*> labels, rows, to)
+    elif batch.labels.unsigned:
+        copy_labels(<const unsigned char*> labels, rows, to)
+    else:
+        copy_labels(<const signed char*> labels, rows, to)
+    for i in range(rows):
+        wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
+    any_ignored[0] = False
+    if wrong >= 0 and not (batch.labels.ignores and 0 <= ignored < batch.classes):
+        return True
+    if not batch.labels.ignores:
+        return False
+    wrong = 0
+    for i in range(rows):
+        is_ignored = -<long long> (to[i] == ignored)
+        seen |= is_ignored
+        to[i] |= is_ignored
+        wrong |= (to[i] | <long long> (last - <unsigned long long> to[i])) & ~is_ignored
+    any_ignored[0] = seen != 0
+    return wrong >= 0
+
+
+cdef bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
+                               long long* to, bint* any_ignored) noexcept nogil:
+    # Of 64 bits: 2^63 and more are labels of no class, and ignored by no index below 0.
+    cdef long long wrong = 0
+    cdef Py_ssize_t i
+    copy_labels(labels, rows, to)
+    for i in range(rows):
+        wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
+    any_ignored[0] = False
+    return wrong >= 0
+
+
+cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
+    # 1 where none are given, and behind the last.
+    cdef const char* at = scalars.data + first * scalars.stride
+    cdef Py_ssize_t i
+    if scalars.data == NULL:
+        for i in range(rows):
+            to[i] = 1.0
+    elif scalars.storage == FLOAT64:
+        for i in range(rows):
+            to[i] = read(<const double*> (at + i * scalars.stride))
+    else:
+        for i in range(rows):
+            to[i] = read(<const float*> (at + i * scalars.stride))
+    for i in range(rows, (rows + 15) // 16 * 16):
+        to[i] = 1.0
+
+
+cdef struct WeightSum:
+    double total
+    bint any_counts  # whether a weight is not 0: the sum of others may be 0, too
+
+
+cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
+                      Py_ssize_t* position) noexcept nogil:
+    # Checks every label before anything is written, and sums the weights that the mean divides by. By
+    # blocks: one label at a time took 2.2 of the 15 ns of a row of ten classes. With the rounding errors
+    # beside the sum: 4 million weights of 0.1, added one by one, were 5e-11 off.
+    cdef const double* class_weight = batch.class_weight if batch.kind == CROSS_ENTROPY else NULL
+    cdef bint unweighted = class_weight == NULL and batch.sample_weight.data == NULL
+    cdef long long labels[BLOCK_ROWS]
+    cdef double weight[BLOCK_ROWS]
+    cdef wide_sum[double] sum
+    cdef double unweighted_rows = 0.0
+    cdef vec[double] zero = splat(0.0), w
+    cdef mask[double] counts = less(zero, zero)
+    cdef bint any_ignored
+    cdef Py_ssize_t first = 0, count, i
+    while first < rows:
+        count = min_size(BLOCK_ROWS, rows - first)
+        if not take_labels(batch, first, count, &labels[0], &any_ignored):
+            for i in range(count):
+                if read_label(&batch.labels, first + i, batch.classes, &labels[i]) != OK:
+                    position[0] = first + i
+                    return BAD_LABEL
+            any_ignored = True
+        if unweighted:
+            unweighted_rows += count
+            for i in range(count if any_ignored else 0):
+                unweighted_rows += labels[i] >> 63  # -1 for each
+            first += count
+            continue
+        read_scalars(&batch.sample_weight, first, count, &weight[0])
+        if class_weight != NULL:
+            for i in range(count):
+                weight[i] *= class_weight[max_size(labels[i], 0)]
+        for i in range(count if any_ignored else 0):
+            weight[i] = weight[i] if labels[i] >= 0 else 0.0
+        for i in range(count, (count + 15) // 16 * 16):
+            weight[i] = 0.0
+        i = 0
+        while i < count:
+            w = load(<const double*> &weight[i])
+            counts = counts | less(zero, abs(w))
+            sum.add(w)
+            i += lanes(<double> 0)
+        first += count
+    weights.total = unweighted_rows + sum.total()
+    weights.any_counts = any(counts) or unweighted_rows > 0.0
+    return OK

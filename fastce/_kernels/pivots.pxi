@@ -1,0 +1,324 @@
+# Stage 2 of a run, second part: pivots and soft targets of a block, and the coefficients of stage 3.
+# Needs run_passes.pxi, exponentials.pxi, sums.pxi, formulas.pxi.
+
+cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
+                                 double* pivot_exp, double* target_exp) noexcept nogil:
+    # Of rows, one behind the other, so that the sums are those of the others. Most pivots are targets.
+    cdef real pivots[BLOCK_ROWS]
+    cdef wide_vec[real] wide
+    cdef Py_ssize_t i
+    for i in range(rows):
+        pivots[i] = e[pivot[i]]
+        e[pivot[i]] = 0
+        e += classes
+    for i in range(rows, (rows + 15) // 16 * 16):  # whole vectors
+        pivots[i] = 1
+    i = 0
+    while i < rows:
+        wide = widen_lanes(load(<const real*> &pivots[i]))
+        store_wide(pivot_exp + i, wide)
+        store_wide(target_exp + i, wide)
+        i += lanes(<real> 0)
+
+
+cdef inline void refine_pivots(const real* u, Py_ssize_t class_apart, Py_ssize_t row_apart,
+                               const long long* pivot, Py_ssize_t rows, RowBlock* block,
+                               double* pivot_exp) noexcept nogil:
+    # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss
+    # multiplies by gamma and 1 + gamma (gamma = 2, without FMA: 5.7 ULP, and 4.3 with this). A raised one is
+    # a power of two.
+    cdef double logits[BLOCK_ROWS]
+    cdef double refined[BLOCK_ROWS]
+    cdef double raised = 1.0 / lowering(<real> 0)
+    cdef vec[double] unit = splat(moderate_unit(<real> 0))
+    cdef Py_ssize_t i
+    if real is double:
+        return
+    for i in range(rows):
+        logits[i] = read(u + pivot[i] * class_apart + i * row_apart)
+    for i in range(rows, (rows + 15) // 16 * 16):
+        logits[i] = 0.0
+    i = 0
+    while i < rows:
+        store(&refined[i], unit * exp(load(<const double*> &logits[i])))
+        i += lanes(<double> 0)
+    for i in range(rows):
+        if block.active[i] and pivot_exp[i] != raised:
+            pivot_exp[i] = refined[i]
+            if pivot[i] == block.label[i]:
+                block.target_exp[i] = refined[i]
+
+
+cdef inline bint needs_logits(const Batch* batch, const Scratch* s) noexcept nogil:
+    # Whether the pivot's logit enters the value. Without, losses are relative to the target, which is the pivot.
+    return (s.largest_pivot or is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp != NULL
+            or batch.kind == LOG_SUM_EXP)
+
+
+cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted) noexcept nogil:
+    if not s.zero_logits:
+        memset(&block.maximum[0], 0, sizeof(block.maximum))
+        memset(&block.target_logit[0], 0, sizeof(block.target_logit))
+    s.zero_logits = not wanted
+
+
+cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_exp) noexcept nogil:
+    # Rows that do not count have loss 0 and a finite gradient, to be multiplied by 0.
+    cdef vec[double] zero = splat(0.0), one = splat(1.0)
+    cdef mask[double] unused
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        unused = equal(load(&block.weight[i]), zero)
+        store(&block.others[i], drop(unused, load(&block.others[i])))
+        store(&block.maximum[i], drop(unused, load(&block.maximum[i])))
+        store(&block.target_logit[i], drop(unused, load(&block.target_logit[i])))
+        store(&block.target_exp[i], select(unused, one, load(&block.target_exp[i])))
+        store(pivot_exp + i, select(unused, one, load(<const double*> pivot_exp + i)))
+        i += lanes(<double> 0)
+
+
+cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
+                              real* e) noexcept nogil:
+    # Puts right the exponentials of rows that are out of range; finds the pivot of each row, and the sum without it.
+    cdef const real* u = <const real*> s.logits
+    cdef Py_ssize_t classes = s.classes, out = 0, i
+    cdef real highest = 0, lowest = 0
+    cdef real extremes[32]
+    cdef bint is_out, large = s.largest_pivot
+    cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
+    cdef bint simple = s.in_range and block.all_active and batch.labels.data != NULL and not large and not s.holes
+    cdef const long long* pivot = &block.label[0] if simple else s.pivot
+    begin_logits(s, block, wants_logits)
+    if not simple:
+        for i in range(rows):
+            s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
+    if large or s.holes or not s.in_range:
+        for i in range(rows):
+            # Nothing is relative to a pivot of -inf.
+            if not block.active[i] or (s.in_range and not large
+                                       and read(u + i * classes + s.pivot[i]) > -INFINITY):
+                continue
+            highest = extremes_of_row(u + i * classes, classes, <real*> NULL if s.in_range else &lowest)
+            is_out = not s.in_range and is_out_of_range(lowest, highest)
+            if is_out:
+                row_out_of_range(u + i * classes, classes, highest, e + i * classes)
+            elif s.no_exponentials:
+                begin_extremes(&extremes[0])
+                exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
+                                        &extremes[0])
+            out += is_out
+            if is_out or large or read(u + i * classes + s.pivot[i]) == -INFINITY:
+                s.pivot[i] = position_of(u + i * classes, classes, highest)
+    s.mostly_out = 2 * out > rows
+    if wants_logits:
+        for i in range(rows):
+            if block.active[i]:
+                block.maximum[i] = read(u + i * classes + pivot[i])
+            if block.label[i] >= 0:
+                block.target_logit[i] = read(u + i * classes + block.label[i])
+    if batch.argmax != NULL:
+        for i in range(rows):
+            write(batch.argmax + row + i, s.pivot[i])
+    take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
+    sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
+    for i in range(rows if large or s.holes or not s.in_range or batch.labels.data == NULL else 0):
+        if s.pivot[i] != block.label[i]:  # its derivative is that of any class
+            e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]
+            if block.label[i] >= 0:
+                block.target_exp[i] = read(e + i * classes + block.label[i])
+    if not block.all_active:
+        forget_unused(block, rows, s.pivot_exp)
+    for i in range(rows, (rows + 15) // 16 * 16):
+        block.others[i] = 0.0
+        s.pivot_exp[i] = 1.0
+    if batch.kind == FOCAL and not large:
+        refine_pivots(u, 1, classes, pivot, rows, block, s.pivot_exp)
+
+
+cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
+                                 RowBlock* block, const real* e) noexcept nogil:
+    # The same for rows from `first` of a run, whose exponentials and sums are there already.
+    cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
+    cdef const real* pivot = <const real*> s.pivot_class + first
+    cdef const real* reference = <const real*> s.row[REFERENCE] + first
+    cdef double* pivot_exp = s.pivot_exp + first
+    cdef Py_ssize_t i = 0
+    cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
+    begin_logits(s, block, wants_logits)
+    while i < rows:
+        store(&block.others[i], load(<const double*> s.sum_without_pivot + first + i))
+        store(&block.target_exp[i], load(<const double*> pivot_exp + i))
+        i += lanes(<double> 0)
+    if not s.in_range or wants_logits or large or batch.kind == FOCAL:
+        for i in range(rows):
+            s.pivot[first + i] = <long long> pivot[i]
+            if not block.active[i]:
+                continue
+            if block.label[i] >= 0 and (large or s.pivot[first + i] != block.label[i]):
+                block.target_exp[i] = read(e + first + i + block.label[i] * s.exps_apart)
+            if wants_logits:
+                block.maximum[i] = reference[i] if large else read(u + i + s.pivot[first + i] * s.logits_class_apart)
+                if block.label[i] >= 0:
+                    block.target_logit[i] = read(u + i + block.label[i] * s.logits_class_apart)
+    if not block.all_active:
+        forget_unused(block, rows, pivot_exp)
+    for i in range(rows, (rows + 15) // 16 * 16):
+        block.others[i] = 0.0
+        if first + i >= s.run_rows:
+            pivot_exp[i] = 1.0
+    if batch.kind == FOCAL and not large:
+        refine_pivots(u, s.logits_class_apart, 1, s.pivot + first, rows, block, pivot_exp)
+
+
+cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
+    # Soft target mass of a run that shares it with no other: t_c = w_c ((1 - label_smoothing) q_c + share). A masked
+    # class takes no label smoothing; probability on it makes the loss +inf, as a masked label does.
+    cdef real* t = <real*> s.t
+    cdef real* share = <real*> s.row[SHARE]
+    cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
+    cdef Py_ssize_t i, j, k
+    cdef double kept
+    cdef real rest = <real> (1.0 - batch.label_smoothing)
+    cdef Targets targets
+    if batch.probabilities.data != NULL:
+        fill_scratch(s, &batch.probabilities, row, rows, t)
+        if batch.label_smoothing != 0.0:
+            for i in range(segments):
+                multiply(<const real*> t + i * s.class_apart, rest, t + i * s.class_apart, count)
+    else:
+        for i in range(segments):
+            memset(t + i * s.class_apart, 0, count * sizeof(real))
+    if batch.label_smoothing == 0.0 and batch.class_weight == NULL:
+        return
+    for i in range(rows):
+        share[i] = <real> (batch.label_smoothing / s.classes if batch.label_smoothing else 0.0)
+        if s.mask != NULL and batch.label_smoothing != 0.0:
+            k = 0
+            for j in range(s.classes):
+                k += s.mask[i * s.row_apart + j * s.class_apart] != 0
+            share[i] = <real> (batch.label_smoothing / k if k else 0.0)
+    over_run(batch, s, 0, rows, NULL, t, s.class_apart, <const real*> s.weight, 0, t, s.class_apart, targets)
+
+
+cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
+                         real tag) noexcept nogil:
+    # The mass of each row's soft targets, their sum of t (m - u), and the target's own, of a block.
+    cdef real* reference = <real*> s.row[REFERENCE] + first
+    cdef const real* t = <const real*> s.targets
+    cdef real* product = <real*> s.hess
+    cdef const real* u = <const real*> s.logits
+    cdef Py_ssize_t i
+    cdef Distances distances
+    for i in range(rows):
+        reference[i] = <real> block.maximum[i] if fabs(block.maximum[i]) < INFINITY else 0
+    over_run(batch, s, first, rows, block, u, s.logits_class_apart, t, s.t_apart, product, s.class_apart, distances)
+    if s.by_classes:
+        sums_by_classes(<const real*> product + first, s.class_apart, s.classes, rows, &block.soft_distance[0])
+        if s.t_apart:
+            sums_by_classes(t + first, s.t_apart, s.classes, rows, &block.soft_mass[0])
+    else:
+        sums_by_rows(<const real*> product, rows, s.classes, False, &block.soft_distance[0])
+        if s.t_apart:
+            sums_by_rows(t, rows, s.classes, False, &block.soft_mass[0])
+    for i in range(rows):
+        if not s.t_apart:
+            block.soft_mass[i] = s.shared_mass
+        if not block.active[i]:
+            block.soft_mass[i] = block.soft_distance[i] = 0.0
+        elif block.label[i] >= 0:
+            if not s.by_classes:
+                block.soft_at_target[i] = t[i * s.classes + block.label[i]]
+            elif s.t_apart:
+                block.soft_at_target[i] = t[first + i + block.label[i] * s.t_apart]
+            else:
+                block.soft_at_target[i] = t[block.label[i]]
+
+
+cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
+                                real tag) noexcept nogil:
+    # Makes the sum of each row lie in [1, 2), for coefficients that square it: exactly, by a power of two.
+    cdef vec[double] unit, others, pivot
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        others = load(&block.others[i])
+        pivot = load(s.pivot_exp + first + i)
+        unit = inverse_power(others + pivot)
+        store(&s.unit[i], unit)
+        store(&block.others[i], others * unit)
+        store(s.pivot_exp + first + i, pivot * unit)
+        store(&block.target_exp[i], load(&block.target_exp[i]) * unit)
+        i += lanes(<double> 0)
+    if s.exact:
+        narrow_rows(&s.unit[0], rows, 1.0, <real*> s.row[UNIT] + first)
+
+
+cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chain, const double* units,
+                             double* factors, real tag) noexcept nogil:
+    # What makes exponentials the gradient, and whether some of that are no normal numbers.
+    cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
+    cdef vec[double] zero = splat(0.0), whole, factor, size
+    cdef mask[double] extreme = less(zero, zero)
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        whole = load(&block.softmax_coefficient[i]) * load(&block.row_scale[i]) * splat(chain)
+        factor = whole * load(units + i) if real is double else whole
+        size = abs(factor)
+        extreme = extreme | (less(size, smallest) & less(zero, abs(whole))) | less(largest, size)
+        store(factors + i, factor)
+        i += lanes(<double> 0)
+    return any(extreme)
+
+
+cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t i, real* e, double whole) noexcept nogil:
+    # By the unit and the rest of a factor that is no normal number, in parts.
+    cdef real* row = <real*> s.stage
+    cdef Py_ssize_t size = sizeof(real)
+    if not s.by_classes:
+        e += i * s.classes
+        scale(<const real*> e, whole, 1.0, 1.0 / s.unit[i], e, s.classes)
+        return
+    e += i
+    copy_strided(<const char*> e, s.exps_apart * size, <char*> row, size, size, s.classes)
+    scale(<const real*> row, whole, 1.0, 1.0 / s.unit[i], row, s.classes)
+    copy_strided(<const char*> row, size, <char*> e, s.exps_apart * size, size, s.classes)
+
+
+cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
+                           real* e) noexcept nogil:
+    # What the third stage takes of a block.
+    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, numbers[BLOCK_ROWS], whole
+    cdef Py_ssize_t i
+    cdef real* active
+    if batch.kind == LOG_SOFTMAX:
+        narrow_rows(&block.maximum[0], rows, 1.0, <real*> s.row[REFERENCE] + first)
+        narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[LOG_TOTAL] + first)
+        return
+    narrow_rows(&block.grad_at_label[0], rows, chain, <real*> s.row[GRAD_AT_LABEL] + first)
+    if s.by_classes and not (block.all_active and s.active_ones):
+        s.active_ones = False
+        active = <real*> s.row[ACTIVE] + first
+        for i in range(rows):
+            active[i] = block.active[i]
+    if s.exact:
+        narrow_rows(&block.others[0], rows, 1.0, <real*> s.row[SUM_WITHOUT_PIVOT] + first)
+        narrow_rows(s.pivot_exp + first, rows, 1.0, <real*> s.row[PIVOT] + first)
+    if batch.hess.data != NULL:
+        narrow_rows(&block.hess_product[0], rows, chain * chain, <real*> s.row[HESSIAN_PRODUCT] + first)
+        narrow_rows(&block.hess_square[0], rows, chain * chain, <real*> s.row[HESSIAN_SQUARE] + first)
+        narrow_rows(&block.hess_at_label[0], rows, chain * chain, <real*> s.row[HESSIAN_AT_LABEL] + first)
+    if s.exact and is_soft(batch):
+        narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
+        narrow_rows(&block.row_scale[0], rows, chain, <real*> s.row[TARGET_COEFFICIENT] + first)
+        return
+    if s.exact:  # exponentials are multiplied by the unit
+        for i in range(rows):
+            numbers[i] = block.softmax_coefficient[i] * block.row_scale[i] * chain
+    elif any_extreme(block, rows, chain, &s.unit[0], &numbers[0], <real> 0):
+        for i in range(rows):
+            whole = block.softmax_coefficient[i] * block.row_scale[i] * chain
+            if whole != 0.0 and first_factor(numbers[i], <real> 0) != 1.0:
+                multiply_extreme_row(s, i, e + (first if s.by_classes else 0), whole)
+                numbers[i] = 1.0
+    narrow_rows(&numbers[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
+    if is_soft(batch):
+        narrow_rows(&block.factor[0], rows, -chain, <real*> s.row[TARGET_COEFFICIENT] + first)

@@ -1,0 +1,274 @@
+# What is done to each vector of a run in scratch: passes that take numbers of rows.
+# Needs batch.pxi, packing.pxi.
+
+# What is done to each vector of a run: a type each, so that a loop does not ask.
+cdef struct Scaled:      # a e: the gradient of hard labels
+    char unused
+
+
+cdef struct Unified:     # the same from exponentials whose sum has been taken into [1, 2): beside a Hessian
+    char unused
+
+
+cdef struct Smoothed:    # a e + b t: with label smoothing
+    char unused
+
+
+cdef struct Exact:       # likewise, with the sum of all others for each class: of soft targets
+    char unused
+
+
+cdef struct Curved:      # the Hessian
+    char unused
+
+
+cdef struct Distances:   # t (m - u)
+    char unused
+
+
+cdef struct Targets:     # soft target mass of probabilities, smoothed and weighted
+    char unused
+
+
+cdef struct LogSoftmax:  # (u - m) - log of the sum
+    char unused
+
+
+ctypedef fused row_pass:
+    Scaled
+    Unified
+    Smoothed
+    Exact
+    Curved
+    Distances
+    Targets
+    LogSoftmax
+
+
+cdef inline int coefficients_of(row_pass kind, int* which) noexcept nogil:
+    # The numbers of rows that a pass takes, by their index in Scratch.row.
+    if row_pass is Scaled:
+        which[0] = SOFTMAX_COEFFICIENT
+        return 1
+    elif row_pass is Unified:
+        which[0] = UNIT
+        which[1] = SOFTMAX_COEFFICIENT
+        return 2
+    elif row_pass is Smoothed:
+        which[0] = SOFTMAX_COEFFICIENT
+        which[1] = TARGET_COEFFICIENT
+        return 2
+    elif row_pass is Exact:
+        which[0] = UNIT
+        which[1] = SUM_WITHOUT_PIVOT
+        which[2] = PIVOT
+        which[3] = SOFTMAX_COEFFICIENT
+        which[4] = TARGET_COEFFICIENT
+        return 5
+    elif row_pass is Curved:
+        which[0] = UNIT
+        which[1] = SUM_WITHOUT_PIVOT
+        which[2] = PIVOT
+        which[3] = HESSIAN_PRODUCT
+        which[4] = HESSIAN_SQUARE
+        return 5
+    elif row_pass is LogSoftmax:
+        which[0] = REFERENCE
+        which[1] = LOG_TOTAL
+        return 2
+    elif row_pass is Distances:
+        which[0] = REFERENCE
+        return 1
+    else:
+        which[0] = SHARE
+        return 1
+
+
+cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_pass kind) noexcept nogil:
+    # What becomes of an exponential (of Distances and LogSoftmax a logit, of Targets a probability) and its soft
+    # target mass (of Targets the class weight). At the pivot the sum of all others is the one without it.
+    cdef vec[real] e
+    if row_pass is Scaled:
+        return x * c[0]
+    elif row_pass is Unified:
+        return (x * c[0]) * c[1]
+    elif row_pass is Smoothed:
+        return fma(x, c[0], t * c[1])
+    elif row_pass is Exact:
+        e = x * c[0]
+        return c[4] * ((c[3] - t) * e - t * (c[1] + (c[2] - e)))
+    elif row_pass is Curved:
+        e = x * c[0]
+        return e * (c[3] * (c[1] + (c[2] - e)) + c[4] * e)
+    elif row_pass is LogSoftmax:
+        return (x - c[0]) - c[1]
+    elif row_pass is Distances:
+        return keep(less(splat(<real> 0), abs(t)), t * (c[0] - x))
+    else:
+        return t * (x + c[0])
+
+
+cdef inline int label_of(row_pass kind) noexcept nogil:
+    return HESSIAN_AT_LABEL if row_pass is Curved else GRAD_AT_LABEL
+
+
+cdef inline bint has_labels(row_pass kind) noexcept nogil:
+    return not (row_pass is Distances or row_pass is Targets or row_pass is LogSoftmax)
+
+
+cdef inline void narrow_rows(const double* numbers, Py_ssize_t rows, double factor, real* to) noexcept nogil:
+    # Numbers of rows, times the factor, in the working precision.
+    cdef wide_vec[real] wide
+    cdef Py_ssize_t i = 0
+    cdef int k
+    while i < rows:
+        for k in range(wide.parts):
+            wide.part[k] = load(numbers + i + k * lanes(<double> 0)) * splat(factor)
+        store(to + i, narrow_lanes(wide))
+        i += lanes(<real> 0)
+
+
+cdef inline void put_at_labels(const RowBlock* block, Py_ssize_t rows, const real* numbers,
+                               char* to, Py_ssize_t class_stride, Py_ssize_t row_stride) noexcept nogil:
+    # A number of each row where its label is.
+    cdef Py_ssize_t i
+    for i in range(rows):
+        if block.label[i] >= 0:
+            write(<real*> (to + block.label[i] * class_stride), read(numbers + i))
+        to += row_stride
+
+
+cdef inline bint has_target(row_pass kind) noexcept nogil:
+    return row_pass is Smoothed or row_pass is Exact or row_pass is Distances or row_pass is Targets
+
+
+cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
+                       const real* t, Py_ssize_t t_apart, real* to, Py_ssize_t to_apart, bint labelled,
+                       row_pass kind) noexcept nogil:
+    # A pass over rows from `first`, packed class by class; t_apart is 0 if t has one number per class. A label's
+    # derivative is found by comparison: to write it after all others asks for a line that has left the cache.
+    cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
+    cdef const real* row[6]
+    cdef vec[real] c[6]
+    cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = zero, one = splat(<real> 1), y
+    cdef const real* label = <const real*> s.row[LABEL]
+    cdef const real* at_label = <const real*> s.row[label_of(kind)]
+    cdef const real* active = <const real*> s.row[ACTIVE]
+    cdef const unsigned char* mask = s.mask
+    cdef bint clears = has_labels(kind) and not s.all_active
+    cdef Py_ssize_t j, i, stop = first + rows
+    for k in range(count):
+        row[k] = <const real*> s.row[which[k]]
+    for j in range(s.classes):
+        if has_target(kind):
+            if t_apart == 0:
+                t_j = splat(t[j])
+        i = first
+        while i < stop:
+            for k in range(count):
+                c[k] = load(row[k] + i)
+            if has_labels(kind):
+                prefetch_to_write(<const char*> (to + to_apart + i))
+            if has_target(kind):
+                if t_apart:
+                    t_j = load(t + i)
+            if row_pass is Targets:
+                if mask != NULL:
+                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+            # Logits may be read where they lie, with nothing behind the last ones.
+            y = passed(load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0), t_j, &c[0], kind)
+            if has_labels(kind):
+                if labelled:
+                    y = select(equal(load(label + i), this_class), load(at_label + i), y)
+                if clears:
+                    y = keep(less(zero, load(active + i)), y)
+            if i + width <= stop:
+                store(to + i, y)
+            else:
+                store_first(to + i, stop - i, y)
+            i += width
+        this_class = this_class + one
+        x += x_apart
+        to += to_apart
+        if has_target(kind):
+            t += t_apart
+        if row_pass is Targets:
+            if mask != NULL:
+                mask += s.class_apart
+
+
+cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real* t, real* to,
+                    row_pass kind) noexcept nogil:
+    # A pass over a run packed by rows, one behind the other.
+    cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
+    cdef const real* row[6]
+    cdef vec[real] c[6]
+    cdef vec[real] spread[6]
+    cdef vec[real] zero = splat(<real> 0), t_i = zero, x_i
+    cdef const unsigned char* mask = s.mask
+    cdef Py_ssize_t classes = s.classes, first = 0, i = 0, stop = rows * classes, j
+    for k in range(count):
+        row[k] = <const real*> s.row[which[k]]
+    if s.row_of != NULL:
+        # As many rows at once as a vector has lanes.
+        while first < rows:
+            for k in range(count):
+                c[k] = load(row[k] + first)
+            for j in range(classes):
+                for k in range(count):
+                    spread[k] = lanes_at(c[k], s.row_of + j * width)
+                if has_target(kind):
+                    t_i = load(t + i)
+                if row_pass is Targets:
+                    if mask != NULL:
+                        spread[0] = keep(load_mask(mask + i, <real> 0), spread[0])
+                if i + width <= stop:
+                    store(to + i, passed(load(x + i), t_i, &spread[0], kind))
+                elif i < stop:
+                    x_i = load_first(x + i, stop - i, <real> 0)
+                    store_first(to + i, stop - i, passed(x_i, t_i, &spread[0], kind))
+                i += width
+            first += width
+        return
+    for first in range(rows):
+        for k in range(count):
+            c[k] = splat(row[k][first])
+        i = first * classes
+        stop = i + classes
+        while i + width <= stop:
+            if has_target(kind):
+                t_i = load(t + i)
+            if row_pass is Targets:
+                c[0] = splat(row[0][first])
+                if mask != NULL:
+                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+            store(to + i, passed(load(x + i), t_i, &c[0], kind))
+            i += width
+        if i < stop:
+            if has_target(kind):  # which may lie where nothing is behind
+                t_i = load_first(t + i, stop - i, <real> 0)
+            if row_pass is Targets:
+                c[0] = splat(row[0][first])
+                if mask != NULL:
+                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+            x_i = load_first(x + i, stop - i, <real> 0)
+            store_first(to + i, stop - i, passed(x_i, t_i, &c[0], kind))
+
+
+cdef void over_run(const Batch* batch, const Scratch* s, Py_ssize_t first, Py_ssize_t rows,
+                   const RowBlock* block, const real* x, Py_ssize_t x_apart, const real* t, Py_ssize_t t_apart,
+                   real* to, Py_ssize_t to_apart, row_pass kind) noexcept nogil:
+    # A pass over rows from `first` of a run, which is the whole of it where it is packed by rows.
+    cdef bint labelled = has_labels(kind) and batch.labels.data != NULL
+    cdef Py_ssize_t i
+    if s.by_classes:
+        over_classes(s, first, rows, x, x_apart, t, t_apart, to, to_apart, labelled, kind)
+        return
+    over_rows(s, rows, x, t, to, kind)
+    if labelled:
+        put_at_labels(block, rows, <const real*> s.row[label_of(kind)], <char*> to, sizeof(real),
+                      s.classes * sizeof(real))
+    if has_labels(kind) and not s.all_active:
+        for i in range(rows):
+            if not block.active[i]:
+                memset(to + i * s.classes, 0, s.classes * sizeof(real))

@@ -1,0 +1,154 @@
+# Stage 2 of a run, first part: sums of rows without their pivots, packed row by row or class by class.
+# Needs packing.pxi, passes.pxi.
+
+cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noexcept nogil:
+    # Of x and y; exactly, without a rounding in float: focal loss raises it to 1 + gamma (gamma = 2: 6.3 ULP
+    # with two of them, and 3.0 without).
+    cdef wide_vec[real] wide_x, wide_y
+    cdef vec[double] sum
+    cdef int k
+    if real is float:
+        if not exactly:
+            return folded(x + y)
+    wide_x = widen_lanes(x)
+    wide_y = widen_lanes(y)
+    sum = wide_x.part[0] + wide_y.part[0]
+    for k in range(1, wide_x.parts):
+        sum = sum + (wide_x.part[k] + wide_y.part[k])
+    return sum
+
+
+cdef inline vec[double] row_sum(const float* x, Py_ssize_t classes, bint exactly) noexcept nogil:
+    # Four vectors are added up before they are widened, for precision no more.
+    cdef int width = lanes(<float> 0)
+    cdef Py_ssize_t whole = classes - classes % width, j = 0
+    cdef vec[float] zero = splat(<float> 0)
+    cdef vec[double] sum = widened_sum(load_first(x + whole, classes - whole, <float> 0), zero, exactly)
+    while not exactly and j + 4 * width <= whole:
+        sum = sum + widened_sum(load(x + j) + load(x + j + width),
+                                load(x + j + 2 * width) + load(x + j + 3 * width), False)
+        j += 4 * width
+    while j < whole:
+        sum = sum + widened_sum(load(x + j), zero, exactly)
+        j += width
+    return sum
+
+
+cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
+                       double* to) noexcept nogil:
+    # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
+    # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP.
+    cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
+    cdef Py_ssize_t whole = classes - classes % width, row = 0, j
+    cdef const real* of_row = x
+    cdef vec[double] sums[8]
+    cdef vec[double] errors[8]
+    cdef vec[float] rest, zero = splat(<float> 0)
+    cdef wide_sum[double] nothing, sum
+    while row < rows and real is float and classes < 4 * width:
+        for k in range(together):  # rows past the last are in scratch, too
+            if real is float:
+                rest = load_first(of_row + whole, classes - whole, <float> 0)
+                sums[k] = widened_sum(zero if whole == 0 else load(of_row), rest, exactly)
+                j = width
+                while j < whole:
+                    sums[k] = sums[k] + widened_sum(load(of_row + j), zero, exactly)
+                    j += width
+            of_row += classes
+        store(to + row, sums_of_lanes(&sums[0]))
+        row += together
+    while row < rows:
+        for k in range(together):
+            if row + k >= rows:
+                sums[k] = splat(0.0)
+                errors[k] = splat(0.0)
+            elif real is float:
+                sums[k] = row_sum(of_row, classes, exactly)
+            else:
+                sum = nothing
+                sum.add(load_first(of_row + whole, classes - whole, <real> 0))
+                j = 0
+                while j + 2 * width <= whole:
+                    sum.add(load(of_row + j) + load(of_row + j + width))
+                    j += 2 * width
+                if j < whole:
+                    sum.add(load(of_row + j))
+                sums[k] = sum.rounded_sum()
+                errors[k] = sum.rounding_error()
+            of_row += classes
+        if real is float:
+            store(to + row, sums_of_lanes(&sums[0]))
+        else:
+            store(to + row, exact_sums_of_lanes(&sums[0], &errors[0]))
+        row += together
+    for row in range(rows, (rows + 15) // 16 * 16):
+        to[row] = 0.0
+
+
+cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this_class, vec[real]* taken,
+                                    bint largest) noexcept nogil:
+    # What an exponential adds to the sum of its row; the pivot so far is taken out.
+    cdef mask[real] is_pivot
+    cdef vec[real] before = taken[0]
+    if largest:
+        taken[0] = max(y, before)
+        return min(before, y)  # NaN stays in the sum
+    is_pivot = equal(pivot, this_class)
+    taken[0] = select(is_pivot, y, before)
+    return drop(is_pivot, y)
+
+
+cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssize_t first,
+                      Py_ssize_t stop, Py_ssize_t rows, bint exactly, bint largest) noexcept nogil:
+    # Adds some classes of a run to its sums, packed class by class, but for the pivots.
+    cdef int width = lanes(<real> 0), k
+    cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x
+    cdef wide_sum[real] nothing, sum
+    cdef wide_vec[real] wide
+    cdef const real* pivots = <const real*> s.pivot_class
+    cdef const real* y
+    cdef Py_ssize_t i = 0, j
+    while i < rows:
+        y = e + first * apart + i
+        sum = nothing
+        this_class = first_class
+        pivot = load(pivots + i)
+        taken = splat(<real> 0) if first == 0 else load_narrowed(s.pivot_exp + i, <real> 0)
+        j = first
+        while real is float and not exactly and j + 2 <= stop:
+            x = without_pivot(load(y), pivot, this_class, &taken, largest)
+            this_class = this_class + one
+            x = x + without_pivot(load(y + apart), pivot, this_class, &taken, largest)
+            this_class = this_class + one
+            sum.add(x)
+            y += 2 * apart
+            j += 2
+        while j < stop:
+            sum.add(without_pivot(load(y), pivot, this_class, &taken, largest))
+            this_class = this_class + one
+            y += apart
+            j += 1
+        wide = sum.lanes()
+        for k in range(0 if first == 0 else wide.parts):
+            wide.part[k] = load(<const double*> s.sum_without_pivot + i + k * lanes(<double> 0)) + wide.part[k]
+        store_wide(s.sum_without_pivot + i, wide)
+        store_widened(s.pivot_exp + i, taken)
+        i += width
+
+
+cdef void sums_by_classes(const real* x, Py_ssize_t apart, Py_ssize_t classes, Py_ssize_t rows,
+                          double* to) noexcept nogil:
+    cdef wide_sum[real] nothing, sum
+    cdef Py_ssize_t i = 0, j
+    while i < rows:
+        sum = nothing
+        j = 0
+        while real is float and j + 2 <= classes:
+            sum.add(load(x + j * apart) + load(x + (j + 1) * apart))
+            j += 2
+        while j < classes:
+            sum.add(load(x + j * apart))
+            j += 1
+        store_wide(to + i, sum.lanes())
+        x += lanes(<real> 0)
+        i += lanes(<real> 0)
