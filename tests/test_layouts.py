@@ -43,6 +43,24 @@ def test_any_layout(c, layout, dtype, isa):
     assert other.logits.tobytes() == before
 
 
+@pytest.mark.parametrize("orders", ["CCF", "CFC", "CFF", "FCC", "FCF", "FFC"])
+@pytest.mark.parametrize("classes", [2, 5, 13, 70])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_each_array_in_an_order_of_its_own(dtype, classes, orders, isa, rng):
+    """Rows that end within a vector, of logits, target and outputs."""
+    z = on_grid(rng, (71, classes)).astype(dtype)
+    q = rng.dirichlet(np.ones(classes), 71).astype(dtype)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", label_smoothing=0.1)
+    for target in (q, np.argmax(q, axis=1)):
+        expected = loss.value_grad_hess(z, target)
+        laid = np.array(target, order=orders[1])
+        out = tuple(np.full_like(z, 12345, order=orders[2]) for _ in range(2))
+        result = loss.value_grad_hess(np.array(z, order=orders[0]), laid, out=out)
+        tolerance = 1e-3 if dtype == "float16" else 4e-6
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance / 10)
+
+
 @pytest.mark.parametrize("c", THOROUGH, ids=str)
 def test_zero_strides(c, isa):
     batch = c.batch("float32")

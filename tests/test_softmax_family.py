@@ -75,6 +75,30 @@ def test_four_ulp_of_a_vocabulary(classes, isa, rng):
     assert ulps(grad, truth[1], grad.dtype) <= 4
 
 
+@pytest.mark.parametrize("soft", ["smoothing", "probabilities"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("classes", [67, 20_001])  # in one piece, and streamed
+def test_soft_targets_of_rows_that_end_within_a_vector(classes, masked, soft, isa, rng):
+    """The logits rise along one row and fall along another: no chunk has the maximum of all."""
+    z = rng.normal(size=(5, classes))
+    z[0] += np.linspace(0, 40, classes)
+    z[1] -= np.linspace(0, 40, classes)
+    call = {}
+    y = rng.integers(classes - 9, size=5)
+    if masked:
+        call["where"] = rng.random(z.shape) < 0.8
+        call["where"][:, -3:] = False
+        call["where"][np.arange(5), y] = True
+    if soft == "probabilities":
+        y = rng.random(z.shape) * call.get("where", 1.0)
+        y /= y.sum(axis=1, keepdims=True)
+    options = {"label_smoothing": 0.1, "reduction": "none"}
+    truth = reference.softmax_cross_entropy(z, y, **options, **call)
+    found = fastce.SoftmaxCrossEntropy(**options).value_grad_hess(z, y, **call)
+    for ours, exact in zip(found, truth, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=1e-11, atol=1e-18)
+
+
 @np.errstate(all="ignore")
 def naive(z, y):
     """What one writes first, in the precision of the logits."""
