@@ -10,12 +10,13 @@ cdef class SoftmaxKernel:
     cdef Batch options
     cdef object class_weight   # (K,) float64 array, or None
     cdef object sum_over_rows  # sum_over_rows(work, rows, classes, are_planes) runs what is more than a single task
+    cdef object first_outside  # first_outside(array, dtype, largest) looks at numbers from several threads
     cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
 
     def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
                  double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
                  str reduction="none", int axis=-1, double largest_factor=1.0, bint takes_probabilities=False,
-                 sum_over_rows=None):
+                 sum_over_rows=None, first_outside=None):
         memset(&self.options, 0, sizeof(self.options))
         self.options.kind = KINDS[kind]
         self.options.label_smoothing = label_smoothing
@@ -31,6 +32,7 @@ cdef class SoftmaxKernel:
         self.largest_factor = largest_factor
         self.class_weight = class_weight
         self.sum_over_rows = sum_over_rows
+        self.first_outside = first_outside
         self.soft_weights = {}
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
@@ -97,7 +99,10 @@ cdef class SoftmaxKernel:
             if sample_weight is not None:
                 with nogil:
                     weigh_rows(&batch, rows, &weights)
-            if first_improbable(y, largest_number(y)) >= 0:
+            if cnp.PyArray_SIZE(y) > SINGLE_TASK and self.first_outside is not None:
+                if self.first_outside(y, y.dtype, largest_number(y)) is not None:
+                    return None
+            elif first_improbable(y, largest_number(y)) >= 0:
                 return None
         if status == OK and sample_weight is not None:
             largest = largest_size(&batch.sample_weight, rows)
