@@ -140,6 +140,7 @@ cdef class SoftmaxKernel:
             if grad is None or not set_matrix(&batch.grad, grad, axis, known_storage(grad)):
                 return None
             inputs.append(grad)
+            batch.streams = cnp.PyArray_NBYTES(<cnp.ndarray> grad) >= STREAM_BYTES
         if results > 2:
             hess = output_like(hess, z, inputs)
             if hess is None or (grad is logits and hess is logits):
@@ -492,3 +493,17 @@ cdef object loss_array(object given, cnp.ndarray logits, int axis, int kind, lis
             and is_apart_from_all(<cnp.ndarray> given, others)):
         return None
     return given
+
+
+def plan_of(cnp.ndarray logits, int axis=-1):
+    """Return the name of the plan that a softmax loss of native logits takes, None if Python lays them out first."""
+    cdef Batch batch
+    cdef int storage = known_storage(logits)
+    memset(&batch, 0, sizeof(batch))
+    axis = axis if axis >= 0 else axis + cnp.PyArray_NDIM(logits)
+    if not is_native(logits) or storage == NO_STORAGE or not set_matrix(&batch.logits, logits, axis, storage):
+        return None
+    batch.classes = cnp.PyArray_DIM(logits, axis)
+    if storage == FLOAT64:
+        return PLANS[plan_of_batch(&batch, <double> 0)]
+    return PLANS[plan_of_batch(&batch, <float> 0)]

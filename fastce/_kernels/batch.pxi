@@ -76,6 +76,7 @@ cdef struct Batch:
     Scalars sample_weight
     Scalars grad_output
     double scale              # of every gradient: grad_output / denominator
+    bint streams              # whether derivatives are larger than the caches, and go past them
     Matrix grad               # data NULL: not wanted
     Matrix hess
     char* loss                # one number a row in the working precision, or NULL
