@@ -100,3 +100,13 @@ def test_the_report_has_the_worst_cells_first():
     report = cliffs.report({"cells": cells, "failed": []})
     assert report.startswith("2 of 3 cells beyond their bound\n")
     assert [line.split(" | ")[0] for line in report.splitlines()[4:]] == ["| c", "| a"]
+
+
+def test_types_are_compared_with_float32():
+    softmax, sigmoid = variations.groups(["types"], [10], ELEMENTS)
+    assert (softmax.name, sigmoid.name) == ("types, 10 classes", "types, sigmoid")
+    for group in (softmax, sigmoid):
+        assert group.elements == ELEMENTS
+        assert [v.arguments[0].dtype.name for v in group.variations] == list(variations.TYPES)
+        assert [v.name for v in group.variations] == list(variations.TYPES)
+        assert (group.variations[0].name, group.variations[0].bound) == ("float32", 1)
