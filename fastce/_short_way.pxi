@@ -1,6 +1,5 @@
-# The short way for what most calls are: native contiguous arrays, and weights at most. It writes
-# nothing before it has decided, and says nothing: if anything is unusual, or wrong, it returns None,
-# and the long way does the call or raises.
+# What the compiled entries of both families share. An entry writes nothing before it has decided, and raises
+# nothing: if it does not know an argument, or one is wrong, it returns None, and Python does the call or raises.
 
 cdef enum:
     SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same either way

@@ -100,7 +100,7 @@ cdef struct RowBlock:
     double soft_distance[BLOCK_ROWS]  # sum of t_c (m - u_c)
     double weight[BLOCK_ROWS]         # of the loss
     double factor[BLOCK_ROWS]         # of the gradient
-    # What the formulas make of them (see _formulas.pxi).
+    # What the formulas make of them (see formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
     double softmax_coefficient[BLOCK_ROWS]
@@ -141,10 +141,8 @@ cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nog
 
 
 cdef struct Ahead:
-    # Where elements lie that a later step will read or write; they are fetched while this step
-    # calculates. For rows NULL is none, for tiles a line that is there already. Tiles go to and fro
-    # between many rows, more than the processor's own prefetchers follow (65536 x 100 with AVX-512:
-    # 0.75 ns an element with this, 1.48 without).
+    # Where elements lie that a later step will read or write; they are prefetched while this step
+    # calculates. NULL: none.
     const char* logits
     const char* target
     const char* grad
