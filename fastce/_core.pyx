@@ -154,7 +154,7 @@ cdef Scalars scalars_of(array) except *:
     return scalars
 
 
-include "_short_way.pxi"
+include "_entries.pxi"
 
 
 cdef enum:

@@ -169,12 +169,6 @@ cdef inline void fetch_elements(const Ahead* ahead, Py_ssize_t first, Py_ssize_t
     fetch_range(ahead.target, ahead.target_size, first, stop, False)
 
 
-cdef inline void fetch_class(const Ahead* ahead, Py_ssize_t j) noexcept nogil:
-    # One line of each, in tiles.
-    fetch(ahead.logits + j * ahead.logits_size)
-    fetch_to_write(ahead.grad + j * ahead.grad_size)
-
-
 cdef inline bint is_soft(const Batch* batch) noexcept nogil:
     return batch.soft_weight != NULL or batch.probabilities.data != NULL
 

@@ -364,8 +364,8 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             s.rows //= 2
     s.streams = (batch.streams and not s.by_classes and classes * size <= STREAMED_ROW_BYTES
                  and lies_as_scratch(s, &batch.grad, tag))
-    s.in_gradient = (not s.streams and batch.grad.data != NULL and batch.grad.data != batch.logits.data and batch.softcap == 0.0
-                     and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
+    s.in_gradient = (not s.streams and batch.grad.data != NULL and batch.grad.data != batch.logits.data
+                     and batch.softcap == 0.0 and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
                      and lies_as_scratch(s, &batch.grad, tag)
                      and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
     # Planes are no power of two apart: a row of a run would meet itself in the cache.

@@ -1,8 +1,9 @@
-# What the compiled entries of both families share. An entry writes nothing before it has decided, and raises
-# nothing: if it does not know an argument, or one is wrong, it returns None, and Python does the call or raises.
+# What the entries of both families share: evaluate() of a kernel takes a call on canonical arrays, and returns
+# None, with nothing written, where an argument is wrong or has to be laid out first.
 
 cdef enum:
-    SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same either way
+    SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same with tasks and without
+
 
 cdef inline bint is_same_shape(cnp.ndarray a, cnp.ndarray b, int ndim):
     cdef int i
