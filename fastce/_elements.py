@@ -78,7 +78,8 @@ def _raise(
 ) -> None:
     """Say what was wrong with numbers that the kernels have looked at."""
     is_double = logits.dtype.itemsize == 8
-    position = _isa.core.first_improbable(target, 1.0, weight, mask, is_double)
+    is_bool = target.dtype.kind == "b"
+    position = -1 if is_bool else _isa.core.first_improbable(target, 1.0, weight, mask, is_double)
     if position >= 0:
         _checks.bad_probability("target", target, np.unravel_index(position, target.shape))
     if loss.reduction == "mean" and normalizer is None and weight is not None:
