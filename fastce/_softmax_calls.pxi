@@ -1,5 +1,9 @@
 # Calls of the softmax family, from Python to the kernels.
 
+cdef enum:
+    ROWS_AT_ONCE = 1 << 23  # labels and weights that are looked at without a look for an interrupt: 10 milliseconds
+
+
 cdef class SoftmaxKernel:
     """What a loss of the softmax family is, as the kernels take it."""
 
@@ -64,7 +68,7 @@ cdef class SoftmaxKernel:
         double_precision = storage == FLOAT64
         batch.classes = cnp.PyArray_DIM(z, axis)
         rows = cnp.PyArray_SIZE(z) // batch.classes
-        if not set_matrix(&batch.logits, z, axis, storage):
+        if rows > ROWS_AT_ONCE or not set_matrix(&batch.logits, z, axis, storage):
             return None
         if cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and has_shape_without(y, z, axis):
             batch.labels.itemsize = <int> cnp.PyArray_ITEMSIZE(y)
