@@ -78,8 +78,9 @@ def _raise(
 ) -> None:
     """Say what was wrong with numbers that the kernels have looked at."""
     is_double = logits.dtype.itemsize == 8
-    is_bool = target.dtype.kind == "b"
-    position = -1 if is_bool else _isa.core.first_improbable(target, 1.0, weight, mask, is_double)
+    # No bool is out of range: nothing is looked at, however often a stride of 0 repeats it.
+    look = target.dtype.kind != "b"
+    position = _isa.core.first_improbable(target, 1.0, weight, mask, is_double) if look else -1
     if position >= 0:
         _checks.bad_probability("target", target, np.unravel_index(position, target.shape))
     if loss.reduction == "mean" and normalizer is None and weight is not None:

@@ -60,7 +60,12 @@ def test_a_sum_of_weights_that_overflows_is_nan(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
-    ("numbers", "total"), [([1, -1, 2, -2, 0, 0], "0.0"), ([1, -1, 0, 0, 0, -0.5], "-")]
+    ("numbers", "total"),
+    [
+        ([1, -1, 2, -2, 0, 0], "0.0"),
+        ([1, -1, 0, 0, 0, -0.5], "-"),
+        ([-1, -2, -1, -0.5, 0, -1], "-"),  # each counts, though none is above 0
+    ],
 )
 def test_a_mean_wants_a_positive_sum(loss, numbers, total):
     z, y = small_batch(loss)

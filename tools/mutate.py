@@ -5,7 +5,7 @@ variant and the one that it shows in. A mutation whose text is no longer there, 
 than once, is an error: the list has to follow the source. A mutation that the tests survive is one
 too.
 
-    python tools/mutate.py              all of them: about nine minutes
+    python tools/mutate.py              all of them: about thirteen minutes
     python tools/mutate.py sign label   those whose name contains one of the words
     python tools/mutate.py --check      only whether every text is there
 """
@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 
 import build_copy
-from mutation import Mutation
-from mutations import MUTATIONS
+from mutations import MUTATIONS, Mutation
 
 FLAGS = ("-O1",)  # the mutations are about what is computed, not how fast
 

@@ -1,46 +1,211 @@
-"""The ways in which tools/mutate.py breaks the package, and the tests that have to notice."""
+"""The ways in which tools/mutate.py breaks the package, and the tests that have to notice.
+
+Each of them is another fault; what differs only in its place is here once.
+"""
 
 from __future__ import annotations
 
-import mutations_of_planes
-import mutations_of_softmax
-from mutation import ERRORS, SIGMOID, SOFTMAX, Mutation
+from typing import NamedTuple
 
+SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
+SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
+MODERATE = ("test_moderate_logits.py",)
 CHUNKS = ("test_sigmoid_chunks.py",)
+ERRORS = ("test_errors.py", "test_hostile_arguments.py")
 INTERFACE = ("test_c_interface.py",)
 
+
+class Mutation(NamedTuple):
+    """One way to break the package, and the tests that have to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    variant: str = "_core"  # of the kernels: what it shows in
+
+
 MUTATIONS = [
-    *mutations_of_softmax.MUTATIONS,
-    *mutations_of_planes.MUTATIONS,
-    # Formulas of the sigmoid family
+    # Softmax: exponentials
     Mutation(
-        "wrong sign in the gradient of BCE",
-        "_sigmoid_kernel.pxi",
-        "flip_sign(wrong - total * smaller, z)",
-        "flip_sign(wrong + total * smaller, z)",
-        SIGMOID,
+        "a hole of -inf not zeroed",
+        "_kernels/exponentials.pxi",
+        "y = drop(equal(y_i, none), y)",
+        "pass",
+        SOFTMAX,
     ),
     Mutation(
-        "wrong Hessian of BCE",
-        "_sigmoid_kernel.pxi",
-        "hess[0] = total * ((splat(<real> 1) - smaller) * smaller)",
-        "hess[0] = total * (smaller * smaller)",
-        SIGMOID,
+        "a raised exponential not lowered",
+        "_kernels/stream.pxi",
+        "* lowering(maximum))",
+        ")",
+        SOFTMAX,
     ),
+    Mutation(
+        "the maximum of a lower chunk left out",
+        "_kernels/stream.pxi",
+        "others = higher + (1.0 + lower) * exp",
+        "others = higher + lower * exp",
+        SOFTMAX,
+    ),
+    Mutation(
+        "the padding of a streamed row among its numbers",
+        "_kernels/passes.pxi",
+        "drop(equal(u_i, splat(<real> -INFINITY)), moderate_exp(u_k))",
+        "moderate_exp(u_k)",
+        SOFTMAX,
+    ),
+    # Softmax: pivots and sums
+    Mutation(
+        "a pivot not taken out of the sum",
+        "_kernels/pivots.pxi",
+        "        e[pivot[i]] = 0\n",
+        "",
+        SOFTMAX,
+    ),
+    Mutation(
+        "a pivot that is no target without its gradient",
+        "_kernels/pivots.pxi",
+        "e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]",
+        "pass",
+        SOFTMAX,
+    ),
+    Mutation(
+        "sums of the last group of classes only",
+        "_kernels/sums.pxi",
+        "for k in range(0 if first == 0 else wide.parts):",
+        "for k in range(0):",
+        MODERATE,
+    ),
+    Mutation(
+        "others without the unit of their row",
+        "_kernels/pivots.pxi",
+        "store(&block.others[i], others * unit)",
+        "store(&block.others[i], others)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "smoothing's share of the masked classes, too",
+        "_kernels/pivots.pxi",
+        "label_smoothing / k if k else 0.0)",
+        "label_smoothing / s.classes if k else 0.0)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "extreme factors not looked for",
+        "_kernels/pivots.pxi",
+        "return any(extreme)",
+        "return False",
+        MODERATE,
+    ),
+    # Softmax: losses and derivatives
+    Mutation(
+        "z-loss left out of the gradient",
+        "_kernels/formulas.pxi",
+        "pull = pull + two_z * lse",
+        "pull = pull",
+        SOFTMAX,
+    ),
+    Mutation(
+        "wrong sign in the focal gradient",
+        "_kernels/formulas.pxi",
+        "(one + g * ratio)",
+        "(one - g * ratio)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "the sum of losses without the products",
+        "_kernels/formulas.pxi",
+        "fma(above, pivot + others, others * below)",
+        "fma(above, pivot, others * below)",
+        MODERATE,
+    ),
+    Mutation(
+        "a label compared with the class before",
+        "_kernels/run_passes.pxi",
+        "select(equal(load(label + i), this_class), load(at_label + i), y)",
+        "select(equal(load(label + i) + one, this_class), load(at_label + i), y)",
+        MODERATE,
+    ),
+    Mutation(
+        "masked classes not cleared",
+        "_kernels/block.pxi",
+        "kept = load_mask(s.mask + at + j, <real> 0)",
+        "pass",
+        ("test_edge_cases.py",),
+    ),
+    Mutation(
+        "the bend of the cap left out of the Hessian",
+        "_kernels/passes.pxi",
+        " * s_i * s_i + g * (bend * tanh * s_i))",
+        " * s_i * s_i)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "the last rows of a transposition in the place of the first",
+        "_kernels/packing.pxi",
+        "rows_to_classes(<const real*> stage, rows - whole, s.classes, to + whole, s.class_apart)",
+        "rows_to_classes(<const real*> stage, rows - whole, s.classes, to, s.class_apart)",
+        SOFTMAX,
+    ),
+    # Softmax: labels, weights and calls
+    Mutation(
+        "ignored labels in the denominator",
+        "_kernels/labels.pxi",
+        "unweighted_rows += labels[i] >> 63",
+        "pass",
+        SOFTMAX,
+    ),
+    Mutation(
+        "negative weights taken for none",
+        "_kernels/labels.pxi",
+        "counts = counts | less(zero, abs(w))",
+        "counts = counts | less(zero, w)",
+        ("test_weights.py",),
+    ),
+    Mutation(
+        "a weight's sign lost in the gradient",
+        "_kernels/batch.pxi",
+        "drop(unused, weight * scale * load(&block.factor[i]))",
+        "drop(unused, abs(weight) * scale * load(&block.factor[i]))",
+        SOFTMAX,
+    ),
+    Mutation(
+        "labels not checked again when they are used",
+        "_kernels/batch.pxi",
+        "if read_label(&batch.labels, first + i, batch.classes, &label) != OK:",
+        "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
+        ("test_races.py",),
+    ),
+    Mutation(
+        "probabilities not checked",
+        "_softmax_calls.pxi",
+        "if first_improbable(y, largest_number(y)) >= 0:",
+        "if False:",
+        ("test_targets.py",),
+    ),
+    Mutation(
+        "an output over another argument",
+        "_softmax_calls.pxi",
+        "    if not is_apart_from_all(array, others):\n",
+        "    if False:\n",
+        ERRORS,
+    ),
+    Mutation(
+        "C interface: labels not checked first",
+        "_interface.pxi",
+        "    status = weigh_labels(batch, rows, &weights, &position)\n",
+        "    weigh_labels(batch, rows, &weights, &position)\n    status = OK\n",
+        INTERFACE,
+    ),
+    # Sigmoid
     Mutation(
         "BCE of 0 times infinity",
         "_sigmoid_kernel.pxi",
         "keep(less(splat(<real> 0), wrong), distance)",
         "distance",
         SIGMOID,
-    ),
-    Mutation(
-        "a product of more logarithms than double holds",
-        "_sigmoid_kernel.pxi",
-        "i + 512 * width",
-        "i + 1024 * width",
-        CHUNKS,
-        "_core_scalar",
     ),
     Mutation(
         "a pair of a stride's logarithms left out",
@@ -50,17 +215,17 @@ MUTATIONS = [
         CHUNKS,
     ),
     Mutation(
-        "the logarithm of BCE added apart, and nowhere else",
+        "an extreme logit in an ordinary chunk",
         "_sigmoid_kernel.pxi",
-        "sum if real is float else sum + log_term",
-        "sum",
-        SIGMOID,
+        "chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag)",
+        "chunk.extraordinary = (False and logits.exceeds(smallest_normal_exp(tag)",
+        CHUNKS,
     ),
     Mutation(
-        "smoothing without its constant",
+        "derivatives of elements without their weights",
         "_sigmoid_kernel.pxi",
-        "y_i = y_i * kept + half_smoothing",
-        "y_i = y_i * kept",
+        "weight = load(<const real*> chunk.factor + i) * (weight * scale)",
+        "weight = load(<const real*> chunk.factor + i) * scale",
         SIGMOID,
     ),
     Mutation(
@@ -70,176 +235,13 @@ MUTATIONS = [
         "chunk.suspect |= False",
         ERRORS,
     ),
+    # What Python does around the kernels
     Mutation(
-        "an extreme logit in an ordinary chunk",
-        "_sigmoid_kernel.pxi",
-        "chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag))",
-        "chunk.extraordinary = (False",
-        CHUNKS,
-    ),
-    Mutation(
-        "a soft target in an ordinary chunk of focal loss",
-        "_sigmoid_kernel.pxi",
-        "(sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))",
-        "False)",
-        CHUNKS,
-    ),
-    Mutation(
-        "sigmoid: the end of a short chunk left out",
-        "_sigmoid_kernel.pxi",
-        "whole = count - count % (STRIDE_VECTORS * lanes(tag))",
-        "whole = count",
-        SIGMOID,
-    ),
-    Mutation(
-        "alpha swapped",
-        "_interface.pxi",
-        "1.0 if alpha < 0.0 else 1.0 - alpha",
-        "1.0 if alpha < 0.0 else alpha",
-        SIGMOID,
-    ),
-    Mutation(
-        "smoothing without class weights",
-        "_interface.pxi",
-        "batch.class_weight[j] * share if batch.class_weight else share",
-        "share",
-        SOFTMAX,
-    ),
-    # C interface
-    Mutation(
-        "C interface: labels are not checked first",
-        "_interface.pxi",
-        "return weigh_labels(batch, rows, denominator, &position)",
-        "weigh_labels(batch, rows, denominator, &position)",
-        INTERFACE,
-    ),
-    Mutation(
-        "C interface: targets are not checked",
-        "_interface.pxi",
-        "return BAD_TARGET",
-        "pass",
-        INTERFACE,
-    ),
-    Mutation(
-        "C interface: no sum beside the losses",
-        "_interface.pxi",
-        "total[0] = sum if loss == NULL else sum_of(<const real*> loss, rows)",
-        "total[0] = sum",
-        INTERFACE,
-    ),
-    Mutation(
-        "C interface: labels equal to an index that is not in use are ignored",
-        "_interface.pxi",
-        "batch.labels.ignores = ignores",
-        "batch.labels.ignores = True",
-        INTERFACE,
-    ),
-    # Checks
-    Mutation(
-        "no upper limit of options",
-        "_checks.py",
-        "low <= result <= high",
-        "low <= result",
-        ERRORS,
-    ),
-    Mutation(
-        "negative weights accepted",
-        "_checks.py",
-        "good = np.isfinite(array) & (array >= 0)",
-        "good = np.isfinite(array)",
-        ERRORS,
-    ),
-    Mutation(
-        "exponentials that round to 1 counted twice",
-        "_passes.pxi",
-        "ties.add(keep(tied, odd))",
-        "ties.add(odd)",
-        ("test_softmax_family.py",),
-    ),
-    Mutation(
-        "the target's mask is that of another row",
-        "_row_kernel.pxi",
-        "not row_address(&batch.mask, row)[",
-        "not row_address(&batch.mask, row + i)[",
-        ("test_edge_cases.py",),
-    ),
-    Mutation(
-        "negative weights accepted on the short way",
-        "_short_way.pxi",
-        "(weight[i] >= <real> 3e-8)",
-        "(weight[i] >= <real> -3e8)",
-        ("test_identities.py",),
-    ),
-    Mutation(
-        "an output over the weights accepted on the short way",
-        "_short_way.pxi",
-        "are_apart(<cnp.ndarray> out, w)",
-        "True",
-        ("test_identities.py",),
-    ),
-    Mutation(
-        "read-only outputs accepted",
-        "_checks.py",
-        "if not array.flags.writeable:",
-        "if not array.flags.aligned:",
-        ERRORS,
-    ),
-    Mutation(
-        "what a subclass says of itself believed",
-        "_checks.py",
-        "array: Array = np.asarray(value).view()",
-        "array: Array = value",
-        ERRORS,
-    ),
-    Mutation(
-        "arguments reshaped after their check",
-        "_checks.py",
-        "return array.view()",
-        "return array",
-        ERRORS,
-    ),
-    Mutation(
-        "overlap not seen",
-        "_checks.py",
-        "if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):",
-        "if a.size or not np.may_share_memory(a, b):",
-        ERRORS,
-    ),
-    Mutation(
-        "an output that overlaps itself accepted",
-        "_checks.py",
-        "if stride < reach:",
-        "if stride < 0:",
-        ERRORS,
-    ),
-    Mutation(
-        "out=logits taken for an overlap",
-        "_checks.py",
-        "if other is same and _is_same(array, other):",
-        "if other is array and not _is_same(array, other):",
-        ("test_softmax_family.py", "test_interface.py"),
-    ),
-    # One call
-    Mutation(
-        "mean without its denominator",
+        "the mean without its denominator",
         "_evaluate.py",
         "    scale /= denominator\n    factors = ",
         "    factors = ",
         SOFTMAX,
-    ),
-    Mutation(
-        "position of a bad label within its block",
-        "_evaluate.py",
-        "_checks.bad_label(labels, start + position, self.classes)",
-        "_checks.bad_label(labels, position, self.classes)",
-        ("test_layouts.py",),
-    ),
-    Mutation(
-        "targets not checked",
-        "_evaluate.py",
-        'if target.dtype.kind == "b" or target.size == 0:',
-        'if target.dtype.kind != "b" or target.size == 0:',
-        ERRORS,
     ),
     Mutation(
         "gathered blocks off by one",
