@@ -18,7 +18,7 @@ KERNELS := $(wildcard $(addprefix fastce/*.,hpp pxd pxi pyx) fastce/_kernels/*.p
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-all sanitize fuzz mutate exhaustive bench docs lint dist clean
+.PHONY: help demo test test-all sanitize fuzz mutate exhaustive bench cliffs docs lint dist clean
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make mutate      break the package on purpose, and see that the tests notice'
 	@echo 'make exhaustive  the error of exp, log1p, log and tanh on every float32'
 	@echo 'make bench       time and error of each loss beside its peers and a copy of the array'
+	@echo 'make cliffs      time of each option, layout and type relative to the plain call'
 	@echo 'make docs        the documentation, in docs/_build/html'
 	@echo 'make lint        ruff, mypy --strict, cython-lint'
 	@echo 'make dist        an sdist, and a wheel built from it'
@@ -66,6 +67,9 @@ exhaustive: $(STAMPS)/package-for-tests $(STAMPS)/group-bench
 
 bench: $(STAMPS)/package $(STAMPS)/group-bench
 	$(BIN)/python -m bench $(ARGS)
+
+cliffs: $(STAMPS)/package $(STAMPS)/group-bench
+	$(BIN)/python -m bench.cliffs $(ARGS)
 
 docs: $(STAMPS)/package $(STAMPS)/group-docs
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html

@@ -154,7 +154,7 @@ cdef Scalars scalars_of(array) except *:
     return scalars
 
 
-include "_short_way.pxi"
+include "_entries.pxi"
 
 
 cdef enum:
@@ -227,6 +227,7 @@ cdef class SoftmaxRun:
         self.batch.probabilities = matrix_of(probabilities)
         self.batch.mask = matrix_of(mask)
         self.batch.grad = matrix_of(grad)
+        self.batch.streams = grad is not None and cnp.PyArray_NBYTES(<cnp.ndarray> grad) >= STREAM_BYTES
         self.batch.hess = matrix_of(hess)
         self.batch.sample_weight = scalars_of(sample_weight)
         self.batch.grad_output = scalars_of(grad_output)

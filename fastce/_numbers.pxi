@@ -1,7 +1,7 @@
 # Arrays of any type and strides, broadcast to the elements of a call, and how a chunk of one comes into the
 # working precision and back. Nothing is copied whole.
 
-cdef enum:  # storages beside those of _batch.pxi
+cdef enum:  # storages beside those of batch.pxi
     BOOL = 4
     INT8 = 5
     UINT8 = 6

@@ -20,8 +20,8 @@ from types import BuiltinFunctionType
 
 from fastce import _checks
 
-# Elements of a task at least: 50 to 180 microseconds. What is no more is one task, on which the
-# short way of the kernels counts. A thread is woken 30 to 100 microseconds late, and takes what is
+# Elements of a task at least: 50 to 180 microseconds. What is no more is one task: SINGLE_TASK of
+# the compiled module. A thread is woken 30 to 100 microseconds late, and takes what is
 # left then (softmax CE of 4096 x 100 on two threads: 0.62 ns an element, and 0.75 in tasks of half
 # the size; 65536 x 10: 0.89, and 0.93). A large call has at least TASKS, of up to LARGEST_TASK:
 # each costs some microseconds of Python and of cold starts.

@@ -1,5 +1,9 @@
 # Calls of the softmax family, from Python to the kernels.
 
+cdef enum:
+    ROWS_AT_ONCE = 1 << 23  # labels and weights that are looked at without a look for an interrupt: 10 milliseconds
+
+
 cdef class SoftmaxKernel:
     """What a loss of the softmax family is, as the kernels take it."""
 
@@ -10,12 +14,13 @@ cdef class SoftmaxKernel:
     cdef Batch options
     cdef object class_weight   # (K,) float64 array, or None
     cdef object sum_over_rows  # sum_over_rows(work, rows, classes, are_planes) runs what is more than a single task
+    cdef object first_outside  # first_outside(array, dtype, largest) looks at numbers from several threads
     cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
 
     def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
                  double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
                  str reduction="none", int axis=-1, double largest_factor=1.0, bint takes_probabilities=False,
-                 sum_over_rows=None):
+                 sum_over_rows=None, first_outside=None):
         memset(&self.options, 0, sizeof(self.options))
         self.options.kind = KINDS[kind]
         self.options.label_smoothing = label_smoothing
@@ -31,6 +36,7 @@ cdef class SoftmaxKernel:
         self.largest_factor = largest_factor
         self.class_weight = class_weight
         self.sum_over_rows = sum_over_rows
+        self.first_outside = first_outside
         self.soft_weights = {}
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
@@ -62,7 +68,7 @@ cdef class SoftmaxKernel:
         double_precision = storage == FLOAT64
         batch.classes = cnp.PyArray_DIM(z, axis)
         rows = cnp.PyArray_SIZE(z) // batch.classes
-        if not set_matrix(&batch.logits, z, axis, storage):
+        if rows > ROWS_AT_ONCE or not set_matrix(&batch.logits, z, axis, storage):
             return None
         if cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and has_shape_without(y, z, axis):
             batch.labels.itemsize = <int> cnp.PyArray_ITEMSIZE(y)
@@ -97,7 +103,10 @@ cdef class SoftmaxKernel:
             if sample_weight is not None:
                 with nogil:
                     weigh_rows(&batch, rows, &weights)
-            if first_improbable(y, largest_number(y)) >= 0:
+            if cnp.PyArray_SIZE(y) > SINGLE_TASK and self.first_outside is not None:
+                if self.first_outside(y, y.dtype, largest_number(y)) is not None:
+                    return None
+            elif first_improbable(y, largest_number(y)) >= 0:
                 return None
         if status == OK and sample_weight is not None:
             largest = largest_size(&batch.sample_weight, rows)
@@ -140,6 +149,7 @@ cdef class SoftmaxKernel:
             if grad is None or not set_matrix(&batch.grad, grad, axis, known_storage(grad)):
                 return None
             inputs.append(grad)
+            batch.streams = cnp.PyArray_NBYTES(<cnp.ndarray> grad) >= STREAM_BYTES
         if results > 2:
             hess = output_like(hess, z, inputs)
             if hess is None or (grad is logits and hess is logits):
@@ -492,3 +502,17 @@ cdef object loss_array(object given, cnp.ndarray logits, int axis, int kind, lis
             and is_apart_from_all(<cnp.ndarray> given, others)):
         return None
     return given
+
+
+def plan_of(cnp.ndarray logits, int axis=-1):
+    """Return the name of the plan that a softmax loss of native logits takes, None if Python lays them out first."""
+    cdef Batch batch
+    cdef int storage = known_storage(logits)
+    memset(&batch, 0, sizeof(batch))
+    axis = axis if axis >= 0 else axis + cnp.PyArray_NDIM(logits)
+    if not is_native(logits) or storage == NO_STORAGE or not set_matrix(&batch.logits, logits, axis, storage):
+        return None
+    batch.classes = cnp.PyArray_DIM(logits, axis)
+    if storage == FLOAT64:
+        return PLANS[plan_of_batch(&batch, <double> 0)]
+    return PLANS[plan_of_batch(&batch, <float> 0)]

@@ -143,6 +143,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             largest_factor=self.largest_factor,
             takes_probabilities=self.takes_probabilities,
             sum_over_rows=_evaluate.sum_over_rows,
+            first_outside=_evaluate.first_outside,
         )
 
 
@@ -218,6 +219,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             largest_factor=self.largest_factor,
             takes_probabilities=self.takes_probabilities,
             sum_over_rows=_evaluate.sum_over_rows,
+            first_outside=_evaluate.first_outside,
         )
 
 

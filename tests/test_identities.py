@@ -398,8 +398,7 @@ def test_classes_in_any_order(isa, rng):
     ],
     ids=["cross-entropy", "focal", "bce", "sigmoid focal"],
 )
-def test_weights_and_hessians_have_the_same_bits_by_the_short_way(make, dtype, reduction, isa, rng):
-    """A factor of 1.0 changes nothing, but is an argument that only the long way takes."""
+def test_a_factor_of_1_changes_no_bit_of_weights_and_hessians(make, dtype, reduction, isa, rng):
     loss = make(reduction=reduction)
     for shape in ((7, 5), (4, 9, 10), (30, 300), (5, 2500)):
         z = (4 * rng.standard_normal(shape)).astype(dtype)
@@ -410,16 +409,16 @@ def test_weights_and_hessians_have_the_same_bits_by_the_short_way(make, dtype, r
         real = np.float64 if dtype == "float64" else np.float32
         weight = (rng.random(y.shape) * rng.integers(2, size=y.shape)).astype(real)
         for given in ({}, {"sample_weight": weight}):
-            short = loss.value_grad_hess(z, y, **given)
-            long = loss.value_grad_hess(z, y, grad_output=np.ones(np.shape(short[0])), **given)
-            for a, b in zip(short, long, strict=True):
+            plain = loss.value_grad_hess(z, y, **given)
+            times_1 = loss.value_grad_hess(z, y, grad_output=np.ones(np.shape(plain[0])), **given)
+            for a, b in zip(plain, times_1, strict=True):
                 assert np.asarray(a).dtype == np.asarray(b).dtype
                 np.testing.assert_array_equal(a, b)
-            assert np.shape(short[1]) == shape
+            assert np.shape(plain[1]) == shape
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_wrong_weight_is_found_on_the_short_way(wrong, isa):
+def test_a_wrong_weight_is_found(wrong, isa):
     z, weight = np.zeros((3, 4), np.float32), np.ones(3, np.float32)
     weight[1] = wrong
     with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
@@ -428,7 +427,7 @@ def test_a_wrong_weight_is_found_on_the_short_way(wrong, isa):
         fastce.BCEWithLogits().value_and_grad(z[:, 0], z[:, 0], sample_weight=weight)
 
 
-def test_an_output_over_the_weights_is_refused_on_the_short_way(isa):
+def test_an_output_over_the_weights_is_refused(isa):
     z, room = np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32)
     with pytest.raises(ValueError, match="out"):
         fastce.BCEWithLogits().value_and_grad(z, z, sample_weight=room, out=room)

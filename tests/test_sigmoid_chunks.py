@@ -1,8 +1,8 @@
 """Chunks of the sigmoid kernels that are not ordinary: other exponentials and loops, the same bits.
 
 An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0
-and 1. The long way around, with a mask that hides nothing, never takes a chunk for ordinary. Only
-the sum of losses may differ there: without options, BCE adds up a logarithm of a product.
+and 1. A call with a mask that hides nothing never takes a chunk for ordinary. Only the sum of
+losses may differ there: without options, BCE adds up a logarithm of a product.
 """
 
 from __future__ import annotations

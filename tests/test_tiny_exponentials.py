@@ -13,7 +13,7 @@ import fastce
 from fastce import reference
 
 LAST = {np.float32: 131.0, np.float64: 1063.0}
-# Tiles, rows, and rows of several chunks.
+# Packed by classes, by rows, and rows that are a run of their own.
 SHAPES = [(70, 2), (70, 3), (130, 10), (70, 100), (3, 300), (2, 5000)]
 
 

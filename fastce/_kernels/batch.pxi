@@ -76,6 +76,7 @@ cdef struct Batch:
     Scalars sample_weight
     Scalars grad_output
     double scale              # of every gradient: grad_output / denominator
+    bint streams              # whether derivatives are larger than the caches, and go past them
     Matrix grad               # data NULL: not wanted
     Matrix hess
     char* loss                # one number a row in the working precision, or NULL
@@ -99,7 +100,7 @@ cdef struct RowBlock:
     double soft_distance[BLOCK_ROWS]  # sum of t_c (m - u_c)
     double weight[BLOCK_ROWS]         # of the loss
     double factor[BLOCK_ROWS]         # of the gradient
-    # What the formulas make of them (see _formulas.pxi).
+    # What the formulas make of them (see formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
     double softmax_coefficient[BLOCK_ROWS]
@@ -140,10 +141,8 @@ cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nog
 
 
 cdef struct Ahead:
-    # Where elements lie that a later step will read or write; they are fetched while this step
-    # calculates. For rows NULL is none, for tiles a line that is there already. Tiles go to and fro
-    # between many rows, more than the processor's own prefetchers follow (65536 x 100 with AVX-512:
-    # 0.75 ns an element with this, 1.48 without).
+    # Where elements lie that a later step will read or write; they are prefetched while this step
+    # calculates. NULL: none.
     const char* logits
     const char* target
     const char* grad
@@ -168,12 +167,6 @@ cdef inline void fetch_range(const char* at, Py_ssize_t size, Py_ssize_t first, 
 cdef inline void fetch_elements(const Ahead* ahead, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
     fetch_range(ahead.logits, ahead.logits_size, first, stop, False)
     fetch_range(ahead.target, ahead.target_size, first, stop, False)
-
-
-cdef inline void fetch_class(const Ahead* ahead, Py_ssize_t j) noexcept nogil:
-    # One line of each, in tiles.
-    fetch(ahead.logits + j * ahead.logits_size)
-    fetch_to_write(ahead.grad + j * ahead.grad_size)
 
 
 cdef inline bint is_soft(const Batch* batch) noexcept nogil:

@@ -173,7 +173,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     if wants_grad:
         set_coefficients(batch, s, first, rows, block, e)
     if only_sum:
-        total[0] += sum_of_losses(block, s.pivot_exp + first, rows)
+        total[0] += sum_of_losses(block, s.pivot_exp + first, rows, not s.zero_logits)
     else:
         if batch.others:
             for i in range(rows):
@@ -220,7 +220,8 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     # Stage 3.
     cdef bint is_loss = batch.kind == CROSS_ENTROPY or batch.kind == FOCAL
     cdef bint changes = batch.softcap != 0.0 or (is_loss and batch.mask.data != NULL)
-    cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes
+    cdef bint streams = s.streams
+    cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes and not streams
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets
@@ -247,7 +248,9 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
         over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, scaled)
     if changes:
         clear_and_chain(batch, s, rows, block, grad, hess)
-    if not direct:
+    if streams:
+        stream(<real*> row_address(&batch.grad, row), <const real*> grad, 0, rows * s.classes, False)
+    elif not direct:
         empty_scratch(s, <const real*> grad, &batch.grad, row, rows)
     if hess:
         empty_scratch(s, <const real*> hess, &batch.hess, row, rows)
@@ -290,7 +293,7 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     else:
         ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
         to = <const char*> e
-        if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag):
+        if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
             to = row_address(&batch.grad, row)
         s.in_range = False
         s.no_exponentials = s.mostly_out  # if one row needs those of its own after the other
@@ -359,8 +362,10 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             s.rows //= 2
         while s.rows > 1 and s.rows * classes * size > LARGEST_BLOCK_BYTES:
             s.rows //= 2
-    s.in_gradient = (batch.grad.data != NULL and batch.grad.data != batch.logits.data and batch.softcap == 0.0
-                     and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
+    s.streams = (batch.streams and not s.by_classes and classes * size <= STREAMED_ROW_BYTES
+                 and lies_as_scratch(s, &batch.grad, tag))
+    s.in_gradient = (not s.streams and batch.grad.data != NULL and batch.grad.data != batch.logits.data
+                     and batch.softcap == 0.0 and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
                      and lies_as_scratch(s, &batch.grad, tag)
                      and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
     # Planes are no power of two apart: a row of a run would meet itself in the cache.
@@ -438,5 +443,7 @@ cdef int run_blocks(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, int p
         rows = side_by_side(&batch.mask, row, rows)
         status = do_run(batch, &s, row, rows, &block, tag, total)
         row += rows
+    if s.streams:
+        end_streams()
     free(s.memory)
     return status

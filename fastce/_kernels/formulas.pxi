@@ -86,7 +86,8 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
             and batch.z_loss == 0.0 and batch.log_sum_exp == NULL and batch.others == NULL)
 
 
-cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows) noexcept nogil:
+cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows,
+                          bint has_logits) noexcept nogil:
     # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x = others /
     # pivot and y, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels, nor if both are
     # fractions: as many rows share a division and a logarithm as leave the fraction's terms far from the
@@ -96,10 +97,11 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
     cdef vec[double] sum = zero, above = zero, below = one, others, pivot, next_above, next_below
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.maximum[i])
-        others = load(&block.others[i]) + (others - others)  # NaN where a logit is infinite
-        pivot = pivots_from(pivots, i)
-        sum = sum + (load(&block.maximum[i]) - load(&block.target_logit[i]))
+        others = load(&block.others[i])
+        pivot = load(pivots + i)
+        if has_logits:  # otherwise all are relative to the target's
+            others = others + (load(&block.maximum[i]) - load(&block.maximum[i]))  # NaN of an infinite one
+            sum = sum + (load(&block.maximum[i]) - load(&block.target_logit[i]))
         next_above = fma(above, pivot + others, others * below)  # one operation waits for the last one
         next_below = below * pivot
         if any(less(next_below, least) | less(most, next_above + next_below)):

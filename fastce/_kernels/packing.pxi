@@ -47,6 +47,7 @@ cdef struct Scratch:
     double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)
     bint interleaves    # memory holds rows, scratch classes
     double shared_mass  # of soft targets that all rows have
+    bint streams        # whole runs of the gradient go from scratch past the caches
     bint in_gradient    # exponentials wait in the gradient itself, in the cache or not
     bint exact          # stage 3 takes the sum of all others for each class
     bint largest_pivot  # the pivot is the largest exponential, not the target

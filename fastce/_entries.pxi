@@ -1,9 +1,9 @@
-# The short way for what most calls are: native contiguous arrays, and weights at most. It writes
-# nothing before it has decided, and says nothing: if anything is unusual, or wrong, it returns None,
-# and the long way does the call or raises.
+# What the entries of both families share: evaluate() of a kernel takes a call on canonical arrays, and returns
+# None, with nothing written, where an argument is wrong or has to be laid out first.
 
 cdef enum:
-    SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same either way
+    SINGLE_TASK = 1 << 17      # TASK_ELEMENTS of _parallel.py: the sums are the same with tasks and without
+
 
 cdef inline bint is_same_shape(cnp.ndarray a, cnp.ndarray b, int ndim):
     cdef int i
