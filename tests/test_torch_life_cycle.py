@@ -116,7 +116,8 @@ class Batches(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # where the run has imported JAX
 def test_torch_losses_in_a_data_loader(start):
     """Their tensors, gradients among them, come back through shared memory."""
     data = Batches()
