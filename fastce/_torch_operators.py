@@ -52,9 +52,11 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 def _array(tensor: Tensor) -> Array:
     """View a tensor as an array of its type, without a copy."""
+    array: Array
     if tensor.dtype == torch.bfloat16:
-        return tensor.detach().resolve_neg().view(torch.int16).numpy().view(_bfloat16())
-    array: Array = tensor.numpy(force=True)
+        array = tensor.detach().resolve_neg().view(torch.int16).numpy().view(_bfloat16())
+    else:
+        array = tensor.numpy(force=True)
     return array
 
 

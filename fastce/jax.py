@@ -120,13 +120,13 @@ def _differentiable(loss: Any) -> Any:
     reverse mode. Outside of jit the function is compiled by itself, and kept for each loss.
     """
 
-    @jax.custom_jvp
-    def value(arrays: dict[str, Any]) -> Any:
+    def fastce_value(arrays: dict[str, Any]) -> Any:
         return _call(loss, False, arrays)[0]
 
-    @jax.custom_jvp
-    def value_and_grad(arrays: dict[str, Any]) -> Any:
+    def fastce_value_and_grad(arrays: dict[str, Any]) -> Any:
         return _call(loss, True, arrays)
+
+    value, value_and_grad = jax.custom_jvp(fastce_value), jax.custom_jvp(fastce_value_and_grad)
 
     def derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         (arrays,), (tangent,) = primals, tangents
