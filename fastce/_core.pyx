@@ -21,19 +21,18 @@ from fastce.simd cimport *
 cnp.import_array()
 
 include "_kernels/batch.pxi"
+include "_kernels/dispatch.pxi"
 include "_kernels/labels.pxi"
 include "_kernels/conversion.pxi"
 include "_kernels/passes.pxi"
 include "_kernels/formulas.pxi"
-include "_kernels/dispatch.pxi"
 include "_kernels/packing.pxi"
 include "_kernels/run_passes.pxi"
 include "_kernels/exponentials.pxi"
 include "_kernels/sums.pxi"
+include "_kernels/long_rows.pxi"
 include "_kernels/pivots.pxi"
 include "_kernels/block.pxi"
-include "_kernels/chunks.pxi"
-include "_kernels/stream.pxi"
 include "_numbers.pxi"
 include "_sigmoid_kernel.pxi"
 include "_sigmoid_checks.pxi"
@@ -279,8 +278,6 @@ cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint
 cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
                      double* total) noexcept nogil:
     cdef int plan = plan_of_batch(batch, tag)
-    if plan == STREAM:
-        return run_rows(batch, start, stop, tag, total)
     return run_blocks(batch, start, stop, plan, tag, total)
 
 

@@ -593,7 +593,17 @@ public:
         wide.part[0] = corrected();
         return wide;
     }
-    FASTCE_INLINE double total() const { return reduce_add(corrected()); }
+    double total() const { // rounded once
+        double lane[vec<double>::lanes], low[vec<double>::lanes], all = 0.0, lost = 0.0;
+        store(lane, sum);
+        store(low, error);
+        for (int i = 0; i < vec<double>::lanes; ++i) {
+            const double next = all + lane[i], rounded = next - all;
+            lost += ((all - (next - rounded)) + (lane[i] - rounded)) + low[i];
+            all = next;
+        }
+        return all - all == 0.0 ? all + lost : all;
+    }
     FASTCE_INLINE vec<double> rounded_sum() const { return sum; }
     FASTCE_INLINE vec<double> rounding_error() const { return error; }
 };

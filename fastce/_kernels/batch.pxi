@@ -140,35 +140,6 @@ cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nog
             + (row % matrix.inner) * matrix.row_stride)
 
 
-cdef struct Ahead:
-    # Where elements lie that a later step will read or write; they are prefetched while this step
-    # calculates. NULL: none.
-    const char* logits
-    const char* target
-    const char* grad
-    Py_ssize_t logits_size  # bytes an element
-    Py_ssize_t target_size
-    Py_ssize_t grad_size
-
-
-cdef inline void fetch_range(const char* at, Py_ssize_t size, Py_ssize_t first, Py_ssize_t stop,
-                             bint to_write) noexcept nogil:
-    cdef const char* line = at + first * size
-    if at == NULL:
-        return
-    while line < at + stop * size:
-        if to_write:
-            fetch_to_write(line)
-        else:
-            fetch(line)
-        line += cache_line
-
-
-cdef inline void fetch_elements(const Ahead* ahead, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
-    fetch_range(ahead.logits, ahead.logits_size, first, stop, False)
-    fetch_range(ahead.target, ahead.target_size, first, stop, False)
-
-
 cdef inline bint is_soft(const Batch* batch) noexcept nogil:
     return batch.soft_weight != NULL or batch.probabilities.data != NULL
 

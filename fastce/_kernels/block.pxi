@@ -290,7 +290,7 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
             classes_out_of_range(batch, s, rows, e)
         if s.largest_pivot:
             largest_logits(batch, s, row, rows, tag)
-    else:
+    elif not s.is_long:
         ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
         to = <const char*> e
         if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
@@ -315,11 +315,53 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     return status
 
 
+cdef inline bint is_plain(const Batch* batch) noexcept nogil:
+    # Whether logits enter the softmax as they are.
+    return (batch.logits.storage <= FLOAT64 and batch.logit_scale == 1.0 and batch.softcap == 0.0
+            and batch.mask.data == NULL)
+
+
 cdef inline void* part(char** memory, Py_ssize_t size) noexcept nogil:
     # Lines of cache, and a vector more.
     cdef void* at = memory[0]
     memory[0] += (size + 191) // 64 * 64
     return at
+
+
+cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag) noexcept nogil:
+    # Gives each part of scratch its place, and returns where the last one ends.
+    cdef Py_ssize_t size = sizeof(real), classes = s.classes, numbers = s.rows + 32, elements, i
+    cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
+    elements = classes * s.class_apart if s.by_classes else (s.rows + 15) // 16 * 16 * classes
+    if s.is_long:
+        elements = classes
+    s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size if not (s.is_long and s.in_gradient) else 0)
+    s.u = part(&memory, 0 if s.is_long and is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
+               else elements * size)
+    s.stage = part(&memory, elements * 8 + classes * 8)
+    for i in range(ROW_NUMBERS):
+        s.row[i] = part(&memory, numbers * size)
+    s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
+    s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
+    s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
+    if soft or wants_hess:
+        s.hess = part(&memory, elements * size)
+    if batch.softcap != 0.0:
+        s.slope = part(&memory, elements * size)
+    if batch.mask.data != NULL:
+        s.mask = <unsigned char*> part(&memory, elements)
+    if not s.by_classes and classes <= SPREAD_CLASSES:
+        s.row_of = <int*> part(&memory, SPREAD_CLASSES * lanes(tag) * sizeof(int))
+    if soft and (has_own_targets(batch) or not (s.by_classes or s.rows == 1)):
+        s.t = part(&memory, elements * size)
+    if has_own_targets(batch):
+        s.weight = part(&memory, (classes if s.by_classes else elements) * size)
+    return memory
+
+
+cdef inline bint has_own_targets(const Batch* batch) noexcept nogil:
+    # Whether each row has soft target mass of its own.
+    return batch.probabilities.data != NULL or (is_soft(batch) and batch.mask.data != NULL)
 
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
@@ -333,11 +375,9 @@ cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
 
 
 cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(real), classes = batch.classes, width = lanes(tag), elements, numbers, i, j
-    cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
-    cdef bint own_targets = batch.probabilities.data != NULL or (soft and batch.mask.data != NULL)
+    cdef Py_ssize_t size = sizeof(real), classes = batch.classes, i, j
+    cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL, own_targets = has_own_targets(batch)
     cdef double mass, whole, lost = 0.0
-    cdef char* memory
     memset(s, 0, sizeof(s[0]))
     s.classes = classes
     s.holes = batch.mask.data != NULL
@@ -368,60 +408,39 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                      and batch.softcap == 0.0 and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
                      and lies_as_scratch(s, &batch.grad, tag)
                      and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
+    s.is_long = not s.by_classes and classes * size > LARGEST_BLOCK_BYTES
+    s.keeps_exponentials = not s.is_long or batch.grad.data != NULL or batch.kind == FOCAL
     # Planes are no power of two apart: a row of a run would meet itself in the cache.
     s.class_apart = s.rows + 16 if s.by_classes else 1
     s.row_apart = 1 if s.by_classes else classes
-    elements = classes * s.class_apart if s.by_classes else (s.rows + 15) // 16 * 16 * classes
-    numbers = s.rows + 32
-    s.memory = <char*> malloc((6 * elements + (classes + ROW_NUMBERS) * 2 + 10 * numbers * ROW_NUMBERS) * size
-                              + 10 * elements + SPREAD_CLASSES * width * 4 + 64 * 192)
+    s.memory = <char*> malloc(<size_t> divide_scratch(batch, s, NULL, tag) + 64)
     if s.memory == NULL:
         return NO_MEMORY
-    memory = s.memory + (64 - <size_t> s.memory % 64)
-    s.e = part(&memory, elements * size)
-    s.u = part(&memory, elements * size)
-    s.stage = part(&memory, elements * 8 + classes * 8)
+    divide_scratch(batch, s, s.memory + (64 - <size_t> s.memory % 64), tag)
     for i in range(ROW_NUMBERS):
-        s.row[i] = part(&memory, numbers * size)
-        memset(s.row[i], 0, numbers * size)
+        memset(s.row[i], 0, (s.rows + 32) * size)
     for i in range(BLOCK_ROWS):
         s.unit[i] = 1.0
     s.active_ones = True
-    for i in range(numbers):
+    for i in range(s.rows + 32):
         (<real*> s.row[ACTIVE])[i] = 1
-    s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
-    s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
-    s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
-    if soft or wants_hess:
-        s.hess = part(&memory, elements * size)
-    if batch.softcap != 0.0:
-        s.slope = part(&memory, elements * size)
-    if batch.mask.data != NULL:
-        s.mask = <unsigned char*> part(&memory, elements)
-    if not s.by_classes and classes <= SPREAD_CLASSES:
-        s.row_of = <int*> part(&memory, SPREAD_CLASSES * width * sizeof(int))
-        for i in range(classes * width):
-            s.row_of[i] = <int> (i // classes)
-    if not soft:
-        return OK
+    for i in range(classes * lanes(tag) if s.row_of != NULL else 0):
+        s.row_of[i] = <int> (i // classes)
     if own_targets:
-        s.t = part(&memory, elements * size)
         s.t_apart = s.class_apart
-        s.weight = part(&memory, (classes if s.by_classes else elements) * size)
         for i in range(1 if s.by_classes else s.rows):
             for j in range(classes):
                 (<real*> s.weight)[i * classes + j] = <real> (batch.class_weight[j] if batch.class_weight else 1.0)
         return OK
-    for j in range(classes):  # with what rounding takes beside it (Kahan)
+    for j in range(classes if soft else 0):  # with what rounding takes beside it (Kahan)
         mass = (<const real*> batch.soft_weight)[j] - lost
         whole = s.shared_mass + mass
         lost = (whole - s.shared_mass) - mass
         s.shared_mass = whole
-    s.t = <void*> batch.soft_weight
-    if not s.by_classes:
-        s.t = part(&memory, elements * size)
-        for i in range(s.rows):
-            memcpy(<real*> s.t + i * classes, batch.soft_weight, classes * size)
+    if soft and (s.by_classes or s.rows == 1):
+        s.t = <void*> batch.soft_weight
+    for i in range(s.rows if soft and s.t != batch.soft_weight else 0):
+        memcpy(<real*> s.t + i * classes, batch.soft_weight, classes * size)
     return OK
 
 

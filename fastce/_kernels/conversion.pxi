@@ -49,35 +49,28 @@ cdef void widen(const char* source, int storage, real* to, Py_ssize_t count) noe
             i += 16
 
 
-cdef void narrow_times(const real* source, real factor, char* to, int storage,
-                       Py_ssize_t count) noexcept nogil:
-    # The other way, times a factor, rounding to nearest: 16-bit numbers only.
-    cdef vec[real] a = splat(factor)
+cdef void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
+    # The other way, rounding to nearest.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]
     cdef bfloat16 pending_bfloat16[16]
-    if real is float:
+    if storage == FLOAT32 or storage == FLOAT64:
+        memcpy(to, source, count * sizeof(real))
+    elif real is float:
         if storage == FLOAT16:
             while i + lanes(<real> 0) <= count:
-                store_half(<half*> to + i, load(source + i) * a)
+                store_half(<half*> to + i, load(source + i))
                 i += lanes(<real> 0)
             if i < count:
                 memcpy(buffer, source + i, (count - i) * sizeof(float))
-                store_half(pending_half, load(<const float*> buffer) * a)
+                store_half(pending_half, load(<const float*> buffer))
                 memcpy(<half*> to + i, pending_half, (count - i) * sizeof(half))
         else:
             while i + lanes(<real> 0) <= count:
-                store_bfloat16(<bfloat16*> to + i, load(source + i) * a)
+                store_bfloat16(<bfloat16*> to + i, load(source + i))
                 i += lanes(<real> 0)
             if i < count:
                 memcpy(buffer, source + i, (count - i) * sizeof(float))
-                store_bfloat16(pending_bfloat16, load(<const float*> buffer) * a)
+                store_bfloat16(pending_bfloat16, load(<const float*> buffer))
                 memcpy(<bfloat16*> to + i, pending_bfloat16, (count - i) * sizeof(bfloat16))
-
-
-cdef void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
-    if storage == FLOAT32 or storage == FLOAT64:
-        memcpy(to, source, count * sizeof(real))
-    else:
-        narrow_times(source, <real> 1, to, storage, count)

@@ -5,9 +5,8 @@ cdef enum:  # plans
     BLOCK_BY_ROWS = 0      # many rows at once, packed one behind the other
     BLOCK_INTERLEAVED = 1  # rows of few classes, packed class by class
     BLOCK_BY_PLANES = 2    # the classes are not contiguous, neighbouring rows are: packed class by class
-    STREAM = 3             # one long row after another, in chunks
 
-PLANS = ("block by rows", "block interleaved", "block by planes", "stream")
+PLANS = ("block by rows", "block interleaved", "block by planes")
 """The plans by their numbers."""
 
 cdef enum:
@@ -17,8 +16,10 @@ cdef enum:
     SPREAD_CLASSES = 64      # up to so many classes the numbers of rows are spread over vectors by a look-up
     BLOCK_BYTES = 8192       # of a block of longer rows, if that are at least LEAST_ROWS
     LEAST_ROWS = 4
-    LARGEST_BLOCK_BYTES = 16384  # if fewer rows do
-    ROW_BYTES = 131072       # of one row in scratch: what is longer is streamed
+    LARGEST_BLOCK_BYTES = 16384  # if fewer rows do; a longer row is a run of its own, and is summed up in chunks
+    CHUNK = 2048             # elements of a chunk: 8 KB of float32 logits beside 8 KB of exponentials
+    SHORT_ROW = 256          # the losses of rows of up to so many classes are added up in blocks, those of
+    #                          longer ones one by one, so that a task may begin at any row
     PLANE_ROWS = 1024        # of a run of planes: 4 KB of float32 of each class
     PLANE_BYTES = 1048576    # all classes of them
     CLASSES_TOGETHER = 16    # of a run that are summed up while they are in the cache: always so many, for the
@@ -30,11 +31,7 @@ cdef enum:
 cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
     if is_plane(&batch.logits) and batch.classes < (1 << 24):  # class indices are compared in float
         return BLOCK_BY_PLANES
-    if batch.classes <= INTERLEAVED_CLASSES:
-        return BLOCK_INTERLEAVED
-    if batch.classes * <Py_ssize_t> sizeof(real) <= ROW_BYTES or not is_row(&batch.logits):
-        return BLOCK_BY_ROWS
-    return STREAM
+    return BLOCK_INTERLEAVED if batch.classes <= INTERLEAVED_CLASSES else BLOCK_BY_ROWS
 
 
 def thresholds():
@@ -46,7 +43,7 @@ def thresholds():
         "block bytes": BLOCK_BYTES,
         "least rows": LEAST_ROWS,
         "largest block bytes": LARGEST_BLOCK_BYTES,
-        "row bytes": ROW_BYTES,
+        "chunk": CHUNK,
         "streamed row bytes": STREAMED_ROW_BYTES,
         "plane rows": PLANE_ROWS,
         "plane bytes": PLANE_BYTES,

@@ -11,15 +11,6 @@
 # Rows are few against their elements: double costs little and spares the error analysis.
 
 
-cdef inline bint gradient_needs_logarithm(const Batch* batch) noexcept nogil:
-    # Where it does not, values can be left to a later call of finish_rows, for many rows at once.
-    return batch.kind == FOCAL or batch.kind == LOG_SOFTMAX or batch.z_loss != 0.0
-
-
-cdef inline vec[double] pivots_from(const double* pivots, Py_ssize_t i) noexcept nogil:
-    return load(pivots + i) if pivots else splat(1.0)
-
-
 cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
     return not (is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp or batch.hess.data)
 
@@ -31,7 +22,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     # caller knows, nothing is asked for each vector.
     cdef bint soft_targets = not plain and is_soft(batch)
     cdef vec[double] zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
-    cdef vec[double] pivot = pivots_from(pivots, i)
+    cdef vec[double] pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
     # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
     cdef vec[double] others = load(&block.others[i]) + (m - m)
@@ -142,7 +133,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     #     hess_jj = p B (delta_jy - p_j)^2 - A p_j (1 - p_j)
     #     B = dA/dp = alpha gamma q^(gamma-1) (2 - ce + (gamma-1) p ce / q)
     # ce / q tends to 1 where q underflows, p ce to 0 where p does.
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma), pivot = pivots_from(pivots, i)
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma), pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
     cdef vec[double] others = load(&block.others[i]) + (m - m)
     cdef vec[double] e = load(&block.target_exp[i])
@@ -180,7 +171,7 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double*
                                     bint wants_value) noexcept nogil:
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
-    cdef vec[double] m = load(&block.maximum[i]), pivot = pivots_from(pivots, i)
+    cdef vec[double] m = load(&block.maximum[i]), pivot = load(pivots + i)
     cdef vec[double] others = load(&block.others[i])
     cdef vec[double] log_total = one, value
     if wants_value or logs:

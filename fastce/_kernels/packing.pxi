@@ -49,6 +49,8 @@ cdef struct Scratch:
     double shared_mass  # of soft targets that all rows have
     bint streams        # whole runs of the gradient go from scratch past the caches
     bint in_gradient    # exponentials wait in the gradient itself, in the cache or not
+    bint is_long        # a run is one row, which is summed up in chunks
+    bint keeps_exponentials  # of the whole run: otherwise those of a chunk take the place of the last one's
     bint exact          # stage 3 takes the sum of all others for each class
     bint largest_pivot  # the pivot is the largest exponential, not the target
     # Of this run:

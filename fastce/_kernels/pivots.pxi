@@ -1,5 +1,5 @@
 # Stage 2 of a run, second part: pivots and soft targets of a block, and the coefficients of stage 3.
-# Needs run_passes.pxi, exponentials.pxi, sums.pxi, formulas.pxi.
+# Needs run_passes.pxi, exponentials.pxi, sums.pxi, long_rows.pxi, formulas.pxi.
 
 cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
                                  double* pivot_exp, double* target_exp) noexcept nogil:
@@ -77,51 +77,62 @@ cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_e
         i += lanes(<double> 0)
 
 
-cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
-                              real* e) noexcept nogil:
-    # Puts right the exponentials of rows that are out of range; finds the pivot of each row, and the sum without it.
+cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e) noexcept nogil:
+    # Puts right the exponentials of rows that are out of range, and finds the pivots that are no targets.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t classes = s.classes, out = 0, i
     cdef real highest = 0, lowest = 0
     cdef real extremes[32]
     cdef bint is_out, large = s.largest_pivot
-    cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
-    cdef bint simple = s.in_range and block.all_active and batch.labels.data != NULL and not large and not s.holes
-    cdef const long long* pivot = &block.label[0] if simple else s.pivot
-    begin_logits(s, block, wants_logits)
-    if not simple:
-        for i in range(rows):
-            s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
-    if large or s.holes or not s.in_range:
-        for i in range(rows):
-            # Nothing is relative to a pivot of -inf.
-            if not block.active[i] or (s.in_range and not large
-                                       and read(u + i * classes + s.pivot[i]) > -INFINITY):
-                continue
-            highest = extremes_of_row(u + i * classes, classes, <real*> NULL if s.in_range else &lowest)
-            is_out = not s.in_range and is_out_of_range(lowest, highest)
-            if is_out:
-                row_out_of_range(u + i * classes, classes, highest, e + i * classes)
-            elif s.no_exponentials:
-                begin_extremes(&extremes[0])
-                exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
-                                        &extremes[0])
-            out += is_out
-            if is_out or large or read(u + i * classes + s.pivot[i]) == -INFINITY:
-                s.pivot[i] = position_of(u + i * classes, classes, highest)
+    for i in range(rows):
+        # Nothing is relative to a pivot of -inf.
+        if not block.active[i] or (s.in_range and not large and read(u + i * classes + s.pivot[i]) > -INFINITY):
+            continue
+        highest = extremes_of_row(u + i * classes, classes, <real*> NULL if s.in_range else &lowest)
+        is_out = not s.in_range and is_out_of_range(lowest, highest)
+        if is_out:
+            row_out_of_range(u + i * classes, classes, highest, e + i * classes)
+        elif s.no_exponentials:
+            begin_extremes(&extremes[0])
+            exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
+                                    &extremes[0])
+        out += is_out
+        if is_out or large or read(u + i * classes + s.pivot[i]) == -INFINITY:
+            s.pivot[i] = position_of(u + i * classes, classes, highest)
     s.mostly_out = 2 * out > rows
-    if wants_logits:
-        for i in range(rows):
-            if block.active[i]:
-                block.maximum[i] = read(u + i * classes + pivot[i])
-            if block.label[i] >= 0:
-                block.target_logit[i] = read(u + i * classes + block.label[i])
+
+
+cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
+                              real* e) noexcept nogil:
+    # The pivot of each row, and the sum of its exponentials without it.
+    cdef const real* u = <const real*> s.logits
+    cdef Py_ssize_t classes = s.classes, i
+    cdef bint simple = (s.in_range and block.all_active and batch.labels.data != NULL and not s.largest_pivot
+                        and not s.holes and not s.is_long)
+    cdef bint wants_logits
+    cdef const long long* pivot = &block.label[0] if simple else s.pivot
+    for i in range(0 if simple else rows):
+        s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
+    if s.is_long:
+        if block.active[0]:
+            find_pivot_of_long_row(batch, s, block, e)
+        block.target_exp[0] = s.pivot_exp[0]
+    else:
+        if s.largest_pivot or s.holes or not s.in_range:
+            repair_rows(batch, s, rows, block, e)
+        take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
+        sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
+    wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
+    begin_logits(s, block, wants_logits)
+    for i in range(rows if wants_logits else 0):
+        if block.active[i]:
+            block.maximum[i] = read(u + i * classes + pivot[i])
+        if block.label[i] >= 0:
+            block.target_logit[i] = read(u + i * classes + block.label[i])
     if batch.argmax != NULL:
         for i in range(rows):
             write(batch.argmax + row + i, s.pivot[i])
-    take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
-    sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
-    for i in range(rows if large or s.holes or not s.in_range or batch.labels.data == NULL else 0):
+    for i in range(0 if simple or not s.keeps_exponentials else rows):
         if s.pivot[i] != block.label[i]:  # its derivative is that of any class
             e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]
             if block.label[i] >= 0:
@@ -131,7 +142,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     for i in range(rows, (rows + 15) // 16 * 16):
         block.others[i] = 0.0
         s.pivot_exp[i] = 1.0
-    if batch.kind == FOCAL and not large:
+    if batch.kind == FOCAL and not s.largest_pivot:
         refine_pivots(u, 1, classes, pivot, rows, block, s.pivot_exp)
 
 
@@ -275,11 +286,11 @@ cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t i, real* e, double w
     cdef Py_ssize_t size = sizeof(real)
     if not s.by_classes:
         e += i * s.classes
-        scale(<const real*> e, whole, 1.0, 1.0 / s.unit[i], e, s.classes)
+        multiply_in_parts(e, whole, s.unit[i], s.classes)
         return
     e += i
     copy_strided(<const char*> e, s.exps_apart * size, <char*> row, size, size, s.classes)
-    scale(<const real*> row, whole, 1.0, 1.0 / s.unit[i], row, s.classes)
+    multiply_in_parts(row, whole, s.unit[i], s.classes)
     copy_strided(<const char*> row, size, <char*> e, s.exps_apart * size, size, s.classes)
 
 

@@ -34,6 +34,18 @@ cdef inline vec[double] row_sum(const float* x, Py_ssize_t classes, bint exactly
     return sum
 
 
+cdef inline void add_doubles(const double* x, Py_ssize_t count, wide_sum[double]* sum) noexcept nogil:
+    # With the rounding errors beside the sum.
+    cdef int width = lanes(<double> 0)
+    cdef Py_ssize_t whole = count - count % width, j = 0
+    sum.add(load_first(x + whole, count - whole, <double> 0))
+    while j + 2 * width <= whole:
+        sum.add(load(x + j) + load(x + j + width))
+        j += 2 * width
+    if j < whole:
+        sum.add(load(x + j))
+
+
 cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
                        double* to) noexcept nogil:
     # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
@@ -66,13 +78,7 @@ cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint 
                 sums[k] = row_sum(of_row, classes, exactly)
             else:
                 sum = nothing
-                sum.add(load_first(of_row + whole, classes - whole, <real> 0))
-                j = 0
-                while j + 2 * width <= whole:
-                    sum.add(load(of_row + j) + load(of_row + j + width))
-                    j += 2 * width
-                if j < whole:
-                    sum.add(load(of_row + j))
+                add_doubles(of_row, classes, &sum)
                 sums[k] = sum.rounded_sum()
                 errors[k] = sum.rounding_error()
             of_row += classes

@@ -1,0 +1,97 @@
+# Rows that are a run of their own: stages 1 and 2 take them chunk by chunk, while the first-level cache has
+# each. Needs exponentials.pxi, sums.pxi.
+
+cdef enum:  # what the logits of a row are taken for
+    IN_RANGE = 0
+    IN_RANGE_WITH_HOLES = 1  # -inf besides
+    OUT_OF_RANGE_OF_EXP = 2
+
+
+cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint exactly, real highest,
+                        long long* pivot, double* pivot_exp, double* sum_without_pivot) noexcept nogil:
+    # The exponentials of a row, and their sum but for the pivot's; a pivot of -1 becomes the class of the largest
+    # logit. False, at the first logit that is not in range, unless it is sure that all are as they are taken. Out of
+    # range, the exponentials are relative to the highest logit, and the pivot is given.
+    cdef const real* u = <const real*> s.logits
+    cdef const char* ahead
+    cdef Py_ssize_t first = 0, count, at
+    cdef bint wants_largest = pivot[0] < 0
+    cdef real extremes[32]
+    cdef vec[double] float_sum = splat(0.0)
+    cdef wide_sum[double] sum
+    cdef double passed_over = 0.0, largest_exp = 0.0  # the largest exponentials of other chunks than the pivot's
+    cdef real at_pivot, largest, largest_before = <real> -INFINITY
+    cdef long long where_largest = 0
+    while first < s.classes:
+        count = min_size(CHUNK, s.classes - first)
+        ahead = <const char*> (u + first) + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
+        begin_extremes(&extremes[0])
+        if taken == OUT_OF_RANGE_OF_EXP:
+            row_out_of_range(u + first, count, highest, e)
+        elif taken == IN_RANGE:
+            exponentials_without_holes(u + first, count, e, ahead, <const char*> e, &extremes[0])
+        else:
+            exponentials_with_holes(u + first, count, e, ahead, <const char*> e, &extremes[0])
+        if not is_sure and not are_in_range(&extremes[0]):
+            return False
+        at = pivot[0] - first
+        if wants_largest:
+            largest = extremes_of_row(u + first, count, <real*> NULL)
+            at = position_of(u + first, count, largest)
+        at_pivot = 0
+        if 0 <= at < count:
+            at_pivot = e[at]
+            e[at] = 0
+        if real is float:
+            float_sum = float_sum + row_sum(<const float*> e, count, exactly)
+        else:
+            add_doubles(<const double*> e, count, &sum)
+        if 0 <= at < count:
+            e[at] = at_pivot
+            if not wants_largest:
+                pivot_exp[0] = at_pivot
+            elif largest > largest_before:
+                passed_over += largest_exp
+                largest_exp = at_pivot
+                largest_before = largest
+                where_largest = first + at
+            else:
+                passed_over += at_pivot
+        first += count
+        if s.keeps_exponentials:
+            e += count
+    if wants_largest:
+        pivot[0] = where_largest
+        pivot_exp[0] = largest_exp
+    if real is float:
+        sum_without_pivot[0] = reduce_add(float_sum) + passed_over
+    else:
+        sum_without_pivot[0] = sum.total() + passed_over
+    return True
+
+
+cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block, real* e) noexcept nogil:
+    # Exponentials of a row that counts, its pivot, and the sum without it.
+    cdef const real* u = <const real*> s.logits
+    cdef bint exactly = batch.kind == FOCAL
+    cdef real lowest = 0, highest = 0
+    s.pivot[0] = -1 if s.largest_pivot else max_size(block.label[0], 0)
+    if s.pivot[0] >= 0 and not read(u + s.pivot[0]) > -INFINITY:  # nothing is relative to -inf
+        s.pivot[0] = -1
+    s.in_range = False
+    if not s.mostly_out:
+        if not s.holes:
+            s.in_range = sum_in_chunks(s, e, IN_RANGE, False, exactly, highest, s.pivot, s.pivot_exp,
+                                       &block.others[0])
+        if not s.in_range:
+            s.in_range = sum_in_chunks(s, e, IN_RANGE_WITH_HOLES, False, exactly, highest, s.pivot, s.pivot_exp,
+                                       &block.others[0])
+            s.holes = s.in_range
+    if s.in_range:
+        return
+    highest = extremes_of_row(u, s.classes, &lowest)
+    s.mostly_out = is_out_of_range(lowest, highest)
+    if s.mostly_out:
+        s.pivot[0] = position_of(u, s.classes, highest)
+    sum_in_chunks(s, e, OUT_OF_RANGE_OF_EXP if s.mostly_out else IN_RANGE_WITH_HOLES, True, exactly, highest,
+                  s.pivot, s.pivot_exp, &block.others[0])
