@@ -36,24 +36,10 @@ MUTATIONS = [
         SOFTMAX,
     ),
     Mutation(
-        "a raised exponential not lowered",
-        "_kernels/stream.pxi",
-        "* lowering(maximum))",
-        ")",
-        SOFTMAX,
-    ),
-    Mutation(
-        "the maximum of a lower chunk left out",
-        "_kernels/stream.pxi",
-        "others = higher + (1.0 + lower) * exp",
-        "others = higher + lower * exp",
-        SOFTMAX,
-    ),
-    Mutation(
-        "the padding of a streamed row among its numbers",
-        "_kernels/passes.pxi",
-        "drop(equal(u_i, splat(<real> -INFINITY)), moderate_exp(u_k))",
-        "moderate_exp(u_k)",
+        "the pivot of an earlier chunk left out",
+        "_kernels/long_rows.pxi",
+        "                passed_over += pivot_exp[0]\n",
+        "",
         SOFTMAX,
     ),
     # Softmax: pivots and sums

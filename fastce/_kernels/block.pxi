@@ -345,7 +345,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
     if soft or wants_hess:
-        s.hess = part(&memory, elements * size)
+        s.hess = part(&memory, (elements if wants_hess or not s.is_long else CHUNK) * size)
     if batch.softcap != 0.0:
         s.slope = part(&memory, elements * size)
     if batch.mask.data != NULL:
@@ -377,7 +377,6 @@ cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
 cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
     cdef Py_ssize_t size = sizeof(real), classes = batch.classes, i, j
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL, own_targets = has_own_targets(batch)
-    cdef double mass, whole, lost = 0.0
     memset(s, 0, sizeof(s[0]))
     s.classes = classes
     s.holes = batch.mask.data != NULL
@@ -432,11 +431,8 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             for j in range(classes):
                 (<real*> s.weight)[i * classes + j] = <real> (batch.class_weight[j] if batch.class_weight else 1.0)
         return OK
-    for j in range(classes if soft else 0):  # with what rounding takes beside it (Kahan)
-        mass = (<const real*> batch.soft_weight)[j] - lost
-        whole = s.shared_mass + mass
-        lost = (whole - s.shared_mass) - mass
-        s.shared_mass = whole
+    if soft:
+        s.shared_mass = exact_sum(<const real*> batch.soft_weight, classes)
     if soft and (s.by_classes or s.rows == 1):
         s.t = <void*> batch.soft_weight
     for i in range(s.rows if soft and s.t != batch.soft_weight else 0):

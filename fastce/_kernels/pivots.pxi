@@ -222,8 +222,14 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
     cdef Distances distances
     for i in range(rows):
         reference[i] = <real> block.maximum[i] if fabs(block.maximum[i]) < INFINITY else 0
-    over_run(batch, s, first, rows, block, u, s.logits_class_apart, t, s.t_apart, product, s.class_apart, distances)
-    if s.by_classes:
+    if s.is_long:
+        soft_sums_of_long_row(s, reference[0], &block.soft_mass[0], &block.soft_distance[0])
+    else:
+        over_run(batch, s, first, rows, block, u, s.logits_class_apart, t, s.t_apart, product, s.class_apart,
+                 distances)
+    if s.is_long:
+        pass
+    elif s.by_classes:
         sums_by_classes(<const real*> product + first, s.class_apart, s.classes, rows, &block.soft_distance[0])
         if s.t_apart:
             sums_by_classes(t + first, s.t_apart, s.classes, rows, &block.soft_mass[0])

@@ -46,6 +46,15 @@ cdef inline void add_doubles(const double* x, Py_ssize_t count, wide_sum[double]
         sum.add(load(x + j))
 
 
+cdef double exact_sum(const real* x, Py_ssize_t count) noexcept nogil:
+    cdef wide_sum[double] sum
+    if real is float:
+        return reduce_add(row_sum(x, count, True))
+    else:
+        add_doubles(x, count, &sum)
+        return sum.total()
+
+
 cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
                        double* to) noexcept nogil:
     # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
