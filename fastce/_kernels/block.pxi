@@ -423,8 +423,9 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     s.active_ones = True
     for i in range(s.rows + 32):
         (<real*> s.row[ACTIVE])[i] = 1
-    for i in range(classes * lanes(tag) if s.row_of != NULL else 0):
-        s.row_of[i] = <int> (i // classes)
+    for i in range(lanes(tag) if s.row_of != NULL else 0):
+        for j in range(classes):
+            s.row_of[i * classes + j] = <int> i
     if own_targets:
         s.t_apart = s.class_apart
         for i in range(1 if s.by_classes else s.rows):

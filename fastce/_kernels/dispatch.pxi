@@ -13,8 +13,8 @@ cdef enum:
     INTERLEAVED_CLASSES = 6  # rows of up to so many classes are packed class by class: with 6, AVX-512 and float32,
     #                          the gradient takes 1.15 ns per element so, and 1.22 by rows, the Hessian 2.1 and 3.0
     INTERLEAVED_ROWS = 256   # of a run of them
-    SPREAD_CLASSES = 64      # up to so many classes the numbers of rows are spread over vectors by a look-up
-    BLOCK_BYTES = 8192       # of a block of longer rows, if that are at least LEAST_ROWS
+    SPREAD_CLASSES = 24      # up to so many classes the numbers of rows are spread over vectors by a look-up
+    BLOCK_BYTES = 16384       # of a block of longer rows, if that are at least LEAST_ROWS
     LEAST_ROWS = 4
     LARGEST_BLOCK_BYTES = 16384  # if fewer rows do; a longer row is a run of its own, and is summed up in chunks
     CHUNK = 2048             # elements of a chunk: 8 KB of float32 logits beside 8 KB of exponentials

@@ -133,7 +133,7 @@ cdef inline void put_at_labels(const RowBlock* block, Py_ssize_t rows, const rea
     # A number of each row where its label is.
     cdef Py_ssize_t i
     for i in range(rows):
-        if block.label[i] >= 0:
+        if block.all_active or block.label[i] >= 0:
             write(<real*> (to + block.label[i] * class_stride), read(numbers + i))
         to += row_stride
 
@@ -222,11 +222,11 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
                 if row_pass is Targets:
                     if mask != NULL:
                         spread[0] = keep(load_mask(mask + i, <real> 0), spread[0])
-                if i + width <= stop:
+                if first + width <= rows:
                     store(to + i, passed(load(x + i), t_i, &spread[0], kind))
                 elif i < stop:
-                    x_i = load_first(x + i, stop - i, <real> 0)
-                    store_first(to + i, stop - i, passed(x_i, t_i, &spread[0], kind))
+                    x_i = load_first(x + i, min_size(stop - i, width), <real> 0)
+                    store_first(to + i, min_size(stop - i, width), passed(x_i, t_i, &spread[0], kind))
                 i += width
             first += width
         return

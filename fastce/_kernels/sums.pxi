@@ -55,27 +55,35 @@ cdef double exact_sum(const real* x, Py_ssize_t count) noexcept nogil:
         return sum.total()
 
 
-cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
+cdef void sums_by_rows(const real* of_row, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
                        double* to) noexcept nogil:
     # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
     # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP.
     cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
-    cdef Py_ssize_t whole = classes - classes % width, row = 0, j
-    cdef const real* of_row = x
+    cdef Py_ssize_t row = 0, rest
     cdef vec[double] sums[8]
     cdef vec[double] errors[8]
-    cdef vec[float] rest, zero = splat(<float> 0)
+    cdef vec[float] zero = splat(<float> 0)
+    cdef const float* x
     cdef wide_sum[double] nothing, sum
     while row < rows and real is float and classes < 4 * width:
-        for k in range(together):  # rows past the last are in scratch, too
-            if real is float:
-                rest = load_first(of_row + whole, classes - whole, <float> 0)
-                sums[k] = widened_sum(zero if whole == 0 else load(of_row), rest, exactly)
-                j = width
-                while j < whole:
-                    sums[k] = sums[k] + widened_sum(load(of_row + j), zero, exactly)
-                    j += width
-            of_row += classes
+        # Rows past the last are in scratch, too. Vectors go in pairs, the last one filled up with zeros.
+        rest = classes - width
+        if rest <= 0:
+            for k in range(together):
+                sums[k] = widened_sum(load_first(<const float*> of_row + k * classes, classes, <float> 0), zero, exactly)
+        else:
+            for k in range(together):
+                sums[k] = widened_sum(load(<const float*> of_row + k * classes),
+                                      load_first(<const float*> of_row + k * classes + width, min_size(rest, width),
+                                                 <float> 0), exactly)
+        if rest > width:
+            rest -= width
+            for k in range(together):
+                x = <const float*> of_row + k * classes + 2 * width
+                sums[k] = sums[k] + widened_sum(load_first(x, min_size(rest, width), <float> 0),
+                                                load_first(x + width, max_size(rest - width, 0), <float> 0), exactly)
+        of_row += together * classes
         store(to + row, sums_of_lanes(&sums[0]))
         row += together
     while row < rows:
