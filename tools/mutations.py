@@ -44,6 +44,13 @@ MUTATIONS = [
     ),
     # Softmax: pivots and sums
     Mutation(
+        "the Hessian of a class that holds most of a row not mended",
+        "_kernels/block.pxi",
+        "hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)",
+        "pass",
+        SOFTMAX,
+    ),
+    Mutation(
         "a pivot not taken out of the sum",
         "_kernels/pivots.pxi",
         "        e[pivot[i]] = 0\n",

@@ -215,12 +215,89 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
                 memset(hess + i * s.classes, 0, s.classes * sizeof(real))
 
 
+cdef inline real hessian_of(const Scratch* s, Py_ssize_t i, real e, double others) noexcept nogil:
+    # Of an exponential of row i, in which all others have this sum, both times the unit.
+    return <real> (e * ((<const real*> s.row[HESSIAN_PRODUCT])[i] * others
+                        + (<const real*> s.row[HESSIAN_SQUARE])[i] * e))
+
+
+cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e,
+                               real* hess) noexcept nogil:
+    # Where a class that is no pivot holds most of a row. At most one does.
+    cdef Py_ssize_t k, i, last, top, whole = s.classes - s.classes % lanes(<real> 0), j
+    cdef real largest, unit, at_pivot
+    cdef vec[real] m, x
+    cdef wide_sum[real] sum, ties, nothing
+    cdef double others
+    cdef real* row
+    for k in range(s.dominated_count):
+        i = s.dominated[k] // s.classes
+        last = min_size((s.dominated[k] + lanes(<real> 0) - 1) // s.classes, rows - 1)
+        while i <= last:
+            row = e + i * s.classes
+            at_pivot = row[s.pivots[i]]
+            if at_pivot != 0:
+                row[s.pivots[i]] = 0
+            largest = extremes_of_row(<const real*> row, s.classes, <real*> NULL)
+            m = splat(largest)
+            sum = ties = nothing
+            j = 0
+            while j < s.classes:
+                x = load(row + j) if j < whole else load_first(<const real*> row + j, s.classes - j, <real> 0)
+                sum.add(drop(equal(x, m), x))
+                ties.add(keep(equal(x, m), x))
+                j += lanes(<real> 0)
+            unit = (<const real*> s.row[UNIT])[i]
+            others = (sum.total() + (ties.total() - largest)) * unit + s.pivot_exp[i]
+            if largest * unit > others and block.active[i]:
+                top = position_of(<const real*> row, s.classes, largest)
+                hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)
+            if at_pivot != 0:
+                row[s.pivots[i]] = at_pivot
+            i += 1
+
+
+cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real* e, real* hess) noexcept nogil:
+    # The same for as many rows at once as a vector has lanes.
+    cdef int width = lanes(<real> 0), k
+    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), this_class, pivot, top, where_top, y
+    cdef mask[real] is_higher
+    cdef wide_sum[real] sum, nothing
+    cdef real tops[16]
+    cdef real classes[16]
+    cdef double others[16]
+    cdef Py_ssize_t i = 0, j
+    while i < rows:
+        pivot = load(<const real*> s.pivot_class + i)
+        top = where_top = this_class = zero
+        for j in range(s.classes):
+            y = drop(equal(pivot, this_class), load(e + j * s.exps_apart + i))
+            is_higher = less(top, y)
+            top = select(is_higher, y, top)
+            where_top = select(is_higher, this_class, where_top)
+            this_class = this_class + one
+        sum = nothing
+        this_class = zero
+        for j in range(s.classes):
+            y = load(e + j * s.exps_apart + i)
+            sum.add(drop(equal(pivot, this_class) | equal(where_top, this_class), y))
+            this_class = this_class + one
+        store(&tops[0], top * load(<const real*> s.row[UNIT] + i))
+        store(&classes[0], where_top)
+        store_wide(&others[0], sum.lanes())
+        for k in range(min_size(width, rows - i)):
+            others[k] = others[k] * (<const real*> s.row[UNIT])[i + k] + s.pivot_exp[i + k]
+            if tops[k] > others[k] and (<const real*> s.row[ACTIVE])[i + k] > 0:
+                hess[<Py_ssize_t> classes[k] * s.class_apart + i + k] = hessian_of(s, i + k, tops[k], others[k])
+        i += width
+
+
 cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, const RowBlock* block,
                     real* e) noexcept nogil:
     # Stage 3.
     cdef bint is_loss = batch.kind == CROSS_ENTROPY or batch.kind == FOCAL
     cdef bint changes = batch.softcap != 0.0 or (is_loss and batch.mask.data != NULL)
-    cdef bint streams = s.streams
+    cdef bint streams = s.streams, any_dominated
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes and not streams
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
     cdef real* hess = NULL
@@ -234,7 +311,12 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef LogSoftmax log_softmax
     if batch.hess.data != NULL:
         hess = <real*> s.hess
-        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, hess, s.class_apart, curved)
+        any_dominated = over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, hess,
+                                 s.class_apart, curved)
+        if any_dominated and not s.largest_pivot and s.by_classes:
+            mend_hessian_by_classes(s, rows, <const real*> e, hess)
+        elif any_dominated and not s.largest_pivot:
+            mend_hessian_by_rows(s, rows, block, e, hess)
     if batch.kind == LOG_SOFTMAX:
         over_run(batch, s, 0, rows, block, <const real*> s.logits, s.logits_class_apart, t, s.t_apart, grad,
                  grad_apart, log_softmax)
@@ -346,6 +428,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
     if soft or wants_hess:
         s.hess = part(&memory, (elements if wants_hess or not s.is_long else CHUNK) * size)
+    if wants_hess and not s.by_classes:
+        s.dominated = <int*> part(&memory, (1 if s.is_long else elements) * sizeof(int))
     if batch.softcap != 0.0:
         s.slope = part(&memory, elements * size)
     if batch.mask.data != NULL:
@@ -382,7 +466,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     s.holes = batch.mask.data != NULL
     s.by_classes = plan != BLOCK_BY_ROWS
     s.interleaves = plan == BLOCK_INTERLEAVED
-    s.largest_pivot = (wants_hess or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
+    s.largest_pivot = ((wants_hess and soft) or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
                        or batch.log_sum_exp != NULL
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
                        or (soft and not has_hard_mass(batch)))

@@ -81,8 +81,8 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
                           bint has_logits) noexcept nogil:
     # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x = others /
     # pivot and y, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels, nor if both are
-    # fractions: as many rows share a division and a logarithm as keep products of pivots, which are 2^-126 at
-    # least, and of sums, which are 2^88 at most, within the range of double.
+    # fractions: four rows share a division and a logarithm. Their pivots are 2^-126 at least and sums 2^88 at
+    # most, so that products of four, and the quotient, are normal numbers in double.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one, others, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
@@ -94,7 +94,7 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
         above = fma(above, pivot + others, others * below)  # one operation waits for the last one
         below = below * pivot
         i += lanes(<double> 0)
-        if i % (8 * lanes(<double> 0)) == 0 and i < rows:
+        if i % (4 * lanes(<double> 0)) == 0 and i < rows:
             sum = sum + log1p(above / below)
             above = zero
             below = one

@@ -53,6 +53,7 @@ cdef struct Scratch:
     bint keeps_exponentials  # of the whole run: otherwise those of a chunk take the place of the last one's
     bint exact          # stage 3 takes the sum of all others for each class
     bint largest_pivot  # the pivot is the largest exponential, not the target
+    int* dominated      # elements of rows of which a class besides the pivot may hold most
     # Of this run:
     Py_ssize_t run_rows
     const void* logits
@@ -61,10 +62,12 @@ cdef struct Scratch:
     Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
     const void* targets  # soft target mass: t, or where probabilities lie
     const void* pivot_class  # of each row, packed class by class
+    const long long* pivots  # of each row, packed by rows
     bint mostly_out     # whether most rows of the last run were out of range
     bint no_exponentials  # of this run, before its rows are looked at
     bint holes          # whether some may be -inf
     bint in_range       # whether all its logits are in exp's safe range
+    Py_ssize_t dominated_count
     bint all_active
     bint active_ones    # whether all numbers of row[ACTIVE] are 1
     bint zero_logits    # whether maximum and target_logit of the RowBlock are 0

@@ -113,6 +113,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     cdef const long long* pivot = &block.label[0] if simple else s.pivot
     for i in range(0 if simple else rows):
         s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
+    s.pivots = pivot
     if s.is_long:
         if block.active[0]:
             find_pivot_of_long_row(batch, s, block, e)

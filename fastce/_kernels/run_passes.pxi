@@ -108,6 +108,15 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
         return t * (x + c[0])
 
 
+cdef inline mask[real] dominates(vec[real] x, const vec[real]* c, row_pass kind) noexcept nogil:
+    # Where an exponential is more than half of its row: there the sum of all others cancels, unless it is the pivot.
+    cdef vec[real] e = x * c[0]
+    if row_pass is Curved:
+        return less(c[1] + (c[2] - e), e)
+    else:
+        return less(e, e)
+
+
 cdef inline int label_of(row_pass kind) noexcept nogil:
     return HESSIAN_AT_LABEL if row_pass is Curved else GRAD_AT_LABEL
 
@@ -142,16 +151,19 @@ cdef inline bint has_target(row_pass kind) noexcept nogil:
     return row_pass is Smoothed or row_pass is Exact or row_pass is Distances or row_pass is Targets
 
 
-cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
+cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
                        const real* t, Py_ssize_t t_apart, real* to, Py_ssize_t to_apart, bint labelled,
                        row_pass kind) noexcept nogil:
     # A pass over rows from `first`, packed class by class; t_apart is 0 if t has one number per class. A label's
     # derivative is found by comparison: to write it after all others asks for a line that has left the cache.
+    # Returns whether a class besides the pivot dominates a row.
     cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
     cdef vec[real] c[6]
-    cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = zero, one = splat(<real> 1), y
+    cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = zero, one = splat(<real> 1), y, x_i
+    cdef mask[real] found = less(zero, zero)
     cdef const real* label = <const real*> s.row[LABEL]
+    cdef const real* pivot = <const real*> s.pivot_class
     cdef const real* at_label = <const real*> s.row[label_of(kind)]
     cdef const real* active = <const real*> s.row[ACTIVE]
     cdef const unsigned char* mask = s.mask
@@ -176,7 +188,10 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
                 if mask != NULL:
                     c[0] = keep(load_mask(mask + i, <real> 0), c[0])
             # Logits may be read where they lie, with nothing behind the last ones.
-            y = passed(load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0), t_j, &c[0], kind)
+            x_i = load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0)
+            y = passed(x_i, t_j, &c[0], kind)
+            if row_pass is Curved:
+                found = found | dominates(drop(equal(load(pivot + i), this_class), x_i), &c[0], kind)
             if has_labels(kind):
                 if labelled:
                     y = select(equal(load(label + i), this_class), load(at_label + i), y)
@@ -195,9 +210,10 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
         if row_pass is Targets:
             if mask != NULL:
                 mask += s.class_apart
+    return any(found)
 
 
-cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real* t, real* to,
+cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, real* to,
                     row_pass kind) noexcept nogil:
     # A pass over a run packed by rows, one behind the other.
     cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
@@ -205,6 +221,7 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
     cdef vec[real] c[6]
     cdef vec[real] spread[6]
     cdef vec[real] zero = splat(<real> 0), t_i = zero, x_i
+    cdef mask[real] found, none = less(zero, zero)
     cdef const unsigned char* mask = s.mask
     cdef Py_ssize_t classes = s.classes, first = 0, i = 0, stop = rows * classes, j
     for k in range(count):
@@ -223,10 +240,14 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
                     if mask != NULL:
                         spread[0] = keep(load_mask(mask + i, <real> 0), spread[0])
                 if first + width <= rows:
-                    store(to + i, passed(load(x + i), t_i, &spread[0], kind))
+                    x_i = load(x + i)
+                    store(to + i, passed(x_i, t_i, &spread[0], kind))
                 elif i < stop:
                     x_i = load_first(x + i, min_size(stop - i, width), <real> 0)
                     store_first(to + i, min_size(stop - i, width), passed(x_i, t_i, &spread[0], kind))
+                if row_pass is Curved:  # without a branch, which few could foresee
+                    s.dominated[s.dominated_count] = <int> i
+                    s.dominated_count += any(dominates(x_i, &spread[0], kind))
                 i += width
             first += width
         return
@@ -235,6 +256,7 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
             c[k] = splat(row[k][first])
         i = first * classes
         stop = i + classes
+        found = none
         while i + width <= stop:
             if has_target(kind):
                 t_i = load(t + i)
@@ -242,7 +264,10 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
                 c[0] = splat(row[0][first])
                 if mask != NULL:
                     c[0] = keep(load_mask(mask + i, <real> 0), c[0])
-            store(to + i, passed(load(x + i), t_i, &c[0], kind))
+            x_i = load(x + i)
+            if row_pass is Curved:
+                found = found | dominates(x_i, &c[0], kind)
+            store(to + i, passed(x_i, t_i, &c[0], kind))
             i += width
         if i < stop:
             if has_target(kind):  # which may lie where nothing is behind
@@ -252,18 +277,23 @@ cdef void over_rows(const Scratch* s, Py_ssize_t rows, const real* x, const real
                 if mask != NULL:
                     c[0] = keep(load_mask(mask + i, <real> 0), c[0])
             x_i = load_first(x + i, stop - i, <real> 0)
+            if row_pass is Curved:
+                found = found | dominates(x_i, &c[0], kind)
             store_first(to + i, stop - i, passed(x_i, t_i, &c[0], kind))
+        if row_pass is Curved:
+            s.dominated[s.dominated_count] = <int> (first * classes)
+            s.dominated_count += any(found)
 
 
-cdef void over_run(const Batch* batch, const Scratch* s, Py_ssize_t first, Py_ssize_t rows,
+cdef bint over_run(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
                    const RowBlock* block, const real* x, Py_ssize_t x_apart, const real* t, Py_ssize_t t_apart,
                    real* to, Py_ssize_t to_apart, row_pass kind) noexcept nogil:
     # A pass over rows from `first` of a run, which is the whole of it where it is packed by rows.
     cdef bint labelled = has_labels(kind) and batch.labels.data != NULL
     cdef Py_ssize_t i
     if s.by_classes:
-        over_classes(s, first, rows, x, x_apart, t, t_apart, to, to_apart, labelled, kind)
-        return
+        return over_classes(s, first, rows, x, x_apart, t, t_apart, to, to_apart, labelled, kind)
+    s.dominated_count = 0
     over_rows(s, rows, x, t, to, kind)
     if labelled:
         put_at_labels(block, rows, <const real*> s.row[label_of(kind)], <char*> to, sizeof(real),
@@ -272,3 +302,4 @@ cdef void over_run(const Batch* batch, const Scratch* s, Py_ssize_t first, Py_ss
         for i in range(rows):
             if not block.active[i]:
                 memset(to + i * s.classes, 0, s.classes * sizeof(real))
+    return s.dominated_count > 0
