@@ -32,6 +32,8 @@ cdef class ShardRun:
         self.batch.logits = matrix_of(logits)
         self.batch.mask = matrix_of(mask)
         self.batch.grad = matrix_of(grad)
+        self.batch.streams = (grad is not None and is_row(&self.batch.logits) and is_row(&self.batch.grad)
+                              and cnp.PyArray_NBYTES(<cnp.ndarray> grad) >= STREAM_BYTES)
         if logits is None:
             self.batch.logits.storage = FLOAT64  # losses are
         else:
