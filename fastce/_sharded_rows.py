@@ -78,8 +78,8 @@ class Shard:
 
     def statistics(self) -> Array:
         """Return the fields of the summary, (3, 5 or 6, rows), from one read of the logits."""
-        soft = self._soft_target()
-        count = 3 if soft is None else 5 if self.mask is None else 6
+        smoothing = getattr(self.loss, "label_smoothing", 0.0)
+        count = 3 if smoothing == 0.0 else 5 if self.mask is None else 6
         fields = np.zeros((count, self.target.size))
         maximum, others, target_logit = fields[:3]
         maximum[:], others[:], target_logit[:] = -np.inf, -1.0, -np.inf
@@ -96,7 +96,10 @@ class Shard:
             "target_logit": target_logit,
         }
         options = {}
-        if soft is not None:
+        if smoothing:
+            soft = np.full(self.width, smoothing / self.classes)  # t_c
+            if self.loss.weight is not None:
+                soft *= self.loss.weight[self.first : self.first + self.width]
             # The kernel's t_c is class_weight·label_smoothing / its number of classes: these ones.
             options = {"class_weight": soft, "label_smoothing": float(self.width)}
             fields[3] = soft.sum()
@@ -113,23 +116,13 @@ class Shard:
         if self.mask is not None:
             kept = np.count_nonzero(self.mask, axis=-1).reshape(-1)
             maximum[kept == 0], others[kept == 0] = -np.inf, -1.0
-            if soft is not None:
+            if smoothing:
                 # ε is spread over those classes of a row that are left in, by all of its shards:
                 # how many is known in the end, and the sums are taken as if they were all.
-                every = np.broadcast_to(soft, self.mask.shape)
-                fields[3] = np.sum(every, axis=-1, where=self.mask).reshape(-1)
+                fields[3] = np.einsum("...c,c->...", self.mask, soft).reshape(-1)
                 fields[4] *= kept / self.width  # the kernel spread it over those of this shard
                 fields[5] = kept
         return fields
-
-    def _soft_target(self) -> Array | None:
-        """Return t_c = w_c·ε/K of the shard's classes, or None where nothing is smoothed."""
-        smoothing = getattr(self.loss, "label_smoothing", 0.0)
-        if smoothing == 0.0:
-            return None
-        weight = np.broadcast_to(1.0, self.classes) if self.loss.weight is None else self.loss.weight
-        soft: Array = weight[self.first : self.first + self.width] * (smoothing / self.classes)
-        return soft
 
     def over_rows(
         self, run: Callable[..., Work], real: Any, rows: dict[str, Any], grad: Array | None = None
