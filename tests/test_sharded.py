@@ -300,7 +300,7 @@ def test_weights_of_0_leave_z_loss_in_a_sum(rng):
 
 @pytest.mark.parametrize("dtype", [*DTYPES, ">f4"])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 8.0}])
-def test_classes_of_planes(options, dtype, rng):
+def test_classes_of_planes(options, dtype, isa, rng):
     """Shards whose classes are far apart are written many rows together, in either order."""
     loss = fastce.SoftmaxCrossEntropy(axis=1, reduction="sum", **options)
     z, y = on_grid(rng, (2, 300, 3, 47)).astype(dtype), rng.integers(300, size=(2, 3, 47))
