@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_bridges, _isa, _layout
-from fastce._evaluate import (
-    BLOCK_ELEMENTS,
-    Array,
-    Work,
-    checked_denominator,
-    last_axis,
-    sufficient_type,
-    sum_over_rows,
-    working_type,
-)
+from fastce import _checks, _checks_bridges, _isa, _layout, _parallel
+from fastce._evaluate import checked_denominator, working_type
+from fastce._layout import Array
+
+BLOCK_ELEMENTS = 1 << 15  # of a gathered block: 128 KB of float32
+GROUP_ROWS = 64  # of short rows, that the kernels take together; a task has a multiple of them
+
+# Factors of up to 2**100 either way are multiplied in float32, as the losses themselves do.
+FACTOR_BITS = 100
 
 
 def weights_of_labels(
@@ -67,11 +65,11 @@ class Shard:
         _checks_bridges.softmax_loss(loss)
         self.given = _checks.logits(logits)
         self.axis = _checks.class_axis(self.given, loss.axis)
-        self.logits = last_axis(self.given, self.axis)
+        self.logits = np.moveaxis(self.given, self.axis, -1)
         self.target, _ = _checks.softmax_target(target, self.given, self.axis, probabilities=False)
         self.width = self.logits.shape[-1]
         mask = _checks.where(where, self.given.shape)
-        self.mask = None if mask is None else last_axis(mask, self.axis)
+        self.mask = None if mask is None else np.moveaxis(mask, self.axis, -1)
         self.first = _checks_bridges.shard_of_classes(first_class, self.width, classes)
         weights_of_labels(self.target, loss, classes)  # every label, before anything is written
         self.loss, self.classes = loss, classes
@@ -125,7 +123,7 @@ class Shard:
         return fields
 
     def over_rows(
-        self, run: Callable[..., Work], real: Any, rows: dict[str, Any], grad: Array | None = None
+        self, run: Callable[..., Any], real: Any, rows: dict[str, Any], grad: Array | None = None
     ) -> None:
         """Go over the shard, computing in ``real``, or in float64 if scaled logits overflow it.
 
@@ -162,18 +160,25 @@ class Shard:
 
         in_place = all(view is not None for view in views.values())
         work = run(**views, **rows) if in_place else by_blocks
-        sum_over_rows(work, count, self.width, not _layout.is_rows(self.logits))
+        is_short = self.width * GROUP_ROWS <= BLOCK_ELEMENTS
+        are_rows = self.logits.strides[-1] == self.logits.itemsize
+        tasks = _parallel.tasks_of(
+            count, self.width, 1 if are_rows and not is_short else GROUP_ROWS
+        )
+        _parallel.run(work, tasks, count * self.width)
 
     def _scale_overflows(self) -> bool:
         """Return whether the scale takes a finite logit beyond the working precision."""
         if abs(getattr(self.loss, "logit_scale", 1.0)) <= 1:
             return False
         array = _layout.once(self.logits)
-        view = array.transpose(_layout.memory_order([array]))
-        read = _layout.reader(view, array.dtype.newbyteorder("="), BLOCK_ELEMENTS)
+        array = array.transpose(_layout.memory_order([array]))
+        take = functools.partial(
+            _layout.gather, array, array.ndim, dtype=array.dtype.newbyteorder("=")
+        )
         return any(
-            _isa.core.overflows(self.loss.kernel(), read(i, min(i + BLOCK_ELEMENTS, view.size)))
-            for i in range(0, view.size, BLOCK_ELEMENTS)
+            _isa.core.overflows(self.loss.kernel(), take(i, min(i + BLOCK_ELEMENTS, array.size)))
+            for i in range(0, array.size, BLOCK_ELEMENTS)
         )
 
 
@@ -219,7 +224,8 @@ class Rows:
         """Return the losses times their weights, and the log-sum-exps, flat and in float64."""
         losses, log_sum_exp = np.empty((2, self.fields[0].size))
         work = self.run(**self.numbers, loss=losses, log_sum_exp=log_sum_exp)
-        sum_over_rows(work, losses.size, 1, False)
+        tasks = _parallel.tasks_of(losses.size, 1, GROUP_ROWS)
+        _parallel.run(work, tasks, losses.size)
         return losses, log_sum_exp
 
     def write(self, shard: Shard, own_maximum: Array, grad: Array) -> None:
@@ -233,6 +239,9 @@ class Rows:
             "own_maximum": _numbers(own_maximum),
         }
         run = functools.partial(self.run, first_class=shard.first)
-        factors = self.scale, self.largest, self.loss.largest_factor
-        real = sufficient_type(shard.logits, factors, self.factors)
+        factors = [self.scale, self.largest, self.loss.largest_factor]
+        if self.factors is not None:
+            factors.append(float(np.abs(self.factors).max(initial=0)))
+        bits = sum(abs(math.log2(abs(factor))) for factor in factors if factor)
+        real = np.dtype(np.float64) if bits > FACTOR_BITS else working_type(shard.logits)
         shard.over_rows(run, real, numbers, grad)
