@@ -33,6 +33,7 @@ include "_kernels/sums.pxi"
 include "_kernels/long_rows.pxi"
 include "_kernels/pivots.pxi"
 include "_kernels/block.pxi"
+include "_kernels/shards.pxi"
 include "_numbers.pxi"
 include "_sigmoid_kernel.pxi"
 include "_sigmoid_checks.pxi"
@@ -281,5 +282,6 @@ cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real
     return run_blocks(batch, start, stop, plan, tag, total)
 
 
+include "_shard_calls.pxi"
 include "_elementary.pxi"
 include "_interface.pxi"

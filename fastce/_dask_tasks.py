@@ -21,7 +21,7 @@ import numpy as np
 
 from fastce import _checks, _positions, sharded
 from fastce._evaluate import _sum, checked_denominator, sum_of_weights
-from fastce._sharded_rows import weights_of_labels
+from fastce._sharded_rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 
 Located = Mapping[str, tuple[int | None, ...]]
@@ -276,10 +276,7 @@ def token_log_probs_of_total(
     dtype_of_rows: Any,
     located: Located,
 ) -> tuple[Any, ...]:
-    summary = unpacked(total[..., :3])
-    loss_of_rows = sharded.finish(summary, y, loss, classes=classes)
-    with np.errstate(all="ignore"):
-        m, others = summary.maximum, summary.others
-        lse = m + np.log1p(others + (m - m))  # NaN where a row has no finite maximum
-    argmax = total[..., 3].astype(np.int64)
-    return -loss_of_rows.astype(dtype_of_rows), lse.astype(dtype_of_rows), argmax
+    losses, lse = Rows(unpacked(total[..., :3]), y, loss, classes).losses()
+    with np.errstate(all="ignore"):  # of what the type of the rows cannot hold
+        log_prob, lse = (x.astype(dtype_of_rows).reshape(y.shape) for x in (-losses, lse))
+    return log_prob, lse, total[..., 3].astype(np.int64)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from fastce import _checks, _checks_bridges
 from fastce._evaluate import Array, handed_back, last_axis, new_like
-from fastce._sharded_rows import Rows, Shard, times, weights_of_labels
+from fastce._sharded_rows import Rows, Shard, weights_of_labels
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 __all__ = ["Summary", "finish", "gradient", "merge", "summarise", "total_weight"]
@@ -174,8 +174,8 @@ def merge(a: Summary, b: Summary) -> Summary:
         target_logit = np.maximum(a.target_logit, b.target_logit)
         if a.soft_mass is None or b.soft_mass is None:
             return Summary(maximum, others, target_logit)
-        a_distance = a.soft_distance + times(a.soft_mass, a_fall)
-        b_distance = b.soft_distance + times(b.soft_mass, b_fall)
+        a_distance = a.soft_distance + _times(a.soft_mass, a_fall)
+        b_distance = b.soft_distance + _times(b.soft_mass, b_fall)
         mass = a.soft_mass + b.soft_mass
         kept = None if a.kept is None else a.kept + b.kept
         return Summary(maximum, others, target_logit, mass, a_distance + b_distance, kept)
@@ -228,10 +228,11 @@ def finish(
     4.1223072363804075e-09
     """
     rows = Rows(summary, target, loss, classes, sample_weight, normalizer)
+    losses, _ = rows.losses()
     if loss.reduction == "none":
-        return rows.losses.reshape(summary.maximum.shape)
+        return losses.reshape(summary.maximum.shape)
     with np.errstate(all="ignore"):
-        return float(rows.losses.sum()) / rows.denominator
+        return float(losses.sum()) / rows.denominator
 
 
 def gradient(
@@ -251,8 +252,8 @@ def gradient(
 ) -> Array:
     """Return the gradient of the loss by the logits of one shard.
 
-    The gradient of a whole row by u_j is a·p_j − b·t_j, but at the target. Of this the shard writes
-    its own softmax, times a·exp(m_shard − m)·(1 + A_shard) / (1 + A), less b·t_j.
+    The gradient of a whole row by u_j is a·exp(u_j − m) − b·t_j, but at the target. The summary of
+    the row gives m, a and b, so that a shard writes its part without the others.
 
     Parameters
     ----------
@@ -293,11 +294,11 @@ def gradient(
     shard = Shard(logits, target, first_class, loss, classes, where)
     fields = _checks_bridges.summary("part", part)
     rows = Rows(summary, shard.target, loss, classes, sample_weight, normalizer, grad_output)
-    _checks_bridges.summary_fits("part", fields, shard.target.shape, shard.soft_target is not None)
+    _checks_bridges.summary_fits("part", fields, shard.target.shape, len(rows.fields) > 3)
     inputs = [shard.target, shard.mask, rows.weight, *fields, *rows.fields]
     (given,) = _checks.outputs(out, 1, shard.given, inputs)
     grad = new_like(shard.given) if given is None else given
-    rows.write(shard, fields[0], fields[1], last_axis(grad, shard.axis))
+    rows.write(shard, fields[0], last_axis(grad, shard.axis))
     return handed_back(out, [grad])[0]
 
 
@@ -342,3 +343,8 @@ def total_weight(
 def _fall(maximum: Array, from_: Array) -> Array:
     """Return maximum − from_, 0 where both are −inf or +inf."""
     return np.where(maximum == from_, 0.0, maximum - from_)
+
+
+def _times(weight: Array, value: Array) -> Array:
+    """Multiply; a weight of 0 gives 0, however infinite the value."""
+    return np.where(weight == 0, 0.0, weight * value)

@@ -271,6 +271,48 @@ def test_infinite_and_missing_logits(loss_class, options, rng):
         np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"softcap": 5.0}])
+def test_masked_targets_and_rows(options, dtype, rng):
+    """A row without a class left is NaN, and leaves its neighbours alone."""
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", **options)
+    z, y = on_grid(rng, (12, 6)).astype(dtype), np.arange(12) % 6
+    where = rng.random(z.shape) < 0.7
+    where[1], where[2, y[2]], where[3, :3], where[4] = False, False, False, True
+    z[4, 2] = np.inf
+    expected, expected_grad = loss.value_and_grad(z, y, where=where)
+    for split in ([0, 3, 6], [0, 1, 2, 3, 4, 5, 6]):
+        value, grad = evaluate(loss, z, y, split, where=where)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_0_leave_z_loss_in_a_sum(rng):
+    """They take the labels' part away, and are not what a sum divides by."""
+    options = {"weight": [0.0, 0.0, 1.0], "z_loss": 0.1}
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum", **options)
+    z, y = on_grid(rng, (4, 3)), np.array([0, 1, 0, 1])
+    expected, expected_grad = loss.value_and_grad(z, y)
+    value, grad = evaluate(loss, z, y, [0, 1, 3])
+    assert value == pytest.approx(expected, rel=1e-14)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, ">f4"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 8.0}])
+def test_classes_of_planes(options, dtype, isa, rng):
+    """Shards whose classes are far apart are written many rows together, in either order."""
+    loss = fastce.SoftmaxCrossEntropy(axis=1, reduction="sum", **options)
+    z, y = on_grid(rng, (2, 300, 3, 47)).astype(dtype), rng.integers(300, size=(2, 3, 47))
+    part = sharded.summarise(z, y, 0, loss, classes=300)
+    expected = loss.value_and_grad(z, y)[1].astype(np.float64)
+    rtol = 8 * np.finfo(working(z.dtype)).eps + (z.dtype.itemsize == 2) * 2.0**-7
+    for order in "CF":
+        out = np.empty(z.shape, z.dtype.newbyteorder("="), order)
+        grad = sharded.gradient(z, y, 0, part, part, loss, classes=300, out=out)
+        np.testing.assert_allclose(grad.astype(np.float64), expected, rtol=rtol, atol=1e-7)
+
+
 def test_no_rows_and_no_weight():
     loss = fastce.SoftmaxCrossEntropy()
     value, grad = evaluate(loss, np.zeros((0, 4)), np.zeros(0, int), [0, 2, 4])

@@ -115,6 +115,13 @@ MUTATIONS = [
         MODERATE,
     ),
     Mutation(
+        "smoothing spread over masked classes of other shards",
+        "_kernels/shards.pxi",
+        "return <double> batch.classes / shard.kept[row] if shard.kept else 1.0",
+        "return 1.0",
+        ("test_sharded.py",),
+    ),
+    Mutation(
         "a label compared with the class before",
         "_kernels/run_passes.pxi",
         "select(equal(load(label + i), this_class), load(at_label + i), y)",
