@@ -6,6 +6,8 @@ Python never sees a pointer: a run holds the arrays of one call, and is told whi
 arrays have been checked before (see _checks.py and _evaluate.py).
 """
 
+from functools import partial
+
 import numpy as np
 
 from fastce import _checks, _layout, _parallel
@@ -184,6 +186,8 @@ KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EX
 
 
 include "_sigmoid_calls.pxi"
+include "_softmax_arrays.pxi"
+include "_softmax_checks.pxi"
 include "_softmax_run.pxi"
 include "_softmax_calls.pxi"
 

@@ -52,7 +52,7 @@ cdef inline bint leaves_float32(double scale, double weight, double option, doub
 
 cdef inline double bits_from_one(double factor) noexcept nogil:
     # How far a factor is from 1, in powers of two; 0 is as good as 1.
-    return fabs(log2(fabs(factor))) if factor != 0.0 else 0.0
+    return fabs(log2(fabs(factor))) if factor != 0.0 and factor != 1.0 else 0.0
 
 
 cdef inline bint is_number(object value, double* number):

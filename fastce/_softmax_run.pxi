@@ -18,6 +18,7 @@ cdef enum:
 
 
 @cython.final
+@cython.freelist(4)
 cdef class SoftmaxRun:
     """The arrays of one call; does rows on demand.
 
@@ -32,7 +33,7 @@ cdef class SoftmaxRun:
     cdef Axis* axes                # of all arrays
     cdef list arrays               # keeps the memory alive; the logits are the first
     cdef object soft_weight
-    cdef cnp.npy_intp shape[64]    # of the logits, the class axes last
+    cdef cnp.npy_intp* shape       # of the logits, the class axes last
     cdef int axis, class_axes, batch_axes
     cdef Py_ssize_t rows
     cdef bint double_precision
@@ -91,6 +92,10 @@ cdef class SoftmaxRun:
         self.kernel = kernel
         self.batch = kernel.options
         self.arrays = []
+        self.axes = <Axis*> malloc(ndim * (ARRAYS * sizeof(Axis) + sizeof(cnp.npy_intp)))
+        if self.axes == NULL:
+            raise MemoryError("no memory for the shape of a call")
+        self.shape = <cnp.npy_intp*> (self.axes + ARRAYS * ndim)
         self.axis = axis
         self.class_axes = class_axes
         self.batch_axes = ndim - class_axes
@@ -105,9 +110,6 @@ cdef class SoftmaxRun:
                 self.shape[batch_axes] = size
                 self.rows *= size
                 batch_axes += 1
-        self.axes = <Axis*> malloc(ARRAYS * ndim * sizeof(Axis))
-        if self.axes == NULL:
-            raise MemoryError("no memory for the shape of a call")
         self.double_precision = cnp.PyArray_TYPE(z) == cnp.NPY_FLOAT64
         return self.take_matrix(LOGITS, z)
 
@@ -208,7 +210,7 @@ cdef class SoftmaxRun:
             self.batch.loss = numbers.data if in_place else NULL
         else:
             in_place = in_place and (numbers.storage == FLOAT32 or numbers.storage == FLOAT64)
-            scalars = &self.batch.sample_weight if which == SAMPLE_WEIGHT else &self.batch.grad_output
+            scalars = self.scalars(which)
             self.storage[which] = scalars.storage = numbers.storage if in_place else FLOAT64
             scalars.stride = stride if in_place else sizeof(double)
             scalars.data = numbers.data if in_place else NULL
@@ -222,35 +224,18 @@ cdef class SoftmaxRun:
         cdef cnp.ndarray z = self.arrays[0]
         cdef int kind = working_type(z.dtype.itemsize == 8) if which == LOSS else cnp.PyArray_TYPE(z)
         if given is None:
-            if which == LOSS:
-                given = cnp.PyArray_EMPTY(self.batch_axes, self.shape, kind, False)
-            else:
-                given = new_like(z, kind)
-        elif not checked and not self.can_be_written(which, given, kind):
+            given = self.new_rows(kind) if which == LOSS else new_like(z, kind)
+        elif not checked and not (
+                can_be_written(given, kind, which != LOSS, self.arrays)
+                and (self.has_shape_of_rows(given) if which == LOSS else have_one_shape(given, z))):
             return None
         return given if (self.take_vector(which, given) if which == LOSS else self.take_matrix(which, given)) else None
 
-    cdef bint can_be_written(self, int which, object given, int kind):
-        # Of the right type and shape, and apart from all other arrays.
-        cdef cnp.ndarray array, z = self.arrays[0]
-        cdef Py_ssize_t i
-        if not (is_native(given) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> given)
-                and is_one_block(<cnp.ndarray> given)):
-            return False
-        array = given
-        if not (self.has_shape_of_rows(array) if which == LOSS else have_one_shape(array, z)):
-            return False
-        if cnp.PyArray_TYPE(array) != kind and not (
-                cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and which != LOSS and cnp.PyArray_ITEMSIZE(z) == 2):
-            return False
-        for i in range(1, len(self.arrays)):
-            if not reach_apart(array, <cnp.ndarray> self.arrays[i]):
-                return False
-        return reach_apart(array, z) or (
-            which != LOSS and cnp.PyArray_DATA(array) == cnp.PyArray_DATA(z) and cnp.PyArray_TYPE(array) == kind
-            and cnp.PyArray_ISNOTSWAPPED(z)
-            and cnp.PyArray_IS_C_CONTIGUOUS(array) == cnp.PyArray_IS_C_CONTIGUOUS(z)
-            and cnp.PyArray_IS_F_CONTIGUOUS(array) == cnp.PyArray_IS_F_CONTIGUOUS(z))
+    cdef cnp.ndarray new_rows(self, int kind):
+        return cnp.PyArray_EMPTY(self.batch_axes, self.shape, kind, False)
+
+    cdef inline Scalars* scalars(self, int which):
+        return &self.batch.sample_weight if which == SAMPLE_WEIGHT else &self.batch.grad_output
 
     cdef bint has_shape_of_rows(self, cnp.ndarray array):
         cdef int i
@@ -305,11 +290,14 @@ cdef class SoftmaxRun:
         # Checks labels, and adds up the weights of their rows, with the rounding errors beside the sum.
         cdef double labels[BUFFER]
         cdef double weights[BUFFER]
-        cdef Batch batch = self.batch
+        cdef Batch batch
         cdef bint in_place = self.gathered[LABELS].data == NULL and self.gathered[SAMPLE_WEIGHT].data == NULL
         cdef WeightSum part
         cdef double error = 0.0, next_total, rounded
         cdef Py_ssize_t first = start, count
+        if in_place and start == 0:
+            return weigh_batch(&self.batch, stop, sum, position)
+        batch = self.batch
         sum.total = 0.0
         sum.any_counts = False
         while first < stop:
@@ -318,9 +306,7 @@ cdef class SoftmaxRun:
                                                &labels[0])
             batch.sample_weight.data = self.vector_at(SAMPLE_WEIGHT, self.batch.sample_weight.data,
                                                       batch.sample_weight.stride, first, count, &weights[0])
-            if batch.labels.data == NULL:
-                weigh_samples(&batch, count, &part)
-            elif weigh_labels(&batch, count, &part, position) != OK:
+            if weigh_batch(&batch, count, &part, position) != OK:
                 position[0] += first
                 return BAD_LABEL
             next_total = sum.total + part.total
@@ -365,15 +351,9 @@ cdef class SoftmaxRun:
                 _checks.bad_label(target, position, self.batch.classes, self.kernel.ignore_index)
         raise_changed("target")
 
-    def largest_of_weights(self, Py_ssize_t start, Py_ssize_t stop):
-        """Return the largest sample_weight of some rows without its sign; NaN if one is not finite."""
-        return self.largest_part(SAMPLE_WEIGHT, &self.batch.sample_weight, start, stop)
-
-    def largest_of_factors(self, Py_ssize_t start, Py_ssize_t stop):
-        """Return the largest grad_output, likewise."""
-        return self.largest_part(GRAD_OUTPUT, &self.batch.grad_output, start, stop)
-
-    cdef double largest_part(self, int which, const Scalars* given, Py_ssize_t start, Py_ssize_t stop):
+    cpdef double largest_of(self, int which, Py_ssize_t start, Py_ssize_t stop):
+        """Return the largest sample_weight or grad_output of some rows, without its sign; NaN if one is not finite."""
+        cdef const Scalars* given = self.scalars(which)
         cdef double buffer[BUFFER]
         cdef Scalars scalars = given[0]
         cdef double largest = 0.0, part
@@ -391,18 +371,15 @@ cdef class SoftmaxRun:
 
     cdef double largest(self, int which) except? -1.0:
         # 1 where none are given.
-        cdef const Scalars* scalars = &self.batch.sample_weight if which == SAMPLE_WEIGHT else &self.batch.grad_output
+        cdef const Scalars* scalars = self.scalars(which)
         cdef Py_ssize_t rows = self.rows
         if scalars.data == NULL and self.gathered[which].data == NULL:
             return 1.0
         if scalars.data != NULL and scalars.stride == 0:
             rows = min_size(rows, 1)
         if rows <= SINGLE_TASK:
-            return self.largest_part(which, scalars, 0, rows)
-        work = self.largest_of_weights
-        if which == GRAD_OUTPUT:
-            work = self.largest_of_factors
-        return np.max(parts_of(work, rows, 1, 1))  # NaN if one is
+            return self.largest_of(which, 0, rows)
+        return np.max(parts_of(partial(self.largest_of, which), rows, 1, 1))  # NaN if one is
 
     cpdef double overflows(self, Py_ssize_t start, Py_ssize_t stop):
         """Return 1.0 if the scale takes a finite one of some logits beyond float32, else 0.0."""
@@ -462,14 +439,15 @@ cdef class SoftmaxRun:
         return sum_of_parts(self, self.rows, self.batch.classes, group)
 
     cdef int run(self, Py_ssize_t start, Py_ssize_t stop, double* total) noexcept nogil:
-        cdef Batch batch = self.batch
+        cdef Batch batch
         cdef char* block[ARRAYS]
         cdef Py_ssize_t size[ARRAYS]
-        cdef Py_ssize_t step, first = start, last, all_bytes = 64, classes = batch.classes
+        cdef Py_ssize_t step, first = start, last, all_bytes = 64, classes = self.batch.classes
         cdef int which, status = OK
         cdef char* memory
         if not self.gathers:
             return run_softmax(&self.batch, start, stop, self.double_precision, total)
+        batch = self.batch
         step = max_size(GATHERED_ELEMENTS // max_size(classes, 1), 1)
         if step >= BLOCK_ROWS:
             step = step // BLOCK_ROWS * BLOCK_ROWS
@@ -528,62 +506,3 @@ cdef class SoftmaxRun:
             narrow_all(numbers, first, count, <const double*> block)
         else:
             narrow_all(numbers, first, count, <const float*> block)
-
-
-cdef inline bint is_output(int which) noexcept nogil:
-    return which == GRAD or which == HESS or which == LOSS
-
-
-cdef inline Matrix* matrix_at(Batch* batch, int which) noexcept nogil:
-    if which == LOGITS:
-        return &batch.logits
-    if which == PROBABILITIES:
-        return &batch.probabilities
-    if which == MASK:
-        return &batch.mask
-    return &batch.grad if which == GRAD else &batch.hess
-
-
-cdef inline Py_ssize_t block_size(int storage) noexcept nogil:
-    # Bytes of a number, of those storages that blocks have.
-    if storage <= BFLOAT16:
-        return storage_size(storage)
-    return 1 if storage <= UINT8 else 2 if storage <= UINT16 else 4 if storage <= UINT32 else 8
-
-
-cdef void point_at(Batch* batch, int which, char* data, int storage) noexcept nogil:
-    # Contiguous rows; `data` is where the first of all rows would be.
-    cdef Matrix* matrix
-    cdef Py_ssize_t size = block_size(storage)
-    if which == LABELS:
-        batch.labels.data = data
-    elif which == SAMPLE_WEIGHT:
-        batch.sample_weight.data = data
-    elif which == GRAD_OUTPUT:
-        batch.grad_output.data = data
-    elif which == LOSS:
-        batch.loss = data
-    else:
-        matrix = matrix_at(batch, which)
-        matrix.data = data
-        matrix.storage = FLOAT32 if which == MASK else storage
-        matrix.class_stride = size
-        matrix.row_stride = batch.classes * size
-        matrix.inner = <Py_ssize_t> 1 << 62
-        matrix.outer_stride = 0
-
-
-cdef void widen_all(const Numbers* numbers, Py_ssize_t first, Py_ssize_t count, real* to) noexcept nogil:
-    cdef Py_ssize_t done = 0, part
-    while done < count:
-        part = min_size(count - done, chunk_elements(<real> 0))
-        read_leading(numbers, numbers.axes, first + done, part, to + done)
-        done += part
-
-
-cdef void narrow_all(const Numbers* numbers, Py_ssize_t first, Py_ssize_t count, const real* source) noexcept nogil:
-    cdef Py_ssize_t done = 0, part
-    while done < count:
-        part = min_size(count - done, chunk_elements(<real> 0))
-        write_numbers(numbers, first + done, part, source + done, False)
-        done += part
