@@ -68,7 +68,8 @@ def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager
 
 def total(parts: Any, axis: Any, keepdims: bool) -> Any:
     """Add up the numbers of chunks along all axes, rounding once."""
-    return np.reshape(_parallel.total(parts.ravel().tolist()), (1,) * parts.ndim if keepdims else ())
+    found = _parallel.total(parts.ravel().tolist())
+    return np.reshape(found, (1,) * parts.ndim if keepdims else ())
 
 
 def totals(parts: Any, axis: Any, keepdims: bool) -> Any:

@@ -1,13 +1,17 @@
-"""A call that the compiled entry does not take as it is: check, make arrays canonical, enter again."""
+"""A call that the compiled entry does not take as it is: check arguments, and enter again."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _isa, _layout
-from fastce._batch import BLOCK_ELEMENTS, Batch, sufficient_type  # noqa: F401  of _sharded_rows
-from fastce._layout import Array, last_axis, new_like  # noqa: F401
+from fastce import _checks, _isa
+from fastce._batch import BLOCK_ELEMENTS as BLOCK_ELEMENTS  # these are for _sharded_rows
+from fastce._batch import Batch as Batch
+from fastce._batch import sufficient_type as sufficient_type
+from fastce._layout import Array as Array
+from fastce._layout import last_axis as last_axis
+from fastce._layout import new_like as new_like
 
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
 

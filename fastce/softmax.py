@@ -284,14 +284,14 @@ def _run(
     box: Any = (*(slice(None, None, step) for step in steps), *([None] if not axes else []))
 
     def rows(array: Array) -> Array:
-        return array.transpose(order)[box]
+        view: Array = array.transpose(order)[box]
+        return view
 
     count = max(len(axes), 1)
+    shape = [logits.shape[i] for i in order[: logits.ndim - len(axes)]]
     found = _kernel(kind, -count).apply(
         rows(logits),
-        out.reshape([logits.shape[i] for i in order[: logits.ndim - len(axes)]])
-        if wants_values
-        else rows(out),
+        out.reshape(shape) if wants_values else rows(out),
         wants_values,
         None if mask is None else rows(mask),
         class_axes=count,
