@@ -95,7 +95,7 @@ def test_an_output_of_any_layout_changes_no_bit(layout, isa, rng):
         y = rng.integers(5, size=z.shape[:2])
         loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1, reduction="none")
         expected = loss.value_grad_hess(z, y)
-        np.testing.assert_array_equal(loss(z, y), expected[0])
+        np.testing.assert_array_equal(loss(z, y), loss.value_and_grad(z, y)[0])
         out = tuple(np.asarray({"one block": np.copy, **LAYOUTS}[layout](z)) for _ in range(2))
         if not out[0].flags.writeable:
             continue
