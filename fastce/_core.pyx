@@ -110,6 +110,8 @@ cdef int storage_of(cnp.ndarray array) except -1:
     return storage
 
 
+# Of the arrays of a shard: to go when its run takes them as SoftmaxRun does.
+
 cdef Matrix matrix_of(array) except *:
     # A (rows, classes) or (outer, inner, classes) array.
     cdef Matrix matrix

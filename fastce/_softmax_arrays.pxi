@@ -1,5 +1,17 @@
 # Where arrays of a softmax call lie: what the kernels may take in place, and blocks of what is gathered.
 
+cdef inline object as_array(object given):
+    # NumPy's own arrays, lists and Python's numbers; None if it is none, which the checks will say better.
+    if cnp.PyArray_CheckExact(given):
+        return given
+    if not isinstance(given, (list, float, int)):
+        return None
+    try:
+        return np.asarray(given)
+    except Exception:
+        return None
+
+
 cdef inline bint is_native(object array):
     return cnp.PyArray_CheckExact(array) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray> array)
 

@@ -42,8 +42,6 @@ cdef class SoftmaxKernel:
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         cdef double denominator, scale = 1.0, total
         cdef tuple outputs = outputs_of(out, results)
-        if type(target) is list and cnp.PyArray_CheckExact(logits):
-            target = as_array(target)
         if grad_output is not None and is_number(grad_output, &scale):
             grad_output = None
         if not (run.begin(self, logits, self.axis, 1) and run.take_target(target)
@@ -51,11 +49,11 @@ cdef class SoftmaxKernel:
                 and run.take_vector(GRAD_OUTPUT, grad_output, True)
                 and (grad_output is None or self.reduction == NONE) and outputs is not None
                 and (loss_out is None or self.reduction == NONE)
-                and self.find_denominator(run, target, sample_weight, normalizer, checked, &denominator)):
+                and self.find_denominator(run, sample_weight, normalizer, checked, &denominator)):
             return None
         run.batch.scale = scale / denominator
         run.choose_precision()
-        if not run.has_labels() and not run.take_matrix(PROBABILITIES, target):
+        if not run.has_labels() and not run.take_matrix(PROBABILITIES, run.arrays[1]):
             return None
         grad = hess = loss = None
         if results > 1:
@@ -80,7 +78,7 @@ cdef class SoftmaxKernel:
             loss[...] = 0
         return results_of(results, loss, grad, hess)
 
-    cdef bint find_denominator(self, SoftmaxRun run, target, sample_weight, normalizer, bint checked,
+    cdef bint find_denominator(self, SoftmaxRun run, sample_weight, normalizer, bint checked,
                                double* denominator) except -1:
         # Looks at the numbers of all arguments; False, or an error if they have been checked, if one is wrong.
         cdef Py_ssize_t position
@@ -90,9 +88,10 @@ cdef class SoftmaxKernel:
         run.total_weight = run.weigh_all()
         if run.has_bad_label:
             if checked:
-                run.raise_bad_label(target)
+                run.raise_bad_label()
             return False
         if not run.has_labels():
+            target = run.arrays[1]
             position = first_bad_probability(target, sample_weight, run.axis)
             if position >= 0 and checked:
                 _checks.bad_probability("target", target, np.unravel_index(position, target.shape),
@@ -116,7 +115,7 @@ cdef class SoftmaxKernel:
         cdef double denominator
         if not (run.begin(self, logits, -1, 1) and run.take_target(target)
                 and run.take_vector(SAMPLE_WEIGHT, sample_weight)
-                and self.find_denominator(run, target, sample_weight, 1.0, True, &denominator)):
+                and self.find_denominator(run, sample_weight, 1.0, True, &denominator)):
             raise AssertionError("checked arguments that the kernels do not take")
         return run.total_weight, run.any_counts
 
@@ -140,7 +139,7 @@ cdef class SoftmaxKernel:
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         cdef double denominator
         if not (run.begin(self, logits, self.axis, 1) and run.take_target(target)
-                and self.find_denominator(run, target, None, None, checked, &denominator)):
+                and self.find_denominator(run, None, None, checked, &denominator)):
             return None
         run.batch.scale = 1.0
         loss = run.output(LOSS, None, True)
@@ -168,14 +167,6 @@ cdef class SoftmaxKernel:
                 spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
             self.soft_weights = {key: cached}  # a loss is used with one number of classes
         return cached
-
-
-cdef object as_array(list given):
-    # None if it is none, which the checks will say better.
-    try:
-        return np.asarray(given)
-    except Exception:
-        return None
 
 
 def plan_of(cnp.ndarray logits, int axis=-1):

@@ -31,7 +31,7 @@ cdef class SoftmaxRun:
     cdef Numbers gathered[ARRAYS]  # data NULL: in place, or not given
     cdef int storage[ARRAYS]       # of the blocks that are gathered
     cdef Axis* axes                # of all arrays
-    cdef list arrays               # keeps the memory alive; the logits are the first
+    cdef list arrays               # keeps the memory alive; the first are the logits and the target
     cdef object soft_weight
     cdef cnp.npy_intp* shape       # of the logits, the class axes last
     cdef int axis, class_axes, batch_axes
@@ -116,7 +116,8 @@ cdef class SoftmaxRun:
     cdef bint take_target(self, object target) except -1:
         # Labels; or probabilities, which are placed when the precision is known.
         cdef cnp.ndarray y
-        if not cnp.PyArray_CheckExact(target):
+        target = as_array(target)
+        if target is None:
             return False
         y = target
         if cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and self.has_shape_of_rows(y):
@@ -142,7 +143,6 @@ cdef class SoftmaxRun:
         self.arrays.append(mask)
         self.batch.mask.data = <char*> cnp.PyArray_DATA(mask)
         self.batch.mask.class_stride = cnp.PyArray_STRIDE(mask, 0)
-        self.batch.mask.row_stride = 0
         self.batch.mask.inner = self.rows
         return True
 
@@ -152,12 +152,12 @@ cdef class SoftmaxRun:
         self.arrays.append(array)
         if (cnp.PyArray_ISNOTSWAPPED(array) and storage != NO_STORAGE
                 and set_matrix(matrix, array, self.axis, self.class_axes, storage)):
-            if which == GRAD:
-                self.batch.streams = cnp.PyArray_NBYTES(array) >= STREAM_BYTES
             # A long row's probabilities are read where they lie.
             if (which == MASK or storage == FLOAT64 or not self.double_precision) and not (
                     which == PROBABILITIES and self.plan() == STREAM
                     and not (is_row(matrix) and storage == self.native_storage())):
+                if which == GRAD:
+                    self.batch.streams = cnp.PyArray_NBYTES(array) >= STREAM_BYTES
                 return True
         matrix.data = NULL
         return self.gather_matrix(which, array)
@@ -165,12 +165,8 @@ cdef class SoftmaxRun:
     cdef bint gather_matrix(self, int which, cnp.ndarray array) except -1:
         cdef int ndim = self.batch_axes + self.class_axes
         cdef Numbers* numbers = &self.gathered[which]
-        cdef list order
         if self.axis != self.batch_axes:
-            order = list(range(ndim))
-            order += order[self.axis:self.axis + self.class_axes]
-            del order[self.axis:self.axis + self.class_axes]
-            array = array.transpose(order)
+            array = np.moveaxis(array, range(self.axis, self.axis + self.class_axes), range(self.batch_axes, ndim))
         if not set_numbers(numbers, self.axes + which * ndim, array, ndim, self.shape):
             return False
         self.storage[which] = (
@@ -188,9 +184,8 @@ cdef class SoftmaxRun:
         cdef Scalars* scalars
         if given is None:
             return True
-        if isinstance(given, (float, int)):
-            given = np.asarray(given)
-        if not cnp.PyArray_CheckExact(given) or (whole and not self.has_shape_of_rows(<cnp.ndarray> given)):
+        given = as_array(given)
+        if given is None or (whole and not self.has_shape_of_rows(<cnp.ndarray> given)):
             return False
         if not set_numbers(numbers, self.axes + which * (self.batch_axes + self.class_axes), <cnp.ndarray> given,
                            self.batch_axes, self.shape):
@@ -275,12 +270,6 @@ cdef class SoftmaxRun:
             factor = self.largest(GRAD_OUTPUT)
         if (leaves_float32(self.batch.scale, self.largest_weight, self.kernel.largest_factor, factor)
                 or self.scale_overflows()):
-            self.widen()
-        return 0
-
-    cdef int widen(self) except -1:
-        # Compute in float64: what the kernels take in the working precision is gathered.
-        if not self.double_precision:
             self.double_precision = True
             self.batch.logits.data = NULL
             self.gather_matrix(LOGITS, <cnp.ndarray> self.arrays[0])
@@ -295,11 +284,11 @@ cdef class SoftmaxRun:
         cdef WeightSum part
         cdef double error = 0.0, next_total, rounded
         cdef Py_ssize_t first = start, count
+        sum.total = 0.0
+        sum.any_counts = False
         if in_place and start == 0:
             return weigh_batch(&self.batch, stop, sum, position)
         batch = self.batch
-        sum.total = 0.0
-        sum.any_counts = False
         while first < stop:
             count = stop - first if in_place else min_size(stop - first, chunk_elements(0.0))
             batch.labels.data = self.vector_at(LABELS, self.batch.labels.data, batch.labels.stride, first, count,
@@ -334,21 +323,21 @@ cdef class SoftmaxRun:
             status = self.weigh_part(start, stop, &sum, &position)
         if status != OK:
             self.has_bad_label = True
-        if sum.any_counts:
+        elif sum.any_counts:
             self.any_counts = True
         return sum.total
 
     cdef double weigh_all(self) except? -1.0:
-        if self.rows <= SINGLE_TASK:
-            return self.weigh(0, self.rows)
-        return sum_of_parts(self.weigh, self.rows, 1, BLOCK_ROWS)
+        if self.rows > SINGLE_TASK:
+            return sum_of_parts(self.weigh, self.rows, 1, BLOCK_ROWS)
+        return self.weigh(0, self.rows)
 
-    cdef int raise_bad_label(self, cnp.ndarray target) except -1:
+    cdef int raise_bad_label(self) except -1:
         cdef WeightSum sum
         cdef Py_ssize_t first, position
         for first in range(0, self.rows, SINGLE_TASK):
             if self.weigh_part(first, min_size(first + SINGLE_TASK, self.rows), &sum, &position) != OK:
-                _checks.bad_label(target, position, self.batch.classes, self.kernel.ignore_index)
+                _checks.bad_label(self.arrays[1], position, self.batch.classes, self.kernel.ignore_index)
         raise_changed("target")
 
     cpdef double largest_of(self, int which, Py_ssize_t start, Py_ssize_t stop):
