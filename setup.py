@@ -24,7 +24,7 @@ if sys.platform == "win32":
 else:
     # Errno and traps are the only parts of IEEE arithmetic that the kernels do without: -ffast-math
     # would break NaN, and the rounding trick of exp. Unrolling takes 10 % off the softmax loops.
-    FLAGS = ["-std=c++17", "-O3", "-funroll-loops", "-fno-math-errno", "-fno-trapping-math"]
+    FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math"]
     FLAGS += ["-fvisibility=hidden", "-g0"]
     if platform.system() != "Darwin":
         FLAGS.append("-Wno-psabi")  # of vectors as arguments: all such functions are inlined
@@ -56,7 +56,7 @@ if ONLY:
 SANITIZE = os.environ.get("FASTCE_SANITIZE")
 LINK_FLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
 if SANITIZE:
-    FLAGS = [flag for flag in FLAGS if flag not in ("-O3", "-funroll-loops", "-g0")]
+    FLAGS = [flag for flag in FLAGS if flag not in ("-O3", "-g0")]
     FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
     FLAGS += ["-fno-sanitize-recover=all"]
 

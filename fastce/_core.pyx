@@ -6,7 +6,11 @@ Python never sees a pointer: a run holds the arrays of one call, and is told whi
 arrays have been checked before (see _checks.py and _evaluate.py).
 """
 
+from functools import partial
+
 import numpy as np
+
+from fastce import _checks, _layout, _parallel
 
 cimport cython
 cimport numpy as cnp
@@ -106,6 +110,8 @@ cdef int storage_of(cnp.ndarray array) except -1:
     return storage
 
 
+# Of the arrays of a shard: to go when its run takes them as SoftmaxRun does.
+
 cdef Matrix matrix_of(array) except *:
     # A (rows, classes) or (outer, inner, classes) array.
     cdef Matrix matrix
@@ -165,9 +171,13 @@ cdef enum:
 REDUCTIONS = {"mean": MEAN, "sum": SUM, "none": NONE}
 
 
+cdef int raise_changed(str name) except -1:
+    raise RuntimeError(f"{name} was changed by another thread during the call")
+
+
 cdef int check_status(int status) except -1:
     if status == BAD_LABEL:
-        raise RuntimeError("target was changed by another thread during the call")
+        raise_changed("target")
     if status == NO_MEMORY:
         raise MemoryError("no memory for the scratch space of a kernel")
     return 0
@@ -178,93 +188,10 @@ KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EX
 
 
 include "_sigmoid_calls.pxi"
+include "_softmax_arrays.pxi"
+include "_softmax_checks.pxi"
+include "_softmax_run.pxi"
 include "_softmax_calls.pxi"
-
-
-def overflows(SoftmaxKernel kernel, cnp.ndarray logits):
-    """Return whether a finite logit of a contiguous array becomes infinite by the kernel's scale."""
-    cdef bint found
-    cdef int storage = storage_of(logits)
-    with nogil:
-        found = scale_overflows(<const char*> cnp.PyArray_DATA(logits), storage, cnp.PyArray_SIZE(logits),
-                                kernel.options.logit_scale, kernel.options.softcap)
-    return found
-
-
-def weigh(SoftmaxKernel kernel, Py_ssize_t classes, cnp.ndarray labels, sample_weight):
-    """Check labels, and add up the weights of their rows.
-
-    Returns the sum, whether a weight is not 0, and the position of the first bad label or -1.
-    """
-    cdef Batch batch = kernel.options
-    cdef WeightSum weights
-    cdef Py_ssize_t position = -1, rows = cnp.PyArray_DIM(labels, 0)
-    batch.classes = classes
-    set_labels(&batch.labels, labels)
-    batch.sample_weight = scalars_of(sample_weight)
-    with nogil:
-        if weigh_labels(&batch, rows, &weights, &position) != OK:
-            memset(&weights, 0, sizeof(weights))
-    return weights.total, weights.any_counts, position
-
-
-@cython.final
-cdef class SoftmaxRun:
-    """The arrays of one call, (rows, classes) or (outer, inner, classes); does rows on demand."""
-
-    cdef Batch batch
-    cdef bint double_precision
-    cdef tuple arrays  # keeps the memory alive
-
-    def __init__(self, SoftmaxKernel kernel, double scale, cnp.ndarray logits, labels=None,
-                 probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
-                 grad=None, hess=None, log_sum_exp=None, argmax=None, maximum=None, others=None,
-                 target_logit=None, soft_distance=None):
-        self.batch = kernel.options
-        self.batch.scale = scale
-        self.batch.classes = cnp.PyArray_DIM(logits, cnp.PyArray_NDIM(logits) - 1)
-        self.batch.logits = matrix_of(logits)
-        self.batch.probabilities = matrix_of(probabilities)
-        self.batch.mask = matrix_of(mask)
-        self.batch.grad = matrix_of(grad)
-        self.batch.streams = grad is not None and cnp.PyArray_NBYTES(<cnp.ndarray> grad) >= STREAM_BYTES
-        self.batch.hess = matrix_of(hess)
-        self.batch.sample_weight = scalars_of(sample_weight)
-        self.batch.grad_output = scalars_of(grad_output)
-        self.double_precision = self.batch.logits.storage == FLOAT64
-        soft_weight = None
-        if labels is not None:
-            set_labels(&self.batch.labels, labels)
-            if kernel.options.label_smoothing != 0.0 and self.batch.classes:
-                soft_weight = kernel.soft_weight(self.batch.classes, self.double_precision)
-                self.batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> soft_weight)
-        self.batch.loss = data_of(loss)
-        self.batch.log_sum_exp = data_of(log_sum_exp)
-        self.batch.argmax = <long long*> data_of(argmax)
-        self.batch.maximum = <double*> data_of(maximum)
-        self.batch.others = <double*> data_of(others)
-        self.batch.target_logit = <double*> data_of(target_logit)
-        self.batch.soft_distance = <double*> data_of(soft_distance)
-        self.arrays = (kernel, logits, labels, probabilities, mask, sample_weight, grad_output, loss,
-                       grad, hess, log_sum_exp, argmax, maximum, others, target_logit, soft_distance,
-                       soft_weight)
-
-    def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
-        """Do the rows [start, stop); return total plus the sum of their losses."""
-        cdef int status
-        with nogil:
-            status = run_softmax(&self.batch, start, stop, self.double_precision, &total)
-        check_status(status)
-        return total
-
-
-cdef SoftmaxRun run_of(const Batch* batch, bint double_precision, tuple arrays):
-    # Of a batch that has been set.
-    cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
-    run.batch = batch[0]
-    run.double_precision = double_precision
-    run.arrays = arrays
-    return run
 
 
 cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint double_precision,

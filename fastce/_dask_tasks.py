@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _checks, _positions, sharded
-from fastce._evaluate import _sum, checked_denominator, sum_of_weights
+from fastce import _checks, _layout, _parallel, _positions, sharded
+from fastce._evaluate import checked_denominator
 from fastce._sharded_rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 
@@ -68,7 +68,8 @@ def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager
 
 def total(parts: Any, axis: Any, keepdims: bool) -> Any:
     """Add up the numbers of chunks along all axes, rounding once."""
-    return np.reshape(_sum(parts.ravel().tolist()), (1,) * parts.ndim if keepdims else ())
+    found = _parallel.total(parts.ravel().tolist())
+    return np.reshape(found, (1,) * parts.ndim if keepdims else ())
 
 
 def totals(parts: Any, axis: Any, keepdims: bool) -> Any:
@@ -97,11 +98,13 @@ def weight_of_samples(weight: Any, where: Any, slices: Any, ndim: int, located: 
     else:
         with in_whole(slices, located):
             weight = _checks.sample_weight(weight, np.shape(weight))
-        if where is None:
-            found = sum_of_weights(weight)
-        else:
+        if where is not None:
             weight, where = np.broadcast_arrays(weight, where)
-            found = sum_of_weights(weight[where])
+            weight = weight[where]
+        once = _layout.once(weight)
+        with np.errstate(over="ignore"):
+            sum_once = np.sum(once, dtype=np.float64)
+        found = sum_once * (weight.size // max(once.size, 1)), bool(np.any(once))
     return np.reshape(np.asarray(found, np.float64), (1,) * ndim + (2,))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import _checks, _isa, _layout
-from fastce._evaluate import Array, Call, handed_back, new_like, sum_of_weights, working_type
+from fastce._evaluate import Array, Call, handed_back, native_float, working_type
+from fastce._layout import new_like
 
 
 def sigmoid_family(
@@ -14,7 +15,7 @@ def sigmoid_family(
 ) -> tuple[Any, ...]:
     """Evaluate a loss of independent elements, or raise."""
     z = _checks.logits(logits)
-    y = _native_float(_checks.sigmoid_target(target, z))
+    y = native_float(_checks.sigmoid_target(target, z))
     weight = _checks.sample_weight(call.sample_weight, z.shape)
     mask = _checks.where(call.where, z.shape)
     normalizer = _checks.normalizer(call.normalizer)
@@ -45,7 +46,7 @@ def sigmoid_family(
         views["weight"],
         views["mask"],
         normalizer,
-        factor if views["factor"] is None else _native_float(views["factor"]),
+        native_float(factor if views["factor"] is None else views["factor"]),
         tuple(views[name] for name in ("grad", "hess")[: results - 1]) if arrays else None,
         views["loss"],
         element_weights=(views["positive"], views["negative"]),
@@ -53,29 +54,14 @@ def sigmoid_family(
         fresh=fresh,
     )
     if result is None:
-        _raise(loss, z, y, weight, mask, normalizer)
+        _raise(z, y, weight, mask)
     value = (result if results == 1 else result[0]) if losses is None else losses
     if own_losses is not None:
         value = call.loss_out
     return value, *handed_back(call.out, arrays)
 
 
-def _native_float(array: Array) -> Array:
-    """Return an array in a type that the kernels read: longer floats are rounded to float64."""
-    if array.dtype.kind != "f" or array.dtype.itemsize <= 8:
-        return array
-    with np.errstate(all="ignore"):
-        return array.astype(np.float64)
-
-
-def _raise(
-    loss: Any,
-    logits: Array,
-    target: Array,
-    weight: Array | None,
-    mask: Array | None,
-    normalizer: float | None,
-) -> None:
+def _raise(logits: Array, target: Array, weight: Array | None, mask: Array | None) -> None:
     """Say what was wrong with numbers that the kernels have looked at."""
     is_double = logits.dtype.itemsize == 8
     # No bool is out of range: nothing is looked at, however often a stride of 0 repeats it.
@@ -83,6 +69,4 @@ def _raise(
     position = _isa.core.first_improbable(target, 1.0, weight, mask, is_double) if look else -1
     if position >= 0:
         _checks.bad_probability("target", target, np.unravel_index(position, target.shape))
-    if loss.reduction == "mean" and normalizer is None and weight is not None:
-        _checks.positive_sum_of_weights(sum_of_weights(weight, mask)[0])
     raise RuntimeError("an argument was changed by another thread during the call")

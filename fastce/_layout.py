@@ -1,23 +1,14 @@
-"""Arrays as the kernels take them: rows by classes where they lie, or gathered block by block.
-
-The kernels read an array in place if its classes are contiguous, or neighbouring rows are, and if
-its batch axes collapse to at most two: (outer, inner, classes). Everything else (odd strides, other
-byte order or type) goes through a buffer of one block of rows.
-"""
+"""Views of arrays, in another order of axes or as rows, and new arrays like them."""
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Box = tuple[Any, ...]
-Reader = Callable[[int, int], Array]  # gives the elements [start, stop), flat
-
-# An array that repeats itself after at most so many elements is gathered once (1 MB of float32).
-REPEATED_ELEMENTS = 1 << 18
 
 
 def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
@@ -42,25 +33,6 @@ def matrix(array: Array) -> Array | None:
     return array.reshape(*sizes, array.shape[-1])
 
 
-def vector(array: Array) -> Array | None:
-    """View the batch axes as one, if it can be."""
-    return array.reshape(array.size) if len(collapsed(array, array.ndim)) <= 1 else None
-
-
-def is_rows(array: Array) -> bool:
-    """Whether the classes, the last axis, are contiguous."""
-    return array.shape[-1] == 1 or array.strides[-1] == array.itemsize
-
-
-def is_planes(array: Array) -> bool:
-    """Whether neighbouring rows are contiguous."""
-    return array.strides[-2] == array.itemsize and not is_rows(array)
-
-
-def is_native(array: Array) -> bool:
-    return bool(array.dtype.isnative)
-
-
 def once(array: Array) -> Array:
     """View what a stride of 0 repeats once."""
     return array[(*(slice(None if stride else 1) for stride in array.strides), ...)]
@@ -77,6 +49,24 @@ def memory_order(arrays: Collection[Array]) -> list[int]:
     return sorted(range(len(reach)), key=reach.__getitem__, reverse=True)
 
 
+def compact(array: Array) -> Array:
+    """View each element once, in the order of memory."""
+    array = once(array)
+    return array.transpose(memory_order([array]))
+
+
+def new_like(logits: Array, dtype: Any = None) -> Array:
+    """Make an array to write to: of the logits' memory order, and their type in native bytes."""
+    # NumPy takes an axis that only repeats for the innermost one.
+    repeats = any(size > 1 and not s for size, s in zip(logits.shape, logits.strides, strict=True))
+    order: Literal["C", "K"] = "C" if repeats else "K"
+    return np.empty_like(logits, dtype or logits.dtype.newbyteorder("="), order, subok=False)
+
+
+def last_axis(array: Array, axis: int) -> Array:
+    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+
+
 def forwards(arrays: dict[str, Array]) -> dict[str, Array]:
     """View arrays of one shape in memory order, those axes reversed that mostly go backwards."""
     if all(array.flags.c_contiguous for array in arrays.values()):
@@ -89,33 +79,6 @@ def forwards(arrays: dict[str, Array]) -> dict[str, Array]:
         return views
     box: Box = (*(slice(None, None, step) for step in steps), ...)
     return {name: view[box] for name, view in views.items()}
-
-
-def line(array: Array, dtype: Any) -> Array | None:
-    """View an array as one contiguous axis of a type, if it is one."""
-    if array.dtype != dtype or not array.flags.c_contiguous:
-        return None
-    return array.reshape(array.size)
-
-
-def reader(array: Array, dtype: Any, step: int) -> Reader:
-    """Return what gives up to ``step`` elements of a type as they follow in the array.
-
-    They are a view where they can be, or where an array that repeats itself is gathered once, and
-    are gathered each time otherwise.
-    """
-    whole = line(array, dtype)
-    if whole is not None:
-        return lambda start, stop: whole[start:stop]
-    joined = collapsed(array, array.ndim)
-    period = array.size
-    if joined and joined[0][1] == 0:
-        period //= joined[0][0]
-    array = array.reshape([size for size, _ in joined])
-    if period < array.size and period <= REPEATED_ELEMENTS:
-        repeated = gather(array, array.ndim, 0, min(period + step, array.size), dtype)
-        return lambda start, stop: repeated[start % period :][: stop - start]
-    return lambda start, stop: gather(array, array.ndim, start, stop, dtype)
 
 
 def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:

@@ -11,6 +11,7 @@ from a greenlet, after gevent or eventlet has replaced what ``threading`` and
 """
 
 import ctypes
+import math
 import os
 from _queue import SimpleQueue
 from _thread import LockType, allocate_lock, start_new_thread  # as they are now, see _has_threads
@@ -138,6 +139,14 @@ def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
     if call.errors:
         raise call.errors.pop(0)
     return call.results
+
+
+def total(parts: list[float]) -> float:
+    """Add up exactly, in any order; fsum raises where +inf meets -inf, and NaN is right there."""
+    try:
+        return math.fsum(parts)
+    except (OverflowError, ValueError):
+        return sum(parts)
 
 
 class _Call:

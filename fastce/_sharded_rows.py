@@ -28,15 +28,10 @@ def weights_of_labels(
     _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     y = _checks._array("target", target)
     # Of these logits nothing is read but the shape, and no memory is taken.
-    logits = np.broadcast_to(np.bool_(), (*y.shape, classes))
+    logits = np.broadcast_to(np.float32(), (*y.shape, classes))
     y, _ = _checks.softmax_target(y, logits, logits.ndim - 1, probabilities=False)
     weight = _checks.sample_weight(sample_weight, y.shape)
-    kernel = loss.kernel()
-    total, any_counts, position = _isa.core.weigh(
-        kernel, classes, _numbers(y, y.dtype), _numbers(weight)
-    )
-    if position >= 0:
-        _checks.bad_label(y, position, classes, kernel.ignore_index)
+    total, any_counts = loss.kernel().weigh(logits, y, weight)
     return total, any_counts
 
 

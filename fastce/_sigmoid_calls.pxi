@@ -5,10 +5,6 @@ ELEMENTS_CHUNK = ELEMENTS
 
 cdef enum:
     NUMBERS = 10             # arrays of a call: the first members of Elements
-    FACTOR_BITS = 100        # see _evaluate.py
-    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements of
-    #                          float32 take 0.47 ns each so, and 0.51 otherwise, 3 million 0.49 and 0.68,
-    #                          1.5 million 0.48 either way (Zen 4, 32 MB of last-level cache)
 
 
 cdef class SigmoidKernel:
@@ -21,13 +17,11 @@ cdef class SigmoidKernel:
     cdef double largest_factor
     cdef tuple element_weights     # positive and negative: arrays that broadcast to the logits, or None
     cdef int reduction
-    cdef object sum_over_elements  # sum_over_elements(work, count) runs what is more than a single task
 
-    def __init__(self, str kind, *, sum_over_elements, double label_smoothing=0.0, double gamma=0.0,
+    def __init__(self, str kind, *, double label_smoothing=0.0, double gamma=0.0,
                  alpha=None, tuple element_weights=(None, None), double largest_factor=1.0,
                  str reduction="none"):
         self.focal = {"bce": False, "focal": True}[kind]
-        self.sum_over_elements = sum_over_elements
         self.label_smoothing = label_smoothing
         self.sigmoid_focal = sigmoid_focal_options(gamma, -1.0 if alpha is None else alpha)
         self.element_weights = element_weights
@@ -46,8 +40,9 @@ cdef class SigmoidKernel:
         cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
         cdef Elements* e = &run.elements
         cdef WeightSurvey weights, factors
-        cdef double denominator = 1.0, scale = 1.0, total = 0.0, bits
-        if not run.begin(self, logits) or not (checked or in_order(&e.logits)) or target is None:
+        cdef double denominator, scale = 1.0, total
+        cdef tuple outputs = outputs_of(out, results)
+        if not run.begin(self, logits) or not (checked or in_order(&e.logits)) or target is None or outputs is None:
             return None
         if element_weights is None:
             element_weights = self.element_weights
@@ -62,37 +57,19 @@ cdef class SigmoidKernel:
             return None
 
         weights = run.survey(&e.sample_weight, &e.mask)
-        if not weights.all_finite:
-            return None
-        if self.reduction == MEAN:
-            denominator = weights.total if weights.any_counts and weights.total != INFINITY else NAN
-        if normalizer is not None:
-            if not is_number(normalizer, &total) or not 0.0 < total < INFINITY:
-                return None
-            if self.reduction == MEAN:
-                denominator = total
-        if denominator <= 0.0:
+        if not weights.all_finite or not set_denominator(&denominator, self.reduction, normalizer, weights.total,
+                                                         weights.any_counts, checked):
             return None
         e.scale = scale / denominator
-        # What factors may take out of float32's range is computed in float64.
-        bits = bits_from_one(e.scale) + bits_from_one(weights.largest) + bits_from_one(self.largest_factor)
+        factors.largest = 1.0
         if e.grad_output.data != NULL and e.grad_output.itemsize == 8:
             factors = run.survey(&e.grad_output, &e.loss)
-            bits += bits_from_one(factors.largest)
 
-        if out is None or results == 1:
-            out = (None, None)
-        elif not isinstance(out, tuple):
-            out = (out, None) if results == 2 else ()
-        elif results == 2:
-            out += (None,)
-        if len(<tuple> out) != 2:
-            return None
         grad = hess = loss = None
         if results > 1:
-            grad = run.output(&e.grad, out[0], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
+            grad = run.output(&e.grad, outputs[0], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
         if results > 2:
-            hess = run.output(&e.hess, out[1], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
+            hess = run.output(&e.hess, outputs[1], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
         if self.reduction == NONE:
             loss = run.output(&e.loss, loss_out, working_type(run.double_precision), checked)
         elif loss_out is not None:
@@ -103,11 +80,11 @@ cdef class SigmoidKernel:
 
         e.streams = not self.focal and run.count * (e.grad.itemsize if results > 1 else 0) >= STREAM_BYTES
         # An output of the caller's is written only when all targets are known to be in order.
-        if run.given and not fresh and run.has_bad_target():
+        if run.given and not fresh and run.first_bad_target() >= 0:
             return None
-        run.double_precision |= bits > FACTOR_BITS
+        run.double_precision |= leaves_float32(e.scale, weights.largest, self.largest_factor, factors.largest)
         total = run.total()
-        if run.suspect and not (run.given and not fresh) and run.has_bad_target():
+        if run.suspect and not (run.given and not fresh) and run.first_bad_target() >= 0:
             return None
         if self.reduction != NONE:
             loss = total / denominator
@@ -125,6 +102,8 @@ cdef class SigmoidRun:
     cdef int ndim
     cdef const cnp.npy_intp* shape
     cdef Py_ssize_t count
+    cdef double largest_target
+    cdef bint double_targets  # whether targets are judged in float64
     cdef bint double_precision
     cdef bint given       # whether an output is the caller's
     cdef bint suspect     # whether a target that has been done may lie outside [0, 1]
@@ -138,7 +117,7 @@ cdef class SigmoidRun:
         self.kernel = kernel
         self.set_shape(<cnp.ndarray> logits)
         self.elements.label_smoothing = kernel.label_smoothing
-        self.double_precision = cnp.PyArray_TYPE(<cnp.ndarray> logits) == cnp.NPY_FLOAT64
+        self.double_precision = self.double_targets = cnp.PyArray_TYPE(<cnp.ndarray> logits) == cnp.NPY_FLOAT64
         return self.take(&self.elements.logits, logits)
 
     cdef int set_shape(self, cnp.ndarray array) except -1:
@@ -146,6 +125,7 @@ cdef class SigmoidRun:
         self.shape = cnp.PyArray_DIMS(array)
         self.count = cnp.PyArray_SIZE(array)
         self.arrays = []
+        self.largest_target = 1.0
         self.axes = <Axis*> malloc((NUMBERS + 1) * max_size(self.ndim, 1) * sizeof(Axis))
         if self.axes == NULL:
             raise MemoryError("no memory for the shape of a call")
@@ -229,26 +209,35 @@ cdef class SigmoidRun:
         survey.total *= repeats
         return survey
 
-    cdef bint has_bad_target(self) except -1:
+    cdef Py_ssize_t first_bad_target(self) except -2:
+        # The position of the first one that counts and lies outside [0, largest_target], or -1.
+        cdef double position
         if self.elements.target.storage == BOOL:
-            return False
+            return -1
         if self.count > SINGLE_TASK:
-            return self.kernel.sum_over_elements(self.bad_targets, self.count) > 0.0
-        return self.first_bad(0, self.count) >= 0
+            position = np.min(parts_of(self.bad_target, self.count, 1, ELEMENTS))
+            return -1 if position == INFINITY else <Py_ssize_t> position
+        return self.first_bad(0, self.count)
 
     cdef Py_ssize_t first_bad(self, Py_ssize_t start, Py_ssize_t stop):
+        cdef DefaultEnvironment environment
         cdef Py_ssize_t position
         with nogil:
-            position = first_bad(&self.elements, start, stop, self.elements.logits.storage == FLOAT64, 1.0)
+            environment.enter()
+            if self.double_targets:
+                position = first_outside(&self.elements, start, stop, self.largest_target)
+            else:
+                position = first_outside(&self.elements, start, stop, <float> self.largest_target)
         return position
 
-    def bad_targets(self, Py_ssize_t start, Py_ssize_t stop):
-        """Return 1.0 if a target of the elements [start, stop) that counts is not in [0, 1], else 0.0."""
-        return 1.0 if self.first_bad(start, stop) >= 0 else 0.0
+    def bad_target(self, Py_ssize_t start, Py_ssize_t stop):
+        """Return the position of the first bad target of the elements [start, stop), or infinity."""
+        cdef Py_ssize_t position = self.first_bad(start, stop)
+        return <double> position if position >= 0 else INFINITY
 
     cdef double total(self) except? -1.0:
         if self.count > SINGLE_TASK:
-            return self.kernel.sum_over_elements(self, self.count)
+            return sum_of_parts(self, self.count, 1, ELEMENTS)
         return self.sum_of(0, self.count)
 
     cdef double sum_of(self, Py_ssize_t start, Py_ssize_t stop):
@@ -268,22 +257,6 @@ cdef class SigmoidRun:
     def __call__(self, Py_ssize_t start, Py_ssize_t stop):
         """Do the elements [start, stop); return the sum of their losses."""
         return self.sum_of(start, stop)
-
-
-cdef inline bint is_number(object value, double* number):
-    # Whether a Python number can be had as a double; others are left to the checks.
-    if not isinstance(value, (float, int)):
-        return False
-    try:
-        number[0] = value
-    except OverflowError:
-        return False
-    return True
-
-
-cdef inline double bits_from_one(double factor) noexcept nogil:
-    # How far a factor is from 1, in powers of two; 0 is as good as 1.
-    return fabs(log2(fabs(factor))) if factor != 0.0 else 0.0
 
 
 cdef bint in_order(const Numbers* numbers) noexcept nogil:
@@ -333,26 +306,14 @@ cdef bint run_derivatives(const Elements* elements, const sigmoid_loss* loss, Py
     return run_elements(elements, loss, start, stop, with_hessian, tag, total)
 
 
-cdef Py_ssize_t first_bad(const Elements* elements, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
-                          double largest) noexcept nogil:
-    cdef DefaultEnvironment environment
-    environment.enter()
-    if double_precision:
-        return first_outside(elements, start, stop, largest)
-    return first_outside(elements, start, stop, <float> largest)
-
-
 def first_improbable(cnp.ndarray target, double largest, sample_weight=None, mask=None,
                      double_precision=None):
     """Return the position of the first number that counts and lies outside [0, largest], or -1."""
     cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
-    cdef Py_ssize_t position
-    cdef bint is_double
     run.set_shape(target)
     if not (run.take(&run.elements.target, target) and run.take(&run.elements.sample_weight, sample_weight)
             and run.take(&run.elements.mask, mask)):
         raise AssertionError(f"no kernel for {target.dtype}")
-    is_double = run.elements.target.storage == FLOAT64 if double_precision is None else double_precision
-    with nogil:
-        position = first_bad(&run.elements, 0, run.count, is_double, largest)
-    return position
+    run.largest_target = largest
+    run.double_targets = run.elements.target.storage == FLOAT64 if double_precision is None else double_precision
+    return run.first_bad_target()

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_bridges
-from fastce._evaluate import Batch, _sum, checked_denominator, working_type
+from fastce import _checks, _checks_bridges, _parallel
+from fastce._evaluate import checked_denominator, native_float, working_type
 from fastce._loss import Array, Value
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
@@ -129,11 +129,7 @@ def linear_cross_entropy(
     _checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
     factor = _checks.sample_weight(sample_weight, shape)
     divisor = _checks.normalizer(normalizer)
-    given: dict[str, Array] = {"labels" if is_labels else "probabilities": y}
-    batch = Batch(chosen.kernel(), logits, sample_weight=factor, **given)
-    total_weight = batch.sum_of_weights()
-    if not is_labels:
-        batch.check_probabilities()
+    total_weight = chosen.kernel().weigh(logits, native_float(y), factor)
     if chosen.reduction != "mean":
         divisor = 1.0
     elif divisor is None:
@@ -168,7 +164,7 @@ def linear_cross_entropy(
         grads.add(rows, chunk)
     if one_by_one:
         return losses.reshape(shape), *grads.results(x)
-    return _sum(totals) / divisor, *grads.results(x)
+    return _parallel.total(totals) / divisor, *grads.results(x)
 
 
 class _Scattered:

@@ -142,8 +142,6 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             axis=self.axis,
             largest_factor=self.largest_factor,
             takes_probabilities=self.takes_probabilities,
-            sum_over_rows=_evaluate.sum_over_rows,
-            first_outside=_evaluate.first_outside,
         )
 
 
@@ -218,8 +216,6 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             axis=self.axis,
             largest_factor=self.largest_factor,
             takes_probabilities=self.takes_probabilities,
-            sum_over_rows=_evaluate.sum_over_rows,
-            first_outside=_evaluate.first_outside,
         )
 
 
@@ -304,7 +300,6 @@ class BCEWithLogits(_SigmoidLoss):
             element_weights=self.element_weights,
             largest_factor=self.largest_factor,
             reduction=self.reduction,
-            sum_over_elements=_evaluate.sum_over_elements,
         )
 
 
@@ -384,7 +379,6 @@ class SigmoidFocalLoss(_SigmoidLoss):
             element_weights=self.element_weights,
             largest_factor=self.largest_factor,
             reduction=self.reduction,
-            sum_over_elements=_evaluate.sum_over_elements,
         )
 
 

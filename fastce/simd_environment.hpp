@@ -43,6 +43,7 @@ FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, 
             std::memcpy(to + first, from + first, std::size_t(count) * sizeof(T));
             first += count;
         }
+#pragma GCC unroll 8
         for (; first + line <= stop; first += line)
             for (std::ptrdiff_t k = first; k < first + line; k += vec<T>::lanes) {
                 const auto x = bit_cast<typename native_of<float>::type>(load(from + k).v);

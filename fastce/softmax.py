@@ -9,25 +9,15 @@ With m = max_j z_j and T the sum of exp(z_j − m) over all j but one maximum::
 so that the logarithm of a probability near 1 keeps its digits.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_softmax, _isa, _layout
+from fastce import _checks, _checks_softmax, _isa
 from fastce._checks_softmax import Axis
-from fastce._evaluate import (
-    BLOCK_ELEMENTS,
-    Array,
-    Batch,
-    handed_back,
-    last_axis,
-    new_like,
-    sum_over_rows,
-    working_type,
-)
+from fastce._evaluate import Array, handed_back, working_type
+from fastce._layout import new_like
 
 __all__ = ["TokenLogProbs", "log_softmax", "logsumexp", "softmax", "token_log_probs"]
 
@@ -178,16 +168,13 @@ def logsumexp(
     axes = _checks_softmax.class_axes(z, axis)
     kept = _checks_softmax.keepdims(keepdims)
     mask = _checks.where(where, z.shape)
-    shape = rows = _shape_of_rows(z, axes)
-    if kept:
-        shape = tuple(1 if i in axes else size for i, size in enumerate(z.shape))
+    shape = tuple(
+        1 if i in axes else size for i, size in enumerate(z.shape) if kept or i not in axes
+    )
     dtype = working_type(z)
     given = None if out is None else _checks.output(out, shape, (dtype,), [z, mask], None)
-    plain = given is not None and given.flags.c_contiguous and given.dtype.isnative
-    result: Array = given if given is not None and plain else np.empty(shape, dtype)
-    _run("logsumexp", axes, z, mask, loss=result.reshape(rows))
-    if given is not None and not plain:
-        given[...] = result
+    result: Array = np.empty(shape, dtype) if given is None else given
+    _run("logsumexp", axes, z, mask, result, wants_values=True)
     if out is not None:
         return out
     return result if shape else result[()]
@@ -252,19 +239,15 @@ def token_log_probs(
     >>> print([f"{x:.5g}" for x in result.log_prob], result.argmax)
     ['-2.0612e-09', '-1.3133'] [0 1]
     """
+    found = None
     if _is_plain_axis(axis):
         found = _kernel("cross_entropy", axis).read_tokens(logits, target)
-        if found is not None:
-            return TokenLogProbs(np.negative(found[0], out=found[0]), *found[1:])
-    z = _checks.logits(logits)
-    last = _checks.class_axis(z, _checks.axis(axis))
-    y, _ = _checks.softmax_target(target, z, last, probabilities=False)
-    batch = Batch(_kernel("cross_entropy"), last_axis(z, last), labels=y)
-    batch.denominator()
-    loss, lse = np.empty(y.shape, working_type(z)), np.empty(y.shape, working_type(z))
-    argmax = np.empty(y.shape, np.int64)
-    batch.run(1.0, loss=loss, log_sum_exp=lse, argmax=argmax)
-    return TokenLogProbs(np.negative(loss, out=loss), lse, argmax)
+    if found is None:
+        z = _checks.logits(logits)
+        last = _checks.class_axis(z, _checks.axis(axis))
+        y, _ = _checks.softmax_target(target, z, last, probabilities=False)
+        found = _kernel("cross_entropy", last).read_tokens(z, y, checked=True)
+    return TokenLogProbs(np.negative(found[0], out=found[0]), *found[1:])
 
 
 def _like_logits(
@@ -279,13 +262,9 @@ def _like_logits(
     mask = _checks.where(where, z.shape)
     (given,) = _checks.outputs(out, 1, z, [mask])
     result = new_like(z) if given is None else given
-    _run(kind, axes, z, mask, grad=result)
+    _run(kind, axes, z, mask, result)
     (written,) = handed_back(out, [result])
     return written if z.ndim or out is not None else written[()]
-
-
-def _shape_of_rows(logits: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple([size for i, size in enumerate(logits.shape) if i not in axes])
 
 
 def _run(
@@ -293,90 +272,33 @@ def _run(
     axes: tuple[int, ...],
     logits: Array,
     mask: Array | None,
-    grad: Array | None = None,
-    loss: Array | None = None,
+    out: Array,
+    *,
+    wants_values: bool = False,
 ) -> None:
-    """Go over all rows; the classes of a row lie along all of ``axes``, in any order.
-
-    ``loss`` is contiguous, of the shape of the other axes.
-    """
-    if len(axes) == 1:
-        (axis,) = axes
-        _run_batch(
-            _kernel(kind),
-            last_axis(logits, axis),
-            None if mask is None else last_axis(mask, axis),
-            None if grad is None else last_axis(grad, axis),
-            loss,
-        )
-        return
+    """Write to ``out``, of checked arrays; the classes of a row lie along all of ``axes``."""
     # In the order of memory, and forwards, the classes mostly have the strides of one axis.
-    order = sorted(axes, key=lambda i: -abs(logits.strides[i]))
-    order = [i for i in range(logits.ndim) if i not in axes] + order
-    batch = logits.ndim - len(axes)
-    steps = [-1 if logits.strides[i] < 0 else 1 for i in order[batch:]]
-    box: Any = (..., *(slice(None, None, step) for step in steps))
-    arrays: dict[str, Any] = {"logits": logits, "mask": mask, "grad": grad}
-    views = _of_each(arrays, lambda array: array.transpose(order)[box])
-    if all(array is None or _is_joined(array, batch) for array in views.values()):
-        shape = *views["logits"].shape[:batch], math.prod(views["logits"].shape[batch:])
-        views = _of_each(views, lambda array: array.reshape(shape))
-        _run_batch(_kernel(kind), loss=loss, **views)
-    else:
-        _run_blocks(_kernel(kind), batch, loss=loss, **views)
+    order = [i for i in range(logits.ndim) if i not in axes]
+    order += sorted(axes, key=lambda i: -abs(logits.strides[i]))
+    steps = [-1 if logits.strides[i] < 0 and i in axes else 1 for i in order]
+    box: Any = (*(slice(None, None, step) for step in steps), *([None] if not axes else []))
 
+    def rows(array: Array) -> Array:
+        view: Array = array.transpose(order)[box]
+        return view
 
-def _of_each(arrays: dict[str, Any], view: Callable[[Array], Array]) -> dict[str, Any]:
-    return {name: None if array is None else view(array) for name, array in arrays.items()}
-
-
-def _is_joined(array: Array, batch: int) -> bool:
-    """Whether the axes after the first ``batch`` can be viewed as one."""
-    classes_first = np.moveaxis(array, range(batch), range(-batch, 0))
-    return array.size == 0 or len(_layout.collapsed(classes_first, array.ndim - batch)) <= 1
-
-
-def _run_batch(
-    kernel: Any, logits: Array, mask: Array | None, grad: Array | None, loss: Array | None
-) -> None:
-    losses = {} if loss is None else {"loss": loss}
-    Batch(kernel, logits, mask=mask).run(1.0, grad=grad, **losses)
-
-
-def _run_blocks(
-    kernel: Any,
-    batch: int,
-    logits: Array,
-    mask: Array | None,
-    grad: Array | None,
-    loss: Array | None,
-) -> None:
-    """Go over rows that cannot be viewed as one axis: gathered in blocks, of a row at least."""
-    rows, classes = math.prod(logits.shape[:batch]), math.prod(logits.shape[batch:])
-    losses = None if loss is None else loss.reshape(rows)
-    dtype = (logits if grad is None else grad).dtype.newbyteorder("=")
-    step = max(BLOCK_ELEMENTS // classes, 1)
-
-    def gathered(array: Array, dtype: Any, first: int, last: int) -> Array:
-        return _layout.gather(array, batch, first, last, dtype).reshape(last - first, classes)
-
-    def work(start: int, stop: int) -> float:
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            block = gathered(logits, dtype, first, last)
-            _run_batch(
-                kernel,
-                block,
-                None if mask is None else gathered(mask, bool, first, last),
-                None if grad is None else block,
-                None if losses is None else losses[first:last],
-            )
-            if grad is not None:
-                _layout.scatter(block, grad, batch, first, last)
-            del block  # before the next one is made, not after
-        return 0.0
-
-    sum_over_rows(work, rows, classes, False)
+    count = max(len(axes), 1)
+    shape = [logits.shape[i] for i in order[: logits.ndim - len(axes)]]
+    found = _kernel(kind, -count).apply(
+        rows(logits),
+        out.reshape(shape) if wants_values else rows(out),
+        wants_values,
+        None if mask is None else rows(mask),
+        class_axes=count,
+        checked=True,
+    )
+    if found is None:
+        raise AssertionError("checked arguments that the kernels do not take")
 
 
 _kernels: dict[tuple[str, str, Any], Any] = {}

@@ -61,6 +61,50 @@ def test_each_array_in_an_order_of_its_own(dtype, classes, orders, isa, rng):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance / 10)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
+@pytest.mark.parametrize("layout", ["C", "fortran", "every_third_element", "byte_swapped"])
+@pytest.mark.parametrize("classes", [100, 40_000])
+def test_probabilities_of_a_type_and_layout_of_their_own(classes, layout, dtype, isa, rng):
+    """Those of a long row were taken for numbers of the logits' type, side by side."""
+    z = on_grid(rng, (3, classes)).astype(np.float32)
+    q = rng.integers(3, size=z.shape).astype(dtype)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    expected = loss.value_grad_hess(z, q.astype(np.float32))
+    found = loss.value_grad_hess(z, {"C": np.copy, **LAYOUTS}[layout](q))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 40, 300])
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_planes_of_packed_records(rows, classes, isa, rng):
+    """Rows follow one another, and their classes are no whole number of logits apart."""
+    records = np.zeros(classes, [("pad", "i1"), ("z", "f4", (rows,))])
+    records["z"] = on_grid(rng, (classes, rows))
+    z, y = records["z"].T, rng.integers(classes, size=rows)
+    loss = fastce.SoftmaxCrossEntropy()
+    assert_same(loss.value_grad_hess(z, y), loss.value_grad_hess(z.copy(), y))
+    np.testing.assert_array_equal(fastce.softmax(z), fastce.softmax(z.copy()))
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "one block"])
+def test_an_output_of_any_layout_changes_no_bit(layout, isa, rng):
+    """Neither of what it gets nor of the losses, however the logits lie."""
+    for z in (on_grid(rng, (70, 9, 5)), np.moveaxis(on_grid(rng, (9, 5, 70)), 2, 0)):
+        z = z.astype(np.float32)
+        y = rng.integers(5, size=z.shape[:2])
+        loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1, reduction="none")
+        expected = loss.value_grad_hess(z, y)
+        np.testing.assert_array_equal(loss(z, y), loss.value_and_grad(z, y)[0])
+        out = tuple(np.asarray({"one block": np.copy, **LAYOUTS}[layout](z)) for _ in range(2))
+        if not out[0].flags.writeable:
+            continue
+        found = loss.value_grad_hess(z, y, out=out)
+        assert found[1] is out[0]
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("c", THOROUGH, ids=str)
 def test_zero_strides(c, isa):
     batch = c.batch("float32")

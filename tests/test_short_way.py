@@ -1,4 +1,4 @@
-"""Calls that the compiled entry takes give the bits of those that Python lays out first.
+"""Calls that the compiled entry takes at once give the bits of those that Python checks first.
 
 A subclass of NumPy's array is one that the entry declines.
 """

@@ -181,15 +181,15 @@ MUTATIONS = [
     Mutation(
         "probabilities not checked",
         "_softmax_calls.pxi",
-        "if first_improbable(y, largest_number(y)) >= 0:",
-        "if False:",
+        "position = first_bad_probability(target, sample_weight, run.axis)",
+        "position = -1",
         ("test_targets.py",),
     ),
     Mutation(
         "an output over another argument",
-        "_softmax_calls.pxi",
-        "    if not is_apart_from_all(array, others):\n",
-        "    if False:\n",
+        "_softmax_arrays.pxi",
+        "        if not reach_apart(array, <cnp.ndarray> arrays[i]):\n",
+        "        if False:\n",
         ERRORS,
     ),
     Mutation(
@@ -238,16 +238,16 @@ MUTATIONS = [
     # What Python does around the kernels
     Mutation(
         "the mean without its denominator",
-        "_evaluate.py",
-        "    scale /= denominator\n    factors = ",
-        "    factors = ",
+        "_softmax_calls.pxi",
+        "run.batch.scale = scale / denominator",
+        "run.batch.scale = scale",
         SOFTMAX,
     ),
     Mutation(
         "gathered blocks off by one",
-        "_layout.py",
-        "whole = last + (tail == inner)",
-        "whole = last",
+        "_softmax_run.pxi",
+        "move_numbers(numbers, numbers.axes, first, count, <char*> block, True)",
+        "move_numbers(numbers, numbers.axes, first, count - 1, <char*> block, True)",
         ("test_layouts.py",),
     ),
     Mutation(
