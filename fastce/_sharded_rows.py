@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import _checks, _checks_bridges, _isa, _layout, _parallel
-from fastce._evaluate import checked_denominator, working_type
+from fastce._evaluate import checked_denominator, native_float, working_type
 from fastce._layout import Array
 
 BLOCK_ELEMENTS = 1 << 15  # of a gathered block: 128 KB of float32
-GROUP_ROWS = 64  # of short rows, that the kernels take together; a task has a multiple of them
+GROUP_ROWS = 128  # of short rows, that the kernels take together; a task has a multiple of them
 
 # Factors of up to 2**100 either way are multiplied in float32, as the losses themselves do.
 FACTOR_BITS = 100
@@ -127,7 +127,7 @@ class Shard:
         count, axes = self.target.size, self.target.ndim
         if count == 0 or self.width == 0:
             return
-        if real != np.float64 and self._scale_overflows():
+        if real != np.float64 and self.loss.kernel().scale_overflows(native_float(self.logits)):
             real = np.dtype(np.float64)
         arrays = {"logits": self.logits, "mask": self.mask, "grad": grad}
         given = {name: array for name, array in arrays.items() if array is not None}
@@ -161,20 +161,6 @@ class Shard:
             count, self.width, 1 if are_rows and not is_short else GROUP_ROWS
         )
         _parallel.run(work, tasks, count * self.width)
-
-    def _scale_overflows(self) -> bool:
-        """Return whether the scale takes a finite logit beyond the working precision."""
-        if abs(getattr(self.loss, "logit_scale", 1.0)) <= 1:
-            return False
-        array = _layout.once(self.logits)
-        array = array.transpose(_layout.memory_order([array]))
-        take = functools.partial(
-            _layout.gather, array, array.ndim, dtype=array.dtype.newbyteorder("=")
-        )
-        return any(
-            _isa.core.overflows(self.loss.kernel(), take(i, min(i + BLOCK_ELEMENTS, array.size)))
-            for i in range(0, array.size, BLOCK_ELEMENTS)
-        )
 
 
 # Whole rows ---------------------------------------------------------------------------------------

@@ -119,6 +119,13 @@ cdef class SoftmaxKernel:
             raise AssertionError("checked arguments that the kernels do not take")
         return run.total_weight, run.any_counts
 
+    def scale_overflows(self, logits):
+        """Return whether the scale takes a finite logit beyond float32; the class axis is the last."""
+        cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
+        if not run.begin(self, logits, -1, 1):
+            raise AssertionError("checked arguments that the kernels do not take")
+        return run.scale_overflows()
+
     def apply(self, logits, out, bint wants_values, where=None, *, int class_axes=1, bint checked=False):
         """Return what one read of the logits makes of each of them, or of each row with ``wants_values``; or None.
 
