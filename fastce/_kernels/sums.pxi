@@ -71,12 +71,12 @@ cdef void sums_by_rows(const real* of_row, Py_ssize_t rows, Py_ssize_t classes, 
         rest = classes - width
         if rest <= 0:
             for k in range(together):
-                sums[k] = widened_sum(load_first(<const float*> of_row + k * classes, classes, <float> 0), zero, exactly)
+                x = <const float*> of_row + k * classes
+                sums[k] = widened_sum(load_first(x, classes, <float> 0), zero, exactly)
         else:
             for k in range(together):
-                sums[k] = widened_sum(load(<const float*> of_row + k * classes),
-                                      load_first(<const float*> of_row + k * classes + width, min_size(rest, width),
-                                                 <float> 0), exactly)
+                x = <const float*> of_row + k * classes
+                sums[k] = widened_sum(load(x), load_first(x + width, min_size(rest, width), <float> 0), exactly)
         if rest > width:
             rest -= width
             for k in range(together):
