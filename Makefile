@@ -10,7 +10,7 @@ MINUTES ?= 30
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-KERNELS := $(wildcard $(addprefix fastce/*.,hpp pxd pxi pyx) fastce/_kernels/*.pxi)
+KERNELS := $(wildcard fastce/_core.p* fastce/_kernels/*.pxi $(addprefix fastce/_simd/*.,hpp pxd))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

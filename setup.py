@@ -70,7 +70,7 @@ def extension(name: str, flags: list[str]) -> Extension:
         quiet=True,
     )
     module.extra_compile_args = FLAGS + flags
-    module.include_dirs = [numpy.get_include(), "fastce"]
+    module.include_dirs = [numpy.get_include(), "fastce/_simd"]
     module.extra_link_args = LINK_FLAGS
     module.define_macros = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *MACROS]
     return module

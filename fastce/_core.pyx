@@ -20,7 +20,7 @@ from libc.math cimport pow as scalar_pow
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastce.simd cimport *
+from fastce._simd cimport *
 
 cnp.import_array()
 
@@ -38,9 +38,9 @@ include "_kernels/long_rows.pxi"
 include "_kernels/pivots.pxi"
 include "_kernels/block.pxi"
 include "_kernels/shards.pxi"
-include "_numbers.pxi"
-include "_sigmoid_kernel.pxi"
-include "_sigmoid_checks.pxi"
+include "_kernels/numbers.pxi"
+include "_kernels/sigmoid.pxi"
+include "_kernels/sigmoid_checks.pxi"
 
 
 cdef extern from *:
@@ -160,7 +160,7 @@ cdef Scalars scalars_of(array) except *:
     return scalars
 
 
-include "_entries.pxi"
+include "_kernels/entries.pxi"
 
 
 cdef enum:
@@ -187,11 +187,11 @@ KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EX
          "log_softmax": LOG_SOFTMAX}
 
 
-include "_sigmoid_calls.pxi"
-include "_softmax_arrays.pxi"
-include "_softmax_checks.pxi"
-include "_softmax_run.pxi"
-include "_softmax_calls.pxi"
+include "_kernels/sigmoid_calls.pxi"
+include "_kernels/softmax_arrays.pxi"
+include "_kernels/softmax_checks.pxi"
+include "_kernels/softmax_run.pxi"
+include "_kernels/softmax_calls.pxi"
 
 
 cdef int run_softmax(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, bint double_precision,
@@ -209,6 +209,6 @@ cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real
     return run_blocks(batch, start, stop, plan, tag, total)
 
 
-include "_shard_calls.pxi"
-include "_elementary.pxi"
-include "_interface.pxi"
+include "_kernels/shard_calls.pxi"
+include "_kernels/elementary.pxi"
+include "_kernels/c_interface.pxi"

@@ -1,6 +1,6 @@
 """exp, log1p, log and tanh of the kernels: their error over the stated ranges, and special values.
 
-The bounds below are what simd_functions.hpp and the tanh of passes.pxi promise. Those of
+The bounds below are what functions.hpp and the tanh of passes.pxi promise. Those of
 float32 are measured on every number there is, outside of this suite: `python -m tools.exhaustive`.
 """
 

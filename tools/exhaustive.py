@@ -1,4 +1,4 @@
-"""Measure exp, log1p, log and tanh of simd_functions.hpp on every float32 in their ranges.
+"""Measure exp, log1p, log and tanh of functions.hpp on every float32 in their ranges.
 
     python -m tools.exhaustive                  # all of them, and write bench/results/exhaustive.md
     python -m tools.exhaustive --only log1p     # one of them, written nowhere

@@ -1,4 +1,4 @@
-"""Compute the polynomials and tables of fastce/simd_functions.hpp, and their errors, with mpmath.
+"""Compute the polynomials and tables of fastce/_simd/functions.hpp, and their errors, with mpmath.
 
     python tools/polynomials.py           # print them, and each polynomial's worst relative error
     python tools/polynomials.py --check   # compare with the literals that stand in the headers
@@ -33,8 +33,8 @@ import mpmath
 import numpy as np
 from mpmath import mpf
 
-HEADER = Path(__file__).resolve().parent.parent / "fastce" / "simd_functions.hpp"
-TABLES = HEADER.with_name("simd_tables.hpp")
+HEADER = Path(__file__).resolve().parent.parent / "fastce" / "_simd" / "functions.hpp"
+TABLES = HEADER.with_name("tables.hpp")
 POINTS = 2001
 
 Number = Any  # mpmath has no types

@@ -1,4 +1,4 @@
-// What simd_functions.hpp looks up. tools/polynomials.py computes it.
+// What functions.hpp looks up. tools/polynomials.py computes it.
 #pragma once
 
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "simd.hpp"
-#include "simd_tables.hpp"
+#include "tables.hpp"
 
 namespace {
 namespace simd {

@@ -639,7 +639,7 @@ public:
 }  // namespace simd
 }  // namespace
 
-#include "simd_environment.hpp"
-#include "simd_float16.hpp"
-#include "simd_functions.hpp"
-#include "simd_transpose.hpp"
+#include "environment.hpp"
+#include "float16.hpp"
+#include "functions.hpp"
+#include "transpose.hpp"
