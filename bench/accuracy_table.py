@@ -91,25 +91,25 @@ def yardsticks(problem: Problem, exact: bool) -> dict[str, Yardstick]:
     }
 
 
-def answers(problem: Problem, variants: list[str], peers: bool) -> Iterator[tuple[str, Any]]:
+def answers(problem: Problem, names: list[str], peers: bool) -> Iterator[tuple[str, Any]]:
     """Name and (value, gradient) of each variant of fastce, then of each peer that can do it."""
-    from fastce import _isa
+    from fastce._call import variants
 
     for subject in subjects.subjects_of(problem.cell):
         if subject.name == OURS[0]:
-            for variant in variants:
-                with _isa.using(variant):
+            for variant in names:
+                with variants.using(variant):
                     result = subject.prepare(problem)()
                     yield FASTCE + variant, tuple(map(np.array, result))
         elif peers and subject.name in PEERS:
             yield subject.name, subject.prepare(problem)()
 
 
-def measure(loss: str, dtype: str, variants: list[str], peers: bool = True) -> list[Found]:
+def measure(loss: str, dtype: str, names: list[str], peers: bool = True) -> list[Found]:
     """One entry a number of classes, kind of logits and subject."""
     found = []
     for problem, groups in problems(loss, dtype):
-        results = dict(answers(problem, variants, peers and dtype in ("float32", "float64")))
+        results = dict(answers(problem, names, peers and dtype in ("float32", "float64")))
         for group in groups:
             piece = part(problem, group.rows)
             facts = {
@@ -271,17 +271,17 @@ def main() -> int:
     arguments = parser.parse_args()
     if not extended_precision():
         raise SystemExit("np.longdouble is no wider than float64 here: there is no truth")
-    from fastce import _isa
+    from fastce._call import variants
 
     missing = {} if arguments.no_peers else subjects.load()
     if arguments.no_peers:
         importlib.import_module("bench.subjects.with_fastce")
-    available = _isa.available()
-    variants = [name for name in available if SAME_BITS.get(name) not in available]
+    available = variants.available()
+    names = [name for name in available if SAME_BITS.get(name) not in available]
     facts, started, errors = machine.facts([1]), time.monotonic(), []
     for dtype in arguments.dtypes.split(","):
         for loss in LOSSES:
-            errors += measure(loss, dtype, variants, not arguments.no_peers)
+            errors += measure(loss, dtype, names, not arguments.no_peers)
             print(f"[{time.monotonic() - started:4.0f} s] {dtype} {loss}", file=sys.stderr)
     results = {"machine": facts, "missing": missing, "errors": errors}
     text = report(results)

@@ -26,7 +26,7 @@ def processor() -> str:
 def instruction_set() -> str:
     """The compiled variant of fastce that is in use."""
     try:
-        isa = importlib.import_module("fastce._isa")
+        isa = importlib.import_module("fastce._call.variants")
     except ImportError:
         return "fastce is not installed"
     return str(getattr(isa, "selected", "unknown"))

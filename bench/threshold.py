@@ -1,4 +1,4 @@
-"""From how many elements on a second thread pays: what THREADED_ELEMENTS of fastce/_parallel.py is.
+"""From how many elements on a second thread pays: THREADED_ELEMENTS of fastce/_call/threads.py.
 
 Run: python -m bench.threshold, on an idle machine of at least two CPUs. It calls each loss on one
 thread and on two, whatever the size, in turns, and prints the medians in microseconds.
@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 import fastce
-from fastce import _parallel
+from fastce._call import threads
 
 ROUNDS = 200
 SIZES = [1 << 18, 5 << 16, 3 << 17, 1 << 19, 1 << 20, 1 << 21]  # smaller calls are one task
@@ -49,7 +49,7 @@ def microseconds(call: Callable[[], object], counts: tuple[int, ...]) -> list[fl
 
 
 def main() -> None:
-    _parallel.THREADED_ELEMENTS = 0
+    threads.THREADED_ELEMENTS = 0
     for elements in SIZES:
         for name, call in calls(elements).items():
             one, two = microseconds(call, (1, 2))

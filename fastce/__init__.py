@@ -8,8 +8,8 @@
 0.160927
 """
 
-from fastce._configuration import show_config
-from fastce._parallel import get_num_threads, set_num_threads
+from fastce._call.configuration import show_config
+from fastce._call.threads import get_num_threads, set_num_threads
 from fastce._version import __version__
 from fastce.linear import linear_cross_entropy
 from fastce.losses import (

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastce import _checks_bridges
-from fastce._loss import Array
+from fastce._call import checks_bridges
+from fastce._call.loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 # XGBoost's own least second derivative. A leaf whose second derivatives add up to 0 gets no value.
@@ -27,7 +27,7 @@ PLAIN = SoftmaxCrossEntropy(reduction="sum")
 
 def one_hot(labels: Array, classes: int, dtype: Any, order: Literal["C", "F"]) -> Array:
     """Return (n, K): 1 at each sample's label and 0 elsewhere."""
-    _checks_bridges.labels_in_range(labels, classes)
+    checks_bridges.labels_in_range(labels, classes)
     result = np.zeros((len(labels), classes), dtype, order)
     result[np.arange(len(labels)), labels] = 1
     return result

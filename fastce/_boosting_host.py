@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from fastce import _checks_bridges
+from fastce._call import checks_bridges
 
 CUSTOM = ("none", "None", "null", "custom", "na")  # LightGBM's names of a custom objective
 
@@ -48,7 +48,7 @@ def parameters_of_booster() -> dict[str, Any]:
 def xgboost_weights() -> None:
     """Refuse weights of classes that XGBoost leaves to its own objectives."""
     if float(parameters_of_host("xgboost").get("scale_pos_weight") or 1) != 1:
-        _checks_bridges.dropped_weights(
+        checks_bridges.dropped_weights(
             "XGBoost", "scale_pos_weight", "give pos_weight, alpha or weight to the loss"
         )
 
@@ -57,7 +57,7 @@ def xgboost_metric(instead: str, takes_probabilities: bool = False) -> None:
     """Refuse predictions that are not of the kind that a metric takes."""
     is_raw = next(locals_of_host("xgboost", "output_margin"), None)
     if is_raw is not None and bool(is_raw) == takes_probabilities:
-        _checks_bridges.other_predictions(instead, takes_probabilities)
+        checks_bridges.other_predictions(instead, takes_probabilities)
 
 
 def lightgbm_weights() -> None:
@@ -66,7 +66,7 @@ def lightgbm_weights() -> None:
     names = ("is_unbalance", "unbalance", "unbalanced_sets")
     is_unbalanced = any(str(given.get(name)).lower() in ("true", "1", "+") for name in names)
     if is_unbalanced or float(given.get("scale_pos_weight") or 1) != 1:
-        _checks_bridges.dropped_weights(
+        checks_bridges.dropped_weights(
             "LightGBM",
             "is_unbalance and scale_pos_weight",
             "give pos_weight, alpha or weight to the loss, or weights to the Dataset",
@@ -78,7 +78,7 @@ def lightgbm_metric(instead: str, takes_probabilities: bool = False) -> None:
     given = parameters_of_booster()
     is_raw = given.get("objective", "none") in CUSTOM
     if given and is_raw == takes_probabilities:
-        _checks_bridges.other_predictions(instead, takes_probabilities)
+        checks_bridges.other_predictions(instead, takes_probabilities)
     if not is_raw:
         return
     names = ("metric", "metrics", "metric_types")
@@ -98,7 +98,7 @@ def catboost_weights() -> None:
     is_weighted = given.get("class_weights") is not None
     is_weighted |= given.get("auto_class_weights") not in (None, "None")
     if is_weighted and given.get("class_names") is None and not given.get("classes_count"):
-        _checks_bridges.dropped_weights(
+        checks_bridges.dropped_weights(
             "CatBoost",
             "class_weights and auto_class_weights",
             "unless it knows the classes: pass class_names too (classes_count=2 to catboost.cv)",

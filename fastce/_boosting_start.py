@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _checks, _checks_bridges
-from fastce._loss import Array
+from fastce._call import checks, checks_bridges
+from fastce._call.loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.softmax import log_softmax
 
@@ -42,7 +42,7 @@ def start_weights(value: Any, samples: int) -> Array | None:
     """Return float64 weights, (n,), scaled by a power of two so that no sum overflows."""
     if value is None or np.size(value) == 0:  # XGBoost's way to say none
         return None
-    weight = np.ascontiguousarray(_checks.sample_weight(value, (samples,)), np.float64)
+    weight = np.ascontiguousarray(checks.sample_weight(value, (samples,)), np.float64)
     exponent = int(np.frexp(np.abs(weight).max(initial=0))[1])
     return np.ldexp(weight, -exponent)
 
@@ -85,7 +85,7 @@ def least(
 
 def sigmoid_start(loss: Any, target: Array, weight: Array | None) -> Array:
     """Return the scores of the target's columns, (K,)."""
-    _checks_bridges.weights_of_a_start(weight)
+    checks_bridges.weights_of_a_start(weight)
     values, place = np.unique(target, return_inverse=True)
     columns = place.reshape(target.shape).T
     mass = np.stack([sums_by_index(column, weight, len(values)) for column in columns], axis=-1)
@@ -111,12 +111,12 @@ def softmax_start(loss: Any, target: Array, weight: Array | None, classes: int |
         target, weight = target[counted], None if weight is None else weight[counted]
         if classes is None:
             classes = len(own) if own is not None else int(target.max(initial=-1)) + 1
-        _checks_bridges.labels_in_range(target, classes)
+        checks_bridges.labels_in_range(target, classes)
         mass = sums_by_index(target, weight, classes)
-    _checks.weights_fit(loss.class_weight_name, own, mass.size)
+    checks.weights_fit(loss.class_weight_name, own, mass.size)
     if not mass.size:
         return np.zeros(0)
-    total = float(len(target)) if weight is None else _checks_bridges.weights_of_a_start(weight)
+    total = float(len(target)) if weight is None else checks_bridges.weights_of_a_start(weight)
     if isinstance(loss, SoftmaxCrossEntropy):
         mass = (1 - loss.label_smoothing) * mass + loss.label_smoothing * total / mass.size
     if own is not None:

@@ -3,14 +3,14 @@
 """Kernels of fastce: compiled once an instruction set, from this source.
 
 Python never sees a pointer: a run holds the arrays of one call, and is told which rows to do. The
-arrays have been checked before (see _checks.py and _evaluate.py).
+arrays have been checked before (see _call/checks.py and _call/rows.py).
 """
 
 from functools import partial
 
 import numpy as np
 
-from fastce import _checks, _layout, _parallel
+from fastce._call import checks, layout, threads
 
 cimport cython
 cimport numpy as cnp

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _checks, _checks_bridges
 from fastce import _dask_tasks as tasks
-from fastce._evaluate import working_type
+from fastce._call import checks, checks_bridges
+from fastce._call.rows import working_type
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 try:
     import dask.array as da
     from dask.layers import ArraySliceDep
 except ImportError as error:
-    _checks_bridges.missing_host("dask.array", "dask", error)
+    checks_bridges.missing_host("dask.array", "dask", error)
 
 DaskArray = Any  # dask is not typed
 LOSSES = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
@@ -45,14 +45,14 @@ class Graph:
         normalizer: Any = None,
         probabilities: bool = True,
     ) -> None:
-        _checks_bridges.one_of_losses(loss, LOSSES)
-        _checks_bridges.dask_logits(logits, da.Array)
+        checks_bridges.one_of_losses(loss, LOSSES)
+        checks_bridges.dask_logits(logits, da.Array)
         target = _array("target", target)
         sample_weight = _array("sample_weight", sample_weight)
         where = _array("where", where)
         self.loss, self.logits = loss, logits
         self.loss_of_chunk = loss if loss.reduction == "none" else replace(loss, reduction="sum")
-        z = _checks.logits(_stand_in(logits))
+        z = checks.logits(_stand_in(logits))
         self.real = working_type(z)
         self.axes = tuple(range(z.ndim))
         self.fields = z.ndim
@@ -64,20 +64,20 @@ class Graph:
         self.value_of_option: Argument = (None, None)
         if self.is_softmax:
             probabilities = probabilities and loss.takes_probabilities
-            self.axis = _checks.class_axis(z, loss.axis)
+            self.axis = checks.class_axis(z, loss.axis)
             self.rows = self.axes[: self.axis] + self.axes[self.axis + 1 :]
-            _, self.has_labels = _checks.softmax_target(
+            _, self.has_labels = checks.softmax_target(
                 _stand_in(target), z, self.axis, probabilities=probabilities
             )
-            _checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[self.axis])
+            checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[self.axis])
             self.is_split = logits.numblocks[self.axis] > 1
-            _checks_bridges.dask_target(self.has_labels, self.is_split)
+            checks_bridges.dask_target(self.has_labels, self.is_split)
         else:
-            _checks.sigmoid_target(_stand_in(target), z)
+            checks.sigmoid_target(_stand_in(target), z)
             self._take_array_option(z.shape)
         shape = tuple(z.shape[i] for i in self.rows)
-        _checks.sample_weight(_stand_in(sample_weight), shape)
-        _checks.where(_stand_in(where), z.shape)
+        checks.sample_weight(_stand_in(sample_weight), shape)
+        checks.where(_stand_in(where), z.shape)
         self.target = self._argument(target, self.rows if self.has_labels else self.axes)
         self.sample_weight = self._argument(sample_weight, self.rows)
         self.where = self._argument(where, self.axes)
@@ -88,7 +88,7 @@ class Graph:
         for name in ("pos_weight", "alpha"):
             value = getattr(self.loss, name, None)
             if isinstance(value, np.ndarray) and value.ndim:
-                _checks_bridges.broadcasts(name, value.shape, shape)
+                checks_bridges.broadcasts(name, value.shape, shape)
                 self.option, self.value_of_option = name, self._argument(value, self.axes)
                 self.loss_of_chunk = replace(self.loss_of_chunk, **{name: None})
 
@@ -108,8 +108,8 @@ class Graph:
     def _normalizer(self, value: Any) -> Any:
         """Return None, a float, or a dask array of no axes, which is checked when computed."""
         if not isinstance(value, da.Array):
-            return _checks.normalizer(value)
-        _checks_bridges.dask_scalar("normalizer", value.shape)
+            return checks.normalizer(value)
+        checks_bridges.dask_scalar("normalizer", value.shape)
         return da.blockwise(tasks.normalizer, (), value, (), dtype=np.float64, meta=_nothing(0))
 
     # What is computed -------------------------------------------------------------------------
@@ -370,10 +370,10 @@ def _array(name: str, value: Any) -> Any:
     if value is None and name != "target":
         return None
     if not isinstance(value, da.Array):
-        array = _checks._array(name, value)
+        array = checks._array(name, value)
         # What an empty list holds is anybody's guess.
         return array if array.size or not isinstance(value, list | tuple) else array.astype(int)
-    _checks_bridges.dask_array(name, value)
+    checks_bridges.dask_array(name, value)
     return value
 
 

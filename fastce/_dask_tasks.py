@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _checks, _layout, _parallel, _positions, sharded
-from fastce._evaluate import checked_denominator
+from fastce import sharded
+from fastce._call import checks, layout, positions, threads
+from fastce._call.rows import checked_denominator
 from fastce._sharded_rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 
@@ -55,7 +56,7 @@ def as_chunk(value: Any, ndim: int) -> Any:
 
 def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager[None]:
     """Let errors name positions in the whole arrays; an axis of None is broadcast."""
-    return _positions.counted_from(
+    return positions.counted_from(
         {
             name: tuple(0 if i is None else slices[i].start for i in axes)
             for name, axes in located.items()
@@ -68,7 +69,7 @@ def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager
 
 def total(parts: Any, axis: Any, keepdims: bool) -> Any:
     """Add up the numbers of chunks along all axes, rounding once."""
-    found = _parallel.total(parts.ravel().tolist())
+    found = threads.total(parts.ravel().tolist())
     return np.reshape(found, (1,) * parts.ndim if keepdims else ())
 
 
@@ -97,11 +98,11 @@ def weight_of_samples(weight: Any, where: Any, slices: Any, ndim: int, located: 
         found: Any = (np.count_nonzero(where),) * 2
     else:
         with in_whole(slices, located):
-            weight = _checks.sample_weight(weight, np.shape(weight))
+            weight = checks.sample_weight(weight, np.shape(weight))
         if where is not None:
             weight, where = np.broadcast_arrays(weight, where)
             weight = weight[where]
-        once = _layout.once(weight)
+        once = layout.once(weight)
         with np.errstate(over="ignore"):
             sum_once = np.sum(once, dtype=np.float64)
         found = sum_once * (weight.size // max(once.size, 1)), bool(np.any(once))
@@ -117,7 +118,7 @@ def denominator(sums: Any, factor: float) -> Any:
 
 
 def normalizer(value: Any) -> Any:
-    return np.asarray(_checks.normalizer(value))
+    return np.asarray(checks.normalizer(value))
 
 
 def quotient(total: Any, denominator: Any) -> Any:

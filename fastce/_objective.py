@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _boosting, _boosting_start, _checks, _checks_bridges
-from fastce._loss import Array, Loss
+from fastce import _boosting, _boosting_start
+from fastce._call import checks, checks_bridges
+from fastce._call.loss import Array, Loss
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.softmax import softmax
 
@@ -61,10 +62,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         losses = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
-        loss: Any = _checks_bridges.boosted_loss(self.loss, losses)
+        loss: Any = checks_bridges.boosted_loss(self.loss, losses)
         floor = self.floor
         if floor is not None:
-            floor = _checks.number("floor", floor, low=0)
+            floor = checks.number("floor", floor, low=0)
         elif isinstance(loss, SoftmaxFocalLoss | SigmoidFocalLoss):
             floor = FOCAL_FLOOR
         else:
@@ -73,7 +74,7 @@ class Objective:
             loss = replace(loss, axis=-1)
         own_sum = replace(loss, reduction="sum")
         self.__dict__.update(
-            hessian=_checks_bridges.hessian(self.hessian, self._is_plain),
+            hessian=checks_bridges.hessian(self.hessian, self._is_plain),
             floor=floor,
             _sum=_boosting.PLAIN if own_sum == _boosting.PLAIN else own_sum,
             _mean=replace(loss, reduction="mean"),
@@ -200,7 +201,7 @@ class Objective:
         >>> round(Objective(fastce.BCEWithLogits()).value_of_probabilities([0.5, 0.75], [1, 1]), 6)
         0.490415
         """
-        p = _checks_bridges.predicted_probabilities(probabilities, self._softmax_name)
+        p = checks_bridges.predicted_probabilities(probabilities, self._softmax_name)
         with np.errstate(divide="ignore"):
             scores = np.log(p) if self.is_softmax else np.log(p) - np.log1p(-p)
         least = _boosting_start.LEAST_SCORE
@@ -254,8 +255,8 @@ class Objective:
         -0.410367
         """
         if classes is not None:
-            classes = _checks_bridges.number_of_classes(classes)
-        y = _checks_bridges.start_target(
+            classes = checks_bridges.number_of_classes(classes)
+        y = checks_bridges.start_target(
             target, classes, self.is_softmax, getattr(self.loss, "takes_probabilities", True)
         )
         weight = _boosting_start.start_weights(sample_weight, len(y))
@@ -281,16 +282,16 @@ class Objective:
         self, scores: Any, target: Any, sample_weight: Any
     ) -> tuple[Array, Array, Array | None]:
         """Return scores, target and weights of the shapes and types that the loss accepts."""
-        scores = _checks_bridges.boosting_scores(scores, self._softmax_name)
-        target = _checks_bridges.boosting_target(target, scores)
-        weight = _checks_bridges.boosting_weight(sample_weight, scores)
+        scores = checks_bridges.boosting_scores(scores, self._softmax_name)
+        target = checks_bridges.boosting_target(target, scores)
+        weight = checks_bridges.boosting_weight(sample_weight, scores)
         if self.is_softmax and target.ndim == 1:
-            return scores, _checks_bridges.integral_labels(target), weight
+            return scores, checks_bridges.integral_labels(target), weight
         if scores.ndim == 2:
             if target.ndim == 1 and scores.shape[1] == 1:
                 target = target[:, None]
             elif target.ndim == 1:
-                labels, is_class_major = _checks_bridges.integral_labels(target), scores.flags.fnc
+                labels, is_class_major = checks_bridges.integral_labels(target), scores.flags.fnc
                 target = _boosting.one_hot(
                     labels, scores.shape[1], scores.dtype, "F" if is_class_major else "C"
                 )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_bridges, _isa, _layout, _parallel
-from fastce._evaluate import checked_denominator, native_float, working_type
-from fastce._layout import Array
+from fastce._call import checks, checks_bridges, layout, threads, variants
+from fastce._call.layout import Array
+from fastce._call.rows import checked_denominator, native_float, working_type
 
 BLOCK_ELEMENTS = 1 << 15  # of a gathered block: 128 KB of float32
 GROUP_ROWS = 128  # of short rows, that the kernels take together; a task has a multiple of them
@@ -23,14 +23,14 @@ def weights_of_labels(
     target: npt.ArrayLike, loss: Any, classes: int, sample_weight: npt.ArrayLike | None = None
 ) -> tuple[float, bool]:
     """Check every label and weight; return the sum of the rows' weights, and whether any counts."""
-    _checks_bridges.softmax_loss(loss)
-    classes = _checks_bridges.number_of_classes(classes)
-    _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
-    y = _checks._array("target", target)
+    checks_bridges.softmax_loss(loss)
+    classes = checks_bridges.number_of_classes(classes)
+    checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
+    y = checks._array("target", target)
     # Of these logits nothing is read but the shape, and no memory is taken.
     logits = np.broadcast_to(np.float32(), (*y.shape, classes))
-    y, _ = _checks.softmax_target(y, logits, logits.ndim - 1, probabilities=False)
-    weight = _checks.sample_weight(sample_weight, y.shape)
+    y, _ = checks.softmax_target(y, logits, logits.ndim - 1, probabilities=False)
+    weight = checks.sample_weight(sample_weight, y.shape)
     total, any_counts = loss.kernel().weigh(logits, y, weight)
     return total, any_counts
 
@@ -57,15 +57,15 @@ class Shard:
         classes: int,
         where: npt.ArrayLike | None,
     ) -> None:
-        _checks_bridges.softmax_loss(loss)
-        self.given = _checks.logits(logits)
-        self.axis = _checks.class_axis(self.given, loss.axis)
+        checks_bridges.softmax_loss(loss)
+        self.given = checks.logits(logits)
+        self.axis = checks.class_axis(self.given, loss.axis)
         self.logits = np.moveaxis(self.given, self.axis, -1)
-        self.target, _ = _checks.softmax_target(target, self.given, self.axis, probabilities=False)
+        self.target, _ = checks.softmax_target(target, self.given, self.axis, probabilities=False)
         self.width = self.logits.shape[-1]
-        mask = _checks.where(where, self.given.shape)
+        mask = checks.where(where, self.given.shape)
         self.mask = None if mask is None else np.moveaxis(mask, self.axis, -1)
-        self.first = _checks_bridges.shard_of_classes(first_class, self.width, classes)
+        self.first = checks_bridges.shard_of_classes(first_class, self.width, classes)
         weights_of_labels(self.target, loss, classes)  # every label, before anything is written
         self.loss, self.classes = loss, classes
 
@@ -97,13 +97,13 @@ class Shard:
             options = {"class_weight": soft, "label_smoothing": float(self.width)}
             fields[3] = soft.sum()
             rows["soft_distance"] = fields[4]
-        kernel = _isa.core.SoftmaxKernel(
+        kernel = variants.core.SoftmaxKernel(
             "cross_entropy",
             logit_scale=getattr(self.loss, "logit_scale", 1.0),
             softcap=getattr(self.loss, "softcap", None) or 0.0,
             **options,
         )
-        run = functools.partial(_isa.core.SoftmaxRun, kernel, 1.0)
+        run = functools.partial(variants.core.SoftmaxRun, kernel, 1.0)
         self.over_rows(run, working_type(self.logits), rows)
         target_logit[~here] = -np.inf
         if self.mask is not None:
@@ -135,7 +135,7 @@ class Shard:
         if real != working_type(self.logits):
             types |= {name: real for name in given if name != "mask"}
         views = {
-            name: _layout.matrix(array) if array.dtype == types[name] else None
+            name: layout.matrix(array) if array.dtype == types[name] else None
             for name, array in given.items()
         }
         step = max(BLOCK_ELEMENTS // self.width, 1)
@@ -144,23 +144,23 @@ class Shard:
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 block = {
-                    name: _layout.gather(array, axes, first, last, types[name])
+                    name: layout.gather(array, axes, first, last, types[name])
                     for name, array in given.items()
                 }
                 numbers = {n: None if x is None else x[first:last] for n, x in rows.items()}
                 run(**block, **numbers)(0, last - first)
                 if grad is not None:
-                    _layout.scatter(block["grad"], grad, axes, first, last)
+                    layout.scatter(block["grad"], grad, axes, first, last)
             return 0.0
 
         in_place = all(view is not None for view in views.values())
         work = run(**views, **rows) if in_place else by_blocks
         is_short = self.width * GROUP_ROWS <= BLOCK_ELEMENTS
         are_rows = self.logits.strides[-1] == self.logits.itemsize
-        tasks = _parallel.tasks_of(
+        tasks = threads.tasks_of(
             count, self.width, 1 if are_rows and not is_short else GROUP_ROWS
         )
-        _parallel.run(work, tasks, count * self.width)
+        threads.run(work, tasks, count * self.width)
 
 
 # Whole rows ---------------------------------------------------------------------------------------
@@ -181,19 +181,19 @@ class Rows:
     ) -> None:
         total, self.any_counts = weights_of_labels(target, loss, classes, sample_weight)
         y = np.asarray(target)
-        self.fields = _checks_bridges.summary("summary", summary)
+        self.fields = checks_bridges.summary("summary", summary)
         soft = getattr(loss, "label_smoothing", 0.0) != 0.0
-        _checks_bridges.summary_fits("summary", self.fields, y.shape, soft)
-        self.weight, self.largest = _checks.sample_weight_and_largest(sample_weight, y.shape)
-        normalizer = _checks.normalizer(normalizer)
-        factor = _checks.grad_output(grad_output, y.shape, loss.reduction)
+        checks_bridges.summary_fits("summary", self.fields, y.shape, soft)
+        self.weight, self.largest = checks.sample_weight_and_largest(sample_weight, y.shape)
+        normalizer = checks.normalizer(normalizer)
+        factor = checks.grad_output(grad_output, y.shape, loss.reduction)
         self.denominator = 1.0
         if loss.reduction == "mean":
             self.denominator = normalizer or checked_denominator(total, self.any_counts)
         self.factors = factor if isinstance(factor, np.ndarray) else None
         self.scale = (1.0 if isinstance(factor, np.ndarray) else factor) / self.denominator
         self.loss = loss
-        self.run = functools.partial(_isa.core.ShardRun, loss.kernel(), self.scale, classes)
+        self.run = functools.partial(variants.core.ShardRun, loss.kernel(), self.scale, classes)
         names = ("maximum", "others", "target_logit", "soft_mass", "soft_distance", "kept")
         self.numbers = {
             "labels": _numbers(y, np.int64),
@@ -205,8 +205,8 @@ class Rows:
         """Return the losses times their weights, and the log-sum-exps, flat and in float64."""
         losses, log_sum_exp = np.empty((2, self.fields[0].size))
         work = self.run(**self.numbers, loss=losses, log_sum_exp=log_sum_exp)
-        tasks = _parallel.tasks_of(losses.size, 1, GROUP_ROWS)
-        _parallel.run(work, tasks, losses.size)
+        tasks = threads.tasks_of(losses.size, 1, GROUP_ROWS)
+        threads.run(work, tasks, losses.size)
         return losses, log_sum_exp
 
     def write(self, shard: Shard, own_maximum: Array, grad: Array) -> None:

@@ -25,7 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastce import _checks, _checks_bridges, losses
+from fastce import losses
+from fastce._call import checks, checks_bridges
 
 Array = npt.NDArray[Any]
 Function = Callable[..., Any]
@@ -66,7 +67,7 @@ def _bfloat16() -> Any:
     try:
         import ml_dtypes
     except ImportError as error:
-        _checks_bridges.missing_host("ml_dtypes", "torch", error)
+        checks_bridges.missing_host("ml_dtypes", "torch", error)
     return ml_dtypes.bfloat16
 
 
@@ -210,7 +211,7 @@ def _add_weight(
     call["sample_weight"] = _array(weight)
     if reduction == "mean":
         # torch's mean divides by the number of elements, whatever they weigh.
-        mask = _checks.where(call.get("where"), logits.shape)
+        mask = checks.where(call.get("where"), logits.shape)
         call["normalizer"] = (logits.numel() if mask is None else np.count_nonzero(mask)) or None
 
 
@@ -224,26 +225,26 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
             if tensor is None and name not in ("input", "target"):
                 continue
             if not isinstance(tensor, Tensor):
-                _checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
+                checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
             is_plain = False
         if not tensor.is_cpu:
             # torch would run an operator for meta tensors if one argument is one: of no values.
             if not (tensor.is_meta and logits.is_meta):
                 got = f"one on {tensor.device}"
-                _checks_bridges.host_argument(name, "a tensor on the CPU", got)
+                checks_bridges.host_argument(name, "a tensor on the CPU", got)
             is_plain = False
         if tensor.layout is not torch.strided:
-            _checks_bridges.host_argument(name, "a dense tensor", f"one of {tensor.layout}")
+            checks_bridges.host_argument(name, "a dense tensor", f"one of {tensor.layout}")
         if wants_grad and tensor.requires_grad and tensor is not logits:
             _refuse_grad(name)
     if logits.dtype not in SAVED:
-        _checks_bridges.host_type("input", _checks.ACCEPTED_LOGITS, logits.dtype)
+        checks_bridges.host_type("input", checks.ACCEPTED_LOGITS, logits.dtype)
     return is_plain
 
 
 def _refuse_grad(name: str) -> NoReturn:
     """Refuse to differentiate with respect to another argument than the logits."""
-    _checks_bridges.host_argument(name, "detached: only input has a gradient", "requires_grad=True")
+    checks_bridges.host_argument(name, "detached: only input has a gradient", "requires_grad=True")
 
 
 # Derivatives --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_index
 
-from fastce import _checks, _checks_information
+from fastce._call import checks, checks_information
 
 __all__ = [
     "binary_cross_entropy",
@@ -40,13 +40,13 @@ ATANH_COEFFICIENTS = [1 / (2 * k + 1) for k in range(13, 0, -1)]
 
 def sum_tolerance(*arrays: Array) -> float:
     """How far from 1 a distribution may sum: the coarsest of the arrays decides."""
-    return 0.05 if any(_checks.is_float(a) and a.dtype.itemsize == 2 for a in arrays) else 1e-5
+    return 0.05 if any(checks.is_float(a) and a.dtype.itemsize == 2 for a in arrays) else 1e-5
 
 
 def result_dtype(*arrays: Array) -> type[np.floating[Any]]:
     return (
         np.float32
-        if all(_checks.is_float(a) and a.dtype.itemsize <= 4 for a in arrays)
+        if all(checks.is_float(a) and a.dtype.itemsize <= 4 for a in arrays)
         else np.float64
     )
 
@@ -55,11 +55,11 @@ def distributions(
     axis: int, **named: npt.ArrayLike
 ) -> tuple[int, type[np.floating[Any]], list[Array]]:
     """Return the axis, the result's dtype, and the checked distributions, broadcast, in float64."""
-    arrays = {name: _checks.real(name, values) for name, values in named.items()}
+    arrays = {name: checks.real(name, values) for name, values in named.items()}
     values = np.broadcast_arrays(*(array.astype(np.float64) for array in arrays.values()))
     axis = normalize_axis_index(axis, values[0].ndim)
     for (name, array), value in zip(arrays.items(), values, strict=True):
-        _checks_information.distribution(name, value, axis, sum_tolerance(array))
+        checks_information.distribution(name, value, axis, sum_tolerance(array))
     return axis, result_dtype(*arrays.values()), list(values)
 
 
@@ -233,11 +233,11 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     >>> print(binary_cross_entropy([1, 1, 0], [0.9, 0.01, 0.0]).round(4))
     [0.1054 4.6052 0.    ]
     """
-    y, p = _checks.real("y", y), _checks.real("p", p)
+    y, p = checks.real("y", y), checks.real("p", p)
     dtype = result_dtype(y, p)
     y, p = np.broadcast_arrays(y.astype(np.float64), p.astype(np.float64))
-    _checks_information.unit_interval("y", y)
-    _checks_information.unit_interval("p", p)
+    checks_information.unit_interval("y", y)
+    checks_information.unit_interval("p", p)
     with np.errstate(divide="ignore", invalid="ignore"):
         if_zero = np.where(y == 1, 0.0, (y - 1) * np.log1p(-p))
     # + 0.0 turns the −0.0 of a certain prediction into 0.0.
@@ -288,13 +288,13 @@ def negative_log_likelihood(
     >>> print(negative_log_likelihood(log_probs, [0, 2]).round(4))
     [0.3567 2.3026]
     """
-    given = _checks.real("log_probs", log_probs)
+    given = checks.real("log_probs", log_probs)
     values = given.astype(np.float64)
     axis = normalize_axis_index(axis, values.ndim)
     with np.errstate(over="ignore"):
         probs = np.exp(values)
-    _checks_information.distribution("exp(log_probs)", probs, axis, sum_tolerance(given))
+    checks_information.distribution("exp(log_probs)", probs, axis, sum_tolerance(given))
     shape = values.shape[:axis] + values.shape[axis + 1 :]
-    labels = _checks_information.labels(target, shape, values.shape[axis])
+    labels = checks_information.labels(target, shape, values.shape[axis])
     picked = np.take_along_axis(values, np.expand_dims(labels, axis), axis=axis)
     return (0.0 - picked.squeeze(axis)).astype(result_dtype(given))

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _checks, _checks_bridges, losses
-from fastce._loss import Array, Loss
+from fastce import losses
+from fastce._call import checks, checks_bridges
+from fastce._call.loss import Array, Loss
 
 try:
     import jax
     import jax.numpy as jnp
     from jax.custom_derivatives import SymbolicZero
 except ImportError as error:
-    _checks_bridges.missing_host("jax", "jax", error)
+    checks_bridges.missing_host("jax", "jax", error)
 
 from fastce import _jax_call
 
@@ -74,7 +75,7 @@ def function(loss: Loss) -> Callable[..., Any]:
     nan
     """
     if LOSSES.get(type(loss).__name__) is not type(loss):  # a derived class has no name to go by
-        _checks_bridges.not_a_loss(loss, "one of the library's")
+        checks_bridges.not_a_loss(loss, "one of the library's")
     return _Function(loss)
 
 
@@ -132,7 +133,7 @@ def _differentiable(loss: Any) -> Any:
         (arrays,), (tangent,) = primals, tangents
         for name in arrays:
             if name != "logits" and not _is_constant(tangent[name]):
-                _checks_bridges.constant_in_jax(name)
+                checks_bridges.constant_in_jax(name)
         result, grad = value_and_grad(arrays)
         slope = grad.astype(result.dtype) * tangent["logits"].astype(result.dtype)
         if loss.reduction != "none":
@@ -142,7 +143,7 @@ def _differentiable(loss: Any) -> Any:
         return result, _jax_call.sharded_like(slope, result)
 
     def second_derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-        _checks_bridges.no_second_derivative_in_jax()
+        checks_bridges.no_second_derivative_in_jax()
 
     value.defjvp(derivative, symbolic_zeros=True)
     value_and_grad.defjvp(second_derivative)
@@ -195,7 +196,7 @@ def _read(description: str) -> _jax_call.Function:
     try:
         loss: Any = LOSSES[call["loss"]](**{k: _option(v) for k, v in call["options"].items()})
     except (KeyError, TypeError, ValueError) as error:
-        _checks_bridges.unknown_exported_loss(call["loss"], call["options"], error)
+        checks_bridges.unknown_exported_loss(call["loss"], call["options"], error)
     names, rank = call["arguments"], call["rank"]
 
     def evaluate(arrays: list[Array], outs: list[Array]) -> None:
@@ -232,15 +233,15 @@ _jax_call.read_functions(_read)
 def _array(name: str, value: Any) -> Any:
     """Return what a loss takes as an array of JAX."""
     if isinstance(value, np.ma.MaskedArray):
-        _checks._array(name, value)
+        checks._array(name, value)
     if value is None or isinstance(value, str | bytes):  # JAX has readings of these
-        _checks_bridges.not_a_jax_array(name, value)
+        checks_bridges.not_a_jax_array(name, value)
     try:
         array: Any = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
-        _checks_bridges.not_a_jax_array(name, value, error)
+        checks_bridges.not_a_jax_array(name, value, error)
     if jnp.issubdtype(array.dtype, jax.dtypes.extended):
-        _checks_bridges.not_a_jax_array(name, value)
+        checks_bridges.not_a_jax_array(name, value)
     return array
 
 
@@ -257,22 +258,22 @@ def _check(
     loss: Any, logits: Any, target: Any, sample_weight: Any = None, where: Any = None
 ) -> None:
     """Check shapes and types, which are known while JAX traces."""
-    z = _checks.logits(_outline(logits))
+    z = checks.logits(_outline(logits))
     shape = z.shape
     if hasattr(loss, "axis"):
-        axis = _checks.class_axis(z, loss.axis)
-        _checks.softmax_target(_outline(target), z, axis, probabilities=loss.takes_probabilities)
-        _checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[axis])
+        axis = checks.class_axis(z, loss.axis)
+        checks.softmax_target(_outline(target), z, axis, probabilities=loss.takes_probabilities)
+        checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[axis])
         shape = shape[:axis] + shape[axis + 1 :]
     else:
-        _checks.sigmoid_target(_outline(target), z)
+        checks.sigmoid_target(_outline(target), z)
         for name, value in loss._options().items():
             if isinstance(value, np.ndarray):
-                _checks.element_weight(name, value, shape)
+                checks.element_weight(name, value, shape)
     if sample_weight is not None:
-        _checks.sample_weight(_outline(sample_weight), shape)
+        checks.sample_weight(_outline(sample_weight), shape)
     if where is not None:
-        _checks.where(_outline(where), z.shape, shape)
+        checks.where(_outline(where), z.shape, shape)
 
 
 def _outline(array: Any) -> Array:

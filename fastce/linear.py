@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_bridges, _parallel
-from fastce._evaluate import checked_denominator, native_float, working_type
-from fastce._loss import Array, Value
+from fastce._call import checks, checks_bridges, threads
+from fastce._call.loss import Array, Value
+from fastce._call.rows import checked_denominator, native_float, working_type
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 __all__ = ["linear_cross_entropy"]
@@ -116,19 +116,19 @@ def linear_cross_entropy(
     """
     chosen = SoftmaxCrossEntropy() if loss is None else loss
     if not isinstance(chosen, SoftmaxCrossEntropy | SoftmaxFocalLoss):
-        _checks_bridges.not_a_loss(chosen, "a SoftmaxCrossEntropy or SoftmaxFocalLoss")
-    x, w, b = _checks_bridges.linear_layer(hidden, weight, bias)
+        checks_bridges.not_a_loss(chosen, "a SoftmaxCrossEntropy or SoftmaxFocalLoss")
+    x, w, b = checks_bridges.linear_layer(hidden, weight, bias)
     # What the logits would be, for the checks: it takes no memory.
     real = working_type(x)
     logits = np.broadcast_to(real.type(0), (*x.shape[:-1], len(w)))
     shape = logits.shape[:-1]
-    _checks_bridges.last_class_axis(logits, chosen.axis)
-    y, is_labels = _checks.softmax_target(
+    checks_bridges.last_class_axis(logits, chosen.axis)
+    y, is_labels = checks.softmax_target(
         target, logits, logits.ndim - 1, probabilities=chosen.takes_probabilities
     )
-    _checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
-    factor = _checks.sample_weight(sample_weight, shape)
-    divisor = _checks.normalizer(normalizer)
+    checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
+    factor = checks.sample_weight(sample_weight, shape)
+    divisor = checks.normalizer(normalizer)
     total_weight = chosen.kernel().weigh(logits, native_float(y), factor)
     if chosen.reduction != "mean":
         divisor = 1.0
@@ -164,7 +164,7 @@ def linear_cross_entropy(
         grads.add(rows, chunk)
     if one_by_one:
         return losses.reshape(shape), *grads.results(x)
-    return _parallel.total(totals) / divisor, *grads.results(x)
+    return threads.total(totals) / divisor, *grads.results(x)
 
 
 class _Scattered:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _elements, _evaluate
-from fastce._loss import Array, Loss, one_shot
+from fastce._call import checks, elements, rows
+from fastce._call.loss import Array, Loss, one_shot
 
 __all__ = [
     "BCEWithLogits",
@@ -33,7 +33,7 @@ __all__ = [
 class _SoftmaxLoss(Loss):
     """A loss of rows: one sample each, its classes along ``axis``."""
 
-    _family = staticmethod(_evaluate.softmax_family)
+    _family = staticmethod(rows.softmax_family)
     takes_probabilities: ClassVar[bool] = False
     class_weight_name: ClassVar[str]
 
@@ -119,14 +119,14 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     def __post_init__(self) -> None:
         cap = self.softcap
         self._keep(
-            weight=_checks.weights("weight", self.weight, ndim=1),
-            ignore_index=_checks.integer("ignore_index", self.ignore_index),
-            label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
-            z_loss=_checks.number("z_loss", self.z_loss),
-            logit_scale=_checks.number("logit_scale", self.logit_scale),
-            softcap=None if cap is None else _checks.number("softcap", cap, above=0),
-            reduction=_checks.reduction(self.reduction),
-            axis=_checks.axis(self.axis),
+            weight=checks.weights("weight", self.weight, ndim=1),
+            ignore_index=checks.integer("ignore_index", self.ignore_index),
+            label_smoothing=checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
+            z_loss=checks.number("z_loss", self.z_loss),
+            logit_scale=checks.number("logit_scale", self.logit_scale),
+            softcap=None if cap is None else checks.number("softcap", cap, above=0),
+            reduction=checks.reduction(self.reduction),
+            axis=checks.axis(self.axis),
         )
 
     def _new_kernel(self, core: Any) -> Any:
@@ -199,11 +199,11 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 
     def __post_init__(self) -> None:
         self._keep(
-            gamma=_checks.number("gamma", self.gamma, low=0),
-            alpha=_checks.weights("alpha", self.alpha, ndim=1),
-            ignore_index=_checks.integer("ignore_index", self.ignore_index),
-            reduction=_checks.reduction(self.reduction),
-            axis=_checks.axis(self.axis),
+            gamma=checks.number("gamma", self.gamma, low=0),
+            alpha=checks.weights("alpha", self.alpha, ndim=1),
+            ignore_index=checks.integer("ignore_index", self.ignore_index),
+            reduction=checks.reduction(self.reduction),
+            axis=checks.axis(self.axis),
         )
 
     def _new_kernel(self, core: Any) -> Any:
@@ -222,7 +222,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 class _SigmoidLoss(Loss):
     """A loss of independent elements."""
 
-    _family = staticmethod(_elements.sigmoid_family)
+    _family = staticmethod(elements.sigmoid_family)
 
     element_weight_name: ClassVar[str]
 
@@ -281,9 +281,9 @@ class BCEWithLogits(_SigmoidLoss):
 
     def __post_init__(self) -> None:
         self._keep(
-            pos_weight=_checks.weights("pos_weight", self.pos_weight, ndim=None),
-            label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
-            reduction=_checks.reduction(self.reduction),
+            pos_weight=checks.weights("pos_weight", self.pos_weight, ndim=None),
+            label_smoothing=checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
+            reduction=checks.reduction(self.reduction),
         )
 
     element_weight_name = "pos_weight"
@@ -355,10 +355,10 @@ class SigmoidFocalLoss(_SigmoidLoss):
 
     def __post_init__(self) -> None:
         self._keep(
-            gamma=_checks.number("gamma", self.gamma, low=0),
-            alpha=_checks.share("alpha", self.alpha),
-            label_smoothing=_checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
-            reduction=_checks.reduction(self.reduction),
+            gamma=checks.number("gamma", self.gamma, low=0),
+            alpha=checks.share("alpha", self.alpha),
+            label_smoothing=checks.number("label_smoothing", self.label_smoothing, low=0, high=1),
+            reduction=checks.reduction(self.reduction),
         )
 
     element_weight_name = "alpha"

@@ -43,8 +43,9 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _boosting, _boosting_host, _checks_bridges
-from fastce._loss import Array
+from fastce import _boosting, _boosting_host
+from fastce._call import checks_bridges
+from fastce._call.loss import Array
 from fastce._objective import Objective, SklearnMetric
 from fastce.losses import SoftmaxCrossEntropy
 
@@ -80,21 +81,21 @@ class XGBoostObjective(Objective):
     # XGBoost's classifier, to which an instance is no objective, asks for sample_weight by name.
     def __call__(self, predt: Array, dtrain: Any, sample_weight: Any = None) -> tuple[Array, Array]:
         """Return gradient and Hessian, (n,) or (n, K) as the raw scores ``predt`` are."""
-        _checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
+        checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
         _boosting_host.xgboost_weights()
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.derivatives(predt, labels, dtrain.get_weight())
 
     def metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, of raw scores."""
-        _checks_bridges.host_data(dtrain, "metric", "sklearn_metric")
+        checks_bridges.host_data(dtrain, "metric", "sklearn_metric")
         _boosting_host.xgboost_metric("probability_metric")
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.name, self.value(predt, labels, dtrain.get_weight())
 
     def probability_metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, beside an objective of XGBoost's own."""
-        _checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
+        checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
         _boosting_host.xgboost_metric("metric", takes_probabilities=True)
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.name, self.value_of_probabilities(predt, labels, dtrain.get_weight())
@@ -103,7 +104,7 @@ class XGBoostObjective(Objective):
         self, y_true: Array, y_pred: Array, sample_weight: Any = None
     ) -> tuple[Array, Array]:
         """Return gradient and Hessian, as the scikit-learn interface asks for them."""
-        _checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
+        checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
         _boosting_host.xgboost_weights()
         return self.derivatives(y_pred, _of_scores_shape(y_true, y_pred), sample_weight)
 
@@ -118,12 +119,12 @@ class XGBoostObjective(Objective):
         return SklearnMetric(self.name, self._value_of_probabilities)
 
     def _value_of_scores(self, scores: Array, target: Array, sample_weight: Any) -> float:
-        _checks_bridges.sklearn_scores(scores, "sklearn_metric", "metric")
+        checks_bridges.sklearn_scores(scores, "sklearn_metric", "metric")
         _boosting_host.xgboost_metric("sklearn_probability_metric")
         return self.value(scores, _of_scores_shape(target, scores), sample_weight)
 
     def _value_of_probabilities(self, p: Array, target: Array, sample_weight: Any) -> float:
-        _checks_bridges.sklearn_scores(p, "sklearn_probability_metric", "probability_metric")
+        checks_bridges.sklearn_scores(p, "sklearn_probability_metric", "probability_metric")
         _boosting_host.xgboost_metric("sklearn_metric", takes_probabilities=True)
         return self.value_of_probabilities(p, _of_scores_shape(target, p), sample_weight)
 
@@ -167,20 +168,20 @@ class LightGBMObjective(Objective):
 
     def __call__(self, preds: Array, train_data: Any) -> tuple[Array, Array]:
         """Return gradient and Hessian, (n,) or (n, K) over class-major memory as ``preds`` are."""
-        _checks_bridges.host_data(train_data, "the objective itself", "its method sklearn")
+        checks_bridges.host_data(train_data, "the objective itself", "its method sklearn")
         _boosting_host.lightgbm_weights()
         return self.derivatives(preds, train_data.get_label(), train_data.get_weight())
 
     def metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
         """Return the name and the mean of the loss, of raw scores, and that less is better."""
-        _checks_bridges.host_data(eval_data, "metric", "sklearn_metric")
+        checks_bridges.host_data(eval_data, "metric", "sklearn_metric")
         _boosting_host.lightgbm_metric("probability_metric")
         value = self.value(preds, eval_data.get_label(), eval_data.get_weight())
         return self.name, value, False
 
     def probability_metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
         """Return the same, beside an objective of LightGBM's own."""
-        _checks_bridges.host_data(eval_data, "probability_metric", "sklearn_probability_metric")
+        checks_bridges.host_data(eval_data, "probability_metric", "sklearn_probability_metric")
         _boosting_host.lightgbm_metric("metric", takes_probabilities=True)
         labels, weight = eval_data.get_label(), eval_data.get_weight()
         return self.name, self.value_of_probabilities(preds, labels, weight), False
@@ -189,13 +190,13 @@ class LightGBMObjective(Objective):
 
     def sklearn(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[Array, Array]:
         """Return gradient and Hessian, as the scikit-learn interface asks for them."""
-        _checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
+        checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
         _boosting_host.lightgbm_weights()
         return self.derivatives(y_pred, y_true, weight)
 
     def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[str, float, bool]:
         """Return the name and the mean of the loss, of raw scores, and that less is better."""
-        _checks_bridges.sklearn_scores(y_pred, "sklearn_metric", "metric")
+        checks_bridges.sklearn_scores(y_pred, "sklearn_metric", "metric")
         _boosting_host.lightgbm_metric("sklearn_probability_metric")
         return self.name, self.value(y_pred, y_true, weight), False
 
@@ -203,7 +204,7 @@ class LightGBMObjective(Objective):
         self, y_true: Array, y_pred: Array, weight: Any
     ) -> tuple[str, float, bool]:
         """Return the same, beside an objective of LightGBM's own."""
-        _checks_bridges.sklearn_scores(y_pred, "sklearn_probability_metric", "probability_metric")
+        checks_bridges.sklearn_scores(y_pred, "sklearn_probability_metric", "probability_metric")
         _boosting_host.lightgbm_metric("sklearn_metric", takes_probabilities=True)
         return self.name, self.value_of_probabilities(y_pred, y_true, weight), False
 
@@ -261,13 +262,13 @@ class CatBoostObjective(Objective):
     def calc_ders_multi(self, approxes: Any, target: Any, weight: Any) -> tuple[Array, Array]:
         """Return gradient (K,) and Hessian (K, K) of minus the loss, for one sample."""
         scores = np.asarray(approxes, np.float64)[None]
-        label = _checks_bridges.label_of_a_row(target)
+        label = checks_bridges.label_of_a_row(target)
         weights = None if weight is None else [weight]
         if not self.is_softmax or self.hessian == "upper" or not self._is_plain:
             grad, hess = self.derivatives(scores, label, weights)
             return -grad[0], np.diag(-hess[0])
         if scores.ndim != 2:
-            _checks_bridges.boosting_scores(scores, self._softmax_name)  # says what is wrong
+            checks_bridges.boosting_scores(scores, self._softmax_name)  # says what is wrong
         grad, hess = _boosting.row_derivatives(
             self._sum, scores, label, is_clipped=self.hessian == "positive"
         )
@@ -280,7 +281,7 @@ class CatBoostObjective(Objective):
 
     def evaluate(self, approxes: Any, target: Any, weight: Any) -> tuple[float, float]:
         """Return the sum of the losses, times their weights, and the sum of the weights."""
-        scores = _checks_bridges.scores_by_class(approxes)
+        scores = checks_bridges.scores_by_class(approxes)
         scores, y, weights = self._batch(scores, target, weight)
         total = self._sum(scores, y, sample_weight=weights)
         counted: Array = np.ones(y.shape) if weights is None else weights.astype(np.float64)

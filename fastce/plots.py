@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_bridges
+from fastce._call import checks, checks_bridges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def loss_curves(
     x = np.linspace(-8, 8, 401) if logits is None else np.asarray(logits, dtype=np.float64)
     quantities = QUANTITIES if hessian else QUANTITIES[:2]
     axes = new_axes(len(quantities)) if axes is None else list(axes)
-    _checks.drawn_on(axes, len(quantities))
+    checks.drawn_on(axes, len(quantities))
 
     for label, loss in labelled(losses).items():
         curves = per_sample(loss, x, target)
@@ -88,7 +88,7 @@ def new_axes(count: int) -> list[Axes]:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        _checks_bridges.missing_host("matplotlib", "plots", error)
+        checks_bridges.missing_host("matplotlib", "plots", error)
     _, axes = pyplot.subplots(1, count, figsize=(4.5 * count, 3.4), layout="constrained")
     return list(axes)
 

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_bridges
-from fastce._evaluate import Array, handed_back, last_axis, new_like
+from fastce._call import checks, checks_bridges
+from fastce._call.rows import Array, handed_back, last_axis, new_like
 from fastce._sharded_rows import Rows, Shard, weights_of_labels
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
@@ -160,8 +160,8 @@ def merge(a: Summary, b: Summary) -> Summary:
     >>> print(sharded.merge(a, b).others)
     [3.8574997e-22]
     """
-    fields = _checks_bridges.summary("a", a), _checks_bridges.summary("b", b)
-    _checks_bridges.summaries_fit(*fields)
+    fields = checks_bridges.summary("a", a), checks_bridges.summary("b", b)
+    checks_bridges.summaries_fit(*fields)
     a, b = Summary(*fields[0]), Summary(*fields[1])
     with np.errstate(all="ignore"):
         maximum = np.maximum(a.maximum, b.maximum)
@@ -292,11 +292,11 @@ def gradient(
     [[-4.12230723e-09]]
     """
     shard = Shard(logits, target, first_class, loss, classes, where)
-    fields = _checks_bridges.summary("part", part)
+    fields = checks_bridges.summary("part", part)
     rows = Rows(summary, shard.target, loss, classes, sample_weight, normalizer, grad_output)
-    _checks_bridges.summary_fits("part", fields, shard.target.shape, len(rows.fields) > 3)
+    checks_bridges.summary_fits("part", fields, shard.target.shape, len(rows.fields) > 3)
     inputs = [shard.target, shard.mask, rows.weight, *fields, *rows.fields]
-    (given,) = _checks.outputs(out, 1, shard.given, inputs)
+    (given,) = checks.outputs(out, 1, shard.given, inputs)
     grad = new_like(shard.given) if given is None else given
     rows.write(shard, fields[0], last_axis(grad, shard.axis))
     return handed_back(out, [grad])[0]

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _checks_softmax, _isa
-from fastce._checks_softmax import Axis
-from fastce._evaluate import Array, handed_back, working_type
-from fastce._layout import new_like
+from fastce._call import checks, checks_softmax, variants
+from fastce._call.checks_softmax import Axis
+from fastce._call.layout import new_like
+from fastce._call.rows import Array, handed_back, working_type
 
 __all__ = ["TokenLogProbs", "log_softmax", "logsumexp", "softmax", "token_log_probs"]
 
@@ -164,15 +164,15 @@ def logsumexp(
         found: Array | None = _kernel("logsumexp", axis).apply(logits, out, True)
         if found is not None:
             return found
-    z = _checks_softmax.logits(logits)
-    axes = _checks_softmax.class_axes(z, axis)
-    kept = _checks_softmax.keepdims(keepdims)
-    mask = _checks.where(where, z.shape)
+    z = checks_softmax.logits(logits)
+    axes = checks_softmax.class_axes(z, axis)
+    kept = checks_softmax.keepdims(keepdims)
+    mask = checks.where(where, z.shape)
     shape = tuple(
         1 if i in axes else size for i, size in enumerate(z.shape) if kept or i not in axes
     )
     dtype = working_type(z)
-    given = None if out is None else _checks.output(out, shape, (dtype,), [z, mask], None)
+    given = None if out is None else checks.output(out, shape, (dtype,), [z, mask], None)
     result: Array = np.empty(shape, dtype) if given is None else given
     _run("logsumexp", axes, z, mask, result, wants_values=True)
     if out is not None:
@@ -243,9 +243,9 @@ def token_log_probs(
     if _is_plain_axis(axis):
         found = _kernel("cross_entropy", axis).read_tokens(logits, target)
     if found is None:
-        z = _checks.logits(logits)
-        last = _checks.class_axis(z, _checks.axis(axis))
-        y, _ = _checks.softmax_target(target, z, last, probabilities=False)
+        z = checks.logits(logits)
+        last = checks.class_axis(z, checks.axis(axis))
+        y, _ = checks.softmax_target(target, z, last, probabilities=False)
         found = _kernel("cross_entropy", last).read_tokens(z, y, checked=True)
     return TokenLogProbs(np.negative(found[0], out=found[0]), *found[1:])
 
@@ -257,10 +257,10 @@ def _like_logits(
         found: Array | None = _kernel(kind, axis).apply(logits, out, False)
         if found is not None:
             return found
-    z = _checks_softmax.logits(logits)
-    axes = _checks_softmax.class_axes(z, axis)
-    mask = _checks.where(where, z.shape)
-    (given,) = _checks.outputs(out, 1, z, [mask])
+    z = checks_softmax.logits(logits)
+    axes = checks_softmax.class_axes(z, axis)
+    mask = checks.where(where, z.shape)
+    (given,) = checks.outputs(out, 1, z, [mask])
     result = new_like(z) if given is None else given
     _run(kind, axes, z, mask, result)
     (written,) = handed_back(out, [result])
@@ -309,8 +309,8 @@ def _is_plain_axis(axis: Any) -> bool:
 
 
 def _kernel(kind: str, axis: Any = -1) -> Any:
-    key = (_isa.selected, kind, axis)
+    key = (variants.selected, kind, axis)
     kernel = _kernels.get(key)
     if kernel is None:
-        kernel = _kernels[key] = _isa.core.SoftmaxKernel(kind, axis=axis)
+        kernel = _kernels[key] = variants.core.SoftmaxKernel(kind, axis=axis)
     return kernel

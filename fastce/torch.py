@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, SupportsFloat
 
-from fastce import _checks, _checks_bridges
+from fastce._call import checks, checks_bridges
 
 try:
     import torch
     from torch import Tensor
 except ImportError as error:
-    _checks_bridges.missing_host("torch", "torch", error)
+    checks_bridges.missing_host("torch", "torch", error)
 
 from fastce import _torch_operators as operators
 
@@ -107,7 +107,7 @@ def cross_entropy(
     >>> print(f"{loss.item():.7g} {logits.grad[0, 1].item():.7g}")
     2.061154e-09 2.061154e-09
     """
-    ignore_index = _checks.integer("ignore_index", ignore_index)
+    ignore_index = checks.integer("ignore_index", ignore_index)
     if ignore_index >= 0:
         _check_labels(input, target, ignore_index)
     return operators.softmax_cross_entropy(
@@ -178,7 +178,7 @@ def softmax_focal_loss(
         where,
         alpha,
         _number("gamma", gamma),
-        _checks.integer("ignore_index", ignore_index),
+        checks.integer("ignore_index", ignore_index),
         _reduction(reduction),
     )
 
@@ -301,14 +301,14 @@ def sigmoid_focal_loss(
 
 
 def _number(name: str, value: Any) -> float:
-    return value if type(value) is float else _checks.number(name, value)
+    return value if type(value) is float else checks.number(name, value)
 
 
 def _reduction(value: str, size_average: bool | None = None, reduce: bool | None = None) -> str:
     """Return the reduction, which torch's deprecated arguments replace."""
     if size_average is not None or reduce is not None:
         value = torch.nn.L1Loss(size_average, reduce).reduction
-    return _checks.reduction(value)
+    return checks.reduction(value)
 
 
 def _check_labels(input: Any, target: Any, ignore_index: int) -> None:
@@ -316,7 +316,7 @@ def _check_labels(input: Any, target: Any, ignore_index: int) -> None:
     tensors = isinstance(input, Tensor) and isinstance(target, Tensor)
     if tensors and target.ndim == input.ndim:
         accepted = "negative with a target of probabilities"
-        _checks_bridges.host_argument("ignore_index", accepted, ignore_index)
+        checks_bridges.host_argument("ignore_index", accepted, ignore_index)
 
 
 def _alpha(value: Any) -> Tensor | None:
@@ -324,8 +324,8 @@ def _alpha(value: Any) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value
     if not isinstance(value, SupportsFloat):
-        _checks_bridges.host_type("alpha", "a number, a torch tensor or None", type(value).__name__)
-    number = _checks.number("alpha", value)
+        checks_bridges.host_type("alpha", "a number, a torch tensor or None", type(value).__name__)
+    number = checks.number("alpha", value)
     return torch.full((), number, dtype=torch.float64, device="cpu")
 
 
@@ -341,7 +341,7 @@ class _Loss(torch.nn.Module):
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a buffer, as torch's modules do with what they are given."""
         if tensor is not None and not isinstance(tensor, Tensor):
-            _checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
+            checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
         super().register_buffer(name, tensor, persistent)
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
@@ -449,7 +449,7 @@ class SoftmaxFocalLoss(_Loss):
         self.gamma = gamma
         self.register_buffer("alpha", alpha)
         self.ignore_index = ignore_index
-        self.reduction = _checks.reduction(reduction)
+        self.reduction = checks.reduction(reduction)
 
 
 class SigmoidFocalLoss(_Loss):
@@ -484,4 +484,4 @@ class SigmoidFocalLoss(_Loss):
             _alpha(alpha)
             self.alpha = alpha
         self.label_smoothing = label_smoothing
-        self.reduction = _checks.reduction(reduction)
+        self.reduction = checks.reduction(reduction)

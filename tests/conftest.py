@@ -20,13 +20,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """
     if not {"isa", "evaluate"} & set(metafunc.fixturenames):
         return
-    from fastce import _isa
+    from fastce._call import variants
 
-    variants = list(_isa.available())
+    names = list(variants.available())
     if "evaluate" in metafunc.fixturenames:
-        metafunc.parametrize("evaluate", ["reference", *variants], indirect=True)
+        metafunc.parametrize("evaluate", ["reference", *names], indirect=True)
     else:
-        metafunc.parametrize("isa", variants, indirect=True)
+        metafunc.parametrize("isa", names, indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,9 +50,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def isa(request: pytest.FixtureRequest):
     """The kernels of one instruction set, for the duration of a test."""
-    from fastce import _isa
+    from fastce._call import variants
 
-    with _isa.using(request.param):
+    with variants.using(request.param):
         yield request.param
 
 
@@ -68,12 +68,12 @@ def evaluate(request: pytest.FixtureRequest):
         return
 
     import fastce
-    from fastce import _isa
+    from fastce._call import variants
 
     def evaluate(loss, logits, target, options=None, **call):
         return getattr(fastce, loss)(**(options or {})).value_grad_hess(logits, target, **call)
 
-    with _isa.using(request.param):
+    with variants.using(request.param):
         yield evaluate
 
 

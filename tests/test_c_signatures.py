@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from c_functions import signatures
 
-from fastce import _isa
+from fastce._call import variants
 
 FROZEN = Path(__file__).with_name("c_interface.txt")
 
@@ -29,17 +29,17 @@ def frozen_signatures():
     return dict(line.split(": ", 1) for line in lines if not line.startswith("#"))
 
 
-@pytest.mark.parametrize("name", _isa.available())
+@pytest.mark.parametrize("name", variants.available())
 def test_signatures_are_as_promised(name):
-    assert not broken(frozen_signatures(), signatures(_isa.load(name)))
+    assert not broken(frozen_signatures(), signatures(variants.load(name)))
 
 
 def test_every_function_is_frozen():
-    assert frozen_signatures().keys() == signatures(_isa.core).keys()
+    assert frozen_signatures().keys() == signatures(variants.core).keys()
 
 
 def test_the_check_finds_what_would_break_a_caller():
-    now = signatures(_isa.core)
+    now = signatures(variants.core)
     promised = frozen_signatures()
     assert len(promised) >= 10
     name = "bce_with_logits_float32"
@@ -82,12 +82,12 @@ import sys
 import numpy as np
 import probe  # it imports fastce
 import fastce, fastce._core
-from fastce import _isa
+from fastce._call import variants
 from c_functions import *
 
-assert _isa.selected == sys.argv[1]
-assert fastce._core is sys.modules["fastce._core"] is _isa.core
-for name, capsule in _isa.core.__pyx_capi__.items():
+assert variants.selected == sys.argv[1]
+assert fastce._core is sys.modules["fastce._core"] is variants.core
+for name, capsule in variants.core.__pyx_capi__.items():
     assert probe.addresses()[name] == capsule_pointer(capsule, capsule_name(capsule))
 assert probe.statuses() == [OK, BAD_LABEL, NO_MEMORY, BAD_TARGET, BAD_ARGUMENT]
 z, y, grad = np.arange(12.0).reshape(4, 3), np.array([0, 1, 2, 0]), np.empty((4, 3))
@@ -128,6 +128,6 @@ def probe(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("variant", _isa.available())
+@pytest.mark.parametrize("variant", variants.available())
 def test_cimport_takes_the_variant_in_use(probe, variant):
     run([sys.executable, "-c", USE, variant], probe, FASTCE_ISA=variant)

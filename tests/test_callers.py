@@ -14,7 +14,7 @@ from cases import on_grid
 from processes import output_of
 
 import fastce
-from fastce import _parallel
+from fastce._call import threads
 
 BATCH = """
     import sys
@@ -84,7 +84,7 @@ def test_an_interrupt_leaves_no_helper_at_work():
     signal.setitimer(signal.ITIMER_REAL, 0.4, 0.2)
     try:
         with pytest.raises(KeyboardInterrupt):
-            _parallel.run(work, [(0, 1), (1, 2)], _parallel.THREADED_ELEMENTS)
+            threads.run(work, [(0, 1), (1, 2)], threads.THREADED_ELEMENTS)
         at_return = list(written)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

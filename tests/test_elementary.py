@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from bounds import ulps
 
-from fastce import _isa
+from fastce._call import variants
 
 DTYPES = [np.float32, np.float64]
 EXTENDED = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps
@@ -35,7 +35,7 @@ LARGEST_EXPONENT = {np.float32: 88.0, np.float64: 709.0}
 
 
 def elementary(name, x):
-    return _isa.core.elementary(name, np.ascontiguousarray(x))
+    return variants.core.elementary(name, np.ascontiguousarray(x))
 
 
 def with_mpmath(name, x):
@@ -207,7 +207,7 @@ def test_variants_with_fused_multiply_agree_bit_for_bit(rng):
     fused = {np.float32: {"wide", "avx512"}, np.float64: {"avx2", "wide"}}
     for name, dtype in WORST_ULP:
         for alike in (fused[dtype], {"baseline", "scalar"}):
-            present = [_isa.load(variant) for variant in _isa.available() if variant in alike]
+            present = [variants.load(name) for name in variants.available() if name in alike]
             x = samples(name, dtype, rng)[::7].copy()
             results = [core.elementary(name, x).tobytes() for core in present]
             assert results[1:] == results[:-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT
 
-from fastce import _isa
+from fastce._call import variants
 
 pytest.importorskip("PyInstaller")
 
@@ -22,8 +22,8 @@ fastce.set_num_threads(2)
 logits = np.sin(np.arange(600_000, dtype=np.float32)).reshape(60_000, 10)
 target = np.arange(60_000) % 10
 loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(logits, target)
-print(fastce._isa.selected, float(loss.sum()).hex(), float(grad[:, 0].sum()).hex())
-print(*fastce._isa.available())
+print(fastce._call.variants.selected, float(loss.sum()).hex(), float(grad[:, 0].sum()).hex())
+print(*fastce._call.variants.available())
 """
 
 
@@ -43,7 +43,7 @@ def frozen(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     contents = (folder / "build/program/PYZ-00.toc").read_text(encoding="utf-8")
-    assert str(Path(ROOT, "fastce", "_isa.py")) in contents
+    assert str(Path(ROOT, "fastce", "_call", "variants.py")) in contents
     return folder
 
 
@@ -61,12 +61,12 @@ def run(folder, variant):
     return first.split(), second.split()
 
 
-@pytest.mark.parametrize("variant", [None, *_isa.available()])
+@pytest.mark.parametrize("variant", [None, *variants.available()])
 def test_a_frozen_program_computes_the_same_bits(frozen, variant):
     (selected, *sums), available = run(frozen, variant)
-    assert tuple(available) == _isa.available()
-    assert selected == (variant or _isa.available()[0])
+    assert tuple(available) == variants.available()
+    assert selected == (variant or variants.available()[0])
     names = {}
-    with _isa.using(selected):
+    with variants.using(selected):
         exec(PROGRAM.partition("print")[0].replace("fastce.set_num_threads(2)", ""), names)
     assert sums == [float(names["loss"].sum()).hex(), float(names["grad"][:, 0].sum()).hex()]

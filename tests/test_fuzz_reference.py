@@ -36,7 +36,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import LAYOUTS, zero_strides
 
-from fastce import _isa
+from fastce._call import variants
 
 SLACK = 4  # the bounds are for the options of the list of cases; a wrong result is far beyond them
 MOST_ELEMENTS = 12_000
@@ -232,7 +232,8 @@ def compare(data, c, batch):
     logits = grad_out if in_place else batch.logits
     before = [np.asarray(x).tobytes() for x in (batch.logits, batch.target, *batch.call.values())]
     forward = {name: x for name, x in batch.call.items() if name != "grad_output"}
-    with _isa.using(data.draw(st.sampled_from(list(_isa.available())))), np.errstate(all="raise"):
+    variant = data.draw(st.sampled_from(list(variants.available())))
+    with variants.using(variant), np.errstate(all="raise"):
         values = [made(batch.logits, batch.target, **forward)]
         value, grad, hess = made.value_grad_hess(
             logits, batch.target, out=(grad_out, hess_out), **batch.call

@@ -18,7 +18,7 @@ from cases import THOROUGH, on_grid
 from processes import output_of, script
 
 import fastce
-from fastce import _isa
+from fastce._call import variants
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
@@ -93,7 +93,7 @@ def test_the_kernels_leave_control_word_and_flags(libm, mode, isa, rng):
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
     expected = loss.value_and_grad(z, y)
     kernel, grad, value = loss.kernel(), np.empty_like(z), np.empty(40, np.float32)
-    run = _isa.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=grad, loss=value)
+    run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=grad, loss=value)
     before, after = Environment(), Environment()
     libm.fegetenv(ctypes.byref(before))
     before.mxcsr |= mode | DIVIDE_BY_ZERO  # a flag that is up already stays up
@@ -118,8 +118,8 @@ def test_importing_it_leaves_the_control_word(libm):
             return room[7] & ~0x3F
         before = mxcsr()
         import fastce
-        for name in fastce._isa.available():
-            fastce._isa.load(name)
+        for name in fastce._call.variants.available():
+            fastce._call.variants.load(name)
         fastce.softmax(numpy.zeros((300_000, 3)))
         print(mxcsr() == before, numpy.float32(1e-40) * numpy.float32(0.5) != 0)
     """
@@ -178,7 +178,7 @@ def test_a_large_call_where_no_thread_can_start(when):
         else:
             def refuse(function, arguments):
                 raise RuntimeError("can't start new thread")
-            fastce._parallel.start_new_thread = refuse
+            fastce._call.threads.start_new_thread = refuse
             call()
     """
     assert output_of(code.replace("WHEN", repr(when))) == ["True"]
@@ -420,7 +420,7 @@ def test_no_memory_for_the_scratch_space_of_a_kernel():
     weight = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 16, classes), (0, 0, 0))
     assert z.shape[-1] == weight.shape[-1]
     kernel = fastce.SoftmaxCrossEntropy().kernel()
-    run = _isa.core.SoftmaxRun(kernel, 1.0, weight, labels=np.zeros(16, int))
+    run = variants.core.SoftmaxRun(kernel, 1.0, weight, labels=np.zeros(16, int))
     before = sys.getrefcount(weight), len(gc.get_objects())
     for _ in range(100):
         with pytest.raises(MemoryError):

@@ -437,10 +437,10 @@ def test_public_things_are_documented(name):
 
 
 def test_every_variant_can_be_forced():
-    from fastce import _isa
+    from fastce._call import variants
 
-    code = "from fastce import _isa; import fastce; fastce.show_config()"
-    for name in _isa.available():
+    code = "from fastce._call import variants; import fastce; fastce.show_config()"
+    for name in variants.available():
         result = run("-c", code, FASTCE_ISA=name)
         assert result.returncode == 0, result.stderr
         assert name in result.stdout

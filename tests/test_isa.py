@@ -16,12 +16,12 @@ from importlib.machinery import PathFinder
 import pytest
 
 import fastce
-from fastce import _isa
+from fastce._call import variants
 
 # Found in the package's folder: sys.modules has the variant in use under the baseline's name.
 FILES = {
     name: spec.origin
-    for name, module in _isa.MODULES.items()
+    for name, module in variants.MODULES.items()
     if (spec := PathFinder.find_spec(module, fastce.__path__)) is not None
 }
 FOR_TESTS = ("wide", "scalar")
@@ -74,7 +74,7 @@ def newer_than_sse2(counts):
 
 
 def test_every_variant_was_built():
-    expected = set(_isa.MODULES)
+    expected = set(variants.MODULES)
     if not os.environ.get("FASTCE_BUILD_TEST_VARIANTS"):
         expected -= set(FOR_TESTS)
     assert set(FILES) >= expected
@@ -124,7 +124,7 @@ def test_no_function_can_be_taken_from_another_variant(name):
         for line in run.stdout.splitlines()
         if re.match(r"[0-9a-f]{8,} .* \.", line) and "*UND*" not in line
     ]
-    assert defined == [f"PyInit_{_isa.MODULES[name].partition('.')[2]}"]
+    assert defined == [f"PyInit_{variants.MODULES[name].partition('.')[2]}"]
 
 
 def test_the_check_knows_instructions_apart():

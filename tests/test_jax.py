@@ -14,7 +14,7 @@ from jax.test_util import check_grads  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.jax as bridge  # noqa: E402
-from fastce._loss import Loss  # noqa: E402
+from fastce._call.loss import Loss  # noqa: E402
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 from cases import on_grid
 
 import fastce
-from fastce import _isa, reference
+from fastce import reference
+from fastce._call import variants
 
-SIZES = _isa.core.thresholds()
+SIZES = variants.core.thresholds()
 TYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 
 
@@ -24,27 +25,27 @@ def test_plans_of_rows(dtype, isa):
         (many, "block by rows"),
     ):
         z = np.zeros((3, classes), dtype)
-        assert _isa.core.plan_of(z) == plan
-        assert _isa.core.plan_of(z[::-1]) == plan
-        assert _isa.core.plan_of(np.zeros((3, classes + 5), dtype)[:, :classes]) == plan
+        assert variants.core.plan_of(z) == plan
+        assert variants.core.plan_of(z[::-1]) == plan
+        assert variants.core.plan_of(np.zeros((3, classes + 5), dtype)[:, :classes]) == plan
     for classes in (few + 1, many):  # classes apart are gathered, however many there are
         z = np.zeros((2, 2 * classes), dtype)[:, ::2]
-        assert _isa.core.plan_of(z) == "block by rows"
+        assert variants.core.plan_of(z) == "block by rows"
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_plans_of_planes(dtype, isa):
     for classes in (2, SIZES["interleaved classes"] + 1, 1000, 70_000):
         z = np.zeros((2, classes, 3), dtype)
-        assert _isa.core.plan_of(z, 1) == "block by planes"
-        assert _isa.core.plan_of(np.zeros((classes, 6), dtype).T) == "block by planes"
+        assert variants.core.plan_of(z, 1) == "block by planes"
+        assert variants.core.plan_of(np.zeros((classes, 6), dtype).T) == "block by planes"
 
 
 def test_what_python_lays_out_first(isa):
     z = np.zeros((4, 6, 8, 10), np.float32)
-    assert _isa.core.plan_of(z[:, :5, :7]) is None  # three axes of rows in memory
-    assert _isa.core.plan_of(z.astype(">f4")) is None
-    assert _isa.core.plan_of(z[:, :5]) is not None
+    assert variants.core.plan_of(z[:, :5, :7]) is None  # three axes of rows in memory
+    assert variants.core.plan_of(z.astype(">f4")) is None
+    assert variants.core.plan_of(z[:, :5]) is not None
 
 
 CLASSES = sorted(

@@ -17,7 +17,7 @@ from cases import THOROUGH, on_grid
 from guarded import AVAILABLE, Arena
 
 import fastce
-from fastce import _isa
+from fastce._call import variants
 
 
 @contextlib.contextmanager
@@ -79,10 +79,10 @@ def test_labels_rewritten_after_their_check(dtype, classes, isa):
         for _ in range(20):
             raced(lambda: loss.value_and_grad(z, y, out=out), refusals=IndexError)
             # Past the checks, to the kernel at once.
-            run = _isa.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
+            run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
             raced(lambda run=run: run(0, rows))
     y[...] = far[0]
-    run = _isa.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
+    run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
     with pytest.raises(RuntimeError, match="target was changed by another thread"):
         run(0, rows)
     assert raced.results + raced.refused + raced.caught == 40

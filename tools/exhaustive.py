@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench import machine
-from fastce import _isa
+from fastce._call import variants
 
 OUTPUT = Path(__file__).resolve().parent.parent / "bench" / "results" / "exhaustive.md"
 CHUNK = 2**17  # numbers whose float64 truth and differences stay in the second-level cache
@@ -64,27 +64,27 @@ class Worst:
     same_as: set[str] = field(default_factory=set)
 
 
-def measure(function: Function, variants: dict[str, Any]) -> tuple[dict[str, Worst], int]:
+def measure(function: Function, cores: dict[str, Any]) -> tuple[dict[str, Worst], int]:
     """Worst error of each variant over the ranges of `function`, and how many numbers they hold."""
-    worst = {name: Worst(same_as=set(variants)) for name in variants}
+    worst = {name: Worst(same_as=set(cores)) for name in cores}
     count = 0
     for first, last in function.ranges:
         for start in range(bits(first), bits(last) + 1, CHUNK):
             stop = min(start + CHUNK, bits(last) + 1)
             x = np.arange(start, stop, dtype=np.uint32).view(np.float32)
-            compare_chunk(function, x, variants, worst)
+            compare_chunk(function, x, cores, worst)
             count += x.size
     return worst, count
 
 
 def compare_chunk(
-    function: Function, x: Array, variants: dict[str, Any], worst: dict[str, Worst]
+    function: Function, x: Array, cores: dict[str, Any], worst: dict[str, Worst]
 ) -> None:
     """Compare all variants at `x` with the truth: those that give the same bits only once."""
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         true = function.truth(x.astype(np.float64))
     groups: list[tuple[Array, set[str]]] = []  # variants that gave the same bits
-    for name, core in variants.items():
+    for name, core in cores.items():
         result = core.elementary(function.name, x)
         for found, names in groups:
             if np.array_equal(found.view(np.uint32), result.view(np.uint32)):
@@ -95,7 +95,7 @@ def compare_chunk(
     for result, names in groups:
         truth = true
         if function.name == "moderate_exp":  # in proportion to its value at 0
-            core = variants[min(names)]
+            core = cores[min(names)]
             truth = true * float(core.elementary(function.name, np.zeros(1, np.float32))[0])
         magnitude = np.abs(truth)
         normal = magnitude >= SMALLEST_NORMAL
@@ -128,7 +128,7 @@ def report(rows: list[str], seconds: float) -> str:
     head = f"""\
 # Elementary functions on every float32
 
-{machine.processor()}; compiler {_isa.core.COMPILER}; NumPy {np.__version__} in float64 as the
+{machine.processor()}; compiler {variants.core.COMPILER}; NumPy {np.__version__} in float64 as the
 truth; one thread, {seconds / 60:.0f} minutes; {datetime.date.today()}. Written by
 `python -m tools.exhaustive`.
 
@@ -146,12 +146,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[f.name for f in FUNCTIONS])
     only = parser.parse_args().only
-    variants = {name: _isa.load(name) for name in _isa.available()}
+    cores = {name: variants.load(name) for name in variants.available()}
     started, rows, wrong = time.monotonic(), [], 0
     for function in FUNCTIONS:
         if only not in (None, function.name):
             continue
-        worst, count = measure(function, variants)
+        worst, count = measure(function, cores)
         for name, found in worst.items():
             rows.append(row(function, name, found, count))
             print(rows[-1], flush=True)

@@ -252,7 +252,7 @@ MUTATIONS = [
     ),
     Mutation(
         "results of threads in each other's place",
-        "_parallel.py",
+        "_call/threads.py",
         "results[i] = work(start, stop)",
         "results[0] = work(start, stop)",
         ("test_interface.py", "test_races.py"),

@@ -1,10 +1,10 @@
 # What the entries of both families share. evaluate() of a kernel is the one way in: it takes NumPy's own arrays and
 # Python's numbers, and decides what the losses are divided by, the precision, outputs and tasks. It returns None, with
-# nothing written, where an argument is wrong, or is none of these; _evaluate.py then raises, or makes it one of these
+# nothing written, where an argument is wrong, or is none of these; _call/rows.py then raises, or makes it one of these
 # and enters again with `checked`. Numbers that are wrong are raised then.
 
 cdef enum:
-    SINGLE_TASK = 1 << 17    # TASK_ELEMENTS of _parallel.py: the sums are the same with tasks and without
+    SINGLE_TASK = 1 << 17    # TASK_ELEMENTS of _call/threads.py: the sums are the same with tasks and without
     FACTOR_BITS = 100        # factors of up to 2^100 either way are multiplied in float32, which ends at 2^128. What
     #                          makes a product larger, or a part of it smaller, is computed in float64
     STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements of
@@ -14,11 +14,11 @@ cdef enum:
 
 cdef list parts_of(work, Py_ssize_t count, Py_ssize_t size, Py_ssize_t multiple):
     # What work(start, stop) gives for each task of `count` rows or elements.
-    return _parallel.run(work, _parallel.tasks_of(count, size, multiple), count * size)
+    return threads.run(work, threads.tasks_of(count, size, multiple), count * size)
 
 
 cdef double sum_of_parts(work, Py_ssize_t count, Py_ssize_t size, Py_ssize_t multiple) except? -1.0:
-    return _parallel.total(parts_of(work, count, size, multiple))
+    return threads.total(parts_of(work, count, size, multiple))
 
 
 cdef bint set_denominator(double* denominator, int reduction, normalizer, double total, bint any_counts,
@@ -32,7 +32,7 @@ cdef bint set_denominator(double* denominator, int reduction, normalizer, double
         return True
     if any_counts and fabs(total) != INFINITY and not total > 0.0:
         if checked:
-            _checks.positive_sum_of_weights(total)
+            checks.positive_sum_of_weights(total)
         return False
     denominator[0] = total if any_counts and fabs(total) != INFINITY else NAN
     return True

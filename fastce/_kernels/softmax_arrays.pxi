@@ -114,7 +114,7 @@ cdef object new_like(cnp.ndarray logits, int kind):
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), kind, False)
     if cnp.PyArray_IS_F_CONTIGUOUS(logits):
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), kind, True)
-    return _layout.new_like(logits)
+    return layout.new_like(logits)
 
 
 cdef bint is_in_order(cnp.ndarray array):

@@ -94,7 +94,7 @@ cdef class SoftmaxKernel:
             target = run.arrays[1]
             position = first_bad_probability(target, sample_weight, run.axis)
             if position >= 0 and checked:
-                _checks.bad_probability("target", target, np.unravel_index(position, target.shape),
+                checks.bad_probability("target", target, np.unravel_index(position, target.shape),
                                         "be at least 0 and finite")
             if position >= 0:
                 return False

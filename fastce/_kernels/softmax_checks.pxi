@@ -11,7 +11,7 @@ cdef Py_ssize_t first_bad_probability(target, sample_weight, int axis) except -2
     cdef bint in_order = cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> target)
     if cnp.PyArray_TYPE(<cnp.ndarray> target) == cnp.NPY_BOOL:
         return -1
-    look = target if in_order else _layout.compact(target)
+    look = target if in_order else layout.compact(target)
     position = first_improbable(look, largest)
     if position < 0 or (sample_weight is None and in_order):
         return position

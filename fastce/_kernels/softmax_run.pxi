@@ -334,7 +334,7 @@ cdef class SoftmaxRun:
         cdef Py_ssize_t first, position
         for first in range(0, self.rows, SINGLE_TASK):
             if self.weigh_part(first, min_size(first + SINGLE_TASK, self.rows), &sum, &position) != OK:
-                _checks.bad_label(self.arrays[1], position, self.batch.classes, self.kernel.ignore_index)
+                checks.bad_label(self.arrays[1], position, self.batch.classes, self.kernel.ignore_index)
         raise_changed("target")
 
     cpdef double largest_of(self, int which, Py_ssize_t start, Py_ssize_t stop):
@@ -391,7 +391,7 @@ cdef class SoftmaxRun:
                 or self.rows == 0 or self.batch.classes == 0):
             return False
         if not cnp.PyArray_IS_C_CONTIGUOUS(z):
-            z = _layout.compact(z)
+            z = layout.compact(z)
         count = cnp.PyArray_SIZE(z)
         set_numbers(&self.gathered[FLAT], self.axes + FLAT * (self.batch_axes + self.class_axes), z,
                     cnp.PyArray_NDIM(z), cnp.PyArray_DIMS(z))

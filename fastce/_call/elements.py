@@ -5,28 +5,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _isa, _layout
-from fastce._evaluate import Array, Call, handed_back, native_float, working_type
-from fastce._layout import new_like
+from fastce._call import checks, layout, variants
+from fastce._call.layout import new_like
+from fastce._call.rows import Array, Call, handed_back, native_float, working_type
 
 
 def sigmoid_family(
     loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
 ) -> tuple[Any, ...]:
     """Evaluate a loss of independent elements, or raise."""
-    z = _checks.logits(logits)
-    y = native_float(_checks.sigmoid_target(target, z))
-    weight = _checks.sample_weight(call.sample_weight, z.shape)
-    mask = _checks.where(call.where, z.shape)
-    normalizer = _checks.normalizer(call.normalizer)
-    factor = _checks.grad_output(call.grad_output, z.shape, loss.reduction)
+    z = checks.logits(logits)
+    y = native_float(checks.sigmoid_target(target, z))
+    weight = checks.sample_weight(call.sample_weight, z.shape)
+    mask = checks.where(call.where, z.shape)
+    normalizer = checks.normalizer(call.normalizer)
+    factor = checks.grad_output(call.grad_output, z.shape, loss.reduction)
     of_elements = [
-        _checks.element_weight(loss.element_weight_name, array, z.shape)
+        checks.element_weight(loss.element_weight_name, array, z.shape)
         for array in loss.element_weights
     ]
     inputs = [y, weight, mask, factor if isinstance(factor, np.ndarray) else None, *of_elements]
-    outs = _checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
-    own_losses = _checks.loss_output(
+    outs = checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
+    own_losses = checks.loss_output(
         call.loss_out, loss.reduction, z.shape, working_type(z), [z, *inputs, *outs]
     )
     fresh = own_losses is None and all(array is None for array in outs)
@@ -38,7 +38,7 @@ def sigmoid_family(
     names = ("logits", "target", "weight", "mask", "factor", "positive", "negative", "loss")
     given = dict(zip((*names, "grad", "hess"), [z, *inputs, losses, *arrays], strict=False))
     views: dict[str, Any] = dict.fromkeys(given)
-    views.update(_layout.forwards({k: a for k, a in given.items() if a is not None}))
+    views.update(layout.forwards({k: a for k, a in given.items() if a is not None}))
     result = loss.kernel().evaluate(
         results,
         views["logits"],
@@ -66,7 +66,7 @@ def _raise(logits: Array, target: Array, weight: Array | None, mask: Array | Non
     is_double = logits.dtype.itemsize == 8
     # No bool is out of range: nothing is looked at, however often a stride of 0 repeats it.
     look = target.dtype.kind != "b"
-    position = _isa.core.first_improbable(target, 1.0, weight, mask, is_double) if look else -1
+    position = variants.core.first_improbable(target, 1.0, weight, mask, is_double) if look else -1
     if position >= 0:
-        _checks.bad_probability("target", target, np.unravel_index(position, target.shape))
+        checks.bad_probability("target", target, np.unravel_index(position, target.shape))
     raise RuntimeError("an argument was changed by another thread during the call")

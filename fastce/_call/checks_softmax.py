@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks
+from fastce._call import checks
 
 Array = npt.NDArray[Any]
 Axis = int | tuple[int, ...] | None
@@ -18,12 +18,12 @@ def logits(value: npt.ArrayLike) -> Array:
         raise TypeError(
             "logits is a masked array, which is not supported: pass its data and where=~mask"
         )
-    array = _checks.real("logits", value)
+    array = checks.real("logits", value)
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
     if array.dtype.itemsize > 8:  # long double
         raise TypeError(
-            f"logits must be {_checks.ACCEPTED_LOGITS}, or integer or bool, got {array.dtype}"
+            f"logits must be {checks.ACCEPTED_LOGITS}, or integer or bool, got {array.dtype}"
         )
     return array
 
@@ -40,7 +40,7 @@ def class_axes(logits: Array, axis: Any) -> tuple[int, ...]:
         ) from None
     if logits.ndim == 0 and indices in ((-1,), (0,)):
         return ()  # a scalar is taken for a row of one class
-    axes = tuple([_checks.class_axis(logits, index) for index in indices])
+    axes = tuple([checks.class_axis(logits, index) for index in indices])
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis must name each axis once, got {axis!r} for {logits.ndim} axes")
     return axes

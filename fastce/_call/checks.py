@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _layout
-from fastce._positions import position as _position
+from fastce._call import layout
+from fastce._call.positions import position as _position
 
 Array = npt.NDArray[Any]
 
@@ -461,7 +461,7 @@ def _weights(
     name: str, array: Array, accepted: str = "finite and at least 0", *, signed: bool = False
 ) -> float:
     """Return the largest size of a weight, 0 of none."""
-    array = _layout.once(array)
+    array = layout.once(array)
     if array.size == 0:
         return 0.0
     with np.errstate(all="ignore"):  # a signalling NaN

@@ -4,8 +4,8 @@ import platform
 
 import numpy as np
 
-from fastce import _isa
-from fastce._parallel import get_num_threads
+from fastce._call import variants
+from fastce._call.threads import get_num_threads
 from fastce._version import __version__
 
 
@@ -23,10 +23,10 @@ def show_config() -> None:
     """
     lines = {
         "fastce": __version__,
-        "instruction set": f"{_isa.selected} ({_isa.core.LANES} float32 a vector)",
-        "available": ", ".join(_isa.available()),
+        "instruction set": f"{variants.selected} ({variants.core.LANES} float32 a vector)",
+        "available": ", ".join(variants.available()),
         "threads": str(get_num_threads()),
-        "compiler": _isa.core.COMPILER,
+        "compiler": variants.core.COMPILER,
         "numpy": np.__version__,
         "python": f"{platform.python_version()} on {platform.machine()}",
     }

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _isa
-from fastce._evaluate import GRADIENT, HESSIAN, VALUE, Call
+from fastce._call import variants
+from fastce._call.rows import GRADIENT, HESSIAN, VALUE, Call
 
 Array = npt.NDArray[Any]
 Value = Any  # a Python float, or with reduction="none" an array of the losses
@@ -39,9 +39,9 @@ class Loss:
     def kernel(self) -> Any:
         """Return this loss as the kernels in use take it; made once."""
         kernels: dict[str, Any] = self.__dict__["_kernels"]
-        found = kernels.get(_isa.selected)
+        found = kernels.get(variants.selected)
         if found is None:
-            found = kernels[_isa.selected] = self._new_kernel(_isa.core)
+            found = kernels[variants.selected] = self._new_kernel(variants.core)
         return found
 
     # The three ways to call ---------------------------------------------------------------------

@@ -3,19 +3,19 @@
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks
-from fastce._checks import Array
+from fastce._call import checks
+from fastce._call.checks import Array
 
 
 def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
     """Check that ``values``, in float64, are a distribution along ``axis``."""
     if values.shape[axis] == 0:
         raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
-    _checks._weights(name, values, "a probability distribution")
+    checks._weights(name, values, "a probability distribution")
     total = values.sum(axis=axis, keepdims=True)
     wrong = abs(total - 1) > tolerance
     if wrong.any():
-        at = _checks._first(wrong)
+        at = checks._first(wrong)
         along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))
         raise ValueError(
             f"{name} must be a probability distribution, but {name}[{along}] sums to {total[at]},"
@@ -26,12 +26,12 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
 def unit_interval(name: str, values: Array) -> None:
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
-        _checks.bad_probability(name, values, _checks._first(wrong))
+        checks.bad_probability(name, values, checks._first(wrong))
 
 
 def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
     """Return labels in [0, classes), of the shape of log-probabilities less the class axis."""
-    array = _checks._array("target", value)
+    array = checks._array("target", value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"target must be integer class labels, got {array.dtype}")
     if array.shape != shape:
@@ -40,5 +40,5 @@ def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
         )
     wrong = (array < 0) | (array >= classes)
     if wrong.any():
-        _checks.bad_label(array, int(np.argmax(wrong)), classes)
+        checks.bad_label(array, int(np.argmax(wrong)), classes)
     return array

@@ -1,6 +1,6 @@
 """Errors about arguments of the bridges to other packages, and of losses that are split up.
 
-They go by the rules of `_checks`, which has those of the losses.
+They go by the rules of `checks`, which has those of the losses.
 """
 
 import math
@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastce import _checks, _positions
-from fastce._checks import Array
+from fastce._call import checks, positions
+from fastce._call.checks import Array
 
 # Optional packages --------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ def softmax_loss(loss: Any) -> None:
 
 
 def number_of_classes(value: Any) -> int:
-    count = _checks.integer("classes", value)
+    count = checks.integer("classes", value)
     if not 0 <= count < 2**48:  # the offsets of some thousand rows still fit in 64 bits
         raise ValueError(f"classes must be at least 0 and less than 2**48, got {value!r}")
     return count
@@ -38,7 +38,7 @@ def number_of_classes(value: Any) -> int:
 
 def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
     """Return the first class of a shard that holds ``width`` of ``classes`` classes."""
-    first = _checks.integer("first_class", first_class)
+    first = checks.integer("first_class", first_class)
     if not 0 <= first <= number_of_classes(classes) - width:
         raise ValueError(
             f"a shard of {width} classes from first_class={first} is not part of {classes} classes"
@@ -50,7 +50,7 @@ def summary(name: str, value: Any) -> list[Array]:
     """Return the fields of a summary: 3, 5 with label smoothing, 6 with a mask besides."""
     if not isinstance(value, tuple):
         raise TypeError(f"{name} must be a Summary, got {type(value).__name__}")
-    fields = [_checks.real(f"{name} field", field) for field in value if field is not None]
+    fields = [checks.real(f"{name} field", field) for field in value if field is not None]
     shapes = {field.shape for field in fields}
     if len(fields) not in (3, 5, 6) or len(shapes) != 1:
         raise ValueError(
@@ -103,7 +103,7 @@ def hessian(value: str, has_bound: bool) -> str:
 
 def boosting_scores(value: Any, softmax: str | None) -> Array:
     """Return raw scores: (n, K) for the softmax loss of that name, (n,) or (n, K) for sigmoids."""
-    scores = _checks.logits(value)
+    scores = checks.logits(value)
     if scores.ndim == 2 or (scores.ndim == 1 and softmax is None):
         return scores
     if softmax is None:
@@ -117,7 +117,7 @@ def boosting_scores(value: Any, softmax: str | None) -> Array:
 
 def predicted_probabilities(value: Any, softmax: str | None) -> Array:
     """Return a host's predictions, in float64."""
-    p = _checks.real("probabilities", value)
+    p = checks.real("probabilities", value)
     if p.ndim != 2 and (p.ndim != 1 or softmax is not None):
         accepted = "(n, K) (multi:softprob of XGBoost, not multi:softmax)"
         raise ValueError(
@@ -130,7 +130,7 @@ def predicted_probabilities(value: Any, softmax: str | None) -> Array:
 
 def boosting_target(value: Any, scores: Array) -> Array:
     """Return labels (n,), or a target of the scores' shape."""
-    target = _checks.real("target", value)
+    target = checks.real("target", value)
     if target.shape not in (scores.shape[:1], scores.shape):
         accepted = " or ".join(map(str, dict.fromkeys((scores.shape[:1], scores.shape))))
         raise ValueError(
@@ -144,7 +144,7 @@ def boosting_weight(value: Any, scores: Array) -> Array | None:
     """Return weights (n,), or of the scores' shape; None for an empty array, which XGBoost has."""
     if value is None or np.size(value) == 0:
         return None
-    weight = _checks.real("sample_weight", value)
+    weight = checks.real("sample_weight", value)
     if weight.shape not in ((), scores.shape[:1], scores.shape):
         raise ValueError(
             f"sample_weight must have shape {scores.shape[:1]}, got {weight.shape}, for scores of"
@@ -157,7 +157,7 @@ def start_target(
     value: Any, classes: int | None, is_softmax: bool, takes_probabilities: bool
 ) -> Array:
     """Return the target of a constant score: labels (n,), or numbers in [0, 1]."""
-    target = _checks.real("target", value)
+    target = checks.real("target", value)
     if target.ndim == 1 and (is_softmax or classes is not None):
         return integral_labels(target)
     if target.ndim not in (1, 2) or not takes_probabilities:
@@ -172,7 +172,7 @@ def start_target(
 def _in_unit_interval(name: str, array: Array) -> None:
     wrong = ~((array >= 0) & (array <= 1))
     if wrong.any():
-        _checks.bad_probability(name, array, _checks._first(wrong))
+        checks.bad_probability(name, array, checks._first(wrong))
 
 
 def weights_of_a_start(weight: Array | None) -> float:
@@ -234,7 +234,7 @@ def scores_by_class(approxes: Any) -> Array:
 
 def integral_labels(value: Any) -> Array:
     """Return class labels that came in any type that holds integers, as integers."""
-    array = _checks._array("target", value)
+    array = checks._array("target", value)
     if array.dtype.kind in "iu":
         return array
     if array.dtype.kind not in "fb":
@@ -243,9 +243,9 @@ def integral_labels(value: Any) -> Array:
         labels = array.astype(np.int64)
     good = labels == array
     if not good.all():
-        at = _checks._first(~good)
+        at = checks._first(~good)
         raise ValueError(
-            f"target must be integral class labels, got {array[at]}{_positions.position(at)}"
+            f"target must be integral class labels, got {array[at]}{positions.position(at)}"
         )
     return labels
 
@@ -262,7 +262,7 @@ def label_of_a_row(value: Any) -> Array:
 def labels_in_range(labels: Array, classes: int) -> None:
     bad = (labels < 0) | (labels >= classes)
     if bad.any():
-        _checks.bad_label(labels, int(np.argmax(bad)), classes)
+        checks.bad_label(labels, int(np.argmax(bad)), classes)
 
 
 # Bridges ------------------------------------------------------------------------------------------
@@ -270,13 +270,13 @@ def labels_in_range(labels: Array, classes: int) -> None:
 
 def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
     """Return the arrays of a linear layer, all of one floating-point type."""
-    x, w = _checks._array("hidden", hidden), _checks._array("weight", weight)
-    b = None if bias is None else _checks._array("bias", bias)
+    x, w = checks._array("hidden", hidden), checks._array("weight", weight)
+    b = None if bias is None else checks._array("bias", bias)
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
         if array is None:
             continue
-        if not _checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
-            accepted = f"{_checks.ACCEPTED_LOGITS}, in native byte order"
+        if not checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            accepted = f"{checks.ACCEPTED_LOGITS}, in native byte order"
             raise TypeError(f"{name} must be {accepted}, got {array.dtype.str}")
         if array.dtype != x.dtype:
             raise TypeError(f"{name} must be of the dtype of hidden, {x.dtype}, got {array.dtype}")
@@ -293,7 +293,7 @@ def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Arr
 
 
 def last_class_axis(logits: Array, axis: int) -> None:
-    if _checks.class_axis(logits, axis) != logits.ndim - 1:
+    if checks.class_axis(logits, axis) != logits.ndim - 1:
         raise ValueError(f"the class axis of loss must be the last, got axis={axis}")
 
 
@@ -370,7 +370,7 @@ def dask_scalar(name: str, shape: tuple[int, ...]) -> None:
 
 
 def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
-    _checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
+    checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
 
 
 def dask_target(is_labels: bool, is_split: bool) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType
 
-from fastce import _checks
+from fastce._call import checks
 
 # Elements of a task at least: 50 to 180 microseconds. What is no more is one task: SINGLE_TASK of
 # the compiled module. A thread is woken 30 to 100 microseconds late, and takes what is
@@ -77,7 +77,7 @@ def get_num_threads() -> int:
     if _count is None:
         text = os.environ.get("FASTCE_NUM_THREADS")
         if text:
-            _count = _checks.threads_of_environment(text)
+            _count = checks.threads_of_environment(text)
         elif hasattr(os, "sched_getaffinity"):
             _count = len(os.sched_getaffinity(0))
         else:
@@ -112,7 +112,7 @@ def set_num_threads(threads: int) -> None:
     >>> fastce.set_num_threads(before)
     """
     global _count
-    _count = _checks.threads(threads)
+    _count = checks.threads(threads)
     _forget_pool()
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import fastce._core as _baseline
-from fastce import _checks
+from fastce._call import checks
 
 # From the most to the least wanted. The last two are built for tests alone: vectors of 64 bytes on
 # AVX2, so that the logic of 16 lanes runs on machines without AVX-512, and no vectors at all.
@@ -43,7 +43,7 @@ def available() -> tuple[str, ...]:
 def load(name: str) -> ModuleType:
     """Import the variant ``name``, which the machine must support."""
     if name not in _loaded:
-        _checks.instruction_set(name, available())
+        checks.instruction_set(name, available())
         # Statements, not names that are put together: PyInstaller and its like look for them.
         if name == "avx512":
             import fastce._core_avx512 as module

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _checks, _isa
-from fastce._layout import Array as Array
-from fastce._layout import last_axis as last_axis
-from fastce._layout import new_like as new_like
+from fastce._call import checks, variants
+from fastce._call.layout import Array as Array
+from fastce._call.layout import last_axis as last_axis
+from fastce._call.layout import new_like as new_like
 
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
 
@@ -31,7 +31,7 @@ def working_type(logits: Array) -> Any:
 
 def checked_denominator(total: float, any_counts: bool) -> float:
     """Return what a mean divides by: NaN where no weight counts, or their sum is infinite."""
-    denominator: float = _isa.core.denominator_of(total, any_counts)
+    denominator: float = variants.core.denominator_of(total, any_counts)
     return denominator
 
 
@@ -55,18 +55,18 @@ def softmax_family(
     loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
 ) -> tuple[Any, ...]:
     """Evaluate a loss whose samples are rows, with its classes along ``loss.axis``, or raise."""
-    z = _checks.logits(logits)
-    axis = _checks.class_axis(z, loss.axis)
-    y, _ = _checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
+    z = checks.logits(logits)
+    axis = checks.class_axis(z, loss.axis)
+    y, _ = checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
     shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
-    _checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
-    weight = _checks.sample_weight(call.sample_weight, shape)
-    mask = _checks.where(call.where, z.shape, shape)
-    normalizer = _checks.normalizer(call.normalizer)
-    factor = _checks.grad_output(call.grad_output, shape, loss.reduction)
+    checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
+    weight = checks.sample_weight(call.sample_weight, shape)
+    mask = checks.where(call.where, z.shape, shape)
+    normalizer = checks.normalizer(call.normalizer)
+    factor = checks.grad_output(call.grad_output, shape, loss.reduction)
     inputs = [y, weight, mask, factor if isinstance(factor, np.ndarray) else None]
-    outs = _checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
-    losses = _checks.loss_output(
+    outs = checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
+    losses = checks.loss_output(
         call.loss_out, loss.reduction, shape, working_type(z), [z, *inputs, *outs]
     )
     found = loss.kernel().evaluate(
