@@ -47,7 +47,7 @@ autodoc_member_order = "bysource"
 # What is missing is mocked, so that the docstrings of its bridge appear all the same.
 autodoc_mock_imports = [name for name in ("dask", "jax", "torch") if not find_spec(name)]
 if "torch" in autodoc_mock_imports:  # the operators inherit from its classes, and a mock has none
-    autodoc_mock_imports.append("fastce._torch_operators")
+    autodoc_mock_imports.append("fastce.torch._operators")
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 

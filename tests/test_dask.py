@@ -17,7 +17,7 @@ from dask.callbacks import Callback
 from dask_rows import rows_of_a_vocabulary
 
 import fastce.dask
-from fastce._dask_graph import MERGED_AT_ONCE
+from fastce.dask._graph import MERGED_AT_ONCE
 
 CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "where", "normalizer"}]
 

@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import json
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -22,13 +21,13 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # What a module's examples need beside NumPy.
 HOSTS = {
-    "fastce._dask_graph": ["dask"],
+    "fastce.dask._graph": ["dask"],
     "fastce.dask": ["dask"],
-    "fastce._jax_call": ["jax"],
+    "fastce.jax._ffi": ["jax"],
     "fastce.jax": ["jax"],
     "fastce.objectives": ["catboost", "lightgbm", "xgboost"],
     "fastce.plots": ["matplotlib"],
-    "fastce._torch_operators": ["torch"],
+    "fastce.torch._operators": ["torch"],
     "fastce.torch": ["torch"],
 }
 
@@ -115,10 +114,10 @@ def test_readme_passes_strict_type_checking(tmp_path):
 
 
 def modules():
-    names = [module.name for module in pkgutil.iter_modules(fastce.__path__, "fastce.")]
-    return ["fastce"] + [
-        name for name in names if name != "fastce.__main__" and "._core" not in name
-    ]
+    package = Path(fastce.__file__).parent
+    paths = [path.relative_to(package.parent) for path in sorted(package.rglob("*.py"))]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [name for name in names if name != "fastce.__main__"]
 
 
 @pytest.mark.parametrize("name", modules())

@@ -17,7 +17,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.jax as bridge  # noqa: E402
-from fastce import _jax_call  # noqa: E402
+from fastce.jax import _ffi  # noqa: E402
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def double():
 @pytest.fixture
 def functions(monkeypatch):
     """Return a dict in which calls look up the functions of their texts."""
-    texts: dict[str, _jax_call.Function] = {}
-    monkeypatch.setattr(_jax_call, "_functions", {})
-    monkeypatch.setattr(_jax_call, "_read", texts.__getitem__)
+    texts: dict[str, _ffi.Function] = {}
+    monkeypatch.setattr(_ffi, "_functions", {})
+    monkeypatch.setattr(_ffi, "_read", texts.__getitem__)
     return texts
 
 
@@ -50,19 +50,19 @@ def fields_in_header(name):
 @pytest.mark.parametrize(
     ("name", "structure"),
     [
-        ("XLA_FFI_Api_Version", _jax_call.Version),
-        ("XLA_FFI_Metadata", _jax_call.Metadata),
-        ("XLA_FFI_Extension_Base", _jax_call.Extension),
-        ("XLA_FFI_Metadata_Extension", _jax_call.MetadataExtension),
-        ("XLA_FFI_Error_Create_Args", _jax_call.Error),
-        ("XLA_FFI_Api", _jax_call.Api),
-        ("XLA_FFI_Buffer", _jax_call.Buffer),
-        ("XLA_FFI_Args", _jax_call.Arguments),
-        ("XLA_FFI_Rets", _jax_call.Results),
-        ("XLA_FFI_ByteSpan", _jax_call.Text),
-        ("XLA_FFI_Scalar", _jax_call.Scalar),
-        ("XLA_FFI_Attrs", _jax_call.Attributes),
-        ("XLA_FFI_CallFrame", _jax_call.CallFrame),
+        ("XLA_FFI_Api_Version", _ffi.Version),
+        ("XLA_FFI_Metadata", _ffi.Metadata),
+        ("XLA_FFI_Extension_Base", _ffi.Extension),
+        ("XLA_FFI_Metadata_Extension", _ffi.MetadataExtension),
+        ("XLA_FFI_Error_Create_Args", _ffi.Error),
+        ("XLA_FFI_Api", _ffi.Api),
+        ("XLA_FFI_Buffer", _ffi.Buffer),
+        ("XLA_FFI_Args", _ffi.Arguments),
+        ("XLA_FFI_Rets", _ffi.Results),
+        ("XLA_FFI_ByteSpan", _ffi.Text),
+        ("XLA_FFI_Scalar", _ffi.Scalar),
+        ("XLA_FFI_Attrs", _ffi.Attributes),
+        ("XLA_FFI_CallFrame", _ffi.CallFrame),
     ],
 )
 def test_structures_are_xlas(name, structure):
@@ -73,13 +73,13 @@ def test_structures_are_xlas(name, structure):
 
 
 def version_that_xla_is_told():
-    metadata, extension = _jax_call.Metadata(), _jax_call.MetadataExtension()
-    extension.extension_base.type = _jax_call.METADATA
+    metadata, extension = _ffi.Metadata(), _ffi.MetadataExtension()
+    extension.extension_base.type = _ffi.METADATA
     extension.metadata = ctypes.pointer(metadata)
-    frame = _jax_call.CallFrame(extension_start=ctypes.addressof(extension))
+    frame = _ffi.CallFrame(extension_start=ctypes.addressof(extension))
     # XLA's own version, of which nothing may come back.
-    frame.api = ctypes.pointer(_jax_call.Api(api_version=_jax_call.Version(0, None, 7, 9)))
-    assert _jax_call._handle(ctypes.pointer(frame)) is None
+    frame.api = ctypes.pointer(_ffi.Api(api_version=_ffi.Version(0, None, 7, 9)))
+    assert _ffi._handle(ctypes.pointer(frame)) is None
     return metadata.api_version.major_version, metadata.api_version.minor_version
 
 
@@ -95,8 +95,8 @@ def test_xla_is_told_the_version_that_is_used():
 
 OF_THE_FUTURE = """
 import jax.numpy as jnp, fastce, fastce.jax
-from fastce import _jax_call
-_jax_call.API_MINOR = 99  # XLA asks when it starts
+from fastce.jax import _ffi
+_ffi.API_MINOR = 99  # XLA asks when it starts
 fastce.jax.function(fastce.BCEWithLogits())(jnp.zeros(2), jnp.zeros(2))
 """
 
@@ -108,7 +108,7 @@ def test_xla_refuses_a_version_that_it_does_not_serve():
     assert "0.99" in finished.stderr
 
 
-@pytest.mark.parametrize("dtype", _jax_call.TYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", _ffi.TYPES.values(), ids=str)
 def test_xla_hands_over_every_type(dtype, double, functions):
     given = np.arange(6).reshape(2, 3).astype(dtype)
     seen = []
@@ -118,7 +118,7 @@ def test_xla_hands_over_every_type(dtype, double, functions):
         results[0][...] = arrays[0]
 
     functions["copy"] = copy
-    (returned,) = _jax_call.call("copy", [((2, 3), dtype)], given)
+    (returned,) = _ffi.call("copy", [((2, 3), dtype)], given)
     assert returned.dtype == dtype
     np.testing.assert_array_equal(returned, given)
     (array,) = seen
@@ -133,7 +133,7 @@ def test_xla_hands_over_arrays_without_axes_or_elements(shape, functions):
         results[0][...] = 2 * arrays[0]
 
     functions["double"] = double_it
-    (returned,) = _jax_call.call("double", [(shape, np.float32)], jnp.full(shape, 1.5))
+    (returned,) = _ffi.call("double", [(shape, np.float32)], jnp.full(shape, 1.5))
     np.testing.assert_array_equal(returned, np.full(shape, 3.0))
 
 
@@ -143,7 +143,7 @@ def test_an_error_goes_through_xla(functions):
 
     functions["fail"] = fail
     with pytest.raises(jax.errors.JaxRuntimeError, match="MemoryError: no room"):
-        jax.block_until_ready(_jax_call.call("fail", [((2,), np.float32)], jnp.zeros(2)))
+        jax.block_until_ready(_ffi.call("fail", [((2,), np.float32)], jnp.zeros(2)))
 
 
 # Losses as texts ----------------------------------------------------------------------------------
@@ -189,4 +189,4 @@ def test_a_text_holds_the_whole_loss(loss, monkeypatch):
 )
 def test_a_loss_of_another_version_is_refused(text, message):
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(_jax_call.call(text, [((), np.float32)], jnp.zeros(2)))
+        jax.block_until_ready(_ffi.call(text, [((), np.float32)], jnp.zeros(2)))

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch_calls import DTYPES, assert_same, both, calls, logits_of  # noqa: E402
 
 import fastce.torch as bridge  # noqa: E402
-from fastce import _torch_operators as operators  # noqa: E402
+from fastce.torch import _operators as operators  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

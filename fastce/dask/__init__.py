@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _dask_tasks as tasks
-from fastce._dask_graph import DaskArray, Graph
+from fastce.dask import _tasks as tasks
+from fastce.dask._graph import DaskArray, Graph
 from fastce.losses import SoftmaxCrossEntropy
 from fastce.softmax import TokenLogProbs
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce import _boosting, _boosting_start
 from fastce._call import checks, checks_bridges
 from fastce._call.loss import Array, Loss
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
+from fastce.objectives import _hessians, _start
 from fastce.softmax import softmax
 
 # Of |gradient|, where a loss is not convex: no sample asks for a step of more than 1/0.05 = 20. At
@@ -76,7 +76,7 @@ class Objective:
         self.__dict__.update(
             hessian=checks_bridges.hessian(self.hessian, self._is_plain),
             floor=floor,
-            _sum=_boosting.PLAIN if own_sum == _boosting.PLAIN else own_sum,
+            _sum=_hessians.PLAIN if own_sum == _hessians.PLAIN else own_sum,
             _mean=replace(loss, reduction="mean"),
         )
 
@@ -152,10 +152,10 @@ class Objective:
         if self.hessian != "exact":
             factor = 1.0
             if self.hessian == "upper" and isinstance(self.loss, SoftmaxFocalLoss):
-                hess = _boosting.focal_bound(grad, hess, softmax(scores), target)
+                hess = _hessians.focal_bound(grad, hess, softmax(scores), target)
             elif self.is_softmax:
                 factor = self._factor(scores.shape[-1])
-            _boosting.raise_to_floor(hess, grad, factor, self.floor or 0.0)
+            _hessians.raise_to_floor(hess, grad, factor, self.floor or 0.0)
         if negative is not None:
             negative = negative.reshape(negative.shape + (1,) * (scores.ndim - negative.ndim))
             for array in (grad, hess):
@@ -204,7 +204,7 @@ class Objective:
         p = checks_bridges.predicted_probabilities(probabilities, self._softmax_name)
         with np.errstate(divide="ignore"):
             scores = np.log(p) if self.is_softmax else np.log(p) - np.log1p(-p)
-        least = _boosting_start.LEAST_SCORE
+        least = _start.LEAST_SCORE
         return self.value(scores.clip(least, -least), target, sample_weight)
 
     def initial_score(
@@ -259,13 +259,13 @@ class Objective:
         y = checks_bridges.start_target(
             target, classes, self.is_softmax, getattr(self.loss, "takes_probabilities", True)
         )
-        weight = _boosting_start.start_weights(sample_weight, len(y))
+        weight = _start.start_weights(sample_weight, len(y))
         if self.is_softmax:
-            return _boosting_start.softmax_start(self._sum, y, weight, classes)
+            return _start.softmax_start(self._sum, y, weight, classes)
         if classes is not None and y.ndim == 1:
-            y = _boosting.one_hot(y, classes, np.float64, "C")
+            y = _hessians.one_hot(y, classes, np.float64, "C")
         columns = y[:, None] if y.ndim == 1 else y
-        start = _boosting_start.sigmoid_start(self._sum, columns, weight)
+        start = _start.sigmoid_start(self._sum, columns, weight)
         return float(start[0]) if y.ndim == 1 else start
 
     # What is to be done with the host's arrays ----------------------------------------------------
@@ -292,7 +292,7 @@ class Objective:
                 target = target[:, None]
             elif target.ndim == 1:
                 labels, is_class_major = checks_bridges.integral_labels(target), scores.flags.fnc
-                target = _boosting.one_hot(
+                target = _hessians.one_hot(
                     labels, scores.shape[1], scores.dtype, "F" if is_class_major else "C"
                 )
             if weight is not None and weight.ndim == 1 and not self.is_softmax:

@@ -30,8 +30,8 @@ import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges
 from fastce._call.rows import Array, handed_back, last_axis, new_like
-from fastce._sharded_rows import Rows, Shard, weights_of_labels
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
+from fastce.sharded._rows import Rows, Shard, weights_of_labels
 
 __all__ = ["Summary", "finish", "gradient", "merge", "summarise", "total_weight"]
 

@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     checks_bridges.missing_host("jax", "jax", error)
 
-from fastce import _jax_call
+from fastce.jax import _ffi
 
 __all__ = ["function"]
 
@@ -140,7 +140,7 @@ def _differentiable(loss: Any) -> Any:
             slope = slope.sum()
         elif hasattr(loss, "axis"):
             slope = slope.sum(loss.axis)
-        return result, _jax_call.sharded_like(slope, result)
+        return result, _ffi.sharded_like(slope, result)
 
     def second_derivative(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
         checks_bridges.no_second_derivative_in_jax()
@@ -169,7 +169,7 @@ def _call(loss: Loss, with_grad: bool, arrays: dict[str, Any]) -> Any:
         results.append((logits.shape, np.float32 if small else logits.dtype))
     names = tuple(sorted(arrays))
     text = _description(loss, logits.ndim, names)
-    return _jax_call.call(text, results, *(arrays[name] for name in names))
+    return _ffi.call(text, results, *(arrays[name] for name in names))
 
 
 @lru_cache
@@ -191,7 +191,7 @@ def _option(value: Any) -> Any:
     return value
 
 
-def _read(description: str) -> _jax_call.Function:
+def _read(description: str) -> _ffi.Function:
     call = json.loads(description)
     try:
         loss: Any = LOSSES[call["loss"]](**{k: _option(v) for k, v in call["options"].items()})
@@ -224,7 +224,7 @@ def _read(description: str) -> _jax_call.Function:
     return evaluate
 
 
-_jax_call.read_functions(_read)
+_ffi.read_functions(_read)
 
 
 # Arguments ----------------------------------------------------------------------------------------

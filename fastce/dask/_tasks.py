@@ -22,7 +22,7 @@ import numpy as np
 from fastce import sharded
 from fastce._call import checks, layout, positions, threads
 from fastce._call.rows import checked_denominator
-from fastce._sharded_rows import Rows, weights_of_labels
+from fastce.sharded._rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 
 Located = Mapping[str, tuple[int | None, ...]]

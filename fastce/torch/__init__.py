@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     checks_bridges.missing_host("torch", "torch", error)
 
-from fastce import _torch_operators as operators
+from fastce.torch import _operators as operators
 
 __all__ = [
     "BCEWithLogitsLoss",

@@ -43,11 +43,11 @@ from typing import Any
 
 import numpy as np
 
-from fastce import _boosting, _boosting_host
 from fastce._call import checks_bridges
 from fastce._call.loss import Array
-from fastce._objective import Objective, SklearnMetric
 from fastce.losses import SoftmaxCrossEntropy
+from fastce.objectives import _hessians, _host
+from fastce.objectives._objective import Objective, SklearnMetric
 
 __all__ = ["CatBoostObjective", "LightGBMObjective", "Objective", "XGBoostObjective"]
 
@@ -82,21 +82,21 @@ class XGBoostObjective(Objective):
     def __call__(self, predt: Array, dtrain: Any, sample_weight: Any = None) -> tuple[Array, Array]:
         """Return gradient and Hessian, (n,) or (n, K) as the raw scores ``predt`` are."""
         checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
-        _boosting_host.xgboost_weights()
+        _host.xgboost_weights()
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.derivatives(predt, labels, dtrain.get_weight())
 
     def metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, of raw scores."""
         checks_bridges.host_data(dtrain, "metric", "sklearn_metric")
-        _boosting_host.xgboost_metric("probability_metric")
+        _host.xgboost_metric("probability_metric")
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.name, self.value(predt, labels, dtrain.get_weight())
 
     def probability_metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return the name and the mean of the loss, beside an objective of XGBoost's own."""
         checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
-        _boosting_host.xgboost_metric("metric", takes_probabilities=True)
+        _host.xgboost_metric("metric", takes_probabilities=True)
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.name, self.value_of_probabilities(predt, labels, dtrain.get_weight())
 
@@ -105,7 +105,7 @@ class XGBoostObjective(Objective):
     ) -> tuple[Array, Array]:
         """Return gradient and Hessian, as the scikit-learn interface asks for them."""
         checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
-        _boosting_host.xgboost_weights()
+        _host.xgboost_weights()
         return self.derivatives(y_pred, _of_scores_shape(y_true, y_pred), sample_weight)
 
     @property
@@ -120,12 +120,12 @@ class XGBoostObjective(Objective):
 
     def _value_of_scores(self, scores: Array, target: Array, sample_weight: Any) -> float:
         checks_bridges.sklearn_scores(scores, "sklearn_metric", "metric")
-        _boosting_host.xgboost_metric("sklearn_probability_metric")
+        _host.xgboost_metric("sklearn_probability_metric")
         return self.value(scores, _of_scores_shape(target, scores), sample_weight)
 
     def _value_of_probabilities(self, p: Array, target: Array, sample_weight: Any) -> float:
         checks_bridges.sklearn_scores(p, "sklearn_probability_metric", "probability_metric")
-        _boosting_host.xgboost_metric("sklearn_metric", takes_probabilities=True)
+        _host.xgboost_metric("sklearn_metric", takes_probabilities=True)
         return self.value_of_probabilities(p, _of_scores_shape(target, p), sample_weight)
 
 
@@ -169,20 +169,20 @@ class LightGBMObjective(Objective):
     def __call__(self, preds: Array, train_data: Any) -> tuple[Array, Array]:
         """Return gradient and Hessian, (n,) or (n, K) over class-major memory as ``preds`` are."""
         checks_bridges.host_data(train_data, "the objective itself", "its method sklearn")
-        _boosting_host.lightgbm_weights()
+        _host.lightgbm_weights()
         return self.derivatives(preds, train_data.get_label(), train_data.get_weight())
 
     def metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
         """Return the name and the mean of the loss, of raw scores, and that less is better."""
         checks_bridges.host_data(eval_data, "metric", "sklearn_metric")
-        _boosting_host.lightgbm_metric("probability_metric")
+        _host.lightgbm_metric("probability_metric")
         value = self.value(preds, eval_data.get_label(), eval_data.get_weight())
         return self.name, value, False
 
     def probability_metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
         """Return the same, beside an objective of LightGBM's own."""
         checks_bridges.host_data(eval_data, "probability_metric", "sklearn_probability_metric")
-        _boosting_host.lightgbm_metric("metric", takes_probabilities=True)
+        _host.lightgbm_metric("metric", takes_probabilities=True)
         labels, weight = eval_data.get_label(), eval_data.get_weight()
         return self.name, self.value_of_probabilities(preds, labels, weight), False
 
@@ -191,13 +191,13 @@ class LightGBMObjective(Objective):
     def sklearn(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[Array, Array]:
         """Return gradient and Hessian, as the scikit-learn interface asks for them."""
         checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
-        _boosting_host.lightgbm_weights()
+        _host.lightgbm_weights()
         return self.derivatives(y_pred, y_true, weight)
 
     def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[str, float, bool]:
         """Return the name and the mean of the loss, of raw scores, and that less is better."""
         checks_bridges.sklearn_scores(y_pred, "sklearn_metric", "metric")
-        _boosting_host.lightgbm_metric("sklearn_probability_metric")
+        _host.lightgbm_metric("sklearn_probability_metric")
         return self.name, self.value(y_pred, y_true, weight), False
 
     def sklearn_probability_metric(
@@ -205,7 +205,7 @@ class LightGBMObjective(Objective):
     ) -> tuple[str, float, bool]:
         """Return the same, beside an objective of LightGBM's own."""
         checks_bridges.sklearn_scores(y_pred, "sklearn_probability_metric", "probability_metric")
-        _boosting_host.lightgbm_metric("sklearn_metric", takes_probabilities=True)
+        _host.lightgbm_metric("sklearn_metric", takes_probabilities=True)
         return self.name, self.value_of_probabilities(y_pred, y_true, weight), False
 
     def _factor(self, classes: int) -> float:
@@ -255,7 +255,7 @@ class CatBoostObjective(Objective):
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
         """Return the two derivatives of minus the loss, (n, 2), for one score a sample."""
-        _boosting_host.catboost_weights()
+        _host.catboost_weights()
         derivatives = self.derivatives(approxes, targets, weights)
         return -np.stack(derivatives, axis=-1)
 
@@ -269,7 +269,7 @@ class CatBoostObjective(Objective):
             return -grad[0], np.diag(-hess[0])
         if scores.ndim != 2:
             checks_bridges.boosting_scores(scores, self._softmax_name)  # says what is wrong
-        grad, hess = _boosting.row_derivatives(
+        grad, hess = _hessians.row_derivatives(
             self._sum, scores, label, is_clipped=self.hessian == "positive"
         )
         factor = -1.0 if weight is None else -weight
