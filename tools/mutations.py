@@ -166,14 +166,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a weight's sign lost in the gradient",
-        "_kernels/batch.pxi",
+        "_kernels/rows.pxi",
         "drop(unused, weight * scale * load(&block.factor[i]))",
         "drop(unused, abs(weight) * scale * load(&block.factor[i]))",
         SOFTMAX,
     ),
     Mutation(
         "labels not checked again when they are used",
-        "_kernels/batch.pxi",
+        "_kernels/rows.pxi",
         "if read_label(&batch.labels, first + i, batch.classes, &label) != OK:",
         "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
         ("test_races.py",),
@@ -202,7 +202,7 @@ MUTATIONS = [
     # Sigmoid
     Mutation(
         "BCE of 0 times infinity",
-        "_kernels/sigmoid.pxi",
+        "_kernels/sigmoid_formulas.pxi",
         "keep(less(splat(<real> 0), wrong), distance)",
         "distance",
         SIGMOID,

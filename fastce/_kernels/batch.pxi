@@ -115,6 +115,14 @@ cdef struct RowBlock:
     bint untouched                    # whether weight, factor and active are as begin_batch set them
 
 
+cdef inline Py_ssize_t min_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a > b else b
+
+
 cdef inline int native_storage(real tag) noexcept nogil:
     return FLOAT64 if sizeof(real) == 8 else FLOAT32
 
@@ -142,104 +150,3 @@ cdef inline char* row_address(const Matrix* matrix, Py_ssize_t row) noexcept nog
 
 cdef inline bint is_soft(const Batch* batch) noexcept nogil:
     return batch.soft_weight != NULL or batch.probabilities.data != NULL
-
-
-cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
-    # What no row changes.
-    cdef Py_ssize_t i
-    memset(block, 0, sizeof(block[0]))
-    for i in range(BLOCK_ROWS):
-        block.label[i] = -1
-        if batch.labels.data != NULL:
-            block.hard_mass[i] = 1.0 - batch.label_smoothing
-        block.weight[i] = 1.0
-        block.factor[i] = batch.scale
-        block.active[i] = True
-    block.all_active = block.untouched = True
-
-
-cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
-    # The numbers of a block of rows that do not depend on the logits.
-    cdef bint any_ignored = False
-    cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
-    cdef vec[double] zero = splat(0.0), scale = splat(batch.scale), weight
-    cdef mask[double] unused, any_unused = less(zero, zero)
-    cdef double labels[BLOCK_ROWS]
-    cdef Py_ssize_t i
-    cdef long long label
-    if batch.labels.data != NULL and not take_labels(batch, first, rows, &block.label[0], &any_ignored):
-        for i in range(rows):
-            if read_label(&batch.labels, first + i, batch.classes, &label) != OK:
-                return BAD_LABEL
-            block.label[i] = label
-            any_ignored = any_ignored or label < 0
-    if batch.class_weight and batch.labels.data != NULL:
-        for i in range(rows):
-            label = block.label[i]
-            if label >= 0:
-                block.hard_mass[i] = batch.class_weight[label] * (1.0 - batch.label_smoothing)
-    block.all_active = True
-    if not any_ignored and unweighted and block.untouched:
-        return OK
-    read_scalars(&batch.sample_weight, first, rows, &block.weight[0])
-    read_scalars(&batch.grad_output, first, rows, &block.factor[0])
-    if any_ignored:
-        for i in range(rows):
-            labels[i] = <double> block.label[i]
-    i = 0
-    while i < rows:
-        weight = load(&block.weight[i])
-        if any_ignored:
-            weight = keep(at_most(zero, load(<const double*> &labels[i])), weight)
-            store(&block.weight[i], weight)
-        unused = equal(weight, zero)
-        any_unused = any_unused | unused
-        # Not weight * scale where nothing counts: the scale is infinite.
-        store(&block.factor[i], drop(unused, weight * scale * load(&block.factor[i])))
-        # Those of an earlier row may be infinite or NaN.
-        store(&block.soft_at_target[i], drop(unused, load(&block.soft_at_target[i])))
-        i += lanes(<double> 0)
-    block.all_active = not any(any_unused)
-    for i in range(rows):
-        block.active[i] = block.weight[i] != 0.0
-        block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
-    # A short block leaves the places behind it as they were.
-    block.untouched = block.all_active and unweighted and rows == BLOCK_ROWS
-    return OK
-
-
-cdef inline void write_rows(double* to, Py_ssize_t first, Py_ssize_t rows,
-                            const double* numbers) noexcept nogil:
-    if to:
-        memcpy(to + first, numbers, rows * sizeof(double))
-
-
-cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
-                   bint one_by_one, real precision, double* total) noexcept nogil:
-    # Writes the losses of a block, or adds them up: in vectors, or so that it makes no difference where
-    # a block begins.
-    cdef Py_ssize_t i
-    cdef double last = 0.0
-    cdef vec[double] sum = splat(0.0)
-    if batch.loss:
-        for i in range(rows):
-            write(<real*> batch.loss + first + i, <real> (block.value[i] * block.weight[i]))
-    elif one_by_one:
-        for i in range(rows):
-            total[0] += block.value[i] * block.weight[i]
-    else:
-        i = 0
-        while i + lanes(<double> 0) <= rows:
-            sum = fma(load(&block.value[i]), load(&block.weight[i]), sum)
-            i += lanes(<double> 0)
-        while i < rows:
-            last += block.value[i] * block.weight[i]
-            i += 1
-        total[0] += reduce_add(sum) + last
-    if batch.log_sum_exp:
-        for i in range(rows):
-            write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])
-    write_rows(batch.maximum, first, rows, &block.maximum[0])
-    write_rows(batch.others, first, rows, &block.others[0])
-    write_rows(batch.target_logit, first, rows, &block.target_logit[0])
-    write_rows(batch.soft_distance, first, rows, &block.soft_distance[0])

@@ -1,5 +1,5 @@
 # Many rows at once, in scratch that the cache holds.
-# Needs pivots.pxi and all that that needs.
+# Needs rows.pxi, formulas.pxi, pivots.pxi, scratch.pxi.
 #
 # A run of rows goes through in three stages:
 #   1. Its logits become exponentials. As long as they lie in exp's safe range nothing is taken from them
@@ -11,16 +11,6 @@
 #   3. Exponentials become derivatives, and go where they are wanted.
 # Scratch is packed row by row or class by class (packing.pxi). How memory lies decides only how it is filled and
 # emptied.
-
-cdef inline bint lies_as_scratch(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:
-    # Whether a matrix can be read or written where it is.
-    cdef Py_ssize_t size = sizeof(real)
-    if matrix.storage != native_storage(tag):
-        return False
-    if s.by_classes:
-        return matrix.row_stride == size and s.classes > 1 and not s.interleaves
-    return matrix.class_stride == size and matrix.row_stride == s.classes * size
-
 
 cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
     # What enters the softmax, in place or in scratch: scaled, capped, masked.
@@ -395,135 +385,6 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     if batch.grad.data != NULL and status == OK:
         write_run(batch, s, row, rows, block, e)
     return status
-
-
-cdef inline bint is_plain(const Batch* batch) noexcept nogil:
-    # Whether logits enter the softmax as they are.
-    return (batch.logits.storage <= FLOAT64 and batch.logit_scale == 1.0 and batch.softcap == 0.0
-            and batch.mask.data == NULL)
-
-
-cdef inline void* part(char** memory, Py_ssize_t size) noexcept nogil:
-    # Lines of cache, and a vector more.
-    cdef void* at = memory[0]
-    memory[0] += (size + 191) // 64 * 64
-    return at
-
-
-cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag) noexcept nogil:
-    # Gives each part of scratch its place, and returns where the last one ends.
-    cdef Py_ssize_t size = sizeof(real), classes = s.classes, numbers = s.rows + 32, elements, i
-    cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
-    elements = classes * s.class_apart if s.by_classes else (s.rows + 15) // 16 * 16 * classes
-    if s.is_long:
-        elements = classes
-    if not (s.is_long and s.in_gradient):
-        s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size)
-    s.u = part(&memory, 0 if s.is_long and is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
-               else elements * size)
-    s.stage = part(&memory, elements * 8 + classes * 8)
-    for i in range(ROW_NUMBERS):
-        s.row[i] = part(&memory, numbers * size)
-    s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
-    s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
-    s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
-    if soft or wants_hess:
-        s.hess = part(&memory, (elements if wants_hess or not s.is_long else CHUNK) * size)
-    if wants_hess and not s.by_classes:
-        s.dominated = <int*> part(&memory, (1 if s.is_long else elements) * sizeof(int))
-    if batch.softcap != 0.0:
-        s.slope = part(&memory, elements * size)
-    if batch.mask.data != NULL:
-        s.mask = <unsigned char*> part(&memory, elements)
-    if not s.by_classes and classes <= SPREAD_CLASSES:
-        s.row_of = <int*> part(&memory, SPREAD_CLASSES * lanes(tag) * sizeof(int))
-    if soft and (has_own_targets(batch) or not (s.by_classes or s.rows == 1)):
-        s.t = part(&memory, elements * size)
-    if has_own_targets(batch):
-        s.weight = part(&memory, (classes if s.by_classes else elements) * size)
-    return memory
-
-
-cdef inline bint has_own_targets(const Batch* batch) noexcept nogil:
-    # Whether each row has soft target mass of its own.
-    return batch.probabilities.data != NULL or (is_soft(batch) and batch.mask.data != NULL)
-
-
-cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
-    # Whether a label has target mass of its own beside what smoothing gives to all classes.
-    cdef Py_ssize_t j
-    if batch.class_weight != NULL:
-        for j in range(batch.classes):
-            if batch.class_weight[j] == 0.0:
-                return False
-    return batch.label_smoothing < 1.0
-
-
-cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(real), classes = batch.classes, i, j
-    cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL, own_targets = has_own_targets(batch)
-    memset(s, 0, sizeof(s[0]))
-    s.classes = classes
-    s.holes = batch.mask.data != NULL
-    s.by_classes = plan != BLOCK_BY_ROWS
-    s.interleaves = plan == BLOCK_INTERLEAVED
-    s.largest_pivot = ((wants_hess and soft) or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
-                       or batch.log_sum_exp != NULL
-                       or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
-                       or (soft and not has_hard_mass(batch)))
-    s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
-    if plan == BLOCK_INTERLEAVED:
-        s.rows = INTERLEAVED_ROWS
-    elif plan == BLOCK_BY_PLANES:
-        s.rows = PLANE_ROWS
-        # One line of cache of each class at least.
-        while s.rows * storage_size(batch.logits.storage) > cache_line and (
-                s.rows * classes * size > PLANE_BYTES or s.rows // 2 >= rows):
-            s.rows //= 2
-    else:
-        s.rows = BLOCK_ROWS
-        while s.rows > LEAST_ROWS and s.rows * classes * size > BLOCK_BYTES:
-            s.rows //= 2
-        while s.rows > 1 and s.rows * classes * size > LARGEST_BLOCK_BYTES:
-            s.rows //= 2
-    s.streams = (batch.streams and not s.by_classes and classes * size <= STREAMED_ROW_BYTES
-                 and lies_as_scratch(s, &batch.grad, tag))
-    s.in_gradient = (not s.streams and batch.grad.data != NULL and batch.grad.data != batch.logits.data
-                     and batch.softcap == 0.0 and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
-                     and lies_as_scratch(s, &batch.grad, tag)
-                     and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
-    s.is_long = not s.by_classes and classes * size > LARGEST_BLOCK_BYTES
-    s.keeps_exponentials = not s.is_long or batch.grad.data != NULL or batch.kind == FOCAL
-    # Planes are no power of two apart: a row of a run would meet itself in the cache.
-    s.class_apart = s.rows + 16 if s.by_classes else 1
-    s.row_apart = 1 if s.by_classes else classes
-    s.memory = <char*> malloc(<size_t> divide_scratch(batch, s, NULL, tag) + 64)
-    if s.memory == NULL:
-        return NO_MEMORY
-    divide_scratch(batch, s, s.memory + (64 - <size_t> s.memory % 64), tag)
-    for i in range(ROW_NUMBERS):
-        memset(s.row[i], 0, (s.rows + 32) * size)
-    for i in range(BLOCK_ROWS):
-        s.unit[i] = 1.0
-    s.active_ones = True
-    for i in range(s.rows + 32):
-        (<real*> s.row[ACTIVE])[i] = 1
-    for i in range(lanes(tag) if s.row_of != NULL else 0):
-        for j in range(classes):
-            s.row_of[i * classes + j] = <int> i
-    if own_targets:
-        s.t_apart = s.class_apart
-        for i in range(1 if s.by_classes else s.rows):
-            for j in range(classes):
-                (<real*> s.weight)[i * classes + j] = <real> (batch.class_weight[j] if batch.class_weight else 1.0)
-        return OK
-    if soft:
-        s.shared_mass = exact_sum(<const real*> batch.soft_weight, classes)
-    if soft and (s.by_classes or s.rows == 1):
-        s.t = <void*> batch.soft_weight
-    for i in range(s.rows if soft and s.t != batch.soft_weight else 0):
-        memcpy(<real*> s.t + i * classes, batch.soft_weight, classes * size)
-    return OK
 
 
 cdef int run_blocks(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, int plan, real tag,

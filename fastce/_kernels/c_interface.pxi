@@ -1,7 +1,8 @@
-# The C interface that _core.pxd declares and describes. Its functions are `api`, because only the baseline
-# finds that file: so __pyx_capi__ has them in every variant, and `cimport` takes them from the one in use.
-# Plain arguments, because a struct's name would differ between variants, and a pointer to one says nothing
-# of its fields. The signature, which is checked when a caller is imported, is all there is to agree on.
+# The C interface that _core.pxd declares and describes. Its functions are `api`, because only the baseline finds
+# that file: so __pyx_capi__ has them in every variant, and `cimport` takes them from the one in use. Plain
+# arguments, because a struct's name would differ between variants, and a pointer to one says nothing of its fields.
+# The signature, which is checked when a caller is imported, is all there is to agree on.
+# Needs softmax.pxi, sigmoid_calls.pxi.
 
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
@@ -94,14 +95,6 @@ cdef int run_hard_labels(
     if status == OK:
         total[0] = sum if loss == NULL else sum_of(<const real*> loss, rows)
     return status
-
-
-cdef void spread_smoothing(const Batch* batch, Py_ssize_t classes, real* soft_weight) noexcept nogil:
-    # What label smoothing gives each class.
-    cdef double share = batch.label_smoothing / classes
-    cdef Py_ssize_t j
-    for j in range(classes):
-        soft_weight[j] = <real> (batch.class_weight[j] * share if batch.class_weight else share)
 
 
 cdef int begin_cross_entropy(Batch* batch, double label_smoothing, double z_loss) noexcept nogil:
@@ -225,15 +218,6 @@ cdef int run_contiguous(
     run_sigmoid(&elements, options_of_loss, 0, count, real is double, &sum)
     total[0] = sum if loss == NULL else sum_of(<const real*> loss, count)
     return OK
-
-
-cdef SigmoidFocal sigmoid_focal_options(double gamma, double alpha) noexcept nogil:
-    cdef SigmoidFocal options
-    options.gamma = gamma
-    options.whole_gamma = <int> gamma if gamma == 0.0 or gamma == 1.0 or gamma == 2.0 else -1
-    options.alpha_positive = 1.0 if alpha < 0.0 else alpha
-    options.alpha_negative = 1.0 if alpha < 0.0 else 1.0 - alpha
-    return options
 
 
 cdef int run_contiguous_focal(

@@ -1,4 +1,5 @@
-# Numbers of any storage into the working precision, and back. Needs batch.pxi.
+# Numbers of any storage into the working precision, and back.
+# Needs batch.pxi.
 
 cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
     # Of numbers that float holds.

@@ -1,5 +1,6 @@
-# One plan for each batch of a softmax loss: which kernel takes it, and how its scratch is packed. All
-# thresholds stand here, each with the measurement that set it. Needs batch.pxi.
+# One plan for each batch of a softmax loss: which kernel takes it, and how its scratch is packed. All thresholds
+# stand here, each with the measurement that set it.
+# Needs batch.pxi.
 
 cdef enum:  # plans
     BLOCK_BY_ROWS = 0      # many rows at once, packed one behind the other

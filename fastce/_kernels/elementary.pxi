@@ -1,4 +1,5 @@
 # Elementary functions, for their tests.
+# Needs passes.pxi, arrays.pxi.
 
 def elementary(str name, cnp.ndarray x):
     """Return exp, log1p, log, tanh or moderate_exp of a contiguous float32 or float64 array."""

@@ -1,7 +1,8 @@
 # What the entries of both families share. evaluate() of a kernel is the one way in: it takes NumPy's own arrays and
-# Python's numbers, and decides what the losses are divided by, the precision, outputs and tasks. It returns None, with
-# nothing written, where an argument is wrong, or is none of these; _call/rows.py then raises, or makes it one of these
-# and enters again with `checked`. Numbers that are wrong are raised then.
+# Python's numbers, and decides what the losses are divided by, the precision, outputs and tasks. It returns None,
+# with nothing written, where an argument is wrong, or is none of these; _call/rows.py then raises, or makes it one
+# of these and enters again with `checked`. Numbers that are wrong are raised then.
+# Needs batch.pxi.
 
 cdef enum:
     SINGLE_TASK = 1 << 17    # TASK_ELEMENTS of _call/threads.py: the sums are the same with tasks and without
@@ -10,6 +11,27 @@ cdef enum:
     STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements of
     #                          float32 take 0.47 ns each so, and 0.51 otherwise, 3 million 0.49 and 0.68,
     #                          1.5 million 0.48 either way (Zen 4, 32 MB of last-level cache)
+
+
+cdef enum:
+    MEAN = 0
+    SUM = 1
+    NONE = 2
+
+
+REDUCTIONS = {"mean": MEAN, "sum": SUM, "none": NONE}
+
+
+cdef int raise_changed(str name) except -1:
+    raise RuntimeError(f"{name} was changed by another thread during the call")
+
+
+cdef int check_status(int status) except -1:
+    if status == BAD_LABEL:
+        raise_changed("target")
+    if status == NO_MEMORY:
+        raise MemoryError("no memory for the scratch space of a kernel")
+    return 0
 
 
 cdef list parts_of(work, Py_ssize_t count, Py_ssize_t size, Py_ssize_t multiple):

@@ -1,5 +1,5 @@
 # Stage 1 of a run: exponentials, in exp's safe range as they are, or relative to the maximum of their row.
-# Needs batch.pxi, packing.pxi, passes.pxi.
+# Needs passes.pxi, packing.pxi.
 
 cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
                                          real* extremes, bint holes) noexcept nogil:

@@ -1,4 +1,5 @@
 # The softmax losses: from row statistics to the loss and the coefficients of the write pass.
+# Needs passes.pxi.
 #
 # With e_j = exp(u_j - m), others = sum of all e_j but one maximum, S = 1 + others and
 # others_j = others + (1 - e_j) = S - e_j, no 1 - p is ever formed: 1 - p_j = others_j / S keeps its
@@ -9,7 +10,6 @@
 #     hess_j = hess_product * e_j others_j + hess_square * e_j^2
 # and replaces both at a hard label y by at_target and hess_at_target.
 # Rows are few against their elements: double costs little and spares the error analysis.
-
 
 cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
     return not (is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp or batch.hess.data)
@@ -116,9 +116,6 @@ cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision
     for k in range(lanes(<double> 0)):
         lane[k] = scalar_pow(lane[k], gamma)
     return load(<const double*> &lane[0])
-
-
-cdef double LARGEST_FLOAT = 3.4e38
 
 
 cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivots, double gamma,

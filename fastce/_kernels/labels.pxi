@@ -1,4 +1,5 @@
-# Labels and weights of rows: read, judged, and summed up. Needs batch.pxi.
+# Labels and weights of rows: read, judged, and summed up.
+# Needs batch.pxi.
 
 cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,
                            long long* label) noexcept nogil:
@@ -41,7 +42,7 @@ cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept 
     return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
 
 
-ctypedef fused label:
+ctypedef fused stored_label:
     (signed char)
     (unsigned char)
     short
@@ -51,7 +52,7 @@ ctypedef fused label:
     (long long)
 
 
-cdef inline void copy_labels(const label* labels, Py_ssize_t count, long long* to) noexcept nogil:
+cdef inline void copy_labels(const stored_label* labels, Py_ssize_t count, long long* to) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(count):
         to[i] = read(labels + i)
@@ -112,10 +113,6 @@ cdef bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigne
         wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
     any_ignored[0] = False
     return wrong >= 0
-
-
-cdef inline Py_ssize_t max_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return a if a > b else b
 
 
 cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:

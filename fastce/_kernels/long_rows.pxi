@@ -1,5 +1,5 @@
-# Rows that are a run of their own: stages 1 and 2 take them chunk by chunk, while the first-level cache has
-# each. Needs run_passes.pxi, exponentials.pxi, sums.pxi.
+# Rows that are a run of their own: stages 1 and 2 take them chunk by chunk, while the first-level cache has each.
+# Needs run_passes.pxi, exponentials.pxi, sums.pxi.
 
 cdef enum:  # what the logits of a row are taken for
     IN_RANGE = 0

@@ -1,5 +1,6 @@
-# Arrays of any type and strides, broadcast to the elements of a call, and how a chunk of one comes into the
-# working precision and back. Nothing is copied whole.
+# Arrays of any type and strides, broadcast to the elements of a call, and how a chunk of one comes into the working
+# precision and back. Nothing is copied whole.
+# Needs conversion.pxi, arrays.pxi.
 
 cdef enum:  # storages beside those of batch.pxi
     BOOL = 4

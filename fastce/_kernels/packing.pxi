@@ -1,5 +1,5 @@
 # Scratch of the block kernel, how it is packed, and how memory of any layout fills and empties it.
-# Needs batch.pxi, dispatch.pxi.
+# Needs dispatch.pxi, conversion.pxi.
 
 cdef enum:  # numbers of rows, in the working precision: what the passes over scratch take
     SOFTMAX_COEFFICIENT = 0  # of the exponential

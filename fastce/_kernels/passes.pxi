@@ -1,4 +1,8 @@
 # Vector passes over contiguous numbers that are in the first-level cache.
+# Needs dispatch.pxi, conversion.pxi.
+
+cdef double LARGEST_FLOAT = 3.4e38
+
 
 cdef inline bint are_moderate(real minimum, real maximum) noexcept nogil:
     # Where the extremes of several rows together are moderate, each row's are. False for logits without a
@@ -128,7 +132,3 @@ cdef void chain_rule(const Batch* batch, const real* u, const real* slope, Py_ss
             store(hess + i, load(<const real*> hess + i) * s_i * s_i + g * (bend * tanh * s_i))
         store(grad + i, g * s_i)
         i += lanes(<real> 0)
-
-
-cdef inline Py_ssize_t min_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return a if a < b else b

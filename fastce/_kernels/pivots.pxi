@@ -1,5 +1,5 @@
 # Stage 2 of a run, second part: pivots and soft targets of a block, and the coefficients of stage 3.
-# Needs run_passes.pxi, exponentials.pxi, sums.pxi, long_rows.pxi, formulas.pxi.
+# Needs long_rows.pxi.
 
 cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
                                  double* pivot_exp, double* target_exp) noexcept nogil:

@@ -1,5 +1,5 @@
 # What is done to each vector of a run in scratch: passes that take numbers of rows.
-# Needs batch.pxi, packing.pxi.
+# Needs packing.pxi.
 
 # What is done to each vector of a run: a type each, so that a loop does not ask.
 cdef struct Scaled:      # a e: the gradient of hard labels

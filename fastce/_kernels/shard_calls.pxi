@@ -1,4 +1,5 @@
 # Rows whose classes are spread over shards, from Python to the kernels.
+# Needs shards.pxi, softmax_calls.pxi.
 
 cdef const double* doubles_of(array) except? NULL:
     return <const double*> data_of(array)

@@ -1,5 +1,6 @@
-# Rows whose classes are spread over shards: from what is known of whole rows to their losses, and to the gradient
-# of the classes that one shard holds. Needs formulas.pxi, packing.pxi, run_passes.pxi, exponentials.pxi.
+# Rows whose classes are spread over shards: from what is known of whole rows to their losses, and to the gradient of
+# the classes that one shard holds.
+# Needs rows.pxi, formulas.pxi, run_passes.pxi, exponentials.pxi.
 
 cdef enum:
     # Where the classes are not contiguous, so many rows are taken together, and so many of their classes at a time:

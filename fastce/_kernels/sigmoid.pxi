@@ -1,7 +1,5 @@
-# The sigmoid family: one vector function a loss, one driver for all of them.
-#
-# With e = exp(-|z|): sigma(|z|) = 1 / (1 + e), sigma(-|z|) = e / (1 + e), and
-# softplus(z) = max(z, 0) + log1p(e). No 1 - p is formed, nothing overflows.
+# The sigmoid family: one driver for all losses.
+# Needs sigmoid_formulas.pxi, sigmoid_checks.pxi.
 #
 # A chunk goes through in several loops, with what one makes for the next in the first-level cache. In one
 # loop a vector takes a chain of about 100 cycles, and a processor that looks some hundred operations ahead
@@ -12,93 +10,14 @@ cdef enum:
     STRIDE_VECTORS = 8  # vectors that are added up in the working precision before they are widened
 
 
-cdef struct Bce:
-    double unused
-
-
-cdef struct SigmoidFocal:
-    double gamma
-    double alpha_positive  # alpha, or 1 for None
-    double alpha_negative  # 1 - alpha, or 1
-    int whole_gamma        # 0, 1 or 2 where gamma is that, else -1
-
-
-ctypedef fused sigmoid_loss:
-    Bce
-    SigmoidFocal
-
-
-# How many derivatives: a type each, so that what is not asked for is not compiled into the loop.
-cdef struct ValueOnly:
-    char unused
-
-
-cdef struct WithGradient:
-    char unused
-
-
-cdef struct WithHessian:
-    char unused
-
-
-ctypedef fused derivatives:
-    ValueOnly
-    WithGradient
-    WithHessian
-
-
-# What a loop over a chunk does not have to look after: a type each, too. All give the same bits.
-cdef struct Ordinary:
-    # Logits whose exponentials are normal numbers, in float64 their squares, too; targets of 0 and 1 where
-    # the loss cares; no options.
-    char unused
-
-
-cdef struct Plain:
-    # No options but label smoothing.
-    char unused
-
-
-cdef struct General:
-    # Any options, and single losses; what is not given is ones in a buffer.
-    char unused
-
-
-ctypedef fused options:
-    Ordinary
-    Plain
-    General
-
-
-cdef struct Elements:
-    Numbers logits
-    Numbers target
-    Numbers positive_weight   # pos_weight or alpha
-    Numbers negative_weight   # 1 - alpha
-    Numbers sample_weight
-    Numbers mask
-    Numbers grad_output
-    Numbers loss
-    Numbers grad
-    Numbers hess
-    double label_smoothing
-    double scale
-    bint streams              # whether outputs go past the caches
-
-
-cdef inline vec[real] smaller_sigmoid(vec[real] e) noexcept nogil:
-    # sigma(-|z|) of e = exp(-|z|).
-    return e / (splat(<real> 1) + e)
+cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
+    # log1p of the result is log1p(x) + log1p(y), and in x + y + x y nothing cancels.
+    return fma(x, splat(<real> 1) + y, y)
 
 
 cdef inline bint adds_logarithms_apart(const sigmoid_loss* loss, options kind, real tag) noexcept nogil:
     # Where only their sum is asked for, sum_of_log1p has it. In float64 its rounding errors would show.
     return sigmoid_loss is Bce and options is not General and real is float
-
-
-cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
-    # log1p of the result is log1p(x) + log1p(y), and in x + y + x y nothing cancels.
-    return fma(x, splat(<real> 1) + y, y)
 
 
 cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
@@ -130,185 +49,10 @@ cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
     return reduce_add(sum)
 
 
-cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real] positive,
-                          vec[real] negative, vec[real] total, vec[real] sum, vec[real]* grad,
-                          vec[real]* hess, options kind) noexcept nogil:
-    # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y and
-    # total their sum. The side that z is on the wrong side of has |z| more of loss. The gradient is
-    # total sigma(z) - positive; with sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below
-    # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
-    # A side of weight 0 has no loss at +-inf. Returned is the loss, or where nothing has to be done with it
-    # the sum with it, without its logarithm where that is added apart.
-    cdef vec[real] smaller = smaller_sigmoid(e), distance = abs(z)
-    cdef vec[real] wrong = select_negative(z, positive, negative)
-    grad[0] = flip_sign(wrong - total * smaller, z)
-    hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
-    if options is not Ordinary:
-        distance = keep(less(splat(<real> 0), wrong), distance)
-    if options is General:
-        return product_less(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
-    else:
-        return fma(wrong, distance, sum if real is float else sum + log_term)
-
-
-cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
-                                       const SigmoidFocal* loss) noexcept nogil:
-    # q^gamma for q = sigma(-x), from -log q = softplus(x) = above + log_term. The rounding errors of
-    # the sum and of the product with gamma would be multiplied by their size (a relative error of
-    # 90 ULP at x = 90): they are carried into the exponential.
-    cdef vec[real] g, sum, low, high
-    if loss.whole_gamma == 1:
-        return q
-    if loss.whole_gamma == 0:
-        return splat(<real> 1) + (q - q)  # NaN stays
-    g = splat(<real> loss.gamma)
-    sum = above + log_term
-    low = g * (log_term - (sum - above))
-    high = g * sum
-    low = low + product_error(g, sum, high)
-    return exp_less(-high, keep(less(high, splat(<real> 1e4)), low))
-
-
-cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term,
-                                    const real* power, vec[real] y, vec[real] opposite,
-                                    const SigmoidFocal* loss, vec[real] alpha, vec[real] one_less_alpha,
-                                    vec[real] sum, vec[real]* grad,
-                                    vec[real]* hess, options kind) noexcept nogil:
-    # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
-    # b = softplus(x) is -log p_t, and by x
-    #     f   = a r^gamma b
-    #     f'  = a r^gamma (r + gamma p b)
-    #     f'' = a p r^gamma ((1 + 2 gamma) r + gamma b (gamma p - r))
-    # where a = alpha_t. Lanes with targets between 0 and 1 are replaced. Given are smaller = sigma(-|z|) and
-    # log_term = log1p(e). Returned is the loss, or the sum with it, as above.
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
-    cdef vec[real] larger = one - smaller
-    cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
-    cdef vec[real] x, r, p, b, p_b, weight, soft_grad, soft_hess
-    cdef vec[real] value = zero if options is General else sum
-    cdef mask[real] soft
-    grad[0] = hess[0] = zero
-    if options is Ordinary or any(at_most(y, zero) | at_most(one, y)):
-        x = flip_sign(z, sign)
-        r = select_negative(x, smaller, larger)
-        p = select_negative(x, larger, smaller)
-        b = max(x, zero) + log_term
-        weight = select_negative(sign, alpha, one_less_alpha)
-        weight = weight * (r * r if loss.whole_gamma == 2 else load(power))
-        p_b = p * b
-        if options is not Ordinary:  # not 0 * inf
-            p_b = select(equal(p, zero), p, p_b)
-            b = drop(equal(weight, zero), b)
-        grad[0] = flip_sign(weight * (r + g * p_b), sign)
-        hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
-        value = rounded(weight * b) if options is General else fma(weight, b, sum)
-        if options is Ordinary:
-            return value
-    soft = less(zero, y) & less(y, one)
-    if any(soft):
-        b = soft_focal(z, y, opposite, larger, smaller, log_term, loss, alpha, one_less_alpha, &soft_grad,
-                       &soft_hess)
-        value = select(soft, b if options is General else sum + b, value)
-        grad[0] = select(soft, soft_grad, grad[0])
-        hess[0] = select(soft, soft_hess, hess[0])
-    return value
-
-
-cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
-                                 vec[real] smaller, vec[real] log_term, const SigmoidFocal* loss,
-                                 vec[real] alpha, vec[real] one_less_alpha, vec[real]* grad,
-                                 vec[real]* hess) noexcept nogil:
-    # f = a r^gamma b with r = 1 - p_t = p (1 - y) + q y for p = sigma(z), q = sigma(-z), b = BCE of y:
-    #     f'  = a r^gamma (gamma rho b + b'),         rho = r' / r,  r' = p q (1 - 2 y)
-    #     f'' = a r^gamma (gamma rho b ((gamma - 1) rho + q - p) + 2 gamma rho b' + p q)
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
-    cdef vec[real] p = select_negative(z, smaller, larger)
-    cdef vec[real] q = select_negative(z, larger, smaller)
-    cdef vec[real] r = p * opposite + q * y
-    cdef vec[real] rho = p * q * (opposite - y) / r
-    cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
-    cdef vec[real] slope = opposite * p - y * q
-    cdef vec[real] weight = y * alpha + opposite * one_less_alpha
-    if loss.whole_gamma > 0:
-        weight = weight * (r * r if loss.whole_gamma == 2 else r)
-    elif loss.whole_gamma < 0:
-        weight = weight * exp(g * log(r))
-    cdef vec[real] g_rho_b = rounded(g * select(equal(rho, zero), zero, rho * b))
-    grad[0] = weight * (g_rho_b + slope)
-    hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
-    return select(equal(weight, zero), weight, weight * b)
-
-
 cdef enum:
     CHUNK_AHEAD = 4096  # bytes from a logit to the one that is fetched meanwhile: a chunk is a page, at whose
     #                     end the processor's own fetching ends. From memory BCE takes 0.77 ns an element so,
     #                     and 0.84 without, focal loss 1.18 and 1.29; from the cache 1.5 and 3 % more
-
-
-cdef struct Chunk:
-    # One chunk as the loops take it, all in the working precision.
-    void* z
-    void* e         # exp(-|z|); then powers of focal loss, and single losses, where they are wanted
-    void* smaller   # sigma(-|z|), where it has a loop of its own
-    void* log_term  # log1p(e), likewise
-    void* y
-    void* positive_weight
-    void* negative_weight
-    void* weight
-    void* factor    # of the derivatives: grad_output
-    void* grad
-    void* hess
-    void* streamed  # where the gradient goes past the caches a stride after it is made, or NULL
-    double label_smoothing
-    double scale
-    bint has_values     # whether single losses are wanted
-    bint suspect        # whether a target may lie outside [0, 1]
-    bint extraordinary  # whether this chunk, or one before it, is not Ordinary
-
-
-cdef inline void* option_chunk(const Numbers* option, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
-                               real* buffer) noexcept nogil:
-    # The elements from `begin` on: ones where the option is not given, zeros past the end.
-    if option.data != NULL:
-        return read_numbers(option, first + begin, count - begin, buffer + begin) - begin
-    fill(buffer, begin, count, <real> 1)
-    fill(buffer, count, count + 16, <real> 0)
-    return buffer
-
-
-cdef const real* weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin,
-                                  Py_ssize_t count, real* weight, real* used) noexcept nogil:
-    # 0 where masked and past the end.
-    cdef const real* given
-    cdef Py_ssize_t i = begin
-    if arrays.sample_weight.data == NULL and arrays.mask.data != NULL:
-        return <const real*> option_chunk(&arrays.mask, first, begin, count, weight)
-    given = <const real*> option_chunk(&arrays.sample_weight, first, begin, count, weight)
-    if arrays.mask.data == NULL:
-        return given
-    option_chunk(&arrays.mask, first, begin, count, used)
-    while i < count:
-        store(weight + i, drop(equal(load(<const real*> used + i), splat(<real> 0)), load(given + i)))
-        i += lanes(<real> 0)
-    return weight
-
-
-cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
-                           Chunk* chunk, double* memory, real tag) noexcept nogil:
-    # What does not change from chunk to chunk is there from the first one on.
-    cdef bint anew = chunk.weight == NULL or count < chunk_elements(tag)
-    cdef real* factor = place(memory, 8, tag)
-    if anew or not is_constant(&arrays.positive_weight):
-        chunk.positive_weight = option_chunk(&arrays.positive_weight, first, begin, count,
-                                             place(memory, 5, tag))
-    if anew or not is_constant(&arrays.negative_weight):
-        chunk.negative_weight = option_chunk(&arrays.negative_weight, first, begin, count,
-                                             place(memory, 6, tag))
-    if anew or not (is_constant(&arrays.sample_weight) and is_constant(&arrays.mask)):
-        chunk.weight = <void*> weights_of_chunk(arrays, first, begin, count, place(memory, 7, tag), factor)
-        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` was in its place
-    if anew or not is_constant(&arrays.grad_output):
-        chunk.factor = option_chunk(&arrays.grad_output, first, begin, count, factor)
 
 
 cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:

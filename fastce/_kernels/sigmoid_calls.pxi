@@ -1,4 +1,5 @@
 # Calls of the sigmoid family, from Python to the kernels.
+# Needs sigmoid.pxi, entries.pxi.
 
 ELEMENTS_CHUNK = ELEMENTS
 """A split of the elements at a multiple of this changes no sum."""

@@ -1,4 +1,5 @@
 # What the numbers of a sigmoid loss's arguments are: targets in range, sums of weights.
+# Needs sigmoid_chunks.pxi.
 
 cdef bint any_outside(const real* y, Py_ssize_t count, real largest) noexcept nogil:
     # Whether one of a chunk may lie outside [0, largest].

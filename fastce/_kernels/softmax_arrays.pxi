@@ -1,4 +1,19 @@
 # Where arrays of a softmax call lie: what the kernels may take in place, and blocks of what is gathered.
+# Needs numbers.pxi.
+
+cdef enum:  # which array of a call
+    LOGITS = 0
+    PROBABILITIES = 1
+    MASK = 2
+    GRAD = 3
+    HESS = 4
+    LABELS = 5         # from here on one number per row
+    SAMPLE_WEIGHT = 6
+    GRAD_OUTPUT = 7
+    LOSS = 8
+    FLAT = 9           # the logits once more, each of them once, in the order of memory
+    ARRAYS = 10
+
 
 cdef inline object as_array(object given):
     # NumPy's own arrays, lists and Python's numbers; None if it is none, which the checks will say better.

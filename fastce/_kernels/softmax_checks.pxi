@@ -1,4 +1,5 @@
 # What the numbers of a softmax call's arguments are: probabilities in range, weights of rows.
+# Needs labels.pxi, sigmoid_calls.pxi.
 
 cdef double largest_number(cnp.ndarray array):
     return 1.7976931348623157e308 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 else 3.4028234663852886e38

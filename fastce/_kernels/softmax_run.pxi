@@ -1,17 +1,5 @@
 # The arrays of a call of the softmax family: where the kernels find them, and how the others come to the kernels.
-
-cdef enum:  # which array of a call
-    LOGITS = 0
-    PROBABILITIES = 1
-    MASK = 2
-    GRAD = 3
-    HESS = 4
-    LABELS = 5         # from here on one number per row
-    SAMPLE_WEIGHT = 6
-    GRAD_OUTPUT = 7
-    LOSS = 8
-    FLAT = 9           # the logits once more, each of them once, in the order of memory
-    ARRAYS = 10
+# Needs softmax_options.pxi, softmax_arrays.pxi, softmax_checks.pxi.
 
 cdef enum:
     GATHERED_ELEMENTS = 1 << 15  # of a gathered block, or one row: with one of outputs beside it, 256 KB of float32
@@ -26,7 +14,7 @@ cdef class SoftmaxRun:
     in memory, or one for an array of one number per row. Any other is gathered in blocks of rows, and written back.
     """
 
-    cdef SoftmaxKernel kernel
+    cdef SoftmaxOptions kernel
     cdef Batch batch
     cdef Numbers gathered[ARRAYS]  # data NULL: in place, or not given
     cdef int storage[ARRAYS]       # of the blocks that are gathered
@@ -43,7 +31,7 @@ cdef class SoftmaxRun:
     cdef double total_weight
     cdef double largest_weight     # size of a sample_weight
 
-    def __init__(self, SoftmaxKernel kernel, double scale, logits, labels=None,
+    def __init__(self, SoftmaxOptions kernel, double scale, logits, labels=None,
                  probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
                  grad=None, hess=None, log_sum_exp=None, argmax=None, maximum=None, others=None,
                  target_logit=None, soft_distance=None):
@@ -78,7 +66,7 @@ cdef class SoftmaxRun:
 
     # What a call consists of. False, or None for an output: it has to be made another array first, or is wrong.
 
-    cdef bint begin(self, SoftmaxKernel kernel, object logits, int axis, int class_axes) except -1:
+    cdef bint begin(self, SoftmaxOptions kernel, object logits, int axis, int class_axes) except -1:
         cdef cnp.ndarray z
         cdef int ndim, i, batch_axes = 0
         cdef Py_ssize_t size

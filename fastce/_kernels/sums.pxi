@@ -1,5 +1,5 @@
 # Stage 2 of a run, first part: sums of rows without their pivots, packed row by row or class by class.
-# Needs packing.pxi, passes.pxi.
+# Needs packing.pxi.
 
 cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noexcept nogil:
     # Of x and y; exactly, without a rounding in float: focal loss raises it to 1 + gamma (gamma = 2: 6.3 ULP

@@ -1,0 +1,56 @@
+# What a loss of the softmax family is.
+# Needs softmax.pxi, entries.pxi.
+
+KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
+         "log_softmax": LOG_SOFTMAX}
+
+
+cdef class SoftmaxOptions:
+    """What a loss of the softmax family is, as the kernels take it."""
+
+    cdef int axis
+    cdef int reduction
+    cdef bint takes_probabilities
+    cdef double largest_factor
+    cdef Batch options
+    cdef object class_weight   # (K,) float64 array, or None
+    cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
+
+    def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
+                 double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
+                 str reduction="none", int axis=-1, double largest_factor=1.0, bint takes_probabilities=False):
+        memset(&self.options, 0, sizeof(self.options))
+        self.options.kind = KINDS[kind]
+        self.options.label_smoothing = label_smoothing
+        self.options.z_loss = z_loss
+        self.options.gamma = gamma
+        self.options.logit_scale = logit_scale
+        self.options.softcap = softcap
+        self.options.labels.ignores = ignore_index is not None
+        self.options.labels.ignore_index = ignore_index or 0
+        self.axis = axis
+        self.reduction = REDUCTIONS[reduction]
+        self.takes_probabilities = takes_probabilities
+        self.largest_factor = largest_factor
+        self.class_weight = class_weight
+        self.soft_weights = {}
+        if class_weight is not None:
+            self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
+
+    @property
+    def ignore_index(self):
+        """The label whose rows are ignored, or None."""
+        return self.options.labels.ignore_index if self.options.labels.ignores else None
+
+    cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
+        # What label smoothing gives each class, in the working precision.
+        cdef tuple key = (double_precision, classes)
+        cached = self.soft_weights.get(key)
+        if cached is None:
+            cached = np.empty(classes, np.float64 if double_precision else np.float32)
+            if double_precision:
+                spread_smoothing(&self.options, classes, <double*> cnp.PyArray_DATA(<cnp.ndarray> cached))
+            else:
+                spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
+            self.soft_weights = {key: cached}  # a loss is used with one number of classes
+        return cached

@@ -1,0 +1,183 @@
+"""What a file uses stands below it: kernels in the order of their includes, modules by floors."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import fastce
+
+PACKAGE = Path(fastce.__file__).parent
+KERNELS = PACKAGE / "_kernels"
+CORE = (PACKAGE / "_core.pyx").read_text(encoding="utf-8")
+INCLUDED = re.findall(r'^include "_kernels/(\w+\.pxi)"$', CORE, re.MULTILINE)
+
+# Kernels ------------------------------------------------------------------------------------------
+
+
+@cache
+def code_of(name: str) -> str:
+    """The text of a file without strings and comments."""
+    text = re.sub(r'"""(?:.|\n)*?"""', '""', (KERNELS / name).read_text(encoding="utf-8"))
+    return re.sub(r"#.*", "", re.sub(r'"(?:\\.|[^"\\\n])*"', '""', text))
+
+
+@cache
+def needs_of(name: str) -> list[str]:
+    """The files that the head of one names."""
+    head = re.match(r"(?:#.*\n)*", (KERNELS / name).read_text(encoding="utf-8"))[0]
+    text = re.sub(r"\n# ?", " ", head)
+    needs = re.search(r"\bNeeds ((?:\w+\.pxi(?:, )?)+)\.", text)
+    return re.findall(r"\w+\.pxi", needs[1]) if needs else []
+
+
+def reachable(name: str) -> set[str]:
+    """What a file needs, and what that needs."""
+    return set(needs_of(name)).union(*map(reachable, needs_of(name)))
+
+
+@cache
+def defined_in(name: str) -> dict[str, str]:
+    """The kind of each name that a file defines: a type, a constant, or a function."""
+    kinds = {}
+    members = ""  # of what the lines are that are indented
+    for line in code_of(name).splitlines():
+        if line[:1] not in ("", " ", ")"):
+            members = ""
+            if m := re.match(r"c(?:def|typedef) (enum|struct|class|fused)\b *(\w*)", line):
+                members = m[1]
+                if m[2]:
+                    kinds[m[2]] = "type"
+            elif m := re.match(r"(?:cdef|def) .*?(\w+)\(", line):
+                kinds[m[1]] = "function"
+            elif m := re.match(r"(?:cdef .*?)?(\w+) = ", line):
+                kinds[m[1]] = "constant"
+            else:
+                assert re.match(r'@|from |""', line), f"{name}: what does this define? {line}"
+        elif members == "enum" and (m := re.match(r"    (\w+)", line)):
+            kinds[m[1]] = "constant"
+    return kinds
+
+
+USE = {"type": r"(?:\*| *[\])>(]| +\w|, )", "constant": r"\b", "function": r" *\((?!self)|\["}
+
+
+def used_by(name: str) -> dict[str, set[str]]:
+    """The names that a file uses of others, by the file that defines them."""
+    used: dict[str, set[str]] = {}
+    for other in INCLUDED:
+        for word, kind in defined_in(other).items():
+            if other != name and re.search(rf"(?<![\w.]){word}(?:{USE[kind]})", code_of(name)):
+                used.setdefault(other, set()).add(word)
+    return used
+
+
+def test_every_file_is_included_once():
+    assert sorted(INCLUDED) == sorted(path.name for path in KERNELS.iterdir())
+
+
+def test_no_name_is_defined_twice():
+    names = [word for name in INCLUDED for word in defined_in(name)]
+    assert len(names) > 300
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("name", INCLUDED)
+def test_a_file_uses_nothing_of_a_later_one(name):
+    before = INCLUDED[: INCLUDED.index(name)]
+    late = {other: words for other, words in used_by(name).items() if other not in before}
+    assert not late
+
+
+@pytest.mark.parametrize("name", INCLUDED)
+def test_a_head_names_what_the_file_needs(name):
+    """Directly, or through a file that it names; and no file that it does not use."""
+    used = used_by(name)
+    assert not {other: words for other, words in used.items() if other not in reachable(name)}
+    assert set(needs_of(name)) <= set(used)
+
+
+# Modules ------------------------------------------------------------------------------------------
+
+BRIDGES = ("objectives", "torch", "jax", "dask", "sharded")
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def floor_of(module: str) -> int:
+    """0 is the lowest. The package's own namespace, on the roof, is what users import."""
+    first = [*module.split("."), ""][1]
+    if first in ("", "__main__"):
+        return 4
+    if first in BRIDGES:
+        return 3
+    return 0 if first.startswith("_core") or first == "_version" else 1 if first == "_call" else 2
+
+
+@cache
+def imported_by(module: str) -> set[str]:
+    """The modules of the package that a module names in its import statements."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} imports by a relative name"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in whole}
+    return {name for name in found if name == "fastce" or str(name).startswith("fastce.")}
+
+
+def all_imported_by(modules: set[str]) -> set[str]:
+    """What modules import, and what that imports, the compiled ones left out."""
+    found, new = set(), modules
+    while new:
+        found |= new
+        new = set().union(*(imported_by(name) for name in new)) & set(MODULES) - found
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_from_its_floor_and_those_below(module):
+    above = {name for name in imported_by(module) if floor_of(name) > floor_of(module)}
+    assert not above
+    inner = {name for name in imported_by(module) if re.search(r"\._(?!call|core|version)", name)}
+    bridge = ".".join(module.split(".")[:2])
+    # What a bridge keeps to itself begins with an underscore. Dask's chunks are rows of shards.
+    outside = {name for name in inner if not name.startswith(f"{bridge}.")}
+    assert not outside - {"fastce.sharded._rows"}
+
+
+def test_the_reference_imports_nothing_of_the_package():
+    assert imported_by("fastce.reference") == set()
+
+
+def test_the_core_and_what_it_calls_need_no_variant():
+    """They are imported while the compiled module is, and before there is a variant to choose."""
+    (names,) = re.findall(r"^from fastce\._call import (.*)$", CORE, re.MULTILINE)
+    called = {f"fastce._call.{name}" for name in names.split(", ")}
+    assert called <= set(MODULES)
+    assert not {name for name in all_imported_by(called) if floor_of(name) > 1}
+    assert "fastce._call.variants" not in all_imported_by(called)
+
+
+# Folders ------------------------------------------------------------------------------------------
+
+
+def test_folders_and_files_stay_small():
+    """At most 20 entries at the top of the package, and 500 lines in a file."""
+    made = re.compile(r"__pycache__|.*\.(so|pyd|pyc)")
+    assert len([path for path in PACKAGE.iterdir() if not made.fullmatch(path.name)]) <= 20
+    for path in PACKAGE.rglob("*.*"):
+        if path.suffix in (".py", ".pyx", ".pxd", ".pxi", ".hpp"):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path.name
