@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_softmax, variants
+from fastce._call.arguments import handed_back, working_type
 from fastce._call.checks_softmax import Axis
-from fastce._call.layout import new_like
-from fastce._call.rows import Array, handed_back, working_type
+from fastce._call.layout import Array, new_like
 
 __all__ = ["TokenLogProbs", "log_softmax", "logsumexp", "softmax", "token_log_probs"]
 

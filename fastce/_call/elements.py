@@ -1,4 +1,4 @@
-"""A call of a sigmoid loss that the kernels do not take as it is: check, lay out, call again."""
+"""A call of a sigmoid loss that the compiled entry declines as it is: check, and enter again."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, layout, variants
-from fastce._call.layout import new_like
-from fastce._call.rows import Array, Call, handed_back, native_float, working_type
+from fastce._call.arguments import Call, handed_back, native_float, working_type
+from fastce._call.layout import Array, new_like
 
 
 def sigmoid_family(

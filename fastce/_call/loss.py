@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import variants
-from fastce._call.rows import GRADIENT, HESSIAN, VALUE, Call
+from fastce._call.arguments import GRADIENT, HESSIAN, VALUE, Call
 
 Array = npt.NDArray[Any]
 Value = Any  # a Python float, or with reduction="none" an array of the losses

@@ -1,54 +1,12 @@
-"""A call that the compiled entry does not take as it is: check arguments, and enter again."""
+"""A call of a loss of rows that the compiled entry declines as it is: check, and enter again."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, variants
-from fastce._call.layout import Array as Array
-from fastce._call.layout import last_axis as last_axis
-from fastce._call.layout import new_like as new_like
-
-VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
-
-
-class Call(NamedTuple):
-    """The arguments that every method of every loss takes after logits and target."""
-
-    sample_weight: Any = None
-    where: Any = None
-    normalizer: Any = None
-    grad_output: Any = None
-    out: Any = None
-    loss_out: Any = None
-
-
-def working_type(logits: Array) -> Any:
-    """Return the type that the kernels compute in."""
-    return np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
-
-
-def checked_denominator(total: float, any_counts: bool) -> float:
-    """Return what a mean divides by: NaN where no weight counts, or their sum is infinite."""
-    denominator: float = variants.core.denominator_of(total, any_counts)
-    return denominator
-
-
-def native_float(array: Any) -> Any:
-    """Return an array in a type that the kernels read: longer floats are rounded to float64."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.dtype.itemsize <= 8:
-        return array
-    with np.errstate(all="ignore"):
-        return array.astype(np.float64)
-
-
-def handed_back(out: Any, written: list[Array]) -> list[Array]:
-    """Return the caller's own outputs for the views of them that are written."""
-    if out is None:
-        return written
-    given = out if isinstance(out, tuple) else (out,)
-    return [array if own is None else own for own, array in zip(given, written, strict=True)]
+from fastce._call import checks
+from fastce._call.arguments import Call, handed_back, native_float, working_type
 
 
 def softmax_family(

@@ -27,6 +27,7 @@ cdef enum:
     #                          bits of a row's sum must not depend on the size of its run
     STREAMED_ROW_BYTES = 65536  # of one row, which waits in scratch to go past the caches
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched meanwhile
+    GATHERED_ELEMENTS = 32768  # of a gathered block, or one row: with one of outputs beside it, 256 KB of float32
 
 
 cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
@@ -36,7 +37,7 @@ cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
 
 
 def thresholds():
-    """Return the sizes at which plans, packings and ways of a kernel change, for tests that stand on both sides."""
+    """Return the sizes at which plans, packings and ways of a kernel change: for tests, and for the rows of shards."""
     return {
         "interleaved classes": INTERLEAVED_CLASSES,
         "interleaved rows": INTERLEAVED_ROWS,
@@ -50,4 +51,5 @@ def thresholds():
         "plane bytes": PLANE_BYTES,
         "classes together": CLASSES_TOGETHER,
         "block rows": BLOCK_ROWS,
+        "gathered elements": GATHERED_ELEMENTS,
     }

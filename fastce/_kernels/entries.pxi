@@ -72,6 +72,11 @@ cdef inline bint leaves_float32(double scale, double weight, double option, doub
     return bits_from_one(scale) + bits_from_one(weight) + bits_from_one(option) + bits_from_one(factor) > FACTOR_BITS
 
 
+def factors_leave_float32(double scale, double weight, double option, double factor):
+    """Return whether a product of these factors has to be computed in float64."""
+    return leaves_float32(scale, weight, option, factor)
+
+
 cdef inline double bits_from_one(double factor) noexcept nogil:
     # How far a factor is from 1, in powers of two; 0 is as good as 1.
     return fabs(log2(fabs(factor))) if factor != 0.0 and factor != 1.0 else 0.0

@@ -1,10 +1,6 @@
 # The arrays of a call of the softmax family: where the kernels find them, and how the others come to the kernels.
 # Needs softmax_options.pxi, softmax_arrays.pxi, softmax_checks.pxi.
 
-cdef enum:
-    GATHERED_ELEMENTS = 1 << 15  # of a gathered block, or one row: with one of outputs beside it, 256 KB of float32
-
-
 @cython.final
 @cython.freelist(4)
 cdef class SoftmaxRun:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastce._call import checks, checks_bridges
-from fastce._call.rows import working_type
+from fastce._call.arguments import working_type
 from fastce.dask import _tasks as tasks
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from fastce import sharded
 from fastce._call import checks, layout, positions, threads
-from fastce._call.rows import checked_denominator
+from fastce._call.arguments import checked_denominator
 from fastce.sharded._rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges
-from fastce._call.rows import Array, handed_back, last_axis, new_like
+from fastce._call.arguments import handed_back
+from fastce._call.layout import Array, last_axis, new_like
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.sharded._rows import Rows, Shard, weights_of_labels
 

@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges, layout, threads, variants
+from fastce._call.arguments import checked_denominator, native_float, working_type
 from fastce._call.layout import Array
-from fastce._call.rows import checked_denominator, native_float, working_type
 
-BLOCK_ELEMENTS = 1 << 15  # of a gathered block: 128 KB of float32
-GROUP_ROWS = 128  # of short rows, that the kernels take together; a task has a multiple of them
-
-# Factors of up to 2**100 either way are multiplied in float32, as the losses themselves do.
-FACTOR_BITS = 100
+_thresholds = variants.core.thresholds()
+BLOCK_ELEMENTS = _thresholds["gathered elements"]
+GROUP_ROWS = _thresholds["block rows"]  # which the kernels take together; a task has a multiple
 
 
 def weights_of_labels(
@@ -220,9 +218,9 @@ class Rows:
             "own_maximum": _numbers(own_maximum),
         }
         run = functools.partial(self.run, first_class=shard.first)
-        factors = [self.scale, self.largest, self.loss.largest_factor]
-        if self.factors is not None:
-            factors.append(float(np.abs(self.factors).max(initial=0)))
-        bits = sum(abs(math.log2(abs(factor))) for factor in factors if factor)
-        real = np.dtype(np.float64) if bits > FACTOR_BITS else working_type(shard.logits)
+        factor = 1.0 if self.factors is None else float(np.abs(self.factors).max(initial=0))
+        wide = variants.core.factors_leave_float32(
+            self.scale, self.largest, self.loss.largest_factor, factor
+        )
+        real = np.dtype(np.float64) if wide else working_type(shard.logits)
         shard.over_rows(run, real, numbers, grad)
