@@ -31,7 +31,7 @@ MUTATIONS = [
     Mutation(
         "a hole of -inf not zeroed",
         "_kernels/exponentials.pxi",
-        "y = drop(equal(y_i, none), y)",
+        "y = zero_where(equal(y_i, none), y)",
         "pass",
         SOFTMAX,
     ),
@@ -74,8 +74,8 @@ MUTATIONS = [
     Mutation(
         "others without the unit of their row",
         "_kernels/pivots.pxi",
-        "store(&block.others[i], others * unit)",
-        "store(&block.others[i], others)",
+        "store(&block.sum_without_pivot[i], others * unit)",
+        "store(&block.sum_without_pivot[i], others)",
         SOFTMAX,
     ),
     Mutation(
@@ -167,8 +167,8 @@ MUTATIONS = [
     Mutation(
         "a weight's sign lost in the gradient",
         "_kernels/rows.pxi",
-        "drop(unused, weight * scale * load(&block.factor[i]))",
-        "drop(unused, abs(weight) * scale * load(&block.factor[i]))",
+        "zero_where(unused, weight * scale * load(&block.factor[i]))",
+        "zero_where(unused, abs(weight) * scale * load(&block.factor[i]))",
         SOFTMAX,
     ),
     Mutation(
@@ -203,14 +203,14 @@ MUTATIONS = [
     Mutation(
         "BCE of 0 times infinity",
         "_kernels/sigmoid_formulas.pxi",
-        "keep(less(splat(<real> 0), wrong), distance)",
+        "zero_unless(less(splat(<real> 0), wrong), distance)",
         "distance",
         SIGMOID,
     ),
     Mutation(
         "a pair of a stride's logarithms left out",
         "_kernels/sigmoid.pxi",
-        "wide = widen_lanes(both(x[0], x[1]))",
+        "wide = widen_lanes(combined_log1p(x[0], x[1]))",
         "wide = widen_lanes(x[0])",
         CHUNKS,
     ),
@@ -231,8 +231,8 @@ MUTATIONS = [
     Mutation(
         "targets outside of 0 to 1 passed over",
         "_kernels/sigmoid.pxi",
-        "chunk.suspect |= targets.exceeds(<real> 1)",
-        "chunk.suspect |= False",
+        "chunk.maybe_bad_target |= targets.exceeds(<real> 1)",
+        "chunk.maybe_bad_target |= False",
         ERRORS,
     ),
     # What Python does around the kernels

@@ -129,15 +129,15 @@ def nearest_float(x: Number) -> Number:
     return mpf(float(np.float32(float(x))))
 
 
-def sixteenth_powers() -> list[Number]:
+def exp2_table() -> list[Number]:
     """2^(i/16), rounded."""
     return [nearest_float(mpf(2) ** (mpf(i) / 16)) for i in range(16)]
 
 
-def sixteenth_losses() -> list[Number]:
+def exp2_table_low() -> list[Number]:
     """What rounding took from them, in parts of them."""
     exact = [mpf(2) ** (mpf(i) / 16) for i in range(16)]
-    return [nearest_float((x - p) / x) for x, p in zip(exact, sixteenth_powers(), strict=True)]
+    return [nearest_float((x - p) / x) for x, p in zip(exact, exp2_table(), strict=True)]
 
 
 def quarter_multiples() -> list[Number]:
@@ -168,7 +168,7 @@ def logarithms() -> list[Number]:
     return [nearest_float(-mpmath.log(c)) for c in inverses()]
 
 
-COMPUTED = (sixteenth_powers, sixteenth_losses, quarter_multiples, inverses, logarithms)
+COMPUTED = (exp2_table, exp2_table_low, quarter_multiples, inverses, logarithms)
 TABLES_OF = {f.__name__: f for f in COMPUTED}
 
 

@@ -65,8 +65,10 @@ def _raise(logits: Array, target: Array, weight: Array | None, mask: Array | Non
     """Say what was wrong with numbers that the kernels have looked at."""
     is_double = logits.dtype.itemsize == 8
     # No bool is out of range: nothing is looked at, however often a stride of 0 repeats it.
-    look = target.dtype.kind != "b"
-    position = variants.core.first_improbable(target, 1.0, weight, mask, is_double) if look else -1
+    if target.dtype.kind == "b":
+        position = -1
+    else:
+        position = variants.core.first_out_of_range(target, 1.0, weight, mask, is_double)
     if position >= 0:
         checks.bad_probability("target", target, np.unravel_index(position, target.shape))
     raise RuntimeError("an argument was changed by another thread during the call")

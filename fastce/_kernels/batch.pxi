@@ -91,7 +91,7 @@ cdef struct Batch:
 cdef struct RowBlock:
     # Row statistics, in double: u is the logit after scale and cap, m its maximum over the row.
     double maximum[BLOCK_ROWS]
-    double others[BLOCK_ROWS]         # sum of exp(u_j - m) over all j but one maximum
+    double sum_without_pivot[BLOCK_ROWS]  # sum of exp(u_j - m) over all j but one maximum
     double target_logit[BLOCK_ROWS]
     double target_exp[BLOCK_ROWS]     # exp(u_y - m)
     double hard_mass[BLOCK_ROWS]      # target mass on the label alone
@@ -112,7 +112,7 @@ cdef struct RowBlock:
     long long label[BLOCK_ROWS]       # -1: none, or the row is not used
     bint active[BLOCK_ROWS]
     bint all_active
-    bint untouched                    # whether weight, factor and active are as begin_batch set them
+    bint has_default_scalars                    # whether weight, factor and active are as begin_batch set them
 
 
 cdef inline Py_ssize_t min_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:

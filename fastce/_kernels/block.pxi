@@ -57,7 +57,7 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
         any_ignored = False
-        if batch.labels.data == NULL or not take_labels(batch, row + first, count, &labels[0], &any_ignored):
+        if batch.labels.data == NULL or not try_load_labels(batch, row + first, count, &labels[0], &any_ignored):
             all_labelled = False
             for i in range(count):
                 if (batch.labels.data == NULL
@@ -168,8 +168,8 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         if batch.others:
             for i in range(rows):
                 # That of nothing is one less than none.
-                block.others[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
-                                   else block.others[i] / s.pivot_exp[first + i])
+                block.sum_without_pivot[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
+                                              else block.sum_without_pivot[i] / s.pivot_exp[first + i])
         end_rows(batch, row + first, rows, block, batch.classes > SHORT_ROW, <real> 0, total)
     return OK
 
@@ -194,9 +194,9 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
                 kept = load_mask(s.mask + at + j, <real> 0)
             if s.by_classes:
                 kept = kept & less(zero, load(active + j))
-            store(grad + at + j, keep(kept, load(<const real*> grad + at + j)))
+            store(grad + at + j, zero_unless(kept, load(<const real*> grad + at + j)))
             if hess:
-                store(hess + at + j, keep(kept, load(<const real*> hess + at + j)))
+                store(hess + at + j, zero_unless(kept, load(<const real*> hess + at + j)))
             j += lanes(<real> 0)
     for i in range(0 if s.by_classes or s.all_active else rows):
         if not block.active[i]:
@@ -234,8 +234,8 @@ cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock
             j = 0
             while j < s.classes:
                 x = load(row + j) if j < whole else load_first(<const real*> row + j, s.classes - j, <real> 0)
-                sum.add(drop(equal(x, m), x))
-                ties.add(keep(equal(x, m), x))
+                sum.add(zero_where(equal(x, m), x))
+                ties.add(zero_unless(equal(x, m), x))
                 j += lanes(<real> 0)
             unit = (<const real*> s.row[UNIT])[i]
             others = (sum.total() + (ties.total() - largest)) * unit + s.pivot_exp[i]
@@ -261,7 +261,7 @@ cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real*
         pivot = load(<const real*> s.pivot_class + i)
         top = where_top = this_class = zero
         for j in range(s.classes):
-            y = drop(equal(pivot, this_class), load(e + j * s.exps_apart + i))
+            y = zero_where(equal(pivot, this_class), load(e + j * s.exps_apart + i))
             is_higher = less(top, y)
             top = select(is_higher, y, top)
             where_top = select(is_higher, this_class, where_top)
@@ -270,7 +270,7 @@ cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real*
         this_class = zero
         for j in range(s.classes):
             y = load(e + j * s.exps_apart + i)
-            sum.add(drop(equal(pivot, this_class) | equal(where_top, this_class), y))
+            sum.add(zero_where(equal(pivot, this_class) | equal(where_top, this_class), y))
             this_class = this_class + one
         store(&tops[0], top * load(<const real*> s.row[UNIT] + i))
         store(&classes[0], where_top)

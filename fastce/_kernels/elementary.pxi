@@ -2,10 +2,10 @@
 # Needs passes.pxi, arrays.pxi.
 
 def elementary(str name, cnp.ndarray x):
-    """Return exp, log1p, log, tanh or moderate_exp of a contiguous float32 or float64 array."""
+    """Return exp, log1p, log, tanh or exp_in_safe_range of a contiguous float32 or float64 array."""
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
-    cdef int function = ("exp", "log1p", "log", "tanh", "moderate_exp").index(name)
+    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range").index(name)
     if storage_of(x) == FLOAT64:
         apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
     else:
@@ -33,7 +33,7 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
         elif function == 3:
             x_i = tanh_of(x_i)
         else:
-            x_i = moderate_exp(x_i)
+            x_i = exp_in_safe_range(x_i)
         if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:

@@ -18,27 +18,27 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
         x = x_i = load(u + i)
         y = y_i = load(u + i + width)
         if holes:  # 0 is in range
-            x = drop(equal(x, none), x)
-            y = drop(equal(y, none), y)
+            x = zero_where(equal(x, none), x)
+            y = zero_where(equal(y, none), y)
         highest = max(y, max(x, highest))
         lowest = min(y, min(x, lowest))
-        x = moderate_exp(x)
-        y = moderate_exp(y)
+        x = exp_in_safe_range(x)
+        y = exp_in_safe_range(y)
         if holes:
-            x = drop(equal(x_i, none), x)
-            y = drop(equal(y_i, none), y)
+            x = zero_where(equal(x_i, none), x)
+            y = zero_where(equal(y_i, none), y)
         store(e + i, x)
         store(e + i + width, y)
         i += 2 * width
     while i < count:
         x = x_i = load(u + i) if i + width <= count else load_first(u + i, count - i, read(u + i))
         if holes:
-            x = drop(equal(x, none), x)
+            x = zero_where(equal(x, none), x)
         highest = max(x, highest)
         lowest = min(x, lowest)
-        x = moderate_exp(x)
+        x = exp_in_safe_range(x)
         if holes:
-            x = drop(equal(x_i, none), x)
+            x = zero_where(equal(x_i, none), x)
         if i + width <= count:
             store(e + i, x)
         else:
@@ -66,12 +66,12 @@ cdef inline void begin_extremes(real* extremes) noexcept nogil:
 
 
 cdef inline bint are_in_range(const real* extremes) noexcept nogil:
-    return are_moderate(-reduce_max(-load(extremes)), reduce_max(load(extremes + lanes(<real> 0))))
+    return are_in_safe_range(-reduce_max(-load(extremes)), reduce_max(load(extremes + lanes(<real> 0))))
 
 
 cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
     # Of the extremes of a row but for its holes; a row of nothing but holes is in range.
-    return lowest < smallest_moderate(highest) or highest > largest_moderate(highest)
+    return lowest < safe_range_lowest(highest) or highest > safe_range_highest(highest)
 
 
 cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number) noexcept nogil:
@@ -115,7 +115,7 @@ cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real
     # to 0; those of infinity itself are one.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x, y
-    cdef vec[real] one = splat(<real> (1.0 / lowering(<real> 0)))
+    cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))
     cdef Py_ssize_t i = 0
     while i < classes:
         x = load(u + i) if i + width <= classes else load_first(u + i, classes - i, <real> -INFINITY)
@@ -138,8 +138,8 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
     # exponentials already, or all get new ones. Sets the class of the pivot where rows are out of range, or where
     # its logit is -inf, to which nothing is relative. Returns whether a row was out of range.
     cdef vec[real] infinity = splat(<real> INFINITY), zero = splat(<real> 0), low = infinity, high = -infinity
-    cdef vec[real] least = splat(smallest_moderate(<real> 0)), most = splat(largest_moderate(<real> 0))
-    cdef vec[real] raised = splat(<real> (1.0 / lowering(<real> 0))), this_class = zero, one = splat(<real> 1)
+    cdef vec[real] least = splat(safe_range_lowest(<real> 0)), most = splat(safe_range_highest(<real> 0))
+    cdef vec[real] raised = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), this_class = zero, one = splat(<real> 1)
     cdef vec[real] top = zero, m, x, y, at_pivot = zero, old = load(<const real*> pivot)
     cdef mask[real] chosen, moves
     cdef Py_ssize_t j, apart = s.logits_class_apart
@@ -160,7 +160,8 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
         x = load_up_to(u + j * apart, rows)
         y = select(equal(x, m), raised, raised_exp(x - m))
         if all_new:
-            at_pivot = drop(equal(x, -infinity), moderate_exp(select(chosen, zero, drop(equal(x, -infinity), x))))
+            at_pivot = exp_in_safe_range(select(chosen, zero, zero_where(equal(x, -infinity), x)))
+            at_pivot = zero_where(equal(x, -infinity), at_pivot)
         else:
             at_pivot = load(<const real*> e + j * s.exps_apart)
         store(e + j * s.exps_apart, select(chosen, y, at_pivot))

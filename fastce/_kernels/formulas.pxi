@@ -1,14 +1,14 @@
 # The softmax losses: from row statistics to the loss and the coefficients of the write pass.
 # Needs passes.pxi.
 #
-# With e_j = exp(u_j - m), others = sum of all e_j but one maximum, S = 1 + others and
-# others_j = others + (1 - e_j) = S - e_j, no 1 - p is ever formed: 1 - p_j = others_j / S keeps its
-# digits when p_j rounds to 1. A kernel may have all e_j of a row times a number, and leave the target out
-# instead of a maximum: `pivots` are the exponentials that it left out, and take the place of 1 above; NULL
-# if they are. Every loss here writes
-#     grad_j = scale * ((pull - t_j) e_j - t_j others_j),        t_j: soft target mass, 0 where none
-#     hess_j = hess_product * e_j others_j + hess_square * e_j^2
-# and replaces both at a hard label y by at_target and hess_at_target.
+# With e_j = exp(u_j - m), R = sum of all e_j but one maximum (sum_without_pivot), S = 1 + R and
+# R_j = R + (1 - e_j) = S - e_j, no 1 - p is ever formed: 1 - p_j = R_j / S keeps its digits when p_j rounds
+# to 1. A kernel may have all e_j of a row times a number, and leave the target out instead of a maximum:
+# `pivots` are the exponentials that it left out, and take the place of 1 above; NULL if they are. Every loss
+# here writes
+#     grad_j = row_scale * ((softmax_coefficient - t_j) e_j - t_j R_j),    t_j: soft target mass, 0 where none
+#     hess_j = hess_product * e_j R_j + hess_square * e_j^2
+# and replaces both at a hard label y by grad_at_label and hess_at_label.
 # Rows are few against their elements: double costs little and spares the error analysis.
 
 cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
@@ -25,7 +25,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     cdef vec[double] pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
     # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
-    cdef vec[double] others = load(&block.others[i]) + (m - m)
+    cdef vec[double] others = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] hard = load(&block.hard_mass[i])
     cdef vec[double] pull = hard, towards = zero, at_target = hard, soft = zero
     cdef vec[double] log_total, lse, total, value, e, inverse, scale, target_others, square, product
@@ -38,14 +38,14 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     if wants_values:
         log_total = log1p(others / pivot)
         # keep: a class of weight 0 has no loss, even where its logit is -inf.
-        value = keep(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
+        value = zero_unless(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
         value = value + soft * log_total
         if soft_targets:
             value = value + load(&block.soft_distance[i])
         if not plain and (batch.z_loss != 0.0 or batch.log_sum_exp):
             lse = m + log_total
             # Infinite where the maximum is: the loss alone is NaN then.
-            total = load(&block.others[i])
+            total = load(&block.sum_without_pivot[i])
             store(&block.log_sum_exp[i], select(equal(abs(m), splat(<double> INFINITY)) & equal(total, total), m, lse))
             if batch.z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
                 value = value + splat(batch.z_loss) * lse * lse
@@ -86,7 +86,7 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one, others, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.others[i])
+        others = load(&block.sum_without_pivot[i])
         pivot = load(pivots + i)
         if has_logits:  # otherwise all are relative to the target's
             others = others + (load(&block.maximum[i]) - load(&block.maximum[i]))  # NaN of an infinite one
@@ -128,7 +128,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     # ce / q tends to 1 where q underflows, p ce to 0 where p does.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma), pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
-    cdef vec[double] others = load(&block.others[i]) + (m - m)
+    cdef vec[double] others = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] e = load(&block.target_exp[i])
     cdef vec[double] alpha = load(&block.hard_mass[i])
     cdef vec[double] factor = load(&block.factor[i])
@@ -165,7 +165,7 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double*
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
     cdef vec[double] m = load(&block.maximum[i]), pivot = load(pivots + i)
-    cdef vec[double] others = load(&block.others[i])
+    cdef vec[double] others = load(&block.sum_without_pivot[i])
     cdef vec[double] log_total = one, value
     if wants_value or logs:
         log_total = log1p(others / pivot)

@@ -58,8 +58,8 @@ cdef inline void copy_labels(const stored_label* labels, Py_ssize_t count, long 
         to[i] = read(labels + i)
 
 
-cdef bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
-                      bint* any_ignored) noexcept nogil:
+cdef bint try_load_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
+                          bint* any_ignored) noexcept nogil:
     # Up to BLOCK_ROWS contiguous labels, without a branch for each; -1 for those that are ignored. False if some
     # are neither, or lie otherwise. What is copied is what is judged. The sign of each number below says whether
     # something is wrong, so that the loops run over vectors.
@@ -72,7 +72,7 @@ cdef bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, lon
         return False
     if batch.labels.itemsize == 8:
         if batch.labels.unsigned and ignored < 0:
-            return take_unsigned_labels(<const long long*> labels, rows, last, to, any_ignored)
+            return try_load_unsigned_labels(<const long long*> labels, rows, last, to, any_ignored)
         copy_labels(<const long long*> labels, rows, to)
     elif batch.labels.itemsize == 4 and batch.labels.unsigned:
         copy_labels(<const unsigned int*> labels, rows, to)
@@ -103,8 +103,8 @@ cdef bint take_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, lon
     return wrong >= 0
 
 
-cdef bint take_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
-                               long long* to, bint* any_ignored) noexcept nogil:
+cdef bint try_load_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
+                                   long long* to, bint* any_ignored) noexcept nogil:
     # Of 64 bits: 2^63 and more are labels of no class, and ignored by no index below 0.
     cdef long long wrong = 0
     cdef Py_ssize_t i
@@ -154,7 +154,7 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
     cdef Py_ssize_t first = 0, count, i
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
-        if not take_labels(batch, first, count, &labels[0], &any_ignored):
+        if not try_load_labels(batch, first, count, &labels[0], &any_ignored):
             for i in range(count):
                 if read_label(&batch.labels, first + i, batch.classes, &labels[i]) != OK:
                     position[0] = first + i

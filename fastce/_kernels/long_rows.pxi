@@ -81,10 +81,10 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
     if not s.mostly_out:
         if not s.holes:
             s.in_range = sum_in_chunks(s, e, IN_RANGE, False, exactly, highest, s.pivot, s.pivot_exp,
-                                       &block.others[0])
+                                       &block.sum_without_pivot[0])
         if not s.in_range:
             s.in_range = sum_in_chunks(s, e, IN_RANGE_WITH_HOLES, False, exactly, highest, s.pivot, s.pivot_exp,
-                                       &block.others[0])
+                                       &block.sum_without_pivot[0])
             s.holes = s.in_range
     if s.in_range:
         return
@@ -93,7 +93,7 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
     if s.mostly_out:
         s.pivot[0] = position_of(u, s.classes, highest)
     sum_in_chunks(s, e, OUT_OF_RANGE_OF_EXP if s.mostly_out else IN_RANGE_WITH_HOLES, True, exactly, highest,
-                  s.pivot, s.pivot_exp, &block.others[0])
+                  s.pivot, s.pivot_exp, &block.sum_without_pivot[0])
 
 
 cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance) noexcept nogil:

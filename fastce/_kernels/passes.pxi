@@ -4,10 +4,10 @@
 cdef double LARGEST_FLOAT = 3.4e38
 
 
-cdef inline bint are_moderate(real minimum, real maximum) noexcept nogil:
-    # Where the extremes of several rows together are moderate, each row's are. False for logits without a
+cdef inline bint are_in_safe_range(real minimum, real maximum) noexcept nogil:
+    # Where the extremes of several rows together are in exp's safe range, each row's are. False for logits without a
     # finite one, whose minimum lies above their maximum.
-    return smallest_moderate(maximum) <= minimum <= maximum <= largest_moderate(maximum)
+    return safe_range_lowest(maximum) <= minimum <= maximum <= safe_range_highest(maximum)
 
 
 cdef void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
@@ -25,11 +25,11 @@ cdef inline double first_factor(double factor, real tag) noexcept nogil:
     # The part of a factor of exponentials that goes first, where the whole is no normal number: a power of
     # two. Exponentials of which a factor too small for one still makes normal numbers are large enough for
     # the part, and those of which a large one makes finite numbers are small enough.
-    cdef double raising = 1.0 / lowering(tag), largest = 0.5 / smallest_factor(tag)
+    cdef double raising = 1.0 / inverse_exp_scale(tag), largest = 0.5 / smallest_factor(tag)
     if fabs(factor) < smallest_factor(tag):
-        return lowering(tag)
+        return inverse_exp_scale(tag)
     if fabs(factor) > largest:
-        return raising if fabs(factor) * lowering(tag) < largest else 0.5 * raising * raising
+        return raising if fabs(factor) * inverse_exp_scale(tag) < largest else 0.5 * raising * raising
     return 1.0
 
 

@@ -29,8 +29,8 @@ cdef inline void refine_pivots(const real* u, Py_ssize_t class_apart, Py_ssize_t
     # a power of two.
     cdef double logits[BLOCK_ROWS]
     cdef double refined[BLOCK_ROWS]
-    cdef double raised = 1.0 / lowering(<real> 0)
-    cdef vec[double] unit = splat(moderate_unit(<real> 0))
+    cdef double raised = 1.0 / inverse_exp_scale(<real> 0)
+    cdef vec[double] unit = splat(safe_range_unit(<real> 0))
     cdef Py_ssize_t i
     if real is double:
         return
@@ -69,9 +69,9 @@ cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_e
     cdef Py_ssize_t i = 0
     while i < rows:
         unused = equal(load(&block.weight[i]), zero)
-        store(&block.others[i], drop(unused, load(&block.others[i])))
-        store(&block.maximum[i], drop(unused, load(&block.maximum[i])))
-        store(&block.target_logit[i], drop(unused, load(&block.target_logit[i])))
+        store(&block.sum_without_pivot[i], zero_where(unused, load(&block.sum_without_pivot[i])))
+        store(&block.maximum[i], zero_where(unused, load(&block.maximum[i])))
+        store(&block.target_logit[i], zero_where(unused, load(&block.target_logit[i])))
         store(&block.target_exp[i], select(unused, one, load(&block.target_exp[i])))
         store(pivot_exp + i, select(unused, one, load(<const double*> pivot_exp + i)))
         i += lanes(<double> 0)
@@ -122,7 +122,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         if s.largest_pivot or s.holes or not s.in_range:
             repair_rows(batch, s, rows, block, e)
         take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
-        sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.others[0])
+        sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.sum_without_pivot[0])
     wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
     begin_logits(s, block, wants_logits)
     for i in range(rows if wants_logits else 0):
@@ -141,7 +141,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     if not block.all_active:
         forget_unused(block, rows, s.pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
-        block.others[i] = 0.0
+        block.sum_without_pivot[i] = 0.0
         s.pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not s.largest_pivot:
         refine_pivots(u, 1, classes, pivot, rows, block, s.pivot_exp)
@@ -158,7 +158,7 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
     cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
     begin_logits(s, block, wants_logits)
     while i < rows:
-        store(&block.others[i], load(<const double*> s.sum_without_pivot + first + i))
+        store(&block.sum_without_pivot[i], load(<const double*> s.sum_without_pivot + first + i))
         store(&block.target_exp[i], load(<const double*> pivot_exp + i))
         i += lanes(<double> 0)
     if not s.in_range or wants_logits or large or batch.kind == FOCAL:
@@ -175,7 +175,7 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
     if not block.all_active:
         forget_unused(block, rows, pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
-        block.others[i] = 0.0
+        block.sum_without_pivot[i] = 0.0
         if first + i >= s.run_rows:
             pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not large:
@@ -258,11 +258,11 @@ cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, R
     cdef vec[double] unit, others, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.others[i])
+        others = load(&block.sum_without_pivot[i])
         pivot = load(s.pivot_exp + first + i)
         unit = inverse_power(others + pivot)
         store(&s.unit[i], unit)
-        store(&block.others[i], others * unit)
+        store(&block.sum_without_pivot[i], others * unit)
         store(s.pivot_exp + first + i, pivot * unit)
         store(&block.target_exp[i], load(&block.target_exp[i]) * unit)
         i += lanes(<double> 0)
@@ -318,7 +318,7 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         for i in range(rows):
             active[i] = block.active[i]
     if s.exact:
-        narrow_rows(&block.others[0], rows, 1.0, <real*> s.row[SUM_WITHOUT_PIVOT] + first)
+        narrow_rows(&block.sum_without_pivot[0], rows, 1.0, <real*> s.row[SUM_WITHOUT_PIVOT] + first)
         narrow_rows(s.pivot_exp + first, rows, 1.0, <real*> s.row[PIVOT] + first)
     if batch.hess.data != NULL:
         narrow_rows(&block.hess_product[0], rows, chain * chain, <real*> s.row[HESSIAN_PRODUCT] + first)

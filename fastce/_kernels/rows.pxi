@@ -12,7 +12,7 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
         block.weight[i] = 1.0
         block.factor[i] = batch.scale
         block.active[i] = True
-    block.all_active = block.untouched = True
+    block.all_active = block.has_default_scalars = True
 
 
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
@@ -24,7 +24,7 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
     cdef double labels[BLOCK_ROWS]
     cdef Py_ssize_t i
     cdef long long label
-    if batch.labels.data != NULL and not take_labels(batch, first, rows, &block.label[0], &any_ignored):
+    if batch.labels.data != NULL and not try_load_labels(batch, first, rows, &block.label[0], &any_ignored):
         for i in range(rows):
             if read_label(&batch.labels, first + i, batch.classes, &label) != OK:
                 return BAD_LABEL
@@ -36,7 +36,7 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
             if label >= 0:
                 block.hard_mass[i] = batch.class_weight[label] * (1.0 - batch.label_smoothing)
     block.all_active = True
-    if not any_ignored and unweighted and block.untouched:
+    if not any_ignored and unweighted and block.has_default_scalars:
         return OK
     read_scalars(&batch.sample_weight, first, rows, &block.weight[0])
     read_scalars(&batch.grad_output, first, rows, &block.factor[0])
@@ -47,21 +47,21 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBl
     while i < rows:
         weight = load(&block.weight[i])
         if any_ignored:
-            weight = keep(at_most(zero, load(<const double*> &labels[i])), weight)
+            weight = zero_unless(at_most(zero, load(<const double*> &labels[i])), weight)
             store(&block.weight[i], weight)
         unused = equal(weight, zero)
         any_unused = any_unused | unused
         # Not weight * scale where nothing counts: the scale is infinite.
-        store(&block.factor[i], drop(unused, weight * scale * load(&block.factor[i])))
+        store(&block.factor[i], zero_where(unused, weight * scale * load(&block.factor[i])))
         # Those of an earlier row may be infinite or NaN.
-        store(&block.soft_at_target[i], drop(unused, load(&block.soft_at_target[i])))
+        store(&block.soft_at_target[i], zero_where(unused, load(&block.soft_at_target[i])))
         i += lanes(<double> 0)
     block.all_active = not any(any_unused)
     for i in range(rows):
         block.active[i] = block.weight[i] != 0.0
         block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
     # A short block leaves the places behind it as they were.
-    block.untouched = block.all_active and unweighted and rows == BLOCK_ROWS
+    block.has_default_scalars = block.all_active and unweighted and rows == BLOCK_ROWS
     return OK
 
 
@@ -97,6 +97,6 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
         for i in range(rows):
             write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])
     write_rows(batch.maximum, first, rows, &block.maximum[0])
-    write_rows(batch.others, first, rows, &block.others[0])
+    write_rows(batch.others, first, rows, &block.sum_without_pivot[0])
     write_rows(batch.target_logit, first, rows, &block.target_logit[0])
     write_rows(batch.soft_distance, first, rows, &block.soft_distance[0])

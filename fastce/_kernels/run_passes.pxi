@@ -103,7 +103,7 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
     elif row_pass is LogSoftmax:
         return (x - c[0]) - c[1]
     elif row_pass is Distances:
-        return keep(less(splat(<real> 0), abs(t)), t * (c[0] - x))
+        return zero_unless(less(splat(<real> 0), abs(t)), t * (c[0] - x))
     else:
         return t * (x + c[0])
 
@@ -186,17 +186,17 @@ cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
                     t_j = load(t + i)
             if row_pass is Targets:
                 if mask != NULL:
-                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+                    c[0] = zero_unless(load_mask(mask + i, <real> 0), c[0])
             # Logits may be read where they lie, with nothing behind the last ones.
             x_i = load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0)
             y = passed(x_i, t_j, &c[0], kind)
             if row_pass is Curved:
-                found = found | dominates(drop(equal(load(pivot + i), this_class), x_i), &c[0], kind)
+                found = found | dominates(zero_where(equal(load(pivot + i), this_class), x_i), &c[0], kind)
             if has_labels(kind):
                 if labelled:
                     y = select(equal(load(label + i), this_class), load(at_label + i), y)
                 if clears:
-                    y = keep(less(zero, load(active + i)), y)
+                    y = zero_unless(less(zero, load(active + i)), y)
             if i + width <= stop:
                 store(to + i, y)
             else:
@@ -238,7 +238,7 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
                     t_i = load(t + i)
                 if row_pass is Targets:
                     if mask != NULL:
-                        spread[0] = keep(load_mask(mask + i, <real> 0), spread[0])
+                        spread[0] = zero_unless(load_mask(mask + i, <real> 0), spread[0])
                 if first + width <= rows:
                     x_i = load(x + i)
                     store(to + i, passed(x_i, t_i, &spread[0], kind))
@@ -263,7 +263,7 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
             if row_pass is Targets:
                 c[0] = splat(row[0][first])
                 if mask != NULL:
-                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+                    c[0] = zero_unless(load_mask(mask + i, <real> 0), c[0])
             x_i = load(x + i)
             if row_pass is Curved:
                 found = found | dominates(x_i, &c[0], kind)
@@ -275,7 +275,7 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
             if row_pass is Targets:
                 c[0] = splat(row[0][first])
                 if mask != NULL:
-                    c[0] = keep(load_mask(mask + i, <real> 0), c[0])
+                    c[0] = zero_unless(load_mask(mask + i, <real> 0), c[0])
             x_i = load_first(x + i, stop - i, <real> 0)
             if row_pass is Curved:
                 found = found | dominates(x_i, &c[0], kind)

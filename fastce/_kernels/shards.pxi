@@ -54,12 +54,12 @@ cdef int begin_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t fir
         return status
     for i in range(rows):
         if not block.active[i]:  # loss 0 and a finite gradient, to be multiplied by 0
-            block.maximum[i] = block.others[i] = block.target_logit[i] = 0.0
+            block.maximum[i] = block.sum_without_pivot[i] = block.target_logit[i] = 0.0
             block.soft_mass[i] = block.soft_at_target[i] = block.soft_distance[i] = 0.0
             block.target_exp[i] = 1.0
             continue
         block.maximum[i] = shard.maximum[first + i]
-        block.others[i] = shard.others[first + i]
+        block.sum_without_pivot[i] = shard.others[first + i]
         block.target_logit[i] = shard.target_logit[first + i]
         block.target_exp[i] = exp(splat(block.target_logit[i] - block.maximum[i]))[0]
         if shard.soft_weight:
@@ -94,7 +94,7 @@ cdef void shard_exponentials(const real* u, Py_ssize_t count, double own_maximum
     # e_j = unit * exp(u_j - reference): of logits in exp's safe range as they are, else relative to the maximum of the
     # shard's part of the row.
     cdef real extremes[32]
-    cdef bint in_range = own_maximum <= largest_moderate(<real> 0) and row_maximum <= LARGEST_REFERENCE
+    cdef bint in_range = own_maximum <= safe_range_highest(<real> 0) and row_maximum <= LARGEST_REFERENCE
     if in_range and not holes:
         begin_extremes(&extremes[0])
         exponentials_without_holes(u, count, e, ahead, <const char*> e, &extremes[0])
@@ -104,11 +104,11 @@ cdef void shard_exponentials(const real* u, Py_ssize_t count, double own_maximum
         exponentials_with_holes(u, count, e, ahead, <const char*> e, &extremes[0])
         in_range = are_in_range(&extremes[0])
     reference[0] = 0.0
-    unit[0] = moderate_unit(<real> 0)
+    unit[0] = safe_range_unit(<real> 0)
     if not in_range:
         row_out_of_range(u, count, <real> own_maximum, e)
         reference[0] = own_maximum if own_maximum > -INFINITY else 0.0
-        unit[0] = 1.0 / lowering(<real> 0)
+        unit[0] = 1.0 / inverse_exp_scale(<real> 0)
 
 
 cdef inline void pass_over(const real* x, const real* t, const vec[real]* c, Py_ssize_t count, real* to,
@@ -166,7 +166,7 @@ cdef void shard_gradient(const Batch* batch, const Shard* shard, Py_ssize_t row,
     if batch.softcap != 0.0:
         chain_rule(batch, u, <const real*> work.slope, count, grad, NULL)
     while mask != NULL and j < count:
-        store(grad + j, keep(load_mask(mask + j, <real> 0), load(<const real*> grad + j)))
+        store(grad + j, zero_unless(load_mask(mask + j, <real> 0), load(<const real*> grad + j)))
         j += lanes(<real> 0)
 
 

@@ -10,7 +10,7 @@ cdef enum:
     STRIDE_VECTORS = 8  # vectors that are added up in the working precision before they are widened
 
 
-cdef inline vec[real] both(vec[real] x, vec[real] y) noexcept nogil:
+cdef inline vec[real] combined_log1p(vec[real] x, vec[real] y) noexcept nogil:
     # log1p of the result is log1p(x) + log1p(y), and in x + y + x y nothing cancels.
     return fma(x, splat(<real> 1) + y, y)
 
@@ -37,12 +37,12 @@ cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
             for k in range(STRIDE_VECTORS):
                 x[k] = load(e + i + k * width)
             for k in range(STRIDE_VECTORS // 2):
-                x[k] = both(x[2 * k], x[2 * k + 1])
+                x[k] = combined_log1p(x[2 * k], x[2 * k + 1])
             for k in range(STRIDE_VECTORS // 4):
-                x[k] = both(x[2 * k], x[2 * k + 1])
-            wide = widen_lanes(both(x[0], x[1]))
+                x[k] = combined_log1p(x[2 * k], x[2 * k + 1])
+            wide = widen_lanes(combined_log1p(x[0], x[1]))
             for k in range(wide.parts):
-                product.part[k] = both(product.part[k], wide.part[k])
+                product.part[k] = combined_log1p(product.part[k], wide.part[k])
             i += STRIDE_VECTORS * width
         for k in range(wide.parts):
             sum = sum + log1p(product.part[k])
@@ -50,7 +50,7 @@ cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
 
 
 cdef enum:
-    CHUNK_AHEAD = 4096  # bytes from a logit to the one that is fetched meanwhile: a chunk is a page, at whose
+    CHUNK_AHEAD = 4096  # bytes from a logit to the one that is prefetched meanwhile: a chunk is a page, at whose
     #                     end the processor's own fetching ends. From memory BCE takes 0.77 ns an element so,
     #                     and 0.84 without, focal loss 1.18 and 1.29; from the cache 1.5 and 3 % more
 
@@ -68,7 +68,7 @@ cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
 
 cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss, options kind,
                                 real tag) noexcept nogil:
-    # e = exp(-|z|), and whether this chunk is Ordinary. Fetches the lines that the next chunk reads and, for
+    # e = exp(-|z|), and whether this chunk is Ordinary. Prefetches the lines that the next chunk reads and, for
     # BCE, this one writes: 0.77 ns an element, 0.81 without.
     cdef int width = lanes(tag)
     cdef const real* z = <const real*> chunk.z
@@ -77,10 +77,10 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
     cdef bits_watch[real] targets, logits, between
     cdef Py_ssize_t i = 0, k
     while i < count:  # to the end of a line, where the chunk has room
-        fetch(<const char*> (z + i) + CHUNK_AHEAD)
-        fetch(<const char*> (y + i) + CHUNK_AHEAD)
+        prefetch(<const char*> (z + i) + CHUNK_AHEAD)
+        prefetch(<const char*> (y + i) + CHUNK_AHEAD)
         if sigmoid_loss is Bce:
-            fetch_to_write(<const char*> (<const real*> chunk.grad + i))
+            prefetch_to_write(<const char*> (<const real*> chunk.grad + i))
         for k in range(max_size(cache_line // (width * <int> sizeof(real)), 1)):
             z_i = negative_abs(load(z + i))
             y_i = load(y + i)
@@ -88,28 +88,28 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
             if options is Ordinary:
                 logits.see(z_i)
                 if sigmoid_loss is SigmoidFocal:
-                    between.see_negated(y_i)
+                    between.see_nonzero(y_i)
                 store(<real*> chunk.e + i, normal_exp(z_i))
             else:
                 store(<real*> chunk.e + i, exp(z_i))
             i += width
     if options is Ordinary:
         chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
-                               or (sigmoid_loss is SigmoidFocal and between.is_nearer(<real> 1)))
-    chunk.suspect |= targets.exceeds(<real> 1)
+                               or (sigmoid_loss is SigmoidFocal and between.any_nonzero_below(<real> 1)))
+    chunk.maybe_bad_target |= targets.exceeds(<real> 1)
 
 
 cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count, const SigmoidFocal* loss,
                             options kind, real tag) noexcept nogil:
-    # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Fetches
+    # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Prefetches
     # the lines that the next loop will write: focal loss takes 1.09 ns an element from memory so, 1.13 where
-    # they are fetched a loop earlier, and 1.18 without.
+    # they are prefetched a loop earlier, and 1.18 without.
     cdef const real* e = <const real*> chunk.e
     cdef Py_ssize_t i = begin
     cdef vec[real] e_i, x, smaller
     while i < count:
         e_i = load(e + i)
-        fetch_to_write(<const char*> (<const real*> chunk.grad + i))
+        prefetch_to_write(<const char*> (<const real*> chunk.grad + i))
         store(<real*> chunk.smaller + i, smaller_sigmoid(e_i))
         store(<real*> chunk.log_term + i, log1p_of(e_i, kind))
         i += lanes(tag)
@@ -181,10 +181,10 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 # drop: an element of weight 0 counts nothing, even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
                 unused = equal(weight, zero)
-                value = drop(unused, weight * value)
+                value = zero_where(unused, weight * value)
                 weight = load(<const real*> chunk.factor + i) * (weight * scale)
-                grad = drop(unused, weight * grad)
-                hess = drop(unused, weight * hess)
+                grad = zero_where(unused, weight * grad)
+                hess = zero_where(unused, weight * hess)
                 if chunk.has_values:
                     store(<real*> chunk.e + i, value)
                 partial = partial + value
@@ -209,7 +209,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
     # True if a target may lie outside [0, 1].
     cdef double memory[9 * BUFFER]
     cdef Py_ssize_t first = start, count, whole, size = chunk_elements(tag)
-    cdef bint streams = arrays.streams, suspect = False
+    cdef bint streams = arrays.streams, maybe_bad_target = False
     cdef bint plain = (arrays.positive_weight.data == NULL and arrays.sample_weight.data == NULL
                        and arrays.mask.data == NULL and arrays.grad_output.data == NULL
                        and arrays.loss.data == NULL)
@@ -243,14 +243,14 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
             if derivatives is WithHessian:
                 if is_of(&arrays.hess, tag) and not streams:
                     chunk.hess = <real*> arrays.hess.data + first
-        chunk.suspect = False
+        chunk.maybe_bad_target = False
         if not chunk.extraordinary:
             exponentials_of_chunk(&chunk, count, loss, is_ordinary_chunk, tag)
         if chunk.extraordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
             exponentials_of_chunk(&chunk, count, loss, is_plain_chunk, tag)
-        if chunk.suspect and not suspect:
-            suspect = any_outside(used_targets(arrays, first, count, <const real*> chunk.y,
-                                               place(memory, 7, tag), place(memory, 8, tag)), count, <real> 1)
+        if chunk.maybe_bad_target and not maybe_bad_target:
+            maybe_bad_target = any_outside(used_targets(arrays, first, count, <const real*> chunk.y,
+                                                        place(memory, 7, tag), place(memory, 8, tag)), count, <real> 1)
             chunk.weight = NULL
         whole = 0
         if plain:
@@ -277,4 +277,4 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
     if streams:
         end_streams()
     total[0] += sum.total()
-    return suspect
+    return maybe_bad_target

@@ -85,7 +85,7 @@ cdef class SigmoidKernel:
             return None
         run.double_precision |= leaves_float32(e.scale, weights.largest, self.largest_factor, factors.largest)
         total = run.total()
-        if run.suspect and not (run.given and not fresh) and run.first_bad_target() >= 0:
+        if run.maybe_bad_target and not (run.given and not fresh) and run.first_bad_target() >= 0:
             return None
         if self.reduction != NONE:
             loss = total / denominator
@@ -107,7 +107,7 @@ cdef class SigmoidRun:
     cdef bint double_targets  # whether targets are judged in float64
     cdef bint double_precision
     cdef bint given       # whether an output is the caller's
-    cdef bint suspect     # whether a target that has been done may lie outside [0, 1]
+    cdef bint maybe_bad_target     # whether a target that has been done may lie outside [0, 1]
 
     def __dealloc__(self):
         free(self.axes)
@@ -242,17 +242,17 @@ cdef class SigmoidRun:
         return self.sum_of(0, self.count)
 
     cdef double sum_of(self, Py_ssize_t start, Py_ssize_t stop):
-        cdef bint suspect
+        cdef bint maybe_bad_target
         cdef double total = 0.0
         with nogil:
             if self.kernel.focal:
-                suspect = run_sigmoid(&self.elements, &self.kernel.sigmoid_focal, start, stop,
-                                      self.double_precision, &total)
+                maybe_bad_target = run_sigmoid(&self.elements, &self.kernel.sigmoid_focal, start, stop,
+                                               self.double_precision, &total)
             else:
-                suspect = run_sigmoid(&self.elements, &self.kernel.bce, start, stop, self.double_precision,
-                                      &total)
-        if suspect:
-            self.suspect = True
+                maybe_bad_target = run_sigmoid(&self.elements, &self.kernel.bce, start, stop, self.double_precision,
+                                               &total)
+        if maybe_bad_target:
+            self.maybe_bad_target = True
         return total
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop):
@@ -307,8 +307,8 @@ cdef bint run_derivatives(const Elements* elements, const sigmoid_loss* loss, Py
     return run_elements(elements, loss, start, stop, with_hessian, tag, total)
 
 
-def first_improbable(cnp.ndarray target, double largest, sample_weight=None, mask=None,
-                     double_precision=None):
+def first_out_of_range(cnp.ndarray target, double largest, sample_weight=None, mask=None,
+                       double_precision=None):
     """Return the position of the first number that counts and lies outside [0, largest], or -1."""
     cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
     run.set_shape(target)

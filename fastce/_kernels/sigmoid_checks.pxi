@@ -17,7 +17,7 @@ cdef const real* used_targets(const Elements* arrays, Py_ssize_t first, Py_ssize
     cdef const real* given = weights_of_chunk(arrays, first, 0, count, weight, to)
     cdef Py_ssize_t i = 0
     while i < count:
-        store(to + i, drop(equal(load(given + i), splat(<real> 0)), load(y + i)))
+        store(to + i, zero_where(equal(load(given + i), splat(<real> 0)), load(y + i)))
         i += lanes(<real> 0)
     return to
 
@@ -109,8 +109,8 @@ cdef void survey_weights(const Numbers* weight, const Numbers* mask, Py_ssize_t 
             odd = fma(y, zero, odd)
             largest = max(max(abs(x), abs(y)), largest)
             if used != NULL:
-                x = drop(equal(load(used + i), zero), x)
-                y = drop(equal(load(used + i + width), zero), y)
+                x = zero_where(equal(load(used + i), zero), x)
+                y = zero_where(equal(load(used + i + width), zero), y)
                 largest_used = max(max(abs(x), abs(y)), largest_used)
             sum.add(x + y)
             i += 2 * width

@@ -34,7 +34,7 @@ cdef struct Chunk:
     double label_smoothing
     double scale
     bint has_values     # whether single losses are wanted
-    bint suspect        # whether a target may lie outside [0, 1]
+    bint maybe_bad_target        # whether a target may lie outside [0, 1]
     bint extraordinary  # whether this chunk, or one before it, is not Ordinary
 
 
@@ -60,7 +60,7 @@ cdef const real* weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_s
         return given
     option_chunk(&arrays.mask, first, begin, count, used)
     while i < count:
-        store(weight + i, drop(equal(load(<const real*> used + i), splat(<real> 0)), load(given + i)))
+        store(weight + i, zero_where(equal(load(<const real*> used + i), splat(<real> 0)), load(given + i)))
         i += lanes(<real> 0)
     return weight
 

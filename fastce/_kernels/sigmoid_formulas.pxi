@@ -90,9 +90,9 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     grad[0] = flip_sign(wrong - total * smaller, z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
-        distance = keep(less(splat(<real> 0), wrong), distance)
+        distance = zero_unless(less(splat(<real> 0), wrong), distance)
     if options is General:
-        return product_less(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
+        return multiply_subtract(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
     else:
         return fma(wrong, distance, sum if real is float else sum + log_term)
 
@@ -112,7 +112,7 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
     low = g * (log_term - (sum - above))
     high = g * sum
     low = low + product_error(g, sum, high)
-    return exp_less(-high, keep(less(high, splat(<real> 1e4)), low))
+    return exp_less(-high, zero_unless(less(high, splat(<real> 1e4)), low))
 
 
 cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] log_term,
@@ -144,10 +144,10 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
         p_b = p * b
         if options is not Ordinary:  # not 0 * inf
             p_b = select(equal(p, zero), p, p_b)
-            b = drop(equal(weight, zero), b)
+            b = zero_where(equal(weight, zero), b)
         grad[0] = flip_sign(weight * (r + g * p_b), sign)
         hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
-        value = rounded(weight * b) if options is General else fma(weight, b, sum)
+        value = no_contraction(weight * b) if options is General else fma(weight, b, sum)
         if options is Ordinary:
             return value
     soft = less(zero, y) & less(y, one)
@@ -179,7 +179,7 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
         weight = weight * (r * r if loss.whole_gamma == 2 else r)
     elif loss.whole_gamma < 0:
         weight = weight * exp(g * log(r))
-    cdef vec[real] g_rho_b = rounded(g * select(equal(rho, zero), zero, rho * b))
+    cdef vec[real] g_rho_b = no_contraction(g * select(equal(rho, zero), zero, rho * b))
     grad[0] = weight * (g_rho_b + slope)
     hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
     return select(equal(weight, zero), weight, weight * b)

@@ -13,13 +13,13 @@ cdef Py_ssize_t first_bad_probability(target, sample_weight, int axis) except -2
     if cnp.PyArray_TYPE(<cnp.ndarray> target) == cnp.NPY_BOOL:
         return -1
     look = target if in_order else layout.compact(target)
-    position = first_improbable(look, largest)
+    position = first_out_of_range(look, largest)
     if position < 0 or (sample_weight is None and in_order):
         return position
     if sample_weight is not None:
         sample_weight = np.broadcast_to(sample_weight, target.shape[:axis] + target.shape[axis + 1:])
         sample_weight = np.expand_dims(sample_weight, axis)
-    return first_improbable(target, largest, sample_weight)
+    return first_out_of_range(target, largest, sample_weight)
 
 
 cdef double largest_size(const Scalars* scalars, Py_ssize_t rows) noexcept nogil:

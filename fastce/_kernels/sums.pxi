@@ -118,7 +118,7 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
         return min(before, y)  # NaN stays in the sum
     is_pivot = equal(pivot, this_class)
     taken[0] = select(is_pivot, y, before)
-    return drop(is_pivot, y)
+    return zero_where(is_pivot, y)
 
 
 cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssize_t first,

@@ -12,14 +12,14 @@ namespace simd {
 
 // Starts to fetch a cache line that will be read, into the second-level cache, or written, into the first.
 enum { cache_line = 64 };
-FASTCE_INLINE void fetch(const void *at) {
+FASTCE_INLINE void prefetch(const void *at) {
 #if defined(__GNUC__)
     __builtin_prefetch(at, 0, 2);
 #else
     (void)at;
 #endif
 }
-FASTCE_INLINE void fetch_to_write(const void *at) {
+FASTCE_INLINE void prefetch_to_write(const void *at) {
 #if defined(__GNUC__)
     __builtin_prefetch(at, 1, 3);
 #else

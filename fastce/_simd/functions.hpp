@@ -17,11 +17,11 @@ template <> struct constants<float> {
     static FASTCE_INLINE float exp_clamp() { return -160.0f; }
     static FASTCE_INLINE float smallest_normal_exp() { return -87.0f; }  // e^-87.34 is the least
     // e^40 is 2^58: the rest up to 2^127 is for sums, and for the factors that their inverse meets.
-    static FASTCE_INLINE float smallest_moderate() { return smallest_normal_exp(); }
-    static FASTCE_INLINE float largest_moderate() { return 40.0f; }
+    static FASTCE_INLINE float safe_range_lowest() { return smallest_normal_exp(); }
+    static FASTCE_INLINE float safe_range_highest() { return 40.0f; }
     static FASTCE_INLINE float smallest_normal_raised_exp() { return -131.0f; }  // 2^64 e^-131.70
     enum { raised = 64 };
-    static FASTCE_INLINE double lowering() { return 0x1p-64; }
+    static FASTCE_INLINE double inverse_exp_scale() { return 0x1p-64; }
 };
 template <> struct constants<double> {
     enum { mantissa = 52, bias = 1023 };
@@ -31,11 +31,11 @@ template <> struct constants<double> {
     static FASTCE_INLINE double exp_clamp() { return -1200.0; }
     static FASTCE_INLINE double smallest_normal_exp() { return -708.0; }  // e^-708.4 is the least
     // A factor's product with e^100 is made in double: it is finite up to 1e264.
-    static FASTCE_INLINE double smallest_moderate() { return -100.0; }
-    static FASTCE_INLINE double largest_moderate() { return 100.0; }
+    static FASTCE_INLINE double safe_range_lowest() { return -100.0; }
+    static FASTCE_INLINE double safe_range_highest() { return 100.0; }
     static FASTCE_INLINE double smallest_normal_raised_exp() { return -1063.0; }  // 2^512 e^-1063.3
     enum { raised = 512 };
-    static FASTCE_INLINE double lowering() { return 0x1p-512; }
+    static FASTCE_INLINE double inverse_exp_scale() { return 0x1p-512; }
 };
 
 // c0 + c1 x + c2 x^2 + ..., by Estrin's scheme: pairs first, so that the longest chain grows with the
@@ -63,25 +63,25 @@ FASTCE_INLINE vec<double> exp_polynomial(vec<double> r, vec<double> r2) {
 }
 
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
-FASTCE_INLINE vec<float> fused_difference(vec<float> a, vec<float> b, vec<float> c) {
+FASTCE_INLINE vec<float> fmsub(vec<float> a, vec<float> b, vec<float> c) {
     return _mm256_fmsub_ps(a.v, b.v, c.v);
 }
-FASTCE_INLINE vec<double> fused_difference(vec<double> a, vec<double> b, vec<double> c) {
+FASTCE_INLINE vec<double> fmsub(vec<double> a, vec<double> b, vec<double> c) {
     return _mm256_fmsub_pd(a.v, b.v, c.v);
 }
 #elif defined(__AVX512F__) && FASTCE_VECTOR_BYTES == 64
-FASTCE_INLINE vec<float> fused_difference(vec<float> a, vec<float> b, vec<float> c) {
+FASTCE_INLINE vec<float> fmsub(vec<float> a, vec<float> b, vec<float> c) {
     return _mm512_fmsub_ps(a.v, b.v, c.v);
 }
-FASTCE_INLINE vec<double> fused_difference(vec<double> a, vec<double> b, vec<double> c) {
+FASTCE_INLINE vec<double> fmsub(vec<double> a, vec<double> b, vec<double> c) {
     return _mm512_fmsub_pd(a.v, b.v, c.v);
 }
 #endif
 
 // a * b - c, rounded once where the instruction set can, whatever expressions stand around it.
-template <class T> FASTCE_INLINE vec<T> product_less(vec<T> a, vec<T> b, vec<T> c) {
+template <class T> FASTCE_INLINE vec<T> multiply_subtract(vec<T> a, vec<T> b, vec<T> c) {
 #if defined(__FMA__) && (FASTCE_VECTOR_BYTES == 32 || (FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)))
-    return fused_difference(a, b, c);
+    return fmsub(a, b, c);
 #else
     return a * b - c;
 #endif
@@ -91,7 +91,7 @@ template <class T> FASTCE_INLINE vec<T> product_less(vec<T> a, vec<T> b, vec<T> 
 template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T> product) {
 #if defined(__FMA__) && (FASTCE_VECTOR_BYTES == 32 || (FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)))
     // The intrinsic, because a * b - product written out is simplified to product - product.
-    return fused_difference(a, b, product);
+    return fmsub(a, b, product);
 #else
     // Halves of the mantissa multiply exactly (Dekker 1971); the upper half is cut off by a mask.
     typedef typename native_of<T>::bits bits;
@@ -174,7 +174,7 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
     // ln2 in two parts of 24 bits: the first product, which must not be rounded on its own, cancels all but
     // the last bits of x. The second is added at the end.
 #if FASTCE_VECTOR_BYTES == 32 || defined(__AVX512F__)
-    const vec<float> r = fused_difference(k, vec<float>(-0x1.62e430p-1f), -x) - excess;
+    const vec<float> r = fmsub(k, vec<float>(-0x1.62e430p-1f), -x) - excess;
 #else
     const vec<float> r = fma(k, vec<float>(-0x1.62e430p-1f), x) - excess;
 #endif
@@ -184,7 +184,7 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits)), ln2_low(0x1.05c610p-29f);
     vec<float>::native losses = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane)
-        losses[lane] = sixteenth_losses[lane % table_size * (16 / table_size)];
+        losses[lane] = exp2_table_low[lane % table_size * (16 / table_size)];
 #if FASTCE_VECTOR_BYTES == 64
     // The error is 0.9 ULP without them, for a twentieth of the time of BCE. By 16, r is at most 0.022, and
     // the polynomial does not notice what is added.
@@ -205,10 +205,10 @@ FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int po
     // ln(2^-126 / 2^power), rounded up, for the two powers that there are: from here on all numbers are
     // normal.
     const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
-    const native_of<float>::unsigned_bits powers = less_exponents(sixteenth_powers, 16 / table_size);
+    const native_of<float>::unsigned_bits powers = less_exponents(exp2_table, 16 / table_size);
     // Raised exponentials are those of rows, in whose focal loss gamma multiplies an error.
     const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23), power != 0);
-    return normal ? y : drop(less(x, smallest), y);
+    return normal ? y : zero_where(less(x, smallest), y);
 }
 #endif
 
@@ -220,19 +220,19 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
-// moderate_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
+// safe_range_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
 // proportion to each other. With multiples of the unit in a table of 4 rounding takes nothing (0.9 ULP).
-template <class T> FASTCE_INLINE double moderate_unit(T) { return 1.0; }
-template <class T> FASTCE_INLINE vec<T> moderate_exp(vec<T> x) { return normal_exp(x); }
+template <class T> FASTCE_INLINE double safe_range_unit(T) { return 1.0; }
+template <class T> FASTCE_INLINE vec<T> exp_in_safe_range(vec<T> x) { return normal_exp(x); }
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
-template <> FASTCE_INLINE double moderate_unit(float) { return double(quarter_multiples[0]); }
-template <> FASTCE_INLINE vec<float> moderate_exp(vec<float> x) {
+template <> FASTCE_INLINE double safe_range_unit(float) { return double(quarter_multiples[0]); }
+template <> FASTCE_INLINE vec<float> exp_in_safe_range(vec<float> x) {
     return exp_by_table(x, vec<float>(0.0f), less_exponents(quarter_multiples, 1), false);
 }
 #endif
 template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }
-template <class T> FASTCE_INLINE T smallest_moderate(T) { return constants<T>::smallest_moderate(); }
-template <class T> FASTCE_INLINE T largest_moderate(T) { return constants<T>::largest_moderate(); }
+template <class T> FASTCE_INLINE T safe_range_lowest(T) { return constants<T>::safe_range_lowest(); }
+template <class T> FASTCE_INLINE T safe_range_highest(T) { return constants<T>::safe_range_highest(); }
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
     return exp_times_power(x, excess, 0);
 }
@@ -248,12 +248,12 @@ template <class T> FASTCE_INLINE vec<T> normal_raised_exp(vec<T> x) {
 template <class T> FASTCE_INLINE T smallest_normal_raised_exp(T) {
     return constants<T>::smallest_normal_raised_exp();
 }
-template <class T> FASTCE_INLINE double lowering(T) { return constants<T>::lowering(); }
+template <class T> FASTCE_INLINE double inverse_exp_scale(T) { return constants<T>::inverse_exp_scale(); }
 // A factor is a normal number from here on; up to a quarter of its inverse it is finite.
 template <class T> FASTCE_INLINE double smallest_factor(T) { return double(std::numeric_limits<T>::min()); }
 // Below this a factor that also lowers raised exponentials would be subnormal.
-template <class T> FASTCE_INLINE double smallest_lowering(T) {
-    return double(std::numeric_limits<T>::min()) / constants<T>::lowering();
+template <class T> FASTCE_INLINE double smallest_inverse_exp_scale(T) {
+    return double(std::numeric_limits<T>::min()) / constants<T>::inverse_exp_scale();
 }
 
 // log(1 + x) in float for x in [0, 1]: all that softplus and its tail need.
@@ -359,7 +359,7 @@ template <> FASTCE_INLINE vec<double> log1p(vec<double> x) {
     // As log takes u apart, by 6 instructions instead of 13.
     const vec<double> k(_mm512_getexp_pd((u * vec<double>(1.4142135623730951)).v));
     const vec<double> inverse_scale(_mm512_scalef_pd(one.v, (-k).v));
-    const vec<double> f = fma(low, inverse_scale, fused_difference(u, inverse_scale, one));
+    const vec<double> f = fma(low, inverse_scale, fmsub(u, inverse_scale, one));
     return log_of_parts(f, k);
 #else
     return log(u, low);

@@ -263,8 +263,8 @@ public:
     FASTCE_INLINE bool exceeds(T limit) const { return exceeds_bits(bit_cast<integer>(limit)); }
     // For one that is neither 0 nor at least as far from it as the limit: 0 has the least of these, the
     // others less the farther they are.
-    FASTCE_INLINE void see_negated(vec<T> x) { see_bits(-bit_cast<bits>(x.v)); }
-    FASTCE_INLINE bool is_nearer(T limit) const { return exceeds_bits(-bit_cast<integer>(limit)); }
+    FASTCE_INLINE void see_nonzero(vec<T> x) { see_bits(-bit_cast<bits>(x.v)); }
+    FASTCE_INLINE bool any_nonzero_below(T limit) const { return exceeds_bits(-bit_cast<integer>(limit)); }
 };
 
 }  // namespace simd

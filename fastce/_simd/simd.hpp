@@ -161,14 +161,14 @@ template <class T> FASTCE_INLINE vec<T> flip_sign(vec<T> x, vec<T> by) {
         bit_cast<bits>(x.v) ^ (bit_cast<bits>(by.v) & std::numeric_limits<integer>::min()))));
 }
 // x where the mask holds, else +0: what makes 0 * inf harmless. And the other way round.
-template <class T> FASTCE_INLINE vec<T> keep(mask<T> m, vec<T> x) { return select(m, x, vec<T>(T(0))); }
+template <class T> FASTCE_INLINE vec<T> zero_unless(mask<T> m, vec<T> x) { return select(m, x, vec<T>(T(0))); }
 #if FASTCE_VECTOR_BYTES && !(FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__))
-template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) {
+template <class T> FASTCE_INLINE vec<T> zero_where(mask<T> m, vec<T> x) {
     typedef typename native_of<T>::bits bits;  // one and-not, where GCC blends with zero
     return vec<T>(bit_cast<typename vec<T>::native>(bits(~m.v & bit_cast<bits>(x.v))));
 }
 #else  // AVX-512 zeroes lanes at no cost
-template <class T> FASTCE_INLINE vec<T> drop(mask<T> m, vec<T> x) { return select(m, vec<T>(T(0)), x); }
+template <class T> FASTCE_INLINE vec<T> zero_where(mask<T> m, vec<T> x) { return select(m, vec<T>(T(0)), x); }
 #endif
 
 // sum + x where the mask holds, or where it does not, else sum: AVX-512 leaves lanes out of an addition.
@@ -176,14 +176,14 @@ template <class T> FASTCE_INLINE vec<T> add_where(mask<T> m, vec<T> sum, vec<T> 
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return select(m, sum + x, sum);
 #else
-    return sum + keep(m, x);
+    return sum + zero_unless(m, x);
 #endif
 }
 template <class T> FASTCE_INLINE vec<T> add_unless(mask<T> m, vec<T> sum, vec<T> x) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return select(m, sum, sum + x);
 #else
-    return sum + drop(m, x);
+    return sum + zero_where(m, x);
 #endif
 }
 
@@ -231,7 +231,7 @@ template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
 }
 // x, rounded: not contracted with what it is added to, so that a sum does not depend on what else stands in
 // its loop. Clang contracts within one expression only.
-template <class T> FASTCE_INLINE vec<T> rounded(vec<T> x) {
+template <class T> FASTCE_INLINE vec<T> no_contraction(vec<T> x) {
 #if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__) && FASTCE_VECTOR_BYTES >= 32
 #if FASTCE_VECTOR_BYTES == 32 || defined(__AVX512F__)
     asm("" : "+v"(x.v));
