@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -212,11 +212,8 @@ class Loss:
         return hash((type(self), self._key()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _construct, (type(self), self._options())
-
-
-def _construct(cls: type[Loss], options: dict[str, Any]) -> Loss:
-    return cls(**options)
+        # By the public name of the class alone: modules of this package may move.
+        return partial(type(self), **self._options()), ()
 
 
 def one_shot(cls: type[Loss], name: str) -> Callable[..., tuple[Value, Array]]:
