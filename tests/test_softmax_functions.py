@@ -10,13 +10,13 @@ import sys
 import tracemalloc
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 from bounds import working
 from cases import DTYPES
 from layouts import LAYOUTS
+from processes import ROOT, SUPPORT
 from scipy_cases import MODULE
 
 import fastce
@@ -66,11 +66,11 @@ def test_the_tests_of_scipy(tmp_path, record_property):
     if find_spec(MODULE) is None:
         pytest.skip("this SciPy comes without its tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(fastce.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": ROOT}
     environment.pop("SCIPY_ARRAY_API", None)
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("scipy_cases.py"))],
+        [sys.executable, str(SUPPORT / "scipy_cases.py")],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
-SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
-MODERATE = ("test_moderate_logits.py",)
-CHUNKS = ("test_sigmoid_chunks.py",)
-ERRORS = ("test_errors.py", "test_hostile_arguments.py")
-INTERFACE = ("test_c_interface.py",)
+SOFTMAX = ("kernels/test_softmax_losses.py", "kernels/test_edge_cases.py")
+SIGMOID = ("kernels/test_sigmoid_losses.py", "kernels/test_edge_cases.py")
+MODERATE = ("kernels/test_exp_in_safe_range.py",)
+CHUNKS = ("kernels/test_sigmoid_chunks.py",)
+ERRORS = ("call/test_options.py", "call/test_outputs.py")
+INTERFACE = ("kernels/test_c_interface.py",)
 
 
 class Mutation(NamedTuple):
@@ -119,7 +119,7 @@ MUTATIONS = [
         "_kernels/shards.pxi",
         "return <double> batch.classes / shard.kept[row] if shard.kept else 1.0",
         "return 1.0",
-        ("test_sharded.py",),
+        ("bridges/test_sharded.py",),
     ),
     Mutation(
         "a label compared with the class before",
@@ -133,7 +133,7 @@ MUTATIONS = [
         "_kernels/block.pxi",
         "kept = load_mask(s.mask + at + j, <real> 0)",
         "pass",
-        ("test_edge_cases.py",),
+        ("kernels/test_edge_cases.py",),
     ),
     Mutation(
         "the bend of the cap left out of the Hessian",
@@ -162,7 +162,7 @@ MUTATIONS = [
         "_kernels/labels.pxi",
         "counts = counts | less(zero, abs(w))",
         "counts = counts | less(zero, w)",
-        ("test_weights.py",),
+        ("call/test_weights.py",),
     ),
     Mutation(
         "a weight's sign lost in the gradient",
@@ -176,14 +176,14 @@ MUTATIONS = [
         "_kernels/batch.pxi",
         "if read_label(&batch.labels, first + i, batch.classes, &label) != OK:",
         "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
-        ("test_races.py",),
+        ("call/test_races.py",),
     ),
     Mutation(
         "probabilities not checked",
         "_softmax_calls.pxi",
         "position = first_bad_probability(target, sample_weight, run.axis)",
         "position = -1",
-        ("test_targets.py",),
+        ("call/test_targets.py",),
     ),
     Mutation(
         "an output over another argument",
@@ -248,13 +248,13 @@ MUTATIONS = [
         "_softmax_run.pxi",
         "move_numbers(numbers, numbers.axes, first, count, <char*> block, True)",
         "move_numbers(numbers, numbers.axes, first, count - 1, <char*> block, True)",
-        ("test_layouts.py",),
+        ("call/test_layouts.py",),
     ),
     Mutation(
         "results of threads in each other's place",
         "_parallel.py",
         "results[i] = work(start, stop)",
         "results[0] = work(start, stop)",
-        ("test_interface.py", "test_races.py"),
+        ("test_losses.py", "call/test_races.py"),
     ),
 ]

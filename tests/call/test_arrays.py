@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import FUNCTIONS, SOFTMAX, on_grid, small_batch
-from hostile import CLASSES, MARK, ROWS, Failing, refuse
+from refusals import CLASSES, MARK, ROWS, Failing, refuse
 
 import fastce
 

@@ -214,11 +214,11 @@ def test_variants_with_fused_multiply_agree_bit_for_bit(rng):
 
 
 @pytest.mark.skipif(
-    not (Path(__file__).parent.parent / "tools" / "polynomials.py").exists(),
+    not (Path(__file__).parents[2] / "tools" / "polynomials.py").exists(),
     reason="the sources are not beside the tests",
 )
 def test_polynomials_are_those_of_their_script():
-    path = Path(__file__).parent.parent / "tools" / "polynomials.py"
+    path = Path(__file__).parents[2] / "tools" / "polynomials.py"
     spec = importlib.util.spec_from_file_location("polynomials", path)
     polynomials = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,7 @@ import fastce
 
 pytest.importorskip("mpi4py")
 
-TRAINER = Path(__file__).parent.parent / "examples" / "mpi_trainer.py"
+TRAINER = Path(__file__).parents[2] / "examples" / "mpi_trainer.py"
 PACKAGE = Path(fastce.__file__).parent.parent
 
 # MPIs that mind being root, or more processes than processors, are told not to.

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 ROOT = DOCS.parent
 PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
 COMPUTED = DOCS / "computed"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import worker_processes
+from processes import SUPPORT
 
 import fastce
 from fastce.objectives import LightGBMObjective, XGBoostObjective
@@ -172,7 +173,7 @@ def scores_on_dask(objective: Any, loss: Any, arrays: dict[str, Any], directory:
     job, result = directory / "job.pickle", directory / "scores.npy"
     data = [arrays["data"], arrays["label"], arrays.get("weight")]
     job.write_bytes(pickle.dumps((objective, settings_of_lightgbm(loss), data, ROWS // CHUNKS)))
-    command = [sys.executable, str(Path(__file__).with_name("lightgbm_on_dask.py"))]
+    command = [sys.executable, str(SUPPORT / "lightgbm_on_dask.py")]
     for _ in range(6):
         with contextlib.suppress(subprocess.TimeoutExpired):
             finished = subprocess.run(

@@ -17,7 +17,7 @@ import pytest
 
 import fastce
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # What a module's examples need beside NumPy.

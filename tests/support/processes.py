@@ -11,6 +11,7 @@ from pathlib import Path
 import fastce
 
 ROOT = str(Path(fastce.__file__).parents[1])
+SUPPORT = Path(__file__).parent  # programs that tests run are there
 
 
 def script(code, **environment):
