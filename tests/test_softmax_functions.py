@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tracemalloc
 from functools import partial
 from importlib.util import find_spec
 
@@ -16,7 +15,7 @@ import pytest
 from bounds import working
 from cases import DTYPES
 from layouts import LAYOUTS
-from processes import ROOT, SUPPORT
+from processes import ROOT, SUPPORT, peak
 from scipy_cases import MODULE
 
 import fastce
@@ -197,15 +196,6 @@ def test_every_number_of_threads_gives_the_same(threads, rng):
             [getattr(fastce, name)(z, axis=axis, where=w).tobytes() for name, axis, w in calls]
         )
     assert results[0] == results[1] == results[2]
-
-
-def peak(call):
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("axis", [None, (1, 2), (0, 2)], ids=str)

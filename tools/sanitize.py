@@ -23,7 +23,7 @@ VARIANTS = ("_core", "_core_avx2")
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
 THREAD_TESTS = (
     "tests/call/test_races.py",
-    "tests/test_losses.py",
+    "tests/call/test_threads.py",
     "-k",
     "(thread or caller) and not rewritten",  # those race on purpose, on arrays of the caller's
 )
@@ -38,6 +38,8 @@ PLAIN = (
     "too_far",
     "are_typed",
     "no_memory",
+    "leak_nothing",
+    "no_thread",
 )
 ADDRESS_TESTS = ("tests", "-k", " and ".join(f"not {name}" for name in PLAIN))
 

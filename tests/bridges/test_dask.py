@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from batches import on_grid
 from bounds import assert_within, tolerances, working
-from cases import CASES, DTYPES, SOFTMAX, on_grid
+from cases import CASES, DTYPES, SOFTMAX
 
 import fastce
 

@@ -13,7 +13,7 @@ pytest.importorskip("dask.array")
 
 import dask
 import dask.array as da
-from cases import on_grid
+from batches import on_grid
 from clusters import worker_processes
 from dask_rows import rows_of_a_vocabulary
 

@@ -9,8 +9,9 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+from batches import confident, far_apart, on_grid
 from bounds import assert_within, tolerances, ulps, working
-from cases import DTYPES, SOFTMAX_CASES, confident, far_apart, on_grid
+from cases import DTYPES, SOFTMAX_CASES
 from layouts import LAYOUTS
 
 import fastce

@@ -18,12 +18,6 @@ import fastce  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
 from fastce import _torch_operators as operators  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(20240607)
-
-
 # Cross-entropy ------------------------------------------------------------------------------------
 
 CROSS_ENTROPY_OPTIONS = [

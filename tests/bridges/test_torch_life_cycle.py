@@ -19,11 +19,6 @@ from torch_calls import logits_of  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(20240607)
-
-
 def modules():
     """Each module with options that are not the defaults, and a target for logits (6, 5)."""
     weight, labels, halves = torch.linspace(0.5, 1.5, 5), torch.arange(6) % 5, torch.rand(6, 5)

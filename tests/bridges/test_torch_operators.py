@@ -14,11 +14,6 @@ import fastce.torch as bridge  # noqa: E402
 from fastce import _torch_operators as operators  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(20240607)
-
-
 def test_torch_opcheck():
     labels = torch.tensor([0, 4, -100, 2, 1, 3])
     halves, weight = torch.rand(6, 5), torch.linspace(0.5, 1.5, 5)

@@ -14,11 +14,6 @@ import fastce  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(20240607)
-
-
 def reduced(losses, reduction, count=None):
     if reduction == "none":
         return losses

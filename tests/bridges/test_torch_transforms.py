@@ -14,11 +14,6 @@ from torch_calls import DTYPES, assert_same, calls  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(20240607)
-
-
 def losses_of_logits(dtype=torch.float64):
     """Each of `calls` as (loss, logits, target), the target optional and the logits no leaf."""
     for loss, logits, target in calls(dtype):

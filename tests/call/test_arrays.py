@@ -1,91 +1,22 @@
-"""Input that is meant to break it: a clear error and nothing written, or the right answer."""
+"""Arrays of every shape and type: the right answer, or a clear error and nothing written."""
 
 from __future__ import annotations
 
-import itertools
 import re
 import tempfile
 import tracemalloc
-import warnings
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import FUNCTIONS, SOFTMAX, on_grid, small_batch
+from batches import on_grid
+from cases import LOSSES, REDUCTIONS, SIGMOID, SOFTMAX, small_batch
 from refusals import CLASSES, MARK, ROWS, Failing, refuse
 
 import fastce
 
 INF, NAN = np.inf, np.nan
-LOSSES = tuple(FUNCTIONS)
-SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
-REDUCTIONS = ("mean", "sum", "none")
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-
-
-# Labels -------------------------------------------------------------------------------------------
-
-
-def limits(dtype):
-    info = np.iinfo(dtype)
-    near = [info.min, info.min + 1, info.max - 1, info.max, CLASSES, CLASSES + 1]
-    near += [-1, -2] if info.min < 0 else []
-    near += [2**63 - 1, 2**63, 2**64 - 100, 2**64 - 99] if dtype == "uint64" else []
-    return sorted({x for x in near if x not in range(CLASSES)})
-
-
-@pytest.mark.parametrize(
-    ("dtype", "label"), [(d, x) for d in INTEGERS for x in limits(d)], ids=lambda x: str(x)
-)
-@pytest.mark.parametrize("loss", SOFTMAX)
-def test_labels_at_the_limits(loss, dtype, label):
-    z, y = small_batch(loss)
-    for order in ("=", "S"):
-        bad = y.astype(np.dtype(dtype).newbyteorder(order))
-        bad[4] = label
-        refuse(IndexError, rf"label {label}\b.*\b4\b.*\b3 classes", loss, z, bad)
-
-
-@pytest.mark.parametrize("dtype", INTEGERS)
-@pytest.mark.parametrize("loss", SOFTMAX)
-def test_ignore_index_at_the_limits(loss, dtype):
-    """Any label of any type can be the one that is ignored, and no other number is."""
-    z, y = small_batch(loss)
-    info = np.iinfo(dtype)
-    for ignored in {info.min, min(info.max, 2**63 - 1)}:
-        some = y.astype(dtype)
-        some[[1, 4]] = ignored
-        made = getattr(fastce, loss)(ignore_index=int(ignored), reduction="none")
-        value, grad = made.value_and_grad(z, some)
-        kept = some != ignored
-        assert (value[~kept] == 0).all()
-        assert not grad[~kept].any()
-        alone, _ = made.value_and_grad(z[kept], some[kept])
-        np.testing.assert_array_equal(value[kept], alone)
-    if info.max > 2**63:
-        some = y.astype(dtype)
-        some[1] = 2**64 - 1
-        with pytest.raises(IndexError, match=str(2**64 - 1)):
-            getattr(fastce, loss)(ignore_index=-1)(z, some)
-
-
-@pytest.mark.parametrize("loss", SOFTMAX)
-@pytest.mark.parametrize("position", [0, 1, 31, 32, 33, 4094, 4095])
-def test_the_first_bad_label_is_named(loss, position):
-    y = np.zeros(4096, np.int32)
-    y[position:] = 5
-    with pytest.raises(IndexError, match=rf"label 5 at position {position},"):
-        getattr(fastce, loss)()(np.zeros((4096, 3), np.float32), y)
-
-
-@pytest.mark.parametrize("loss", SOFTMAX)
-def test_a_bad_label_of_a_sample_that_does_not_count_is_an_error_too(loss):
-    z, y = small_batch(loss)
-    y[2] = 3
-    weight = np.ones(ROWS)
-    weight[2] = 0
-    refuse(IndexError, "label 3", loss, z, y, sample_weight=weight)
 
 
 # Shapes -------------------------------------------------------------------------------------------
@@ -117,11 +48,6 @@ def test_empty_everything(loss, dtype, shape, isa):
                 assert not value.any()
             else:
                 assert value == 0 if reduction == "sum" else np.isnan(value)
-
-
-@pytest.mark.parametrize("loss", SOFTMAX)
-def test_no_class_is_a_label_of_zero_classes(loss):
-    refuse(IndexError, "0 classes", loss, np.zeros((4, 0), np.float32), np.zeros(4, int))
 
 
 def test_functions_of_nothing(isa):
@@ -333,43 +259,7 @@ def test_fields_of_records_and_mapped_files(loss, dtype):
         del mapped, read_only
 
 
-# Numbers that do not fit the working precision ---------------------------------------------------
-
-EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
-
-
-@pytest.mark.parametrize("x", EXTREME)
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_extreme_factors_warn_of_nothing(loss, dtype, x):
-    """They may overflow or vanish in the result; NumPy's error state never hears of it."""
-    z, y = small_batch(loss, dtype)
-    soft = y if loss in SOFTMAX else np.where(y, min(x, 1.0), 0.0)
-    options = {
-        "SoftmaxCrossEntropy": "weight",
-        "SoftmaxFocalLoss": "alpha",
-        "BCEWithLogits": "pos_weight",
-    }
-    with np.errstate(all="raise"), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for reduction, name in itertools.product(REDUCTIONS, ("sample_weight", "grad_output")):
-            made = getattr(fastce, loss)(reduction=reduction)
-            factor = np.full(y.shape, x) if name == "sample_weight" or reduction == "none" else x
-            made.value_grad_hess(z, soft, **{name: factor})
-            made.value_grad_hess(z, soft, normalizer=x)
-        if loss in options:
-            option = {options[loss]: np.full(CLASSES, x)}
-            getattr(fastce, loss)(**option).value_grad_hess(z, y)
-        if loss == "SoftmaxCrossEntropy":
-            fastce.SoftmaxCrossEntropy(weight=np.full(3, x), label_smoothing=0.1).value_grad_hess(
-                z, y
-            )
-            fastce.SoftmaxCrossEntropy().value_grad_hess(z, np.full(z.shape, x))
-            fastce.SoftmaxCrossEntropy(z_loss=x).value_grad_hess(z, y)
-            fastce.SoftmaxCrossEntropy(logit_scale=x).value_grad_hess(z, y)
-            fastce.SoftmaxCrossEntropy(softcap=x).value_grad_hess(z, y)
-        elif hasattr(made, "gamma"):
-            getattr(fastce, loss)(gamma=x).value_grad_hess(z, y)
+# Values and messages ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -400,3 +290,61 @@ def test_messages_are_short_whatever_comes():
         with pytest.raises((TypeError, ValueError)) as error:
             attempt()
         assert len(re.sub(r"\s+", " ", str(error.value))) < 300
+
+
+# Types and shapes of all arguments ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [np.complex64, object, np.int64, np.uint8, bool, "U3", "M8[s]"])
+def test_logits_of_the_wrong_type(loss, dtype):
+    z, y = small_batch(loss)
+    with pytest.raises(TypeError, match="logits"):
+        getattr(fastce, loss)()(np.zeros(z.shape, dtype), y)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_masked_arrays(loss):
+    z, y = small_batch(loss)
+    with pytest.raises(TypeError, match="mask"):
+        getattr(fastce, loss)()(np.ma.masked_array(z), y)
+    with pytest.raises(TypeError, match="mask"):
+        getattr(fastce, loss)()(z, np.ma.masked_array(y))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_lists(loss):
+    z, y = small_batch(loss)
+    wide = z.astype(np.float64)
+    lists = getattr(fastce, loss)().value_and_grad(wide.tolist(), y.tolist())
+    arrays = getattr(fastce, loss)().value_and_grad(wide, y)
+    assert lists[0] == arrays[0]
+    np.testing.assert_array_equal(lists[1], arrays[1])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ["sample_weight", "where", "grad_output"])
+def test_arguments_that_do_not_broadcast(loss, name):
+    z, y = small_batch(loss)
+    bad = np.ones((5, 2), dtype=bool if name == "where" else float)
+    with pytest.raises(ValueError, match=name):
+        getattr(fastce, loss)(reduction="none").value_and_grad(z, y, **{name: bad})
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "bad", [1, 0.0, "yes", [None, True, True], np.ones(CLASSES, np.uint8)], ids=str
+)
+def test_masks_that_are_not_bool(loss, bad):
+    refuse(TypeError, "where", loss, *small_batch(loss), where=bad)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_true_in_any_byte(loss):
+    """A bool that is stored as 255, which NumPy takes for true, is true."""
+    z, y = small_batch(loss)
+    odd = np.full(z.shape, 255, np.uint8).view(bool)
+    expected = getattr(fastce, loss)().value_and_grad(z, y, where=np.ones(z.shape, bool))
+    value, grad = getattr(fastce, loss)().value_and_grad(z, y, where=odd)
+    assert value == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])

@@ -1,4 +1,4 @@
-"""Calls that the compiled entry takes at once give the bits of those that Python checks first.
+"""The fast path into the compiled entry gives the bits of calls that Python checks first.
 
 A subclass of NumPy's array is one that the entry declines.
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import THOROUGH, Batch, case, on_grid
+from batches import on_grid
+from cases import THOROUGH, Batch, case
 from layouts import LAYOUTS, zero_strides
 
 import fastce

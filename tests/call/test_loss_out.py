@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES, FUNCTIONS, SOFTMAX, small_batch
+from cases import CASES, LOSSES, SOFTMAX, small_batch
 
 import fastce
 
-LOSSES = tuple(FUNCTIONS)
 NONE = [case for case in CASES if case.reduction == "none"]
 
 

@@ -1,20 +1,19 @@
-"""A good guest in its host's process: it leaves modes, flags, threads, modules and memory alone."""
+"""The process around a call: floating-point modes and flags, forks, and interrupts."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import THOROUGH, on_grid
+from batches import on_grid
+from cases import THOROUGH
 from processes import output_of, script
 
 import fastce
@@ -137,51 +136,7 @@ def test_no_warning_whatever_the_values(c, dtype, isa):
         c.build().value_grad_hess(batch.logits, batch.target, **batch.call)
 
 
-# Threads and processes ----------------------------------------------------------------------------
-
-
-def test_no_thread_before_the_first_large_call():
-    code = """
-        import sys, time
-        import numpy
-        import fastce
-        fastce.set_num_threads(3)
-        counts = [len(sys._current_frames())]
-        for rows in (1, 1000, 20_000, 100_000):
-            fastce.softmax_cross_entropy(numpy.zeros((rows, 10), "f4"), numpy.zeros(rows, int))
-            counts.append(len(sys._current_frames()))
-        end = time.monotonic() + 30
-        while len(sys._current_frames()) < 3 and time.monotonic() < end:
-            time.sleep(0.001)  # a thread is there a moment after it was asked for
-        print(*counts[:-1], len(sys._current_frames()))
-    """
-    assert output_of(code) == ["1", "1", "1", "1", "3"]
-
-
-@pytest.mark.parametrize("when", ["atexit", "thread limit"])
-def test_a_large_call_where_no_thread_can_start(when):
-    """The caller's own thread does the work."""
-    code = """
-        import atexit
-        import numpy
-        import fastce
-        z = numpy.random.default_rng(0).normal(size=(100_000, 10))
-        y = numpy.zeros(100_000, int)
-        loss = fastce.SoftmaxCrossEntropy()
-        fastce.set_num_threads(1)
-        expected = loss(z, y)
-        fastce.set_num_threads(3)
-        def call():
-            print(loss(z, y) == expected, flush=True)
-        if WHEN == "atexit":
-            atexit.register(call)
-        else:
-            def refuse(function, arguments):
-                raise RuntimeError("can't start new thread")
-            fastce._parallel.start_new_thread = refuse
-            call()
-    """
-    assert output_of(code.replace("WHEN", repr(when))) == ["True"]
+# Forks and interrupts -----------------------------------------------------------------------------
 
 
 @FORKS
@@ -278,152 +233,3 @@ def test_an_interrupt_ends_a_long_call_within_a_second(case):
         process.kill()
     assert out.strip(), err
     assert float(out) - sent < 1.0
-
-
-# Modules and memory -------------------------------------------------------------------------------
-
-
-def test_import_time_is_small_beside_numpys():
-    """The best of a few runs, in time of the processor, without NumPy's share."""
-    best = float("inf")
-    code = (
-        "import numpy, time; t = time.process_time(); import fastce; print(time.process_time() - t)"
-    )
-    for _ in range(5):
-        best = min(best, float(output_of(code)[0]))
-        if best < 0.06:
-            break
-    assert best < 0.06
-
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def small_calls():
-    """Each kind of call once, small; some of them end in an error."""
-    z = np.zeros((5, 7), np.float32)
-    y = np.array([0, 1, 2, 3, 4])
-    bad = np.array([0, 1, 2, 3, 7])
-    out = np.empty_like(z)
-    soft = np.full(z.shape, 0.5)
-    ce = fastce.SoftmaxCrossEntropy(weight=np.ones(7), label_smoothing=0.1)
-    bce = fastce.BCEWithLogits(pos_weight=2.0)
-
-    def construct():
-        fastce.SoftmaxFocalLoss(alpha=np.ones(7))(z, y)
-
-    good = [
-        lambda: ce(z, y),
-        lambda: ce.value_and_grad(z, y, out=out),
-        lambda: ce.value_grad_hess(z[:, ::-1], soft),
-        lambda: bce.value_grad_hess(z, soft, sample_weight=0.5),
-        lambda: fastce.SigmoidFocalLoss()(z.T, soft.T.astype(">f8")),
-        lambda: fastce.token_log_probs(z, y),
-        lambda: fastce.softmax(z, out=out),
-        construct,
-    ]
-    failing = [
-        lambda: ce(z, bad),
-        lambda: ce.value_and_grad(z, y, out=out[:3]),
-        lambda: ce(z, y, sample_weight=-1),
-        lambda: bce(z, soft + 1),
-        lambda: fastce.SoftmaxCrossEntropy(weight=[-1.0]),
-        lambda: fastce.token_log_probs(z, bad),
-        lambda: fastce.softmax(None),
-    ]
-    return good, failing
-
-
-def calls(turns):
-    good, failing = small_calls()
-    for _ in range(turns):
-        for call in good:
-            call()
-        for call in failing:
-            try:
-                call()
-            except (IndexError, TypeError, ValueError):
-                continue
-            raise AssertionError("no error")
-    return turns * (len(good) + len(failing))
-
-
-@LINUX
-def test_a_hundred_thousand_calls_leak_nothing():
-    done = calls(300)
-    gc.collect()
-    before, objects = resident(), len(gc.get_objects())
-    while done < 100_000:
-        done += calls(1000)
-    gc.collect()
-    assert len(gc.get_objects()) - objects < 100
-    assert resident() - before < 2 << 20  # 20 bytes a call
-
-
-def test_no_reference_is_kept_to_an_argument():
-    z, y = np.zeros((5, 7), np.float32), np.array([0, 1, 2, 3, 6])
-    bad, weight, out = np.array([0, 1, 2, 3, 7]), np.ones(5), np.empty((5, 7), np.float32)
-    loss = fastce.SoftmaxCrossEntropy()
-    arrays = (z, y, bad, weight, out)
-    before = [sys.getrefcount(array) for array in arrays]
-    for _ in range(50):
-        loss.value_and_grad(z, y, sample_weight=weight, out=out)
-        loss(z[::2], y[::2])
-        with pytest.raises(IndexError):
-            loss.value_and_grad(z, bad, sample_weight=weight, out=out)
-    assert [sys.getrefcount(array) for array in arrays] == before
-
-
-@LINUX
-def test_no_memory_is_a_memory_error():
-    """With the address space full, calls raise MemoryError, and work again when there is room."""
-    code = """
-        import resource, sys
-        import numpy
-        import fastce
-        fastce.set_num_threads(2)
-        loss = fastce.SoftmaxCrossEntropy()
-        focal = fastce.SigmoidFocalLoss()
-        z = numpy.zeros((20_000, 500), "f4")
-        y = numpy.zeros(20_000, int)
-        out = numpy.zeros_like(z)
-        odd = numpy.zeros((20_000, 1000), "f4")[:, ::2]
-        expected = loss.value_and_grad(z, y, out=out)[0]
-        loss(odd, y)
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        raised = 0
-        for room in (0, 1 << 16, 1 << 20, 1 << 22, 1 << 24):
-            resource.setrlimit(resource.RLIMIT_AS, (used + room, hard))
-            for call in (
-                lambda: loss.value_and_grad(z, y),
-                lambda: loss.value_grad_hess(odd, y),
-                lambda: focal.value_and_grad(z, z),
-                lambda: fastce.softmax(odd),
-            ):
-                try:
-                    call()
-                except MemoryError:
-                    raised += 1
-            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-            assert loss.value_and_grad(z, y, out=out)[0] == expected
-        print(raised)
-    """
-    assert int(output_of(code)[0]) >= 4
-
-
-def test_no_memory_for_the_scratch_space_of_a_kernel():
-    """A row of 2⁴⁶ bytes of scratch is more than any machine has."""
-    classes = 1 << 40
-    z = np.broadcast_to(np.float32(0), (1, classes))
-    weight = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 16, classes), (0, 0, 0))
-    assert z.shape[-1] == weight.shape[-1]
-    kernel = fastce.SoftmaxCrossEntropy().kernel()
-    run = _isa.core.SoftmaxRun(kernel, 1.0, weight, labels=np.zeros(16, int))
-    before = sys.getrefcount(weight), len(gc.get_objects())
-    for _ in range(100):
-        with pytest.raises(MemoryError):
-            run(0, 16)
-    assert sys.getrefcount(weight) == before[0]
-    assert len(gc.get_objects()) - before[1] < 50

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import THOROUGH, on_grid
+from batches import on_grid
+from cases import THOROUGH
 from guarded import AVAILABLE, Arena
 
 import fastce

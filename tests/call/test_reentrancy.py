@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from cases import on_grid
+from batches import on_grid
 from processes import output_of
 
 import fastce

@@ -1,17 +1,20 @@
-"""Sums of weights, weights with a sign, and what a mean divides by."""
+"""Weights and normalizers: which are refused, their signs, and what a mean divides by."""
 
 from __future__ import annotations
 
 import math
+import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
-from cases import FUNCTIONS, SOFTMAX, small_batch
+from cases import FUNCTIONS, LOSSES, SIGMOID, SOFTMAX, small_batch
+from refusals import CLASSES, ROWS, refuse
 
 import fastce
 from fastce import reference
 
-LOSSES = tuple(FUNCTIONS)
+INF, NAN = np.inf, np.nan
 
 
 def weights_for(loss, numbers):
@@ -139,3 +142,108 @@ def test_a_policy_gradient(loss):
     down = made.value_grad_hess(z, y, sample_weight=np.maximum(-weight, 0))
     for a, b, c in zip(signed, up, down, strict=True):
         np.testing.assert_allclose(a, b - c, rtol=1e-13, atol=1e-15)
+
+
+# What is a weight, and what is none ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_wrong_weight_is_found(wrong, isa):
+    z, weight = np.zeros((3, 4), np.float32), np.ones(3, np.float32)
+    weight[1] = wrong
+    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
+        fastce.SoftmaxCrossEntropy().value_and_grad(z, np.arange(3), sample_weight=weight)
+    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
+        fastce.BCEWithLogits().value_and_grad(z[:, 0], z[:, 0], sample_weight=weight)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_sample_weights_out_of_range(loss, bad):
+    z, y = small_batch(loss)
+    weight = np.ones(y.shape)
+    weight.flat[4] = bad
+    out = np.full_like(z, 12345)
+    with pytest.raises(ValueError, match="sample_weight"):
+        getattr(fastce, loss)().value_and_grad(z, y, sample_weight=weight, out=out)
+    assert (out == 12345).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ("1", TypeError),
+        (1j, TypeError),
+        (object(), TypeError),
+        (np.ones(ROWS, object), TypeError),
+        (np.ones(ROWS, "M8[s]"), TypeError),
+        (np.zeros(ROWS, [("x", "f4")]), TypeError),
+        (np.ma.ones(ROWS), TypeError),
+        ([[1.0], [1.0, 2.0]], ValueError),
+        (NAN, ValueError),
+        (INF, ValueError),
+        (-INF, ValueError),
+        (np.ones(ROWS + 1), ValueError),
+        (np.ones((1, 1, ROWS, CLASSES)), ValueError),
+        (np.ones(0), ValueError),
+    ],
+    ids=str,
+)
+def test_sample_weights_of_every_wrong_kind(loss, bad, error):
+    refuse(error, "sample_weight", loss, *small_batch(loss), sample_weight=bad)
+
+
+@pytest.mark.parametrize(
+    "good", [True, 1, np.uint64(1), np.float16(1), np.ones((), ml_dtypes.bfloat16), [1.0] * CLASSES]
+)
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_sample_weights_of_every_right_kind(loss, good):
+    z, y = small_batch(loss)
+    expected = getattr(fastce, loss)().value_and_grad(z, y)
+    value, grad = getattr(fastce, loss)().value_and_grad(z, y, sample_weight=good)
+    assert value == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", ">f8", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF])
+def test_one_bad_weight_among_good_ones(dtype, bad):
+    """Wherever it is, a vector of NumPy's does not pass it over."""
+    for count in (1, 2, 9, 33, 70):
+        for position in range(count):
+            weight = np.ones(count, dtype)
+            weight[position] = bad
+            z = np.zeros((count, 1), np.float32)
+            with pytest.raises(ValueError, match=rf"sample_weight .* at position {position}$"):
+                fastce.SoftmaxCrossEntropy()(z, np.zeros(count, int), sample_weight=weight)
+
+
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_weights_are_checked_without_an_array_of_their_size(loss):
+    """A stride of 0 repeats a weight without end; others are looked at where they lie."""
+    huge = (2, 1 << 40)
+    logits, target = np.broadcast_to(np.float32(0), huge), np.broadcast_to(np.False_, huge)
+    for bad in (-INF, NAN, INF):
+        weight = np.broadcast_to([[1.0], [bad]], huge)
+        with pytest.raises(ValueError, match=r"finite, got .* at position \(1, 0\)"):
+            getattr(fastce, loss)()(logits, target, sample_weight=weight)
+    weight = np.broadcast_to([[1.0], [-2.0]], huge)
+    with pytest.raises(ValueError, match=rf"positive, got {-(2.0**40)}"):
+        getattr(fastce, loss)()(logits, target, sample_weight=weight)
+    weight = np.ones(1 << 20, np.float32)
+    tracemalloc.start()
+    try:
+        getattr(fastce, loss)(reduction="sum")(weight, weight, sample_weight=weight)
+        assert tracemalloc.get_traced_memory()[1] < weight.nbytes / 2
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "bad", [0.0, -1.0, NAN, INF, "3", [3.0], np.ones(ROWS), 1j, 10**400], ids=str
+)
+def test_normalizers_of_every_wrong_kind(loss, bad):
+    error = ValueError if isinstance(bad, int | float) else TypeError
+    refuse(error, "normalizer", loss, *small_batch(loss), normalizer=bad)

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from batches import labels, on_grid
 from bounds import assert_within, tolerances, working
 from c_functions import (
     BAD_ARGUMENT,
@@ -19,7 +20,7 @@ from c_functions import (
     function,
     weight_sum,
 )
-from cases import CASES, FUNCTIONS, case, labels, on_grid
+from cases import CASES, FUNCTIONS, case
 from guarded import AVAILABLE, Arena
 
 import fastce

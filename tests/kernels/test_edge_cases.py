@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import DTYPES, FUNCTIONS, SOFTMAX, on_grid, small_batch
+from batches import on_grid
+from cases import DTYPES, FUNCTIONS, LOSSES, REDUCTIONS, SIGMOID, SOFTMAX, small_batch
 
 import fastce
 from fastce import reference
 
 INF, NAN = np.inf, np.nan
-LOSSES = tuple(FUNCTIONS)
-SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
-REDUCTIONS = ("mean", "sum", "none")
 SOFTMAX_OPTIONS = [
     ("SoftmaxCrossEntropy", {}),
     ("SoftmaxCrossEntropy", {"z_loss": 0.01, "weight": [1.0, 2.0, 0.5]}),
@@ -345,14 +343,6 @@ def test_the_gradient_of_an_ignored_row_has_no_sign(loss, classes, isa, rng):
         assert not np.signbit(x[y == -100]).any()
 
 
-@pytest.mark.parametrize("loss", SOFTMAX)
-def test_the_loss_alone_of_many_classes_on_another_axis(loss, isa, rng):
-    z = on_grid(rng, (3, 300, 7)).astype(np.float32)
-    y = rng.integers(300, size=(3, 7))
-    made = getattr(fastce, loss)(axis=1, reduction="none")
-    np.testing.assert_allclose(made(z, y), made.value_and_grad(z, y)[0], rtol=1e-6)
-
-
 @pytest.mark.parametrize("poison", [NAN, INF, -INF])
 @pytest.mark.parametrize("classes", [3, 40, 300])
 @pytest.mark.parametrize("loss", SOFTMAX)
@@ -403,16 +393,6 @@ def test_nothing_counts(loss, how, evaluate):
     assert value == 0.0
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (0, 0, 4)])
-def test_empty_batches_of_any_shape(shape, evaluate):
-    y = np.zeros(shape[:-1], int)
-    value, grad, hess = evaluate(
-        "SoftmaxCrossEntropy", np.zeros(shape, np.float32), y, {"reduction": "none"}
-    )
-    assert value.shape == y.shape
-    assert grad.shape == hess.shape == shape
-
-
 @pytest.mark.parametrize("loss", SOFTMAX)
 @pytest.mark.parametrize("x", [0.0, 1e30, -50.0])
 def test_one_class(loss, x, evaluate):
@@ -432,19 +412,6 @@ def test_ignore_index_that_is_a_class(evaluate):
     np.testing.assert_array_equal(~grad.any(axis=1), y == 1)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_no_floating_point_flag_is_raised(loss):
-    """Whatever the values, NumPy's error state does not see the kernels."""
-    z = np.array([[1e4, -1e4, 0], [INF, 0, 0], [NAN, 1, 2], [-INF] * 3, [1e-40, 88, 300]])
-    y = np.array([0, 1, 2, 0, 1]) if loss in SOFTMAX else np.tile([0, 1, 1], (5, 1))
-    with np.errstate(all="raise"):
-        for dtype in (np.float16, np.float32, np.float64):
-            with np.errstate(all="ignore"):
-                logits = z.astype(dtype)
-            getattr(fastce, loss)().value_grad_hess(logits, y)
-            getattr(fastce, loss)().value_grad_hess(logits[:0], y[:0])
-
-
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("classes", [3, 40, 300])
 @pytest.mark.parametrize("loss", SOFTMAX)
@@ -461,91 +428,6 @@ def test_a_short_block_of_rows_leaves_no_trace(isa, loss, classes, masked, rng):
     other = made.value_grad_hess(z, y, out=backwards, **call)
     for x, same in zip((value, grad, hess), other, strict=True):
         np.testing.assert_array_equal(x, same)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.7])
-@pytest.mark.parametrize("margin", [80.0, 100.0, 129.75, 500.0])
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_focal_hessian_where_its_factor_overflows(isa, gamma, margin, sign):
-    """q^(γ−1) is beyond float32 where q, and with it the Hessian, is next to nothing."""
-    made = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none")
-    z, y = np.array([[margin, 0, -1.0]]), np.array([0])
-    hess = made.value_grad_hess(z.astype(np.float32), y, grad_output=np.array([sign]))[2]
-    truth = sign * reference.softmax_focal_loss(z, y, gamma=gamma, reduction="none")[2]
-    smallest = float(np.finfo(np.float32).smallest_normal)
-    np.testing.assert_allclose(hess, truth, rtol=1e-5, atol=smallest)
-
-
-# Factors that float32 does not hold ---------------------------------------------------------------
-
-FACTORS = {
-    "weights": lambda w: {"sample_weight": w},
-    "large weights": lambda w: {"sample_weight": w * 1e39},
-    "larger weights": lambda w: {"sample_weight": w * 1e300},
-    "small weights": lambda w: {"sample_weight": w * 1e-46},
-    "smaller weights": lambda w: {"sample_weight": w * 1e-300},
-    "large weights of float32": lambda w: {"sample_weight": (w * 1e38).astype(np.float32)},
-    "small weights of float32": lambda w: {"sample_weight": (w * 1e-42).astype(np.float32)},
-    "repeated weight": lambda w: {"sample_weight": np.broadcast_to(1e50, w.shape)},
-    "normalizer": lambda w: {"normalizer": 1e-40},
-    "opposite factors": lambda w: {"sample_weight": w * 1e60, "normalizer": 1e60},
-    "grad_output": lambda w: {"grad_output": -1e39},
-    "product": lambda w: {"sample_weight": w * 1e25, "grad_output": 1e25, "normalizer": 1e2},
-}
-
-
-def assert_as_rounded(results, truth):
-    """What the reference gives in float64, rounded once, but for what is next to nothing."""
-    for i, (a, b) in enumerate(zip(results, truth, strict=True)):
-        with np.errstate(all="ignore"):
-            b = b.astype(np.float32) if np.ndim(b) else b
-        assert not np.isnan(b).any()
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-37 if i else 0, err_msg=f"result {i}")
-
-
-@pytest.mark.parametrize("factors", FACTORS)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_factors_beyond_the_type(loss, reduction, factors, isa, rng):
-    """They are multiplied in float64, and only their product has to fit: nothing is inf · 0."""
-    z, y = small_batch(loss, "float32")
-    z[0] *= 1000
-    call = FACTORS[factors](rng.integers(1, 4, y.shape) / 2)
-    made = getattr(fastce, loss)(reduction=reduction)
-    truth = getattr(reference, FUNCTIONS[loss])(z, y, reduction=reduction, **call)
-    assert_as_rounded(made.value_grad_hess(z, y, **call), truth)
-    for out in (np.empty_like(z), np.asfortranarray(z), z):
-        assert_as_rounded(made.value_and_grad(z, y, out=out, **call), truth[:2])
-
-
-@pytest.mark.parametrize("x", [1e39, 1e300, 1e-46, 1e-300])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize(
-    ("loss", "option", "others"),
-    [
-        ("SoftmaxCrossEntropy", "weight", {}),
-        ("SoftmaxCrossEntropy", "weight", {"label_smoothing": 0.1}),
-        ("SoftmaxFocalLoss", "alpha", {}),
-        ("BCEWithLogits", "pos_weight", {}),
-    ],
-)
-def test_options_beyond_the_type(loss, option, others, reduction, x, isa):
-    z, y = small_batch(loss, "float32")
-    z[0] *= 1000
-    options = {option: np.linspace(1, 2, z.shape[-1]) * x, "reduction": reduction, **others}
-    made, truth = getattr(fastce, loss)(**options), getattr(reference, FUNCTIONS[loss])
-    assert_as_rounded(made.value_and_grad(z, y), truth(z, y, **options)[:2])
-    assert_as_rounded(made.value_grad_hess(z, y), truth(z, y, **options))
-    assert np.array_equal(made(z, y), made.value_and_grad(z, y)[0])
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_weights_whose_sum_is_infinite_have_no_mean(loss, evaluate):
-    z, y = small_batch(loss, "float32")
-    value, grad, hess = evaluate(loss, z, y, sample_weight=np.full(y.shape, 1.7e308))
-    assert np.isnan(value)
-    assert np.isnan(grad).all()
-    assert np.isnan(hess).all()
 
 
 # All of it, in every type, reduction and method ---------------------------------------------------

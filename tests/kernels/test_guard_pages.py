@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from cases import DTYPES, on_grid
+from batches import on_grid
+from cases import DTYPES
 from guarded import AVAILABLE, Arena
 
 import fastce

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import SOFTMAX, on_grid
+from batches import on_grid
 
 import fastce
 from fastce import reference
@@ -55,25 +55,3 @@ def test_a_scale_that_overflows_float32(dtype, rows, layout):
     capped = fastce.SoftmaxCrossEntropy(softcap=30.0, **options)
     expected = reference.softmax_cross_entropy(z.astype(np.longdouble), y, softcap=30.0, **options)
     np.testing.assert_allclose(capped(z, y), expected[0].astype(float), rtol=1e-6)
-
-
-@pytest.mark.parametrize("loss", SOFTMAX)
-@pytest.mark.parametrize("axis", [2**31, -(2**31) - 1, 2**62, 64, -65])
-def test_an_axis_that_no_array_has(loss, axis):
-    with pytest.raises(ValueError, match=rf"axis must be between -64 and 63, got {axis}"):
-        getattr(fastce, loss)(axis=axis)
-
-
-@pytest.mark.parametrize("loss", SOFTMAX)
-@pytest.mark.parametrize("axis", [2, -3, 63])
-def test_an_axis_that_these_logits_lack(loss, axis):
-    for dtype in (np.float32, np.int64):
-        y = np.zeros(4, int)
-        with pytest.raises((np.exceptions.AxisError, TypeError), match=rf"axis={axis}|logits"):
-            getattr(fastce, loss)(axis=axis)(np.zeros((4, 3), dtype), y)
-
-
-@pytest.mark.parametrize("axis", [None, 1.0, "1", (0, 1)])
-def test_an_axis_that_is_no_integer(axis):
-    with pytest.raises(TypeError, match="axis must be an integer"):
-        fastce.SoftmaxCrossEntropy(axis=axis)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import on_grid
+from batches import on_grid
+from cases import SOFTMAX
 
 import fastce
 from fastce import _isa, reference
@@ -111,3 +112,11 @@ def check(z, target, results, options, axis):
     for a, b in zip(found, truth, strict=False):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-7)
     assert np.any(found[1]) or z.shape[axis] == 1
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_the_loss_alone_of_many_classes_on_another_axis(loss, isa, rng):
+    z = on_grid(rng, (3, 300, 7)).astype(np.float32)
+    y = rng.integers(300, size=(3, 7))
+    made = getattr(fastce, loss)(axis=1, reduction="none")
+    np.testing.assert_allclose(made(z, y), made.value_and_grad(z, y)[0], rtol=1e-6)

@@ -11,13 +11,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from bounds import assert_within, tolerances, working
-from cases import (
-    CASES,
-    DTYPES,
-    SOFTMAX,
-    Batch,
-    Case,
+from batches import (
     class_mask,
     confident,
     element_mask,
@@ -31,6 +25,8 @@ from cases import (
     row_weight,
     weight_per_row,
 )
+from bounds import assert_within, tolerances, working
+from cases import CASES, DTYPES, INTEGERS, SOFTMAX, Batch, Case
 from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +43,6 @@ SWITCHES = (63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 257, 1009, 204
 CLASSES = st.one_of(st.integers(1, 40), st.sampled_from(SWITCHES))
 SEEDS = st.integers(0, 2**32 - 1)
 LOGITS = (on_grid, on_grid, off_grid, confident, far_apart, equal)
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
 LAYOUT = st.sampled_from([None, None, "zero_strides", *LAYOUTS])
 SOFT_TARGETS = [c.target for c in CASES if c.loss == "SoftmaxCrossEntropy" and "prob" in c.name]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import mpmath
 import numpy as np
 import pytest
+from batches import confident, on_grid
 from bounds import assert_within, tolerances, ulps, working
-from cases import DTYPES, SIGMOID_CASES, confident, on_grid
+from cases import DTYPES, SIGMOID_CASES
 
 import fastce
 from fastce import reference

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from batches import confident, equal, far_apart, on_grid
 from bounds import assert_within, spacing, tolerances, ulps, working
-from cases import DTYPES, SOFTMAX_CASES, case, confident, equal, far_apart, on_grid
+from cases import DTYPES, SOFTMAX_CASES, case
 from layouts import LAYOUTS
 
 import fastce

@@ -14,6 +14,39 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from batches import (
+    all_ignored,
+    booleans,
+    class_mask,
+    confident,
+    element_mask,
+    element_weight,
+    equal,
+    far_apart,
+    hard,
+    integers,
+    labels,
+    last_axis_mask,
+    likeliest,
+    not_normalised,
+    off_grid,
+    on_grid,
+    one_hot_booleans,
+    one_hot_integers,
+    one_hot_labels,
+    per_element,
+    per_row,
+    probabilities,
+    right,
+    row_weight,
+    signed_element_weight,
+    signed_row_weight,
+    soft,
+    some_ignored,
+    sparse_probabilities,
+    value,
+    weight_per_row,
+)
 
 from fastce import reference
 
@@ -23,13 +56,17 @@ DTYPES = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+REDUCTIONS = ("mean", "sum", "none")
 FUNCTIONS = {
     "SoftmaxCrossEntropy": "softmax_cross_entropy",
     "SoftmaxFocalLoss": "softmax_focal_loss",
     "BCEWithLogits": "bce_with_logits",
     "SigmoidFocalLoss": "sigmoid_focal_loss",
 }
-SOFTMAX = tuple(loss for loss in FUNCTIONS if loss.startswith("Softmax"))
+LOSSES = tuple(FUNCTIONS)
+SOFTMAX = tuple(loss for loss in LOSSES if loss.startswith("Softmax"))
+SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
 
 
 @dataclass(frozen=True)
@@ -90,165 +127,6 @@ class Case:
         function = getattr(reference, FUNCTIONS[self.loss])
         logits = batch.logits.astype(wider)
         return function(logits, batch.target, **self.options, **batch.call)
-
-
-# Logits -------------------------------------------------------------------------------------------
-
-
-def on_grid(rng, shape):
-    return np.round(rng.normal(scale=3, size=shape) * 32) / 32
-
-
-def off_grid(rng, shape):
-    return rng.normal(scale=3, size=shape)
-
-
-def confident(rng, shape):
-    """One class, or the sign of one element, leads by 10 to 60."""
-    margins = np.round(rng.uniform(10, 60, size=shape) * 32) / 32
-    if len(shape) == 1 or shape[-1] == 1:
-        return margins * rng.choice([-1, 1], size=shape)
-    first = rng.integers(shape[-1], size=(*shape[:-1], 1))
-    return np.where(np.arange(shape[-1]) == first, 0, -margins)
-
-
-def far_apart(rng, shape):
-    """So far apart that most exponentials underflow in float32."""
-    return np.round(rng.uniform(-200, 200, size=shape) * 4) / 4
-
-
-def equal(rng, shape):
-    return np.full(shape, 0.75)
-
-
-# Targets ------------------------------------------------------------------------------------------
-
-
-def labels(rng, logits, axis):
-    rows = np.delete(logits.shape, axis)
-    return rng.integers(logits.shape[axis], size=tuple(rows))
-
-
-def likeliest(rng, logits, axis):
-    return np.argmax(logits, axis=axis)
-
-
-def some_ignored(index):
-    def make(rng, logits, axis):
-        y = labels(rng, logits, axis)
-        return np.where(rng.random(y.shape) < 0.3, index, y)
-
-    return make
-
-
-def all_ignored(rng, logits, axis):
-    return np.full_like(labels(rng, logits, axis), -100)
-
-
-def probabilities(rng, logits, axis):
-    weights = rng.exponential(size=logits.shape)
-    return weights / weights.sum(axis=axis, keepdims=True)
-
-
-def sparse_probabilities(rng, logits, axis):
-    weights = rng.exponential(size=logits.shape) * (rng.random(logits.shape) < 0.5)
-    weights = weights + one_hot(labels(rng, logits, axis), logits, axis)
-    return weights / weights.sum(axis=axis, keepdims=True)
-
-
-def not_normalised(rng, logits, axis):
-    return rng.exponential(size=logits.shape)
-
-
-def one_hot(y, logits, axis):
-    """The labels as probabilities."""
-    classes = np.arange(logits.shape[axis])
-    return np.moveaxis((y[..., None] == classes).astype(float), -1, axis)
-
-
-def one_hot_labels(rng, logits, axis):
-    return one_hot(labels(rng, logits, axis), logits, axis)
-
-
-def one_hot_integers(rng, logits, axis):
-    return one_hot_labels(rng, logits, axis).astype(np.int64)
-
-
-def one_hot_booleans(rng, logits, axis):
-    return one_hot_labels(rng, logits, axis).astype(bool)
-
-
-def hard(rng, logits, axis):
-    return rng.integers(2, size=logits.shape).astype(float)
-
-
-def right(rng, logits, axis):
-    return (logits > 0).astype(float)
-
-
-def integers(rng, logits, axis):
-    return rng.integers(2, size=logits.shape).astype(np.int8)
-
-
-def booleans(rng, logits, axis):
-    return rng.integers(2, size=logits.shape).astype(bool)
-
-
-def soft(rng, logits, axis):
-    """Exact in float32, so that 1 − y is the same in every precision."""
-    y = rng.random(logits.shape).astype(np.float32).astype(float)
-    return np.where(rng.random(logits.shape) < 0.2, np.round(y), y)
-
-
-# Arguments of the call ----------------------------------------------------------------------------
-
-
-def row_weight(rng, logits, target, axis):
-    return rng.integers(4, size=tuple(np.delete(logits.shape, axis))) / 2
-
-
-def element_weight(rng, logits, target, axis):
-    return rng.integers(4, size=logits.shape) / 2
-
-
-def signed_row_weight(rng, logits, target, axis):
-    """Advantages, say; most are positive, so that their sum is."""
-    return rng.integers(-1, 4, size=tuple(np.delete(logits.shape, axis))) / 2
-
-
-def signed_element_weight(rng, logits, target, axis):
-    return rng.integers(-1, 4, size=logits.shape) / 2
-
-
-def weight_per_row(rng, logits, target, axis):
-    """Broadcasts over all but the first axis of the logits."""
-    return rng.integers(1, 4, size=(logits.shape[0],) + (1,) * (logits.ndim - 1)) / 2
-
-
-def class_mask(rng, logits, target, axis):
-    """Leaves in the target, or all classes that it gives mass."""
-    mass = target if target.shape == logits.shape else one_hot(target, logits, axis)
-    return (rng.random(logits.shape) < 0.6) | (mass > 0)
-
-
-def element_mask(rng, logits, target, axis):
-    return rng.random(logits.shape) < 0.7
-
-
-def last_axis_mask(rng, logits, target, axis):
-    return np.arange(logits.shape[-1]) % 3 != 1
-
-
-def value(x):
-    return lambda rng, logits, target, axis: x
-
-
-def per_row(rng, logits, target, axis):
-    return rng.normal(size=tuple(np.delete(logits.shape, axis)))
-
-
-def per_element(rng, logits, target, axis):
-    return rng.normal(size=logits.shape)
 
 
 # The list -----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dask.array as da
 import numpy as np
-from cases import confident, on_grid
+from batches import confident, on_grid
 
 
 def rows_of_a_vocabulary(rng):

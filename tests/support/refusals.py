@@ -1,4 +1,4 @@
-"""What the tests of hostile input share: one way to be refused, and one array that fails."""
+"""What tests of refused arguments share: the check of an error, and an array that fails."""
 
 from __future__ import annotations
 
