@@ -1,24 +1,19 @@
-"""Everything that the documents and docstrings show as code is run, and gives what they show."""
+"""Docstrings run and give what they show; the README agrees with the rest of the project."""
 
 import doctest
 import importlib
-import importlib.util
 import json
-import os
-import pkgutil
 import re
-import subprocess
-import sys
-import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
+from processes import run
 
 import fastce
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+README = ROOT / "README.md"
 
 # What a module's examples need beside NumPy.
 HOSTS = {
@@ -33,101 +28,50 @@ HOSTS = {
 }
 
 
-def python_blocks(document):
-    """Return the line number and the text of each fenced block of Python."""
-    text = document.read_text(encoding="utf-8")
-    fence = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S)
-    return [
-        (text.count("\n", 0, match.start("code")), textwrap.dedent(match.group("code")))
-        for match in fence.finditer(text)
-    ]
-
-
-def run_doctest(test):
-    printed = []
-    runner = doctest.DocTestRunner(optionflags=OPTIONS)
-    runner.run(test, out=printed.append, clear_globs=False)
-    assert not runner.failures, "".join(printed)
-
-
-def documents():
-    return [
-        path
-        for folder in (ROOT, ROOT / "examples")
-        for path in sorted(folder.glob("*.md"))
-        if python_blocks(path)
-    ]
-
-
-@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
-def test_python_blocks_run(document, tmp_path, monkeypatch):
-    """The blocks of a document are one session: each sees the names of those before it."""
-    monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"}
-    for line, code in python_blocks(document):
-        if ">>> " in code:
-            parsed = doctest.DocTestParser().get_doctest(
-                code, names, document.name, str(document), line
-            )
-            run_doctest(parsed)
-            names = parsed.globs
-        else:
-            # Blank lines in front make a traceback name the document's own line.
-            exec(compile("\n" * line + code, str(document), "exec"), names)
+def readme_blocks():
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
 
 
 def test_readme_has_blocks_of_both_kinds():
-    blocks = [code for _, code in python_blocks(ROOT / "README.md")]
-    assert any(">>> " in code for code in blocks)
-    assert any(">>> " not in code for code in blocks)
+    assert {">>> " in code for code in readme_blocks()} == {True, False}
 
 
 def test_readme_passes_strict_type_checking(tmp_path):
     pytest.importorskip("mypy")
     lines = []
-    for _, code in python_blocks(ROOT / "README.md"):
+    for code in readme_blocks():
         if ">>> " in code:
             examples = doctest.DocTestParser().get_examples(code)
             code = "".join(example.source for example in examples if not example.exc_msg)
         lines.append(code)
     script = tmp_path / "readme.py"
     script.write_text("\n".join(lines), encoding="utf-8")
-    checked = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mypy",
-            "--strict",
-            "--follow-imports=silent",
-            "--config-file=",
-            f"--cache-dir={tmp_path}",
-            # A bare name shows its value in a session.
-            "--allow-redefinition",
-            str(script),
-        ],
-        env=os.environ | {"MYPYPATH": str(Path(fastce.__file__).parent.parent)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ["--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={tmp_path}"]
+    # A bare name shows its value in a session.
+    checked = run("-m", "mypy", *options, "--allow-redefinition", str(script), directory=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def modules():
-    names = [module.name for module in pkgutil.iter_modules(fastce.__path__, "fastce.")]
-    return ["fastce"] + [
-        name for name in names if name != "fastce.__main__" and "._core" not in name
-    ]
+    package = Path(fastce.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        *folders, name = path.relative_to(package.parent).with_suffix("").parts
+        if name != "__main__":
+            yield ".".join(folders if name == "__init__" else [*folders, name])
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", list(modules()))
 def test_docstrings(name, tmp_path, monkeypatch):
-    for host in HOSTS.get(name, []):
-        pytest.importorskip(host)
+    for module, hosts in HOSTS.items():
+        if f"{name}.".startswith(f"{module}."):
+            for host in hosts:
+                pytest.importorskip(host)
     monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    printed = []
     for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
-        run_doctest(test)
+        runner.run(test, out=printed.append)
+    assert not runner.failures, "".join(printed)
 
 
 @pytest.mark.parametrize("name", fastce.__all__)
@@ -151,7 +95,7 @@ def test_readme_shows_the_last_benchmark(monkeypatch):
     from bench import readme
 
     results = json.loads((ROOT / "bench/results/results.json").read_text("utf-8"))
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = README.read_text("utf-8")
     assert f"{readme.START}{readme.block(results)}{readme.END}" in text
 
 

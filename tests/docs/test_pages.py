@@ -1,4 +1,4 @@
-"""The documentation runs: every Python block of every page, and what it says they print."""
+"""The documentation runs: each Python block of README and pages, and what they say it prints."""
 
 import importlib.util
 import re
@@ -44,7 +44,9 @@ def away_from_the_checkout(monkeypatch, tmp_path):
     pyplot.close("all")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *PAGES], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_page_runs(page):
     for package in code_blocks.required(page.read_text("utf-8")):
         pytest.importorskip(package)
