@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import worker_processes
-from processes import SUPPORT
+from processes import SUPPORT, environment
 
 import fastce
 from fastce.objectives import LightGBMObjective, XGBoostObjective
@@ -178,6 +178,7 @@ def scores_on_dask(objective: Any, loss: Any, arrays: dict[str, Any], directory:
         with contextlib.suppress(subprocess.TimeoutExpired):
             finished = subprocess.run(
                 [*command, str(job), str(result)],
+                env=environment(),
                 capture_output=True,
                 text=True,
                 timeout=30,

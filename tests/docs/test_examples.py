@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -44,6 +45,7 @@ def run_script(script, directory, *arguments):
     finished = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", str(script), *arguments],
         cwd=directory,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
