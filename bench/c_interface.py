@@ -6,10 +6,8 @@ the gradient written to an array that is there, and takes the fastest of interle
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,9 +16,10 @@ from types import ModuleType
 import numpy as np
 
 import fastce
+from bench.timing import FULL, least
 
 SHAPES = [(1, 10), (64, 10), (64, 100), (1024, 10)]
-SAMPLE = 5e-3  # seconds
+CALLS = 100  # in a run: the loop over runs costs nothing beside them
 
 
 def build(directory: Path) -> ModuleType:
@@ -52,16 +51,7 @@ def in_python(loss: Callable, z, y, grad, calls: int) -> float:
     return value
 
 
-def microseconds(run: Callable[[int], float], calls: int) -> float:
-    start = time.perf_counter()
-    run(calls)
-    return (time.perf_counter() - start) / calls * 1e6
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.c_interface", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as directory:
         c_calls = build(Path(directory))
     rng = np.random.default_rng(0)
@@ -79,20 +69,14 @@ def main() -> None:
             else:
                 y = rng.integers(2, size=shape).astype(np.float32)
             grads = np.empty_like(z), np.empty_like(z)
-            runs = [
-                partial(getattr(c_calls, name), z, y, grads[0]),
-                partial(in_python, loss, z, y, grads[1]),
-            ]
-            assert runs[0](1) / y.size == runs[1](1)
+            runs = {
+                "C": partial(getattr(c_calls, name), z, y, grads[0], CALLS),
+                "Python": partial(in_python, loss, z, y, grads[1], CALLS),
+            }
+            assert runs["C"]() / y.size == runs["Python"]()
             assert (grads[0] == grads[1]).all()
-            counts = [int(SAMPLE * 1e6 / microseconds(run, 100)) + 1 for run in runs]
-            samples = [
-                [microseconds(run, count) for run, count in zip(runs, counts, strict=True)]
-                for _ in range(rounds)
-            ]
-            best = [min(column) for column in zip(*samples, strict=True)]
-            shape_text = " × ".join(map(str, shape))
-            print(f"| {name} | {shape_text} | {best[0]:.2f} | {best[1]:.2f} |")
+            in_c, python = (1e6 / CALLS * seconds for seconds in least(runs, FULL).values())
+            print(f"| {name} | {shape[0]} × {shape[1]} | {in_c:.2f} | {python:.2f} |")
 
 
 if __name__ == "__main__":

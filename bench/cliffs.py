@@ -13,14 +13,14 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import machine
 from bench.__main__ import RESULTS
 from bench.threads import hold_to
-from bench.timing import FULL, QUICK, Budget, interleave
+from bench.timing import FULL, QUICK, Budget, Run, least, prepare
 
 if TYPE_CHECKING:
     from bench.variations import Group
@@ -32,27 +32,18 @@ SECTIONS = ("softmax", "types", "sigmoid", "small")
 OUTPUT = RESULTS / "cliffs.json"
 
 Measured = dict[str, Any]
-Runs = dict[str, Callable[[], Any]]
 
 
-def ratios(runs: Runs, plain: str, budget: Budget) -> dict[str, tuple[float, float]]:
+def ratios(runs: dict[str, Run], plain: str, budget: Budget) -> dict[str, tuple[float, float]]:
     """Return the least seconds of each run, and how many times those of the plain one they are."""
-    seconds = {name: min(samples) for name, samples in interleave(runs, budget).items()}
-    return {name: (least, least / seconds[plain]) for name, least in seconds.items()}
+    seconds = least(runs, budget)
+    return {name: (own, own / seconds[plain]) for name, own in seconds.items()}
 
 
 def measure(group: Group, budget: Budget) -> tuple[list[Measured], list[Measured]]:
     """Time the calls of a group in turns; return its cells, and the calls that raise."""
-    runs: Runs = {}
-    failed = []
-    for variation in group.variations:
-        try:
-            run = variation.prepare()
-            run()
-            runs[variation.name] = run
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            failed.append({"name": f"{group.name}: {variation.name}", "error": reason})
+    runs, errors = prepare({variation.name: variation.prepare for variation in group.variations})
+    failed = [{"name": f"{group.name}: {name}", "error": error} for name, error in errors.items()]
     plain = group.variations[0].name
     if plain not in runs:
         return [], failed

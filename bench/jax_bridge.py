@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from bench.threads import available_cpus, hold_to
-from bench.timing import Budget, interleave
+from bench.timing import Budget, least
 
 SHAPES = ((64, 10), (1000, 500), (8192, 1000), (1024, 32000))
 LARGE = 1 << 22  # elements: of 1024 x 32000 the callback hung
@@ -64,8 +64,7 @@ def measure(threads: int) -> None:
         difference = max(
             abs(float(loss / results["fastce"][0]) - 1) for loss, _ in results.values()
         )
-        samples = interleave(runs, Budget(3.0, (4, 20)))
-        best = {name: min(seconds) for name, seconds in samples.items()}
+        best = least(runs, Budget(3.0, (4, 20)))
         line = "  ".join(
             f"{name} {1e3 * seconds:9.3f} ms ({seconds / best['fastce']:4.1f})"
             for name, seconds in best.items()

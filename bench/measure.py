@@ -9,6 +9,7 @@ import gc
 import statistics
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 from bench import subjects
@@ -16,7 +17,7 @@ from bench.accuracy import errors
 from bench.cells import Cell
 from bench.problems import Kind, make_problem
 from bench.subjects import Subject
-from bench.timing import Budget, interleave
+from bench.timing import Budget, interleave, prepare
 from bench.truth import extended_precision, true_answer
 
 ERROR_ELEMENTS = 2**18
@@ -33,14 +34,7 @@ def measure(
     subjects.load()
     taking_part = [s for s in subjects.subjects_of(cell) if _matches(s.name, names)]
     problem = make_problem(cell, threads)
-    runs, left_out = {}, {}
-    for subject in taking_part:
-        try:
-            run = subject.prepare(problem)
-            run()
-            runs[subject.name] = run
-        except Exception as error:
-            left_out[subject.name] = _first_line(error)
+    runs, left_out = prepare({s.name: partial(s.prepare, problem) for s in taking_part})
     times = {}
     for name, samples in interleave(runs, budget).items():
         times[name] = {
@@ -79,11 +73,6 @@ def _weigh(taking_part: list[Subject], cell: Cell, threads: int) -> dict[str, An
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name.lower(), pattern.lower()) for pattern in patterns)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:160]
 
 
 def missing_packages() -> dict[str, str]:

@@ -40,6 +40,25 @@ def call_seconds(run: Run, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def prepare(makers: Mapping[str, Callable[[], Run]]) -> tuple[dict[str, Run], dict[str, str]]:
+    """Make each run and call it once; return those that work, and what the others raised."""
+    runs, failed = {}, {}
+    for name, make in makers.items():
+        try:
+            run = make()
+            run()
+            runs[name] = run
+        except Exception as error:
+            text = str(error).strip().partition("\n")[0]
+            failed[name] = f"{type(error).__name__}: {text}"[:160]
+    return runs, failed
+
+
+def least(runs: Mapping[str, Run], budget: Budget) -> dict[str, float]:
+    """Seconds a call, the least of the rounds, for each of ``runs``."""
+    return {name: min(samples) for name, samples in interleave(runs, budget).items()}
+
+
 def interleave(runs: Mapping[str, Run], budget: Budget) -> dict[str, list[float]]:
     """Seconds a call, one sample a round, for each of ``runs``, which have all been called once."""
     seconds = {}

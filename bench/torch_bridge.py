@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from bench.threads import available_cpus, hold_to
-from bench.timing import Budget, interleave
+from bench.timing import Budget, least
 
 SHAPES = ((64, 10), (8192, 1000), (1024, 32000))
 TYPES = ("float32", "bfloat16")
@@ -62,8 +62,7 @@ def measure(threads: int, with_compile: bool) -> None:
             value, grad = results["torch"]
             difference = abs(results["fastce"][0] - value) / value
             grad_difference = (results["fastce"][1] - grad).abs().max() / grad.abs().max()
-            samples = interleave(runs, Budget(4.0, (4, 60)))
-            best = {key: min(seconds) for key, seconds in samples.items()}
+            best = least(runs, Budget(4.0, (4, 60)))
             line = "  ".join(
                 f"{key} {1e3 * seconds:9.3f} ms ({seconds / best['fastce']:4.1f})"
                 for key, seconds in best.items()

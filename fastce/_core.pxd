@@ -2,7 +2,7 @@
 
 These functions need no GIL and no Python object. They run on the instruction set that was chosen when
 fastce was imported, in the calling thread alone, and give what the Python losses of the same names give.
-The signatures are frozen: what is new gets a new name (tests/c_interface.txt).
+The signatures are frozen: what is new gets a new name (tests/kernels/c_interface.txt).
 
 Each function is there for float32 and for float64 logits. All that has one number a row or an element
 (weights, gradient, losses) has the logits' type; what belongs to the loss (options, class weights) is

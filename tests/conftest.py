@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import boosting
 import numpy as np
 import pytest
 from cases import FUNCTIONS
@@ -90,15 +89,3 @@ def threads():
     before = fastce.get_num_threads()
     yield fastce.set_num_threads
     fastce.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def several():
-    """Features, labels and weights of CLASSES classes; enough rows for the hosts' blocks."""
-    return boosting.samples(np.random.default_rng(1), boosting.CLASSES)
-
-
-@pytest.fixture(scope="session")
-def two():
-    """The same, of two classes."""
-    return boosting.samples(np.random.default_rng(2), 2)

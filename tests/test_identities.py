@@ -4,20 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from batches import confident, likeliest, off_grid, on_grid, one_hot
 from bounds import assert_within, tolerances
-from cases import (
-    CASES,
-    CLASS_ALPHA,
-    CLASS_WEIGHT,
-    DTYPES,
-    SOFTMAX_CASES,
-    Batch,
-    confident,
-    likeliest,
-    off_grid,
-    on_grid,
-    one_hot,
-)
+from cases import CASES, CLASS_ALPHA, CLASS_WEIGHT, DTYPES, SOFTMAX_CASES, Batch
 
 import fastce
 
@@ -415,25 +404,3 @@ def test_a_factor_of_1_changes_no_bit_of_weights_and_hessians(make, dtype, reduc
                 assert np.asarray(a).dtype == np.asarray(b).dtype
                 np.testing.assert_array_equal(a, b)
             assert np.shape(plain[1]) == shape
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_wrong_weight_is_found(wrong, isa):
-    z, weight = np.zeros((3, 4), np.float32), np.ones(3, np.float32)
-    weight[1] = wrong
-    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
-        fastce.SoftmaxCrossEntropy().value_and_grad(z, np.arange(3), sample_weight=weight)
-    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
-        fastce.BCEWithLogits().value_and_grad(z[:, 0], z[:, 0], sample_weight=weight)
-
-
-def test_an_output_over_the_weights_is_refused(isa):
-    z, room = np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32)
-    with pytest.raises(ValueError, match="out"):
-        fastce.BCEWithLogits().value_and_grad(z, z, sample_weight=room, out=room)
-    labels = np.zeros(3, np.int64)
-    with pytest.raises(ValueError, match="out"):
-        fastce.SoftmaxCrossEntropy().value_and_grad(
-            z, labels, sample_weight=room.ravel()[:3], out=room
-        )
-    assert (room == 1).all()

@@ -7,16 +7,15 @@ import json
 import os
 import subprocess
 import sys
-import tracemalloc
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 from bounds import working
 from cases import DTYPES
 from layouts import LAYOUTS
+from processes import ROOT, SUPPORT, peak
 from scipy_cases import MODULE
 
 import fastce
@@ -66,11 +65,11 @@ def test_the_tests_of_scipy(tmp_path, record_property):
     if find_spec(MODULE) is None:
         pytest.skip("this SciPy comes without its tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(fastce.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": ROOT}
     environment.pop("SCIPY_ARRAY_API", None)
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("scipy_cases.py"))],
+        [sys.executable, str(SUPPORT / "scipy_cases.py")],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -197,15 +196,6 @@ def test_every_number_of_threads_gives_the_same(threads, rng):
             [getattr(fastce, name)(z, axis=axis, where=w).tobytes() for name, axis, w in calls]
         )
     assert results[0] == results[1] == results[2]
-
-
-def peak(call):
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("axis", [None, (1, 2), (0, 2)], ids=str)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("tests/test_fuzz.py", "tests/test_fuzz_reference.py")
+TESTS = ("tests/call/test_random_arguments.py", "tests/kernels/test_random_batches.py")
 EXAMPLES = 1000  # of each search in a round
 
 

@@ -5,7 +5,7 @@ variant and the one that it shows in. A mutation whose text is no longer there, 
 than once, is an error: the list has to follow the source. A mutation that the tests survive is one
 too.
 
-    python tools/mutate.py              all of them: about thirteen minutes
+    python tools/mutate.py              all of them: about ten minutes
     python tools/mutate.py sign label   those whose name contains one of the words
     python tools/mutate.py --check      only whether every text is there
 """

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SOFTMAX = ("test_softmax_family.py", "test_edge_cases.py")
-SIGMOID = ("test_sigmoid_family.py", "test_edge_cases.py")
-MODERATE = ("test_moderate_logits.py",)
-CHUNKS = ("test_sigmoid_chunks.py",)
-ERRORS = ("test_errors.py", "test_hostile_arguments.py")
-INTERFACE = ("test_c_interface.py",)
+SOFTMAX = ("kernels/test_softmax_losses.py", "kernels/test_edge_cases.py")
+SIGMOID = ("kernels/test_sigmoid_losses.py", "kernels/test_edge_cases.py")
+MODERATE = ("kernels/test_exp_in_safe_range.py",)
+CHUNKS = ("kernels/test_sigmoid_chunks.py",)
+INTERFACE = ("kernels/test_c_interface.py",)
 
 
 class Mutation(NamedTuple):
@@ -94,13 +93,6 @@ MUTATIONS = [
     ),
     # Softmax: losses and derivatives
     Mutation(
-        "z-loss left out of the gradient",
-        "_kernels/formulas.pxi",
-        "pull = pull + two_z * lse",
-        "pull = pull",
-        SOFTMAX,
-    ),
-    Mutation(
         "wrong sign in the focal gradient",
         "_kernels/formulas.pxi",
         "(one + g * ratio)",
@@ -119,7 +111,7 @@ MUTATIONS = [
         "_kernels/shards.pxi",
         "return <double> batch.classes / shard.kept[row] if shard.kept else 1.0",
         "return 1.0",
-        ("test_sharded.py",),
+        ("bridges/test_sharded.py",),
     ),
     Mutation(
         "a label compared with the class before",
@@ -133,14 +125,7 @@ MUTATIONS = [
         "_kernels/block.pxi",
         "kept = load_mask(s.mask + at + j, <real> 0)",
         "pass",
-        ("test_edge_cases.py",),
-    ),
-    Mutation(
-        "the bend of the cap left out of the Hessian",
-        "_kernels/passes.pxi",
-        " * s_i * s_i + g * (bend * tanh * s_i))",
-        " * s_i * s_i)",
-        SOFTMAX,
+        ("kernels/test_edge_cases.py",),
     ),
     Mutation(
         "the last rows of a transposition in the place of the first",
@@ -162,35 +147,21 @@ MUTATIONS = [
         "_kernels/labels.pxi",
         "counts = counts | less(zero, abs(w))",
         "counts = counts | less(zero, w)",
-        ("test_weights.py",),
-    ),
-    Mutation(
-        "a weight's sign lost in the gradient",
-        "_kernels/rows.pxi",
-        "zero_where(unused, weight * scale * load(&block.factor[i]))",
-        "zero_where(unused, abs(weight) * scale * load(&block.factor[i]))",
-        SOFTMAX,
+        ("call/test_weights.py",),
     ),
     Mutation(
         "labels not checked again when they are used",
         "_kernels/rows.pxi",
         "if read_label(&batch.labels, first + i, batch.classes, &label) != OK:",
         "if read_label(&batch.labels, first + i, batch.classes, &label) == NO_MEMORY:",
-        ("test_races.py",),
-    ),
-    Mutation(
-        "probabilities not checked",
-        "_kernels/softmax_calls.pxi",
-        "position = first_bad_probability(target, sample_weight, run.axis)",
-        "position = -1",
-        ("test_targets.py",),
+        ("call/test_races.py",),
     ),
     Mutation(
         "an output over another argument",
         "_kernels/softmax_arrays.pxi",
         "        if not reach_apart(array, <cnp.ndarray> arrays[i]):\n",
         "        if False:\n",
-        ERRORS,
+        ("call/test_outputs.py",),
     ),
     Mutation(
         "C interface: labels not checked first",
@@ -208,13 +179,6 @@ MUTATIONS = [
         SIGMOID,
     ),
     Mutation(
-        "a pair of a stride's logarithms left out",
-        "_kernels/sigmoid.pxi",
-        "wide = widen_lanes(combined_log1p(x[0], x[1]))",
-        "wide = widen_lanes(x[0])",
-        CHUNKS,
-    ),
-    Mutation(
         "an extreme logit in an ordinary chunk",
         "_kernels/sigmoid.pxi",
         "chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag)",
@@ -222,39 +186,25 @@ MUTATIONS = [
         CHUNKS,
     ),
     Mutation(
-        "derivatives of elements without their weights",
-        "_kernels/sigmoid.pxi",
-        "weight = load(<const real*> chunk.factor + i) * (weight * scale)",
-        "weight = load(<const real*> chunk.factor + i) * scale",
-        SIGMOID,
-    ),
-    Mutation(
         "targets outside of 0 to 1 passed over",
         "_kernels/sigmoid.pxi",
         "chunk.maybe_bad_target |= targets.exceeds(<real> 1)",
         "chunk.maybe_bad_target |= False",
-        ERRORS,
+        ("call/test_targets.py",),
     ),
     # What Python does around the kernels
-    Mutation(
-        "the mean without its denominator",
-        "_kernels/softmax_calls.pxi",
-        "run.batch.scale = scale / denominator",
-        "run.batch.scale = scale",
-        SOFTMAX,
-    ),
     Mutation(
         "gathered blocks off by one",
         "_kernels/softmax_run.pxi",
         "move_numbers(numbers, numbers.axes, first, count, <char*> block, True)",
         "move_numbers(numbers, numbers.axes, first, count - 1, <char*> block, True)",
-        ("test_layouts.py",),
+        ("call/test_layouts.py",),
     ),
     Mutation(
         "results of threads in each other's place",
         "_call/threads.py",
         "results[i] = work(start, stop)",
         "results[0] = work(start, stop)",
-        ("test_interface.py", "test_races.py"),
+        ("call/test_threads.py", "call/test_races.py"),
     ),
 ]

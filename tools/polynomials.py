@@ -13,7 +13,7 @@ because it is multiplied by something small:
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
 the best polynomial; every coefficient is then rounded to the precision it is used in. The error
 printed is that of the function as a whole with such a P evaluated exactly, in ULP at 1: what is
-left to the evaluation's own roundings is measured by tests/test_elementary.py.
+left to the evaluation's own roundings is measured by tests/kernels/test_elementary.py.
 
 Source of the method: L. N. Trefethen, "Approximation Theory and Approximation Practice", SIAM 2013,
 chapters 4 and 8.

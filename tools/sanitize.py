@@ -22,22 +22,24 @@ import build_copy
 VARIANTS = ("_core", "_core_avx2")
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
 THREAD_TESTS = (
-    "tests/test_races.py",
-    "tests/test_interface.py",
+    "tests/call/test_races.py",
+    "tests/call/test_threads.py",
     "-k",
     "(thread or caller) and not rewritten",  # those race on purpose, on arrays of the caller's
 )
 # Processes of their own, more memory than there is, a fault on purpose and what the compiler made
 # of all variants are for the plain build.
 PLAIN = (
-    "test_guest",
+    "test_process_state",
     "test_examples",
-    "test_guide",
+    "test_pages",
     "test_documents",
-    "test_isa",
+    "test_instruction_sets",
     "too_far",
     "are_typed",
     "no_memory",
+    "leak_nothing",
+    "no_thread",
 )
 ADDRESS_TESTS = ("tests", "-k", " and ".join(f"not {name}" for name in PLAIN))
 

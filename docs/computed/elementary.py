@@ -1,11 +1,12 @@
-"""What tests/test_elementary.py demands: the promise itself, not a copy of it."""
+"""What tests/kernels/test_elementary.py demands: the promise itself, not a copy of it."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).parent.parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests/kernels"))
+sys.path.append(str(Path(__file__).parents[2] / "tests/support"))
 from test_elementary import WORST_ULP
 
 RANGES = {

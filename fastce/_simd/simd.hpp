@@ -6,7 +6,7 @@
 //
 // Conventions: NaN propagates through every function. No function sets errno. Loads and stores take
 // any address (they go through memcpy, which compiles to one unaligned move). A "range" is where the
-// stated error holds; polynomials come from tools/polynomials.py, errors from tests/test_elementary.py.
+// stated error holds; polynomials come from tools/polynomials.py, errors from tests/kernels/test_elementary.py.
 #pragma once
 
 #include <cmath>

@@ -1,0 +1,170 @@
+"""What fastce.torch takes beyond torch's own arguments: against formulas in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as functional  # noqa: E402
+from torch_calls import assert_same, both, logits_of  # noqa: E402
+
+import fastce  # noqa: E402
+import fastce.torch as bridge  # noqa: E402
+
+
+def reduced(losses, reduction, count=None):
+    if reduction == "none":
+        return losses
+    return losses.sum() / (1 if reduction == "sum" else count)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("softcap", [None, 2.5])
+def test_torch_cross_entropy_of_scaled_logits(softcap, soft, reduction):
+    logits = logits_of(4, 7, 5, dtype=torch.float64)
+    target = (
+        torch.rand(4, 7, 5, dtype=torch.float64).softmax(1) if soft else torch.randint(7, (4, 5))
+    )
+    options = {"z_loss": 0.2, "logit_scale": 0.7, "softcap": softcap}
+
+    def formula(z, target):
+        u = 0.7 * z if softcap is None else softcap * torch.tanh(0.7 * z / softcap)
+        losses = functional.cross_entropy(u, target, reduction="none") + 0.2 * u.logsumexp(1) ** 2
+        return reduced(losses, reduction, 20)
+
+    def ours(z, target):
+        return bridge.cross_entropy(z, target, reduction=reduction, **options)
+
+    def module(z, target):
+        return bridge.CrossEntropyLoss(reduction=reduction, **options)(z, target)
+
+    assert_same(both(ours, formula, logits, target), scale=10)
+    assert_same(both(module, formula, logits, target), scale=10)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("gamma", [None, 2.0])
+def test_torch_softmax_losses_of_some_classes(gamma, reduction):
+    """A class that does not take part is one whose logit is −inf."""
+    logits, target = logits_of(6, 5, 3, dtype=torch.float64), torch.randint(0, 2, (6, 3))
+    where = torch.rand(6, 5, 1) < 0.5
+    where[:, :2] = True
+
+    def formula(z, target):
+        losses = functional.cross_entropy(
+            z.masked_fill(~where, -torch.inf), target, reduction="none"
+        )
+        if gamma is not None:
+            losses = (1 - (-losses).exp()) ** gamma * losses
+        return reduced(losses, reduction, 18)
+
+    name, cls, options = "cross_entropy", "CrossEntropyLoss", {"reduction": reduction}
+    if gamma is not None:
+        name, cls = "softmax_focal_loss", "SoftmaxFocalLoss"
+        options["gamma"] = gamma
+
+    def ours(z, target):
+        return getattr(bridge, name)(z, target, where=where, **options)
+
+    def module(z, target):
+        return getattr(bridge, cls)(**options)(z, target, where)
+
+    assert_same(both(ours, formula, logits, target), scale=10)
+    assert_same(both(module, formula, logits, target), scale=10)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_torch_binary_cross_entropy_of_some_elements(weighted, reduction):
+    """The mean is over the elements that take part; a target of another is not looked at."""
+    logits, target = logits_of(6, 5, dtype=torch.float64), torch.rand(6, 5, dtype=torch.float64)
+    where = torch.rand(6, 1) < 0.5
+    where[0], where[1] = True, False
+    target[1, 2], target[1, 3] = 255, torch.nan
+    known = torch.where(where, target, 0.0)
+    weight = torch.linspace(-1, 2, 5, dtype=torch.float64) if weighted else None
+
+    def formula(z, target):
+        losses = functional.binary_cross_entropy_with_logits(z, known, weight, reduction="none")
+        return reduced(losses * where, reduction, 5 * int(where.sum()))
+
+    def ours(z, target):
+        return bridge.binary_cross_entropy_with_logits(
+            z, target, weight, where=where, reduction=reduction
+        )
+
+    def module(z, target):
+        return bridge.BCEWithLogitsLoss(weight, reduction=reduction)(z, target, where)
+
+    assert_same(both(ours, formula, logits, target), scale=10)
+    assert_same(both(module, formula, logits, target), scale=10)
+    nothing = torch.zeros(1, dtype=torch.bool)
+    loss = bridge.binary_cross_entropy_with_logits(logits, target, weight, where=nothing)
+    assert loss.isnan()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_torch_negative_weights_of_elements_are_torchs(reduction):
+    """Even with a sum that is negative: torch's mean does not divide by it."""
+    logits, target = logits_of(6, 5), torch.rand(6, 5)
+    for weight in (torch.tensor(-0.5), torch.linspace(-2, 1, 5), -torch.rand(6, 1)):
+        ours, theirs = both(
+            bridge.binary_cross_entropy_with_logits,
+            functional.binary_cross_entropy_with_logits,
+            logits,
+            target,
+            weight=weight,
+            reduction=reduction,
+        )
+        assert_same((ours, theirs), scale=4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_torch_sigmoid_focal_alpha_of_each_class(reduction):
+    """And of some elements."""
+    logits, target = logits_of(6, 5, dtype=torch.float64), torch.rand(6, 5).round().double()
+    where = torch.rand(6, 5) < 0.7
+    for alpha in (torch.linspace(0, 1, 5), torch.rand(6, 1).double(), torch.tensor(0.3), 0.3):
+
+        def formula(z, y, alpha=alpha):
+            losses = functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+            p = z.sigmoid()
+            losses = losses * (p * (1 - y) + (1 - p) * y) ** 2
+            losses = losses * (alpha * y + (1 - alpha) * (1 - y)) * where
+            return reduced(losses, reduction, int(where.sum()))
+
+        def ours(z, y, alpha=alpha):
+            return bridge.sigmoid_focal_loss(z, y, alpha=alpha, where=where, reduction=reduction)
+
+        def module(z, y, alpha=alpha):
+            return bridge.SigmoidFocalLoss(alpha=alpha, reduction=reduction)(z, y, where)
+
+        assert_same(both(ours, formula, logits, target), scale=10)
+        assert_same(both(module, formula, logits, target), scale=10)
+
+
+def test_torch_buffers_hold_tensors_alone():
+    module = bridge.SigmoidFocalLoss(alpha=torch.linspace(0, 1, 5))
+    assert list(module.state_dict()) == ["alpha"]
+    assert not bridge.SigmoidFocalLoss(alpha=0.5).state_dict()
+
+
+def test_torch_options_are_those_of_the_losses():
+    """Bit for bit: the bridge only brings them there, their defaults included."""
+    logits, labels = torch.randn(6, 5), torch.tensor([0, 4, 3, 2, 1, 3])
+    halves, z = torch.rand(6, 5), logits.numpy()
+    for ours, loss, target in (
+        (bridge.cross_entropy, fastce.SoftmaxCrossEntropy(), labels),
+        (bridge.softmax_focal_loss, fastce.SoftmaxFocalLoss(), labels),
+        (bridge.binary_cross_entropy_with_logits, fastce.BCEWithLogits(), halves),
+        (bridge.sigmoid_focal_loss, fastce.SigmoidFocalLoss(), halves),
+    ):
+        leaf = logits.clone().requires_grad_()
+        value = ours(leaf, target)
+        value.backward()
+        expected, grad = loss.value_and_grad(z, target.numpy())
+        assert value.item() == np.float32(expected)
+        np.testing.assert_array_equal(leaf.grad.numpy(), grad)

@@ -1,0 +1,118 @@
+"""The fast path into the compiled entry gives the bits of calls that Python checks first.
+
+A subclass of NumPy's array is one that the entry declines.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastce
+
+# Up to a single task; just beyond, where tasks begin; and enough for threads.
+SIZES = [1 << 17, (1 << 17) + 1000, 1 << 19]
+
+
+class Declined(np.ndarray):
+    """An array like any other."""
+
+
+def assert_same(direct, laid_out):
+    assert direct[0] == laid_out[0]
+    for a, b in zip(direct[1:], laid_out[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_subclass_is_declined(isa):
+    z, label = np.zeros((2, 3), np.float32), np.zeros(2, int)
+    kernel = fastce.SoftmaxCrossEntropy().kernel()
+    assert kernel.evaluate(2, z, label) is not None
+    assert kernel.evaluate(2, z.view(Declined), label) is None
+    assert fastce.BCEWithLogits().kernel().evaluate(2, z.view(Declined), z) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [3, 10, 100, 1000, 5000])
+@pytest.mark.parametrize("size", SIZES)
+def test_rows(size, classes, weighted, dtype, isa, threads, rng):
+    rows = size // classes
+    z = rng.normal(0, 3, (rows, classes)).astype(dtype)
+    label = rng.integers(0, classes, rows)
+    weight = rng.integers(3, size=rows).astype(np.float32) if weighted else None
+    total = float(rows if weight is None else weight.sum())
+    loss = fastce.SoftmaxCrossEntropy()
+    threads(3)
+    direct = loss.value_and_grad(z, label, sample_weight=weight)
+    threads(1)
+    assert_same(direct, loss.value_and_grad(z.view(Declined), label, sample_weight=weight))
+    assert_same(direct, loss.value_and_grad(z, label, sample_weight=weight, normalizer=total))
+    assert np.any(direct[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 7, 5), (2, 10, 70, 1), (4, 21, 70, 70), (3, 1000, 5, 9), (5, 1, 8), (2, 1025, 3)],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=str)
+def test_planes(options, shape, dtype, isa, threads, rng):
+    z = rng.normal(0, 3, shape).astype(dtype)
+    label = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    threads(3)
+    for axis in (1, 1 - len(shape)):
+        loss = fastce.SoftmaxCrossEntropy(axis=axis, **options)
+        direct = loss.value_grad_hess(z, label)
+        direct_grad = loss.value_and_grad(z, label, out=np.empty_like(z))
+        threads(1)
+        assert_same(direct, loss.value_grad_hess(z.view(Declined), label))
+        assert_same(direct_grad, loss.value_and_grad(z.view(Declined), label))
+        each = fastce.SoftmaxCrossEntropy(axis=axis, reduction="none", **options)
+        value = each(z, label)
+        assert value.shape == label.shape
+        np.testing.assert_array_equal(value, each.value_and_grad(z, label, grad_output=1.0)[0])
+        assert shape[1] == 1 or (np.any(direct[1]) and np.all(value > 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "loss", [fastce.BCEWithLogits(), fastce.SigmoidFocalLoss(gamma=1.5)], ids=str
+)
+@pytest.mark.parametrize("size", SIZES)
+def test_elements(size, loss, weighted, dtype, isa, threads, rng):
+    z = rng.normal(0, 3, size).astype(dtype)
+    y = (rng.random(size) < 0.5).astype(dtype)
+    weight = rng.integers(3, size=size).astype(np.float32) if weighted else None
+    total = float(size if weight is None else weight.sum())
+    threads(3)
+    direct = loss.value_grad_hess(z, y, sample_weight=weight)
+    threads(1)
+    assert_same(direct, loss.value_grad_hess(z.view(Declined), y, sample_weight=weight))
+    assert_same(direct, loss.value_grad_hess(z, y, sample_weight=weight, normalizer=total))
+    assert np.all(direct[2] >= 0) if isinstance(loss, fastce.BCEWithLogits) else np.any(direct[2])
+    value, grad = loss.value_and_grad(z, y, sample_weight=weight, out=np.empty_like(z))
+    assert_same((value, grad), direct[:2])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_bad_target_leaves_the_output_alone(size, isa, threads, rng):
+    threads(3)
+    z = rng.normal(0, 3, size).astype(np.float32)
+    y = np.ones(size, np.float32)
+    out = np.full(size, 7, np.float32)
+    for at in (0, size // 2, size - 1):
+        y[at] = 1.5
+        with pytest.raises(ValueError, match=rf"\b{at}\b"):
+            fastce.BCEWithLogits().value_and_grad(z, y, out=out)
+        y[at] = 1
+    assert np.all(out == 7)
+    labels = np.zeros(size // 10, int)
+    labels[-1] = 10
+    with pytest.raises(IndexError, match="10"):
+        fastce.SoftmaxCrossEntropy().value_and_grad(
+            z[: size // 10 * 10].reshape(-1, 10), labels, out=out[: size // 10 * 10].reshape(-1, 10)
+        )
+    assert np.all(out == 7)

@@ -1,0 +1,164 @@
+"""Options of a loss: out of range, of a wrong type, or not fit for the logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import LOSSES, SOFTMAX, small_batch
+from refusals import Failing
+
+import fastce
+
+INF, NAN = np.inf, np.nan
+
+
+# Ranges -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        *[("SoftmaxFocalLoss", {"gamma": x}) for x in (-0.5, NAN, INF)],
+        *[("SigmoidFocalLoss", {"gamma": x}) for x in (-0.5, NAN, INF)],
+        *[("SoftmaxCrossEntropy", {"label_smoothing": x}) for x in (-0.1, 1.1, NAN)],
+        *[("BCEWithLogits", {"label_smoothing": x}) for x in (-0.1, 1.1, NAN)],
+        *[("SigmoidFocalLoss", {"label_smoothing": x}) for x in (-0.1, 1.1, NAN)],
+        *[("SigmoidFocalLoss", {"alpha": x}) for x in (-0.1, 1.1, NAN, [0.5, 1.5], [NAN])],
+        *[("SoftmaxCrossEntropy", {"softcap": x}) for x in (0, -5.0, NAN)],
+        *[("SoftmaxCrossEntropy", {"z_loss": x}) for x in (NAN, INF)],
+        *[("SoftmaxCrossEntropy", {"logit_scale": x}) for x in (NAN, INF)],
+    ],
+)
+def test_options_out_of_range(loss, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        getattr(fastce, loss)(**options)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_string_of_numpy_is_a_reduction(loss):
+    made = getattr(fastce, loss)(reduction=np.str_("sum"))
+    z, y = np.ones((1, 1)), [0] if loss.startswith("Softmax") else np.zeros((1, 1))
+    assert made(z, y) == getattr(fastce, loss)(reduction="sum")(z, y)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_options_are_keywords(loss):
+    with pytest.raises(TypeError):
+        getattr(fastce, loss)(0.5)
+    with pytest.raises(TypeError):
+        getattr(fastce, loss)(no_such_option=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [("SoftmaxCrossEntropy", {"weight": np.ones(4)}), ("SoftmaxFocalLoss", {"alpha": np.ones(4)})],
+)
+def test_class_weights_of_the_wrong_length(loss, options):
+    with pytest.raises(ValueError, match=r"4.*3|3.*4"):
+        getattr(fastce, loss)(**options)(*small_batch(loss))
+
+
+# Types --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("SoftmaxCrossEntropy", "weight"),
+        ("SoftmaxFocalLoss", "alpha"),
+        ("BCEWithLogits", "pos_weight"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (["a", "b", "c"], TypeError),
+        ([1j, 1, 1], TypeError),
+        (np.ones(3, object), TypeError),
+        (np.ma.ones(3), TypeError),
+        ([[1], [1, 2]], ValueError),
+        ([1, -1, 1], ValueError),
+        ([1, -1e-300, 1], ValueError),
+        ([1, NAN, 1], ValueError),
+        ([1, 1, INF], ValueError),
+        (np.full(3, np.longdouble(10) ** 400), ValueError),
+        (Failing(), RuntimeError),
+    ],
+    ids=str,
+)
+def test_array_options_of_every_wrong_kind(loss, name, bad, error):
+    with pytest.raises(error, match="no array today" if error is RuntimeError else name):
+        getattr(fastce, loss)(**{name: bad})
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("loss", "name"), [("SoftmaxCrossEntropy", "weight"), ("SoftmaxFocalLoss", "alpha")]
+)
+def test_class_weights_have_one_axis(loss, name, shape):
+    with pytest.raises(ValueError, match=name):
+        getattr(fastce, loss)(**{name: np.ones(shape)})
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("SoftmaxCrossEntropy", "label_smoothing"),
+        ("SoftmaxCrossEntropy", "z_loss"),
+        ("SoftmaxCrossEntropy", "logit_scale"),
+        ("SoftmaxCrossEntropy", "softcap"),
+        ("SoftmaxFocalLoss", "gamma"),
+        ("BCEWithLogits", "label_smoothing"),
+        ("SigmoidFocalLoss", "gamma"),
+        ("SigmoidFocalLoss", "alpha"),
+    ],
+)
+@pytest.mark.parametrize(
+    "bad",
+    ["0.5", b"0.5", 1j, [0.5], np.array([0.5]), {}, object, 10**400, -(10**400), "nan"],
+    ids=str,
+)
+def test_numbers_of_every_wrong_kind(loss, name, bad):
+    error = ValueError if isinstance(bad, int) else TypeError
+    if name == "alpha" and isinstance(bad, list | np.ndarray):
+        bad = [0.5, "0.5"]  # an array of numbers is accepted
+    with pytest.raises(error, match=name):
+        getattr(fastce, loss)(**{name: bad})
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("name", ["ignore_index", "axis"])
+@pytest.mark.parametrize(
+    "bad", [1.0, "1", None, [1], (0, 1), np.array([1]), 2**63, -(2**63) - 1], ids=str
+)
+def test_integers_of_every_wrong_kind(loss, name, bad):
+    with pytest.raises((TypeError, ValueError), match=name):
+        getattr(fastce, loss)(**{name: bad})
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "bad",
+    [None, "average", "Mean", b"mean", ["mean"], np.array(["mean"]), np.array(["mean", "sum"]), 0],
+    ids=repr,
+)
+def test_reductions_of_every_wrong_kind(loss, bad):
+    with pytest.raises(ValueError, match="reduction must be"):
+        getattr(fastce, loss)(reduction=bad)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("axis", [2**31, -(2**31) - 1, 2**62, 64, -65])
+def test_an_axis_that_no_array_has(loss, axis):
+    with pytest.raises(ValueError, match=rf"axis must be between -64 and 63, got {axis}"):
+        getattr(fastce, loss)(axis=axis)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("axis", [2, -3, 63])
+def test_an_axis_that_these_logits_lack(loss, axis):
+    for dtype in (np.float32, np.int64):
+        y = np.zeros(4, int)
+        with pytest.raises((np.exceptions.AxisError, TypeError), match=rf"axis={axis}|logits"):
+            getattr(fastce, loss)(axis=axis)(np.zeros((4, 3), dtype), y)

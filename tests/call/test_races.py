@@ -1,0 +1,184 @@
+"""Arrays that another thread changes during a call, and calls from many threads at once.
+
+A race may spoil numbers, or raise RuntimeError. It must not reach memory that is not the call's:
+outputs lie between pages without access, and sanitizers watch the same tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from batches import on_grid
+from cases import THOROUGH
+from guarded import AVAILABLE, Arena
+
+import fastce
+from fastce._call import variants
+
+
+@contextlib.contextmanager
+def rewritten(array, *values):
+    """Fill an array with one value after the other, over and over, from another thread."""
+    done = threading.Event()
+    turns = [0]
+
+    def write():
+        while not done.is_set():
+            for x in values:
+                array[...] = x
+            turns[0] += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield turns
+    finally:
+        done.set()
+        writer.join()
+
+
+class Raced:
+    """Counts how calls in a race ended; anything but a result or these errors is raised."""
+
+    def __init__(self):
+        self.results = self.refused = self.caught = 0
+
+    def __call__(self, call, refusals=()):
+        try:
+            call()
+            self.results += 1
+        except refusals:
+            self.refused += 1  # the checks saw it
+        except RuntimeError as error:
+            assert "changed by another thread" in str(error)  # the kernel saw it
+            self.caught += 1
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="mprotect is called through Linux's libc")
+@pytest.mark.parametrize("classes", [10, 500])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint64"])
+def test_labels_rewritten_after_their_check(dtype, classes, isa):
+    """Without a second look at each label, this writes out of bounds within a few calls."""
+    rows = 40_000 // classes
+    arena = Arena(slots=3, pages=-(-rows * classes * 4 // 4096) + 1)
+    z = arena.copy(np.zeros((rows, classes), np.float32), at_end=True)
+    out = arena.empty(z.shape, z.dtype, at_end=True)
+    y = arena.copy(np.zeros(rows, dtype), at_end=True)
+    info = np.iinfo(dtype)
+    far = [x for x in (info.max, info.min, 2**31 - 1, -(2**31)) if info.min <= x <= info.max]
+    far = [x for x in far if x not in range(classes)]
+    loss = fastce.SoftmaxCrossEntropy(weight=np.ones(classes), reduction="none")
+    raced = Raced()
+    kernel = loss.kernel()
+    losses = np.empty(rows, np.float32)
+    with rewritten(y, *far, 0):
+        for _ in range(20):
+            raced(lambda: loss.value_and_grad(z, y, out=out), refusals=IndexError)
+            # Past the checks, to the kernel at once.
+            run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
+            raced(lambda run=run: run(0, rows))
+    y[...] = far[0]
+    run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
+    with pytest.raises(RuntimeError, match="target was changed by another thread"):
+        run(0, rows)
+    assert raced.results + raced.refused + raced.caught == 40
+
+
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+def test_everything_rewritten(c, isa, rng):
+    """Logits, targets, weights and masks, in calls large enough for threads of their own."""
+    batch = replace(c, shape=(30_000, 10)).batch("float32")
+    loss = c.build()
+    raced = Raced()
+    hard = batch.target.dtype.kind in "iu"
+    target = batch.target.copy()
+    with contextlib.ExitStack() as races:
+        races.enter_context(rewritten(batch.logits, np.nan, np.inf, -np.inf, 1e30, 0.5))
+        races.enter_context(rewritten(target, *((120, 3, 0) if hard else (np.nan, 2.0, 0.5))))
+        for x in batch.call.values():
+            if isinstance(x, np.ndarray) and x.flags.writeable:
+                values = (True, False) if x.dtype == bool else (np.nan, -1.0, np.inf, 1.0)
+                races.enter_context(rewritten(x, *values))
+        for _ in range(4):
+            raced(
+                lambda: loss.value_grad_hess(batch.logits, target, **batch.call),
+                refusals=(IndexError, ValueError),
+            )
+    assert raced.results + raced.refused + raced.caught == 4
+
+
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+@pytest.mark.parametrize("rows", [33, 40_000])
+def test_sixteen_callers_get_the_serial_bits(c, rows, threads):
+    c = replace(c, shape=(rows, 10))
+    loss = c.build()
+    batches = [c.batch("float32", seed=seed) for seed in range(4)]
+
+    def evaluate(batch):
+        results = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
+        return [np.asarray(x).tobytes() for x in results]
+
+    threads(1)
+    expected = [evaluate(batch) for batch in batches]
+    threads(3)
+    start = threading.Barrier(16)
+
+    def caller(k):
+        start.wait(timeout=60)
+        return [evaluate(batches[(k + turn) % 4]) for turn in range(2)]
+
+    with ThreadPoolExecutor(16) as pool:
+        for k, results in enumerate(pool.map(caller, range(16))):
+            assert results == [expected[(k + turn) % 4] for turn in range(2)]
+
+
+def test_the_number_of_threads_changes_during_calls(threads, rng):
+    z = on_grid(rng, (60_000, 10)).astype(np.float32)
+    y = rng.integers(10, size=60_000)
+    loss = fastce.SoftmaxCrossEntropy()
+    expected = loss.value_and_grad(z, y)
+    done = threading.Event()
+
+    def change():
+        k = 0
+        while not done.is_set():
+            k += 1
+            threads(1 + k % 4)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for value, grad in pool.map(lambda _: loss.value_and_grad(z, y), range(24)):
+                assert value == expected[0]
+                np.testing.assert_array_equal(grad, expected[1])
+    finally:
+        done.set()
+        changer.join()
+
+
+def test_one_new_loss_shared_by_many_threads(rng):
+    """What a loss prepares at its first call is prepared by any thread, with the same result."""
+    z = {k: on_grid(rng, (50, k)).astype(np.float32) for k in (5, 40, 300)}
+    y = rng.integers(5, size=50)
+    expected = {
+        k: fastce.SoftmaxCrossEntropy(label_smoothing=0.1).value_and_grad(z[k], y)[1].tobytes()
+        for k in z
+    }
+    for _ in range(20):
+        loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
+        start = threading.Barrier(8)
+
+        def call(turn, loss=loss, start=start):
+            start.wait(timeout=60)
+            k = (5, 40, 300)[turn % 3]
+            return k, loss.value_and_grad(z[k], y)[1].tobytes()
+
+        with ThreadPoolExecutor(8) as pool:
+            for k, grad in pool.map(call, range(8)):
+                assert grad == expected[k]

@@ -1,0 +1,93 @@
+"""The MPI trainer on several processes of this machine equals the one on a single process."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastce
+
+pytest.importorskip("mpi4py")
+
+TRAINER = Path(__file__).parents[2] / "examples" / "mpi_trainer.py"
+PACKAGE = Path(fastce.__file__).parent.parent
+
+# MPIs that mind being root, or more processes than processors, are told not to.
+PERMISSIONS = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "FASTCE_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def mpiexec():
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        pytest.skip("there is no mpiexec")
+    return found
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """The trainer's module, as one process sees it."""
+    try:
+        return runpy.run_path(str(TRAINER))
+    except RuntimeError as error:
+        pytest.skip(f"no MPI library was found: {error}")
+
+
+@pytest.fixture(scope="module")
+def expected(trainer):
+    """Losses and weights from the plain loss on whole rows, without MPI."""
+    loss = fastce.SoftmaxCrossEntropy(z_loss=1e-4)
+    x, y = trainer["data"](trainer["ROWS"])
+    weights = np.zeros((trainer["FEATURES"], trainer["CLASSES"]))
+    losses = []
+    for _ in range(trainer["STEPS"]):
+        value, grad = loss.value_and_grad(x @ weights, y)
+        weights -= trainer["LEARNING_RATE"] * (x.T @ grad)
+        losses.append(value)
+    assert losses[-1] < losses[0] / 10
+    return losses, weights
+
+
+@pytest.mark.parametrize("split", ["rows", "classes"])
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_equals_a_single_process(split, processes, mpiexec, trainer, expected, tmp_path):
+    result = tmp_path / "result.npz"
+    command = [mpiexec, "-n", str(processes), sys.executable, str(TRAINER), split, str(result)]
+    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    finished = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **PERMISSIONS, **ONE_THREAD, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    losses, weights = expected
+    with np.load(result) as trained:
+        np.testing.assert_allclose(trained["losses"], losses, rtol=1e-11)
+        np.testing.assert_allclose(trained["weights"], weights, rtol=1e-9, atol=1e-12)
+        sent = int(trained["sent"])
+    assert f"{processes} processes" in finished.stdout
+
+    # What moves: three float64 a row, or the gradient by the weights.
+    rows, features, classes = trainer["ROWS"], trainer["FEATURES"], trainer["CLASSES"]
+    assert sent == 8 * (3 * rows if split == "classes" else features * classes)
+    (numbers,) = re.findall(r"([\d.]+) numbers a row", finished.stdout)
+    assert float(numbers) == sent / rows / 8

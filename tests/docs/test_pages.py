@@ -1,0 +1,133 @@
+"""The documentation runs: each Python block of README and pages, and what they say it prints."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROOT = DOCS.parent
+PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
+COMPUTED = DOCS / "computed"
+FIGURES = [
+    path for path in sorted(COMPUTED.glob("*.py")) if "\ndef draw(" in path.read_text("utf-8")
+]
+TABLES = [
+    path for path in sorted(COMPUTED.glob("*.py")) if "\ndef table(" in path.read_text("utf-8")
+]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+code_blocks = load(DOCS / "_ext" / "code_blocks.py")
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_checkout(monkeypatch, tmp_path):
+    """Let pages write files where they do no harm, and leave no figure open."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(COMPUTED))
+    yield
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *PAGES], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_page_runs(page):
+    for package in code_blocks.required(page.read_text("utf-8")):
+        pytest.importorskip(package)
+    blocks = len(re.findall(r"^```python$", page.read_text("utf-8"), re.M))
+    assert code_blocks.run_page(page) == blocks
+
+
+def test_the_guide_is_made_of_code_that_prints():
+    for page in sorted((DOCS / "guide").glob("*.md")):
+        text = page.read_text("utf-8")
+        assert page.stem == "index" or "```python\n" in text, page
+        assert page.stem == "index" or "```output\n" in text, page
+
+
+@pytest.mark.parametrize("script", FIGURES, ids=lambda path: path.stem)
+def test_figure_is_drawn(script):
+    figure = load(script).draw()
+    assert isinstance(figure, Figure)
+    drawn = [ax for ax in figure.axes if ax.has_data()]
+    assert drawn
+    for ax in drawn:
+        for line in ax.get_lines():
+            assert np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any()
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("script", TABLES, ids=lambda path: path.stem)
+def test_table_is_made(script):
+    text = load(script).table()
+    assert "nan" not in text
+    assert len(text) > 40
+
+
+@pytest.mark.parametrize(("directive", "scripts"), [("figure", FIGURES), ("table", TABLES)])
+def test_what_is_computed_is_shown_and_what_is_shown_exists(directive, scripts):
+    opening = re.compile(rf"^`{{3,}}\{{{directive}-script\}} (\w+)$", re.M)
+    shown = {name for page in PAGES for name in opening.findall(page.read_text("utf-8"))}
+    assert shown == {path.stem for path in scripts}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```python\nprint(1)\n```\n```output\n2\n```\n", "printed\n1\n"),
+        ("```python\nprint(1)\n```\n", "printed\n1\n"),
+        ("```output\n1\n```\n", "output without the code"),
+        ("```python\npass\n```\n```output\n1\n```\n", "the page has\n1\n"),
+        ("```python\n>>> 1 + 1\n3\n```\n", "Expected:\n    3\nGot:\n    2\n"),
+    ],
+)
+def test_a_page_that_is_wrong_is_found(tmp_path, text, message):
+    page = tmp_path / "page.md"
+    page.write_text(text, "utf-8")
+    with pytest.raises(code_blocks.PageError, match=re.escape(message)):
+        code_blocks.run_page(page)
+
+
+def test_blocks_share_names_and_errors_name_the_line(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nx = 3\n```\n\n```python\n>>> x + 1\n4\n```\n", "utf-8")
+    assert code_blocks.run_page(page) == 2
+    page.write_text("text\n\n```python\nx = 3\ny = x / 0\n```\n", "utf-8")
+    with pytest.raises(ZeroDivisionError) as caught:
+        code_blocks.run_page(page)
+    assert caught.traceback[-1].lineno + 1 == 5
+
+
+def test_broken_links_are_found(tmp_path):
+    check_links = load(DOCS / "check_links.py")
+    page = tmp_path / "page.html"
+    good = '<h1 id="here"></h1><a href="#here"></a><a href="page.html#here"></a><img src="a.svg">'
+    (tmp_path / "a.svg").write_text("", "utf-8")
+    page.write_text(good, "utf-8")
+    assert not list(check_links.broken(tmp_path))
+    page.write_text(
+        '<a href="#gone"></a><a href="gone.html"></a><script src="https://example.org/a.js">'
+        '</script><a href="https://example.org/">elsewhere</a>',
+        "utf-8",
+    )
+    assert {reason for _, _, reason in check_links.broken(tmp_path)} == {
+        "no such anchor",
+        "no such file",
+        "loaded from elsewhere",
+    }

@@ -1,0 +1,233 @@
+"""exp, log1p, log and tanh of the kernels: their error over the stated ranges, and special values.
+
+The bounds below are what functions.hpp and the tanh of passes.pxi promise. Those of
+float32 are measured on every number there is, outside of this suite: `python -m tools.exhaustive`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from bounds import ulps
+
+from fastce._call import variants
+
+DTYPES = [np.float32, np.float64]
+EXTENDED = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps
+SAMPLES = 200_000 if EXTENDED else 5_000  # of each kind; mpmath takes 10 µs for each
+
+WORST_ULP = {
+    ("exp", np.float32): 1.2,
+    ("exp", np.float64): 1.1,
+    ("log1p", np.float32): 1.6,
+    ("log1p", np.float64): 1.6,
+    ("log", np.float32): 1.0,
+    ("log", np.float64): 1.0,
+    ("tanh", np.float32): 1.7,
+    ("tanh", np.float64): 1.6,
+}
+LARGEST_EXPONENT = {np.float32: 88.0, np.float64: 709.0}
+
+
+def elementary(name, x):
+    return variants.core.elementary(name, np.ascontiguousarray(x))
+
+
+def with_mpmath(name, x):
+    with mpmath.workprec(120):
+        return np.array(
+            [np.longdouble(str(getattr(mpmath, name)(mpmath.mpf(float(v))))) for v in x]
+        )
+
+
+def truth(name, x):
+    if x.dtype == np.float32:
+        return getattr(np, name)(x.astype(np.float64))
+    if EXTENDED:
+        return getattr(np, name)(x.astype(np.longdouble))
+    return with_mpmath(name, x).astype(np.float64)
+
+
+def samples(name, dtype, rng):
+    """Numbers over the stated range, denser where an error may hide."""
+
+    def uniform(low, high):
+        return rng.uniform(low, high, SAMPLES)
+
+    def powers_of_two(low, high):
+        return 2.0 ** uniform(low, high)
+
+    info, largest = np.finfo(dtype), LARGEST_EXPONENT[dtype]
+    if name == "exp":
+        half_way = (np.arange(-100, 100) + 0.5) * np.log(2)  # where k changes and |r| is largest
+        kinds = [
+            uniform(-largest, largest),
+            uniform(-2, 0),
+            -powers_of_two(-60, np.log2(largest)),
+            powers_of_two(-60, np.log2(largest)),
+            np.concatenate([np.nextafter(half_way, d) for d in (-np.inf, np.inf)]).clip(-88, 88),
+        ]
+    elif name == "log1p":
+        kinds = [uniform(0, 1), powers_of_two(-info.nmant - 10, 0)]
+        if dtype is np.float64:
+            kinds += [uniform(1, 100), powers_of_two(0, 52.99), uniform(0.4, 0.43)]
+    elif name == "log":
+        around_1 = np.concatenate([1 - powers_of_two(-23, -3), 1 + powers_of_two(-23, -3)])
+        kinds = [
+            powers_of_two(info.minexp, info.maxexp - 0.51),
+            uniform(0.5, 2),
+            around_1,
+            uniform(0.7, 0.72),
+        ]
+    else:
+        kinds = [
+            uniform(-1, 1),
+            uniform(0.53, 0.57),  # where the two formulas meet
+            powers_of_two(-40, 7),
+            -powers_of_two(-40, 7),
+        ]
+    return np.concatenate(kinds).astype(dtype)
+
+
+@pytest.mark.parametrize(("name", "dtype"), WORST_ULP)
+def test_worst_error(isa, name, dtype, rng):
+    x = samples(name, dtype, rng)
+    assert ulps(elementary(name, x), truth(name, x), dtype) <= WORST_ULP[name, dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_moderate_exp_is_in_proportion(isa, dtype, rng):
+    """A row's exponentials, up to a factor that is that of 0."""
+    lowest, highest = {np.float32: (-87, 40), np.float64: (-100, 100)}[dtype]
+    x = samples("exp", dtype, rng).clip(lowest, highest)
+    unit = elementary("exp_in_safe_range", np.zeros(1, dtype))[0]
+    assert 1 <= unit < 2
+    error = ulps(elementary("exp_in_safe_range", x), truth("exp", x) * unit, dtype)
+    assert error <= WORST_ULP["exp", dtype]
+
+
+@pytest.mark.parametrize("name", ["exp", "log1p", "log", "tanh"])
+def test_extended_precision_is_true(name, rng):
+    """The yardstick itself: it errs by far less than what is measured with it."""
+    x = rng.choice(samples(name, np.float64, rng), 500)
+    assert ulps(truth(name, x).astype(np.longdouble), with_mpmath(name, x), np.float64) < 0.51
+    if EXTENDED:
+        assert ulps(truth(name, x), with_mpmath(name, x), np.float64) < 0.001
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "x", "expected"),
+    [
+        ("exp", 0.0, 1.0),
+        ("exp", -0.0, 1.0),
+        ("exp", -np.inf, 0.0),
+        ("exp", -1e9, 0.0),
+        ("exp", np.nan, np.nan),
+        ("log1p", 0.0, 0.0),
+        ("log1p", np.nan, np.nan),
+        ("log", 1.0, 0.0),
+        ("log", np.nan, np.nan),
+        ("tanh", 0.0, 0.0),
+        ("tanh", -0.0, -0.0),
+        ("tanh", np.inf, 1.0),
+        ("tanh", -np.inf, -1.0),
+        ("tanh", np.nan, np.nan),
+    ],
+)
+def test_special_values(isa, dtype, name, x, expected):
+    result = elementary(name, np.full(3, x, dtype))
+    np.testing.assert_array_equal(result, np.full(3, expected, dtype))
+    if expected == 0:
+        assert np.all(np.signbit(result) == np.signbit(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_is_0_or_right_where_it_is_subnormal(isa, dtype):
+    info = np.finfo(dtype)
+    last_normal = np.log(np.longdouble(info.smallest_normal))
+    x = np.linspace(float(last_normal) - 40, float(last_normal), 10_000).astype(dtype)
+    result, exact = elementary("exp", x), np.exp(x.astype(np.longdouble))
+    assert np.all((result == 0) | (np.abs(result - exact) <= info.smallest_subnormal))
+    # Not a single number of the range that is promised is flushed.
+    normal = np.nextafter(dtype(last_normal), dtype(0))
+    assert elementary("exp", np.array([normal]))[0] >= info.smallest_normal
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ends_are_monotonic(isa, dtype):
+    """Where a bound is met at an end of the range, rounding must not step over it."""
+    step = np.finfo(dtype).epsneg
+    below_0 = -np.arange(1000, -1, -1, dtype=dtype) * step
+    exp = elementary("exp", below_0)
+    assert np.all(np.diff(exp) >= 0)
+    assert exp[-1] == 1
+    assert exp[0] < 1
+
+    tiny = np.geomspace(float(np.finfo(dtype).smallest_normal), float(step) / 2, 200).astype(dtype)
+    for name in ("log1p", "tanh"):
+        np.testing.assert_array_equal(elementary(name, tiny), tiny)
+
+    large = np.linspace(3, 40, 100_000).astype(dtype)
+    tanh = elementary("tanh", large)
+    assert tanh.max() == 1
+    assert np.all(np.diff(tanh) >= -step)
+    assert np.all(tanh[large >= 20] == 1)
+
+    around_1 = 1 + np.arange(-1000, 1001).astype(dtype) * np.finfo(dtype).eps
+    assert np.all(np.diff(elementary("log", around_1)) > 0)
+    np.testing.assert_array_equal(np.sign(elementary("log", around_1)), np.sign(around_1 - 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tanh_is_odd(isa, dtype, rng):
+    x = samples("tanh", dtype, rng)
+    np.testing.assert_array_equal(elementary("tanh", -x), -elementary("tanh", x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["exp", "log1p", "log", "tanh"])
+def test_an_element_does_not_depend_on_its_place(isa, name, dtype, rng):
+    x = rng.uniform(0.1, 1, 67).astype(dtype)
+    whole = elementary(name, x)
+    for start in range(1, 67, 7):
+        np.testing.assert_array_equal(elementary(name, x[start:].copy()), whole[start:])
+
+
+def test_variants_with_fused_multiply_agree_bit_for_bit(rng):
+    """The width of a vector changes no bit, but for a table of float32 that is as long as a vector.
+
+    AVX-512 also takes doubles apart by instructions of its own, at another sqrt(2).
+    """
+    fused = {np.float32: {"wide", "avx512"}, np.float64: {"avx2", "wide"}}
+    for name, dtype in WORST_ULP:
+        for alike in (fused[dtype], {"baseline", "scalar"}):
+            present = [variants.load(name) for name in variants.available() if name in alike]
+            x = samples(name, dtype, rng)[::7].copy()
+            results = [core.elementary(name, x).tobytes() for core in present]
+            assert results[1:] == results[:-1]
+
+
+@pytest.mark.skipif(
+    not (Path(__file__).parents[2] / "tools" / "polynomials.py").exists(),
+    reason="the sources are not beside the tests",
+)
+def test_polynomials_are_those_of_their_script():
+    path = Path(__file__).parents[2] / "tools" / "polynomials.py"
+    spec = importlib.util.spec_from_file_location("polynomials", path)
+    polynomials = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "polynomials", polynomials)  # where dataclasses look for it
+        spec.loader.exec_module(polynomials)
+        paths = (polynomials.HEADER, polynomials.TABLES)
+        header, tables = (path.read_text(encoding="utf-8") for path in paths)
+        assert polynomials.differences(header, tables) == []
+        spoilt = header.replace("0x1.555518p-5f", "0x1.555519p-5f")
+        assert len(polynomials.differences(spoilt, tables)) == 1
+        spoilt = tables.replace("0x1.0b5586p0f", "0x1.0b5588p0f")
+        assert len(polynomials.differences(header, spoilt)) == 1

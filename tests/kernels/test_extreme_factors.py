@@ -1,0 +1,133 @@
+"""Weights, factors and options that the working precision does not hold."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from cases import FUNCTIONS, LOSSES, REDUCTIONS, SOFTMAX, small_batch
+from refusals import CLASSES
+
+import fastce
+from fastce import reference
+
+FACTORS = {
+    "weights": lambda w: {"sample_weight": w},
+    "large weights": lambda w: {"sample_weight": w * 1e39},
+    "larger weights": lambda w: {"sample_weight": w * 1e300},
+    "small weights": lambda w: {"sample_weight": w * 1e-46},
+    "smaller weights": lambda w: {"sample_weight": w * 1e-300},
+    "large weights of float32": lambda w: {"sample_weight": (w * 1e38).astype(np.float32)},
+    "small weights of float32": lambda w: {"sample_weight": (w * 1e-42).astype(np.float32)},
+    "repeated weight": lambda w: {"sample_weight": np.broadcast_to(1e50, w.shape)},
+    "normalizer": lambda w: {"normalizer": 1e-40},
+    "opposite factors": lambda w: {"sample_weight": w * 1e60, "normalizer": 1e60},
+    "grad_output": lambda w: {"grad_output": -1e39},
+    "product": lambda w: {"sample_weight": w * 1e25, "grad_output": 1e25, "normalizer": 1e2},
+}
+
+
+def assert_as_rounded(results, truth):
+    """What the reference gives in float64, rounded once, but for what is next to nothing."""
+    for i, (a, b) in enumerate(zip(results, truth, strict=True)):
+        with np.errstate(all="ignore"):
+            b = b.astype(np.float32) if np.ndim(b) else b
+        assert not np.isnan(b).any()
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-37 if i else 0, err_msg=f"result {i}")
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_factors_beyond_the_type(loss, reduction, factors, isa, rng):
+    """They are multiplied in float64, and only their product has to fit: nothing is inf · 0."""
+    z, y = small_batch(loss, "float32")
+    z[0] *= 1000
+    call = FACTORS[factors](rng.integers(1, 4, y.shape) / 2)
+    made = getattr(fastce, loss)(reduction=reduction)
+    truth = getattr(reference, FUNCTIONS[loss])(z, y, reduction=reduction, **call)
+    assert_as_rounded(made.value_grad_hess(z, y, **call), truth)
+    for out in (np.empty_like(z), np.asfortranarray(z), z):
+        assert_as_rounded(made.value_and_grad(z, y, out=out, **call), truth[:2])
+
+
+@pytest.mark.parametrize("x", [1e39, 1e300, 1e-46, 1e-300])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("loss", "option", "others"),
+    [
+        ("SoftmaxCrossEntropy", "weight", {}),
+        ("SoftmaxCrossEntropy", "weight", {"label_smoothing": 0.1}),
+        ("SoftmaxFocalLoss", "alpha", {}),
+        ("BCEWithLogits", "pos_weight", {}),
+    ],
+)
+def test_options_beyond_the_type(loss, option, others, reduction, x, isa):
+    z, y = small_batch(loss, "float32")
+    z[0] *= 1000
+    options = {option: np.linspace(1, 2, z.shape[-1]) * x, "reduction": reduction, **others}
+    made, truth = getattr(fastce, loss)(**options), getattr(reference, FUNCTIONS[loss])
+    assert_as_rounded(made.value_and_grad(z, y), truth(z, y, **options)[:2])
+    assert_as_rounded(made.value_grad_hess(z, y), truth(z, y, **options))
+    assert np.array_equal(made(z, y), made.value_and_grad(z, y)[0])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_whose_sum_is_infinite_have_no_mean(loss, evaluate):
+    z, y = small_batch(loss, "float32")
+    value, grad, hess = evaluate(loss, z, y, sample_weight=np.full(y.shape, 1.7e308))
+    assert np.isnan(value)
+    assert np.isnan(grad).all()
+    assert np.isnan(hess).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("margin", [80.0, 100.0, 129.75, 500.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_focal_hessian_where_its_factor_overflows(isa, gamma, margin, sign):
+    """q^(γ−1) is beyond float32 where q, and with it the Hessian, is next to nothing."""
+    made = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none")
+    z, y = np.array([[margin, 0, -1.0]]), np.array([0])
+    hess = made.value_grad_hess(z.astype(np.float32), y, grad_output=np.array([sign]))[2]
+    truth = sign * reference.softmax_focal_loss(z, y, gamma=gamma, reduction="none")[2]
+    smallest = float(np.finfo(np.float32).smallest_normal)
+    np.testing.assert_allclose(hess, truth, rtol=1e-5, atol=smallest)
+
+
+EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
+
+
+@pytest.mark.parametrize("x", EXTREME)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_extreme_factors_warn_of_nothing(loss, dtype, x):
+    """They may overflow or vanish in the result; NumPy's error state never hears of it."""
+    z, y = small_batch(loss, dtype)
+    soft = y if loss in SOFTMAX else np.where(y, min(x, 1.0), 0.0)
+    options = {
+        "SoftmaxCrossEntropy": "weight",
+        "SoftmaxFocalLoss": "alpha",
+        "BCEWithLogits": "pos_weight",
+    }
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for reduction, name in itertools.product(REDUCTIONS, ("sample_weight", "grad_output")):
+            made = getattr(fastce, loss)(reduction=reduction)
+            factor = np.full(y.shape, x) if name == "sample_weight" or reduction == "none" else x
+            made.value_grad_hess(z, soft, **{name: factor})
+            made.value_grad_hess(z, soft, normalizer=x)
+        if loss in options:
+            option = {options[loss]: np.full(CLASSES, x)}
+            getattr(fastce, loss)(**option).value_grad_hess(z, y)
+        if loss == "SoftmaxCrossEntropy":
+            fastce.SoftmaxCrossEntropy(weight=np.full(3, x), label_smoothing=0.1).value_grad_hess(
+                z, y
+            )
+            fastce.SoftmaxCrossEntropy().value_grad_hess(z, np.full(z.shape, x))
+            fastce.SoftmaxCrossEntropy(z_loss=x).value_grad_hess(z, y)
+            fastce.SoftmaxCrossEntropy(logit_scale=x).value_grad_hess(z, y)
+            fastce.SoftmaxCrossEntropy(softcap=x).value_grad_hess(z, y)
+        elif hasattr(made, "gamma"):
+            getattr(fastce, loss)(gamma=x).value_grad_hess(z, y)

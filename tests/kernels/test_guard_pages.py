@@ -1,0 +1,162 @@
+"""Nothing is read or written past either end of any array: the page behind it allows neither."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from batches import on_grid
+from cases import DTYPES
+from guarded import AVAILABLE, Arena
+
+import fastce
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="mprotect is called through Linux's libc")
+
+# Every remainder of every vector width.
+CLASSES = [*range(1, 41), 64, 128, 129, 257, 100, 200]
+ELEMENTS = [*range(1, 36), 255, 1000, 1023, 1024, 1025, 1040, 2047, 2049]
+ROWS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33)
+
+
+def class_numbers(classes):
+    return 0.25 + np.arange(classes) % 4
+
+
+SOFTMAX = {
+    "cross-entropy": lambda k: fastce.SoftmaxCrossEntropy(),
+    "cross-entropy, all options": lambda k: fastce.SoftmaxCrossEntropy(
+        weight=class_numbers(k), label_smoothing=0.1, z_loss=0.01, softcap=9.0, logit_scale=0.5
+    ),
+    "probabilities": lambda k: fastce.SoftmaxCrossEntropy(),
+    "probabilities, all options": lambda k: fastce.SoftmaxCrossEntropy(
+        weight=class_numbers(k), label_smoothing=0.1, reduction="none"
+    ),
+    "focal": lambda k: fastce.SoftmaxFocalLoss(alpha=class_numbers(k), reduction="none"),
+}
+SIGMOID = {
+    "bce": lambda n: fastce.BCEWithLogits(),
+    "bce, all options": lambda n: fastce.BCEWithLogits(
+        pos_weight=class_numbers(n), label_smoothing=0.1, reduction="none"
+    ),
+    "focal": lambda n: fastce.SigmoidFocalLoss(gamma=1.5),
+}
+
+
+@pytest.fixture(scope="module")
+def arena():
+    return Arena(slots=10, pages=40)
+
+
+def all_methods(loss, logits, target, call, outs):
+    forward = {key: x for key, x in call.items() if key != "grad_output"}
+    loss(logits, target, **forward)
+    loss.value_and_grad(logits, target, out=outs[0], **call)
+    loss.value_grad_hess(logits, target, out=tuple(outs), **call)
+    loss.value_and_grad(logits, target, out=logits, **call)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["rows", "rows with gaps", "planes"])
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_losses(name, layout, dtype, isa, arena, rng):
+    for turn, classes in enumerate(CLASSES):
+        loss = SOFTMAX[name](classes)
+        rows = ROWS[turn % len(ROWS)]
+        shape = (rows, classes)
+        z = on_grid(rng, shape).astype(DTYPES[dtype])
+        label_types = ("i1", "u1", "i2", "i4", "i8") if classes <= 128 else ("i2", "u8")
+        y = rng.integers(classes, size=rows).astype(label_types[turn % len(label_types)])
+        if name.startswith("probabilities"):
+            y = rng.dirichlet(np.ones(classes), rows).astype(np.float32 if turn % 2 else np.float64)
+        call = {}
+        if "all" in name or name == "focal":
+            call = {
+                "sample_weight": rng.integers(3, size=rows).astype(np.float32),
+                "where": rng.random(shape) < 0.9,
+            }
+            if loss.reduction == "none":
+                call["grad_output"] = rng.normal(size=rows)
+        for at_end in (True, False):
+            arena.restart()
+            gap = 3 if layout == "rows with gaps" else 0
+
+            def place(array, at_end=at_end, gap=gap):
+                if layout == "planes" and array.ndim == 2:
+                    return arena.copy(np.ascontiguousarray(array.T), at_end=at_end).T
+                return arena.copy(array, at_end=at_end, row_gap=gap)
+
+            guarded = {key: place(x) for key, x in call.items()}
+            outs = [place(np.zeros_like(z)) for _ in range(2)]
+            all_methods(loss, place(z), place(y), guarded, outs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SIGMOID)
+def test_sigmoid_losses(name, dtype, isa, arena, rng):
+    for turn, count in enumerate(ELEMENTS):
+        loss = SIGMOID[name](count)
+        z = on_grid(rng, count).astype(DTYPES[dtype])
+        y = rng.integers(2, size=count).astype(("?", "u1", "f4", "f8", dtype)[turn % 5])
+        call = {}
+        if "all" in name:
+            call = {
+                "sample_weight": rng.integers(3, size=count).astype(
+                    (np.float32, np.float64)[turn % 2]
+                ),
+                "where": rng.random(count) < 0.9,
+                "grad_output": rng.normal(size=count).astype(np.float32),
+            }
+        for at_end in (True, False):
+            arena.restart()
+            guarded = {key: arena.copy(x, at_end=at_end) for key, x in call.items()}
+            outs = [arena.empty(z.shape, z.dtype, at_end=at_end) for _ in range(2)]
+            logits, target = arena.copy(z, at_end=at_end), arena.copy(y, at_end=at_end)
+            all_methods(loss, logits, target, guarded, outs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["rows", "rows with gaps", "planes"])
+def test_functions(layout, dtype, isa, arena, rng):
+    for turn, classes in enumerate(CLASSES):
+        rows = ROWS[turn % len(ROWS)]
+        z = on_grid(rng, (rows, classes)).astype(DTYPES[dtype])
+        y = rng.integers(classes, size=rows)
+        for at_end in (True, False):
+            arena.restart()
+
+            def place(array, at_end=at_end):
+                if layout == "planes" and array.ndim == 2:
+                    return arena.copy(np.ascontiguousarray(array.T), at_end=at_end).T
+                return arena.copy(array, at_end=at_end, row_gap=2 if layout != "rows" else 0)
+
+            logits, target, out = place(z), place(y), place(np.zeros_like(z))
+            fastce.softmax(logits, out=out)
+            fastce.log_softmax(logits, out=out)
+            working = np.float64 if dtype == "float64" else np.float32
+            fastce.logsumexp(logits, out=arena.empty((rows,), working, at_end=at_end))
+            fastce.token_log_probs(logits, target)
+
+
+@pytest.mark.parametrize("place", ["array[array.size]", "array[-1]"])
+@pytest.mark.parametrize("at_end", [True, False])
+def test_one_element_too_far_is_a_fault(place, at_end):
+    """The guard works, or the tests above prove nothing."""
+    code = f"""
+import ctypes, sys
+sys.path[:0] = {sys.path!r}
+import numpy as np
+from guarded import Arena
+arena = Arena(2, 1)
+array = arena.empty((5,), np.float32, at_end={at_end})
+index = 5 if "size" in {place!r} else -1
+ctypes.c_float.from_address(array.ctypes.data + 4 * index).value
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if at_end == (place == "array[array.size]"):
+        assert done.returncode < 0, done.stderr
+    else:
+        assert done.stdout.strip() == "alive", done.stderr

@@ -1,0 +1,123 @@
+"""Which plan a call takes, and that both sides of every threshold give what the reference gives."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from batches import on_grid
+from cases import SOFTMAX
+
+import fastce
+from fastce import reference
+from fastce._call import variants
+
+SIZES = variants.core.thresholds()
+TYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_plans_of_rows(dtype, isa):
+    few, many = SIZES["interleaved classes"], 70_000
+    for classes, plan in (
+        (1, "block interleaved"),
+        (few, "block interleaved"),
+        (few + 1, "block by rows"),
+        (many, "block by rows"),
+    ):
+        z = np.zeros((3, classes), dtype)
+        assert variants.core.plan_of(z) == plan
+        assert variants.core.plan_of(z[::-1]) == plan
+        assert variants.core.plan_of(np.zeros((3, classes + 5), dtype)[:, :classes]) == plan
+    for classes in (few + 1, many):  # classes apart are gathered, however many there are
+        z = np.zeros((2, 2 * classes), dtype)[:, ::2]
+        assert variants.core.plan_of(z) == "block by rows"
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_plans_of_planes(dtype, isa):
+    for classes in (2, SIZES["interleaved classes"] + 1, 1000, 70_000):
+        z = np.zeros((2, classes, 3), dtype)
+        assert variants.core.plan_of(z, 1) == "block by planes"
+        assert variants.core.plan_of(np.zeros((classes, 6), dtype).T) == "block by planes"
+
+
+def test_what_python_lays_out_first(isa):
+    z = np.zeros((4, 6, 8, 10), np.float32)
+    assert variants.core.plan_of(z[:, :5, :7]) is None  # three axes of rows in memory
+    assert variants.core.plan_of(z.astype(">f4")) is None
+    assert variants.core.plan_of(z[:, :5]) is not None
+
+
+CLASSES = sorted(
+    {
+        size + more
+        for size in (
+            SIZES["interleaved classes"],
+            SIZES["spread classes"],
+            SIZES["block bytes"] // 4 // SIZES["block rows"],
+            SIZES["block bytes"] // 4 // SIZES["least rows"],
+            SIZES["largest block bytes"] // 4 // 2,
+            SIZES["largest block bytes"] // 4,
+            SIZES["largest block bytes"] // 4 + SIZES["chunk"],
+        )
+        for more in (-1, 0, 1)
+    }
+)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("results", [2, 3])
+def test_both_sides_of_the_thresholds_of_rows(classes, results, isa, rng):
+    """A full block and one row more; one row does not count, one is out of exp's range."""
+    rows = SIZES["block rows"] + 1 if classes < 4000 else 3
+    z = on_grid(rng, (rows, classes)).astype(np.float32)
+    z[rows // 2] += 128
+    y = rng.integers(classes, size=rows)
+    y[1] = -100
+    check(z, y, results, {}, axis=-1)
+    check(z, y, results, {"label_smoothing": 0.1}, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "rows", [1, 15, 16, 17, 63, 64, 65, SIZES["plane rows"] - 1, SIZES["plane rows"] + 1]
+)
+@pytest.mark.parametrize("classes", [2, 15, 16, 17, 33])
+def test_both_sides_of_the_thresholds_of_planes(rows, classes, isa, rng):
+    z = on_grid(rng, (2, classes, rows)).astype(np.float32)
+    z[1, :, rows // 2] += 128
+    y = rng.integers(classes, size=(2, rows))
+    y[0, 0] = -100
+    check(z, y, 3, {}, axis=1)
+    check(z, y, 2, {"label_smoothing": 0.1}, axis=1)
+
+
+@pytest.mark.parametrize(
+    "rows", [1, 15, 17, SIZES["interleaved rows"], SIZES["interleaved rows"] + 17]
+)
+@pytest.mark.parametrize("classes", range(1, SIZES["interleaved classes"] + 1))
+def test_interleaved_rows(rows, classes, isa, rng):
+    z = on_grid(rng, (rows, classes)).astype(np.float32)
+    z[rows // 2] += 128
+    y = rng.integers(classes, size=rows)
+    check(z, y, 3, {}, axis=-1)
+    q = rng.random(z.shape)
+    check(z, q, 2, {}, axis=-1)
+
+
+def check(z, target, results, options, axis):
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", axis=axis, **options)
+    found = (loss.value_and_grad if results == 2 else loss.value_grad_hess)(z, target)
+    wide = z.astype(np.float64)
+    truth = reference.softmax_cross_entropy(wide, target, reduction="none", axis=axis, **options)
+    for a, b in zip(found, truth, strict=False):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-7)
+    assert np.any(found[1]) or z.shape[axis] == 1
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_the_loss_alone_of_many_classes_on_another_axis(loss, isa, rng):
+    z = on_grid(rng, (3, 300, 7)).astype(np.float32)
+    y = rng.integers(300, size=(3, 7))
+    made = getattr(fastce, loss)(axis=1, reduction="none")
+    np.testing.assert_allclose(made(z, y), made.value_and_grad(z, y)[0], rtol=1e-6)

@@ -1,0 +1,497 @@
+"""The kernels of the softmax family against the reference, in value, gradient and Hessian."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from batches import confident, equal, far_apart, on_grid
+from bounds import assert_within, spacing, tolerances, ulps, working
+from cases import DTYPES, SOFTMAX_CASES, case
+from layouts import LAYOUTS
+
+import fastce
+from fastce import reference
+
+CLASSES = (2, 3, 5, 8, 10, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257, 1000, 4097)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("c", SOFTMAX_CASES, ids=str)
+def test_equals_the_reference(c, dtype, isa):
+    batch = c.batch(dtype)
+    truth = c.truth(batch)
+    bound = tolerances(c, batch)
+    loss = c.build()
+    forward = {key: x for key, x in batch.call.items() if key != "grad_output"}
+
+    value = loss(batch.logits, batch.target, **forward)
+    value_1, grad_1 = loss.value_and_grad(batch.logits, batch.target, **batch.call)
+    value_2, grad_2, hess = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
+
+    value_dtype = working(batch.logits.dtype)
+    for v in (value, value_1, value_2):
+        if c.reduction == "none":
+            assert v.dtype == value_dtype
+        else:
+            assert type(v) is float
+        assert_within(v, truth[0], bound[0], value_dtype)
+    for x, i in ((grad_1, 1), (grad_2, 1), (hess, 2)):
+        assert x.dtype == batch.logits.dtype
+        assert_within(x, truth[i], bound[i], batch.logits.dtype)
+
+
+# Labels, no options: 4 ULP, wherever the logits' differences are exact ----------------------------
+
+
+def labels_for(kind, z, rng):
+    if kind == "likeliest":
+        return np.argmax(z, axis=-1)
+    return rng.integers(z.shape[-1], size=z.shape[:-1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("logits", [on_grid, confident, equal, far_apart])
+@pytest.mark.parametrize("target", ["likeliest", "random"])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_four_ulp(classes, target, logits, dtype, isa, rng):
+    z = logits(rng, (19, classes)).astype(dtype)
+    y = labels_for(target, z, rng)
+    wide = z.astype(np.float64 if dtype == "float32" else np.longdouble)
+    exact_loss, exact_grad, _ = reference.softmax_cross_entropy(wide, y, reduction="none")
+    loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, y)
+    assert ulps(loss, exact_loss, loss.dtype) <= 4
+    assert ulps(grad, exact_grad, grad.dtype) <= 4
+
+
+@pytest.mark.parametrize("classes", [32_000, 32_771, 131_072])  # a prime: its last vector is short
+def test_four_ulp_of_a_vocabulary(classes, isa, rng):
+    z = np.round(rng.standard_cauchy(size=(4, classes)).clip(-60, 60) * 32).astype(np.float32) / 32
+    z[1] = on_grid(rng, classes)
+    z[2] = 0
+    z[3] = confident(rng, (1, classes))
+    y = np.array([5, np.argmax(z[1]), classes - 1, np.argmax(z[3])])
+    truth = reference.softmax_cross_entropy(z.astype(np.longdouble), y, reduction="none")
+    loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, y)
+    assert ulps(loss, truth[0], loss.dtype) <= 4
+    assert ulps(grad, truth[1], grad.dtype) <= 4
+
+
+@pytest.mark.parametrize("soft", ["smoothing", "probabilities"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("classes", [67, 20_001])  # in one piece, and streamed
+def test_soft_targets_of_rows_that_end_within_a_vector(classes, masked, soft, isa, rng):
+    """The logits rise along one row and fall along another: no chunk has the maximum of all."""
+    z = rng.normal(size=(5, classes))
+    z[0] += np.linspace(0, 40, classes)
+    z[1] -= np.linspace(0, 40, classes)
+    call = {}
+    y = rng.integers(classes - 9, size=5)
+    if masked:
+        call["where"] = rng.random(z.shape) < 0.8
+        call["where"][:, -3:] = False
+        call["where"][np.arange(5), y] = True
+    if soft == "probabilities":
+        y = rng.random(z.shape) * call.get("where", 1.0)
+        y /= y.sum(axis=1, keepdims=True)
+    options = {"label_smoothing": 0.1, "reduction": "none"}
+    truth = reference.softmax_cross_entropy(z, y, **options, **call)
+    found = fastce.SoftmaxCrossEntropy(**options).value_grad_hess(z, y, **call)
+    for ours, exact in zip(found, truth, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=1e-11, atol=1e-18)
+
+
+@np.errstate(all="ignore")
+def naive(z, y):
+    """What one writes first, in the precision of the logits."""
+    rows = np.arange(len(y))
+    shifted = z - z.max(axis=-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    grad = np.exp(log_p)
+    grad[rows, y] -= 1
+    return -log_p[rows, y], grad
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_never_worse_than_the_naive_formula(classes, scale, dtype, isa, rng):
+    z = rng.normal(scale=scale, size=(101, classes)).astype(dtype)
+    y = labels_for("likeliest", z, rng)
+    truth = reference.softmax_cross_entropy(z.astype(np.longdouble), y, reduction="none")
+    result = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, y)
+    for ours, theirs, exact in zip(result, naive(z, y), truth[:2], strict=True):
+        assert ulps(ours, exact, ours.dtype) <= max(4, ulps(theirs, exact, ours.dtype))
+
+
+def test_documented_tail(isa):
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    value, grad = loss.value_and_grad(np.array([[20.0, 0.0]], np.float32), [0])
+    np.testing.assert_allclose(value, [2.0611537e-9], rtol=3e-7)
+    np.testing.assert_allclose(grad, [[-2.0611537e-9, 2.0611537e-9]], rtol=3e-7)
+
+
+@pytest.mark.parametrize("loss", ["SoftmaxCrossEntropy", "SoftmaxFocalLoss"])
+@pytest.mark.parametrize("margin", [5.0, 16.0, 20.0, 40.0, 85.0])
+def test_tails_with_every_option_that_keeps_them(loss, margin, isa):
+    """Weights, masks and scale leave the tail of a confident row exact."""
+    z = np.array([[0.0, -margin, -margin - 1, 7.0], [-margin, 0.0, 9.0, -margin]], np.float32)
+    where = np.array([[True, True, True, False], [True, True, False, True]])
+    factor = 1.0 if loss == "SoftmaxFocalLoss" else 2.0  # 0.5 · 2: power of two, hence exact
+    options = {} if loss == "SoftmaxFocalLoss" else {"logit_scale": 2.0, "weight": [0.5, 4, 1, 1]}
+    call = {"where": where, "sample_weight": [2.0, 0.25]}
+    result = getattr(fastce, loss)(reduction="none", **options).value_and_grad(
+        z / np.float32(factor), [0, 1], **call
+    )
+    function = {
+        "SoftmaxCrossEntropy": reference.softmax_cross_entropy,
+        "SoftmaxFocalLoss": reference.softmax_focal_loss,
+    }[loss]
+    truth = function(z / factor, [0, 1], reduction="none", **options, **call)
+    for actual, exact in zip(result, truth[:2], strict=True):
+        assert np.all(exact[where if exact.ndim == 2 else slice(None)] != 0)
+        assert ulps(actual, exact, np.dtype(np.float32)) <= 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [10, 1000])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_tiny_factor_keeps_the_digits_of_the_gradient(axis, classes, dtype, isa, rng):
+    factor = {"float32": 2.0**-80, "float64": 2.0**-560}[dtype]
+    z = np.moveaxis(on_grid(rng, (37, classes)).astype(dtype), -1, axis)
+    y = rng.integers(classes, size=37)
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum", axis=axis)
+    _, grad = loss.value_and_grad(z, y)
+    _, small = loss.value_and_grad(z, y, grad_output=factor)
+    info = np.finfo(dtype)
+    expected = grad * grad.dtype.type(factor)
+    np.testing.assert_allclose(small, expected, rtol=4 * info.eps, atol=info.smallest_normal)
+
+
+# 16-bit logits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(37, 10), (9, 100), (3, 4097)])
+def test_16_bit_gradient_is_rounded_once(shape, dtype, isa, rng):
+    """The gradient is the float32 one, rounded to nearest."""
+    z = on_grid(rng, shape).astype(DTYPES[dtype])
+    y = labels_for("random", z, rng)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    value, grad = loss.value_and_grad(z, y)
+    value_32, grad_32 = loss.value_and_grad(z.astype(np.float32), y)
+    np.testing.assert_array_equal(value, value_32)
+    np.testing.assert_array_equal(
+        grad.view(np.uint16), grad_32.astype(DTYPES[dtype]).view(np.uint16)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_float32_out_for_16_bit_logits(dtype, isa, rng):
+    z = on_grid(rng, (37, 10)).astype(DTYPES[dtype])
+    y = labels_for("random", z, rng)
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum")
+    out = np.empty(z.shape, np.float32)
+    _, grad = loss.value_and_grad(z, y, out=out)
+    assert grad is out
+    np.testing.assert_array_equal(out, loss.value_and_grad(z.astype(np.float32), y)[1])
+
+
+# Layouts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [3, 10, 70])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((2, "K", 5, 9), 1),
+        ((2, "K", 5, 9), -3),
+        (("K", 41), 0),
+        ((3, "K", 4, 2, 5), 1),
+        ((2, 3, "K", 4), 2),
+        ((4, 9, "K"), -1),
+        ((2, 2, 3, 2, "K"), 4),
+    ],
+)
+def test_axis(shape, axis, classes, dtype, isa, rng):
+    """Any class axis gives what the moved axis gives; the gradient keeps the logits' order."""
+    shape = tuple(classes if n == "K" else n for n in shape)
+    z = on_grid(rng, shape).astype(DTYPES[dtype])
+    moved = np.ascontiguousarray(np.moveaxis(z, axis, -1))
+    y = labels_for("random", moved, rng)
+    options = {"reduction": "none", "label_smoothing": 0.1}
+    value, grad = fastce.SoftmaxCrossEntropy(axis=axis, **options).value_and_grad(z, y)
+    value_moved, grad_moved = fastce.SoftmaxCrossEntropy(**options).value_and_grad(moved, y)
+    grad_moved = np.moveaxis(grad_moved, -1, axis)
+    assert value.shape == y.shape
+    assert grad.strides == z.strides
+    eps = np.finfo(working(z.dtype)).eps
+    np.testing.assert_allclose(value, value_moved, rtol=8 * eps)
+    tolerance = 8 * eps + (spacing(grad_moved.astype(float), z.dtype) if dtype == "bfloat16" else 0)
+    assert np.all(np.abs(grad.astype(float) - grad_moved.astype(float)) <= tolerance)
+
+
+@pytest.mark.parametrize("order", ["C", "F", "transposed"])
+def test_gradient_keeps_the_memory_order(order, isa, rng):
+    z = on_grid(rng, (6, 5, 8)).astype(np.float32)
+    z = {"C": z, "F": np.asfortranarray(z), "transposed": z.transpose(1, 0, 2)}[order]
+    for axis in (0, 1, 2):
+        y = np.zeros(np.delete(z.shape, axis), int)
+        grad = fastce.SoftmaxCrossEntropy(axis=axis).value_and_grad(z, y)[1]
+        assert grad.strides == z.strides
+
+
+# softmax, log_softmax, logsumexp ------------------------------------------------------------------
+
+
+def rows_of_functions(rng, classes, dtype):
+    z = np.concatenate([make(rng, (7, classes)) for make in (on_grid, confident, equal)])
+    return z.astype(DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 10, 33, 1000])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_functions_equal_the_reference(name, classes, dtype, isa, rng):
+    z = rows_of_functions(rng, classes, dtype)
+    wide = z.astype(np.float64 if z.dtype.itemsize < 8 else np.longdouble)
+    truth = getattr(reference, name)(wide)
+    result = getattr(fastce, name)(z)
+    eps = np.finfo(working(z.dtype)).eps
+    if name == "logsumexp":
+        result_dtype = working(z.dtype)
+        # max u + log S cancels where they have opposite signs.
+        tolerance = 4 * eps * (np.abs(wide.max(axis=-1)) + np.log(classes) + 1e-30)
+    else:
+        result_dtype = z.dtype
+        tolerance = 4 * eps * np.abs(truth)
+    assert result.dtype == result_dtype
+    assert_within(result, truth, tolerance.astype(float), result_dtype)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_functions_along_an_axis(name, axis, isa, rng):
+    z = on_grid(rng, (5, 7, 9)).astype(np.float32)
+    truth = getattr(reference, name)(z, axis=axis)
+    result = getattr(fastce, name)(z, axis=axis)
+    np.testing.assert_allclose(result, truth, rtol=1e-6)
+    out = np.empty_like(result)
+    assert getattr(fastce, name)(z, axis=axis, out=out) is out
+    np.testing.assert_array_equal(out, result)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_functions_in_place(name, isa, rng):
+    z = on_grid(rng, (31, 10)).astype(np.float32)
+    expected = getattr(fastce, name)(z)
+    getattr(fastce, name)(z, out=z)
+    np.testing.assert_array_equal(z, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_functions_of_any_layout(name, layout, isa, rng):
+    z = on_grid(rng, (21, 10)).astype(np.float32)
+    result = getattr(fastce, name)(LAYOUTS[layout](z))
+    np.testing.assert_allclose(result, getattr(reference, name)(z), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_softmax_at_the_top(dtype, isa):
+    z = np.array([[20, 0], [40, 0], [80, -5], [0, 0]], dtype)
+    expected = [-np.log1p(np.exp(-20.0)), -np.log1p(np.exp(-40.0)), -np.exp(-85.0), -np.log(2)]
+    np.testing.assert_allclose(fastce.log_softmax(z)[:, 0], expected, rtol=4 * np.finfo(dtype).eps)
+
+
+def test_functions_of_infinities(isa):
+    inf, nan = np.inf, np.nan
+    z = np.array([[inf, 0.0], [-inf, -inf], [-inf, 2.0], [inf, -inf], [nan, inf]], np.float32)
+    np.testing.assert_array_equal(fastce.logsumexp(z), [inf, -inf, 2.0, inf, nan])
+    softmax = fastce.softmax(z)
+    np.testing.assert_array_equal(softmax[2], [0, 1])
+    assert np.isnan(softmax[[0, 1, 3, 4]]).all()
+    log_softmax = fastce.log_softmax(z)
+    np.testing.assert_array_equal(log_softmax[2], [-inf, 0])
+    assert np.isnan(log_softmax[[0, 1, 3, 4]]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [300, 5000])  # of rows; of several chunks
+def test_functions_of_infinities_among_many_classes(classes, dtype, isa):
+    inf, nan = np.inf, np.nan
+    for places, expected in (
+        ([(7, inf)], inf),
+        ([(7, inf), (8, inf), (classes - 1, inf)], inf),
+        ([(7, inf), (classes - 1, nan)], nan),
+        ([(7, nan), (classes - 1, inf)], nan),
+    ):
+        z = np.zeros((2, classes), dtype)
+        for place, number in places:
+            z[0, place] = number
+        np.testing.assert_array_equal(fastce.logsumexp(z), [expected, dtype(np.log(classes))])
+        assert np.isnan(fastce.softmax(z)[0]).all()
+        loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, [7, 7])
+        assert np.isnan(loss[0])
+        assert np.isnan(grad[0]).all()
+        assert np.isfinite(loss[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [10, 300, 1000, 5000])
+def test_any_number_of_maxima(classes, dtype, isa, rng):
+    """Few ties and many, in every place; the same loss with a gradient and without."""
+    z = rng.choice(np.array([3, -9, -20.5], dtype), (40, classes), p=[0.02, 0.49, 0.49])
+    z[0] = z[1] = 3
+    z[1, -1] = 2.5
+    z[np.arange(2, 40), rng.integers(0, classes, 38)] = 3
+    label = rng.integers(0, classes, 40)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none")
+    value, grad = loss.value_and_grad(z, label)
+    truth = reference.softmax_cross_entropy(z.astype(np.longdouble), label, reduction="none")
+    np.testing.assert_array_equal(loss(z, label), value)
+    np.testing.assert_allclose(value, truth[0], rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(grad, truth[1], rtol=8 * np.finfo(dtype).eps)
+    written = z.copy()
+    loss.value_and_grad(written, label, out=written)
+    np.testing.assert_array_equal(written, grad)
+
+
+def test_rows_do_not_depend_on_those_before_them(isa):
+    """A factor so small that exponentials are lowered first is no matter for other rows."""
+    z = np.zeros((33, 10), np.float32)
+    z[[6, 32]] = -95
+    z[[6, 32], 0] = 0
+    factor = np.ones(33, np.float32)
+    factor[5], factor[[6, 32]] = 1e-20, 1e6
+    label = np.zeros(33, int)
+    for target in (label, np.eye(10, dtype=np.float32)[label]):
+        loss = fastce.SoftmaxCrossEntropy(reduction="none")
+        _, grad = loss.value_and_grad(z, target, grad_output=factor)
+        for row in (5, 6, 7, 32):
+            one = slice(row, row + 1)
+            _, alone = loss.value_and_grad(z[one], target[one], grad_output=factor[one])
+            np.testing.assert_array_equal(grad[one], alone)
+
+
+@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize("ignore_index", [-100, 3])
+def test_labels_of_32_bits_are_labels_of_64(classes, ignore_index, isa, rng):
+    z = rng.normal(0, 3, (100, classes)).astype(np.float32)
+    label = rng.integers(0, classes, 100)
+    label[[0, 40, 99]] = ignore_index
+    loss = fastce.SoftmaxCrossEntropy(ignore_index=ignore_index)
+    value, grad = loss.value_and_grad(z, label)
+    value_32, grad_32 = loss.value_and_grad(z, label.astype(np.int32))
+    assert value_32 == value
+    np.testing.assert_array_equal(grad_32, grad)
+    label[70] = classes
+    with pytest.raises(IndexError, match=f"label {classes} at position 70"):
+        loss(z, label.astype(np.int32))
+
+
+def test_functions_take_lists_and_one_row(isa):
+    np.testing.assert_allclose(fastce.softmax([0.0, 0.0]), [0.5, 0.5])
+    assert fastce.logsumexp([0.0, 0.0]) == pytest.approx(np.log(2), rel=1e-15)
+
+
+# token_log_probs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [1, 2, 10, 100, 4097])
+def test_token_log_probs(classes, dtype, isa, rng):
+    z = on_grid(rng, (3, 11, classes)).astype(DTYPES[dtype])
+    y = labels_for("random", z, rng)
+    wide = z.astype(np.float64 if z.dtype.itemsize < 8 else np.longdouble)
+    truth = reference.token_log_probs(wide, y)
+    result = fastce.token_log_probs(z, y)
+    assert isinstance(result, fastce.TokenLogProbs)
+    assert result._fields == ("log_prob", "lse", "argmax")
+    value_dtype = working(z.dtype)
+    assert result.log_prob.dtype == result.lse.dtype == value_dtype
+    assert ulps(result.log_prob, truth.log_prob, value_dtype) <= 4
+    tolerance = (
+        4 * np.finfo(value_dtype).eps * (np.abs(wide.max(axis=-1)) + np.log(classes) + 1e-30)
+    )
+    assert_within(result.lse, truth.lse, tolerance.astype(float), value_dtype)
+    np.testing.assert_array_equal(result.argmax, truth.argmax)
+    assert result.argmax.dtype.kind == "i"
+
+
+def test_token_log_probs_of_a_tie_and_of_the_impossible(isa):
+    z = np.array([[1, 3, 3, 0], [0, -np.inf, 0, 0], [2, 2, 2, 2]], np.float32)
+    result = fastce.token_log_probs(z, [0, 1, 3])
+    np.testing.assert_array_equal(result.argmax, [1, 0, 0])
+    assert result.log_prob[1] == -np.inf
+    np.testing.assert_allclose(result.lse[1], np.log(3), rtol=2e-7)
+
+
+def test_token_log_probs_of_one_row(isa):
+    result = fastce.token_log_probs(np.array([20.0, 0.0]), 0)
+    assert np.shape(result.log_prob) == ()
+    np.testing.assert_allclose(result.log_prob, -2.061153620314381e-09, rtol=1e-15)
+
+
+def test_token_log_probs_reject_a_label_out_of_range(isa):
+    with pytest.raises(IndexError, match=r"7"):
+        fastce.token_log_probs(np.zeros((4, 5), np.float32), [0, 1, 7, 2])
+
+
+@pytest.mark.parametrize("classes", [10, 33, 1000])
+def test_a_row_has_the_same_bits_in_any_batch(classes, isa, rng):
+    z = rng.normal(scale=3, size=(67, classes)).astype(np.float32)
+    y = labels_for("random", z, rng)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", label_smoothing=0.1, z_loss=1e-4)
+    whole = (*fastce.token_log_probs(z, y), *loss.value_and_grad(z, y))
+    for rows in (slice(0, 1), slice(3, 4), slice(5, 13), slice(1, 67), slice(66, 67), slice(0, 66)):
+        part = (*fastce.token_log_probs(z[rows], y[rows]), *loss.value_and_grad(z[rows], y[rows]))
+        for a, b in zip(whole, part, strict=True):
+            np.testing.assert_array_equal(a[rows], b)
+
+
+# Focal -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0, 0.3, 1, 2, 3.7])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_focal_is_finite_at_both_ends(gamma, dtype, isa):
+    """p_y that rounds to 1, and p_y that underflows."""
+    z = np.array([[90, 0, 0], [-90, 0, 0], [1e4, -1e4, 0], [-1e4, 1e4, 0], [0, -np.inf, -np.inf]])
+    loss = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none")
+    result = loss.value_grad_hess(z.astype(dtype), [0] * 5)
+    truth = reference.softmax_focal_loss(z, [0] * 5, gamma=gamma, reduction="none")
+    for actual, exact in zip(result, truth, strict=True):
+        assert np.isfinite(actual).all()
+        info = np.finfo(dtype)
+        tiny = 1000 * info.smallest_normal  # where p_y is below it, its multiples are lost
+        np.testing.assert_allclose(actual, exact, rtol=info.eps * (16 + 100 * gamma), atol=tiny)
+
+
+def test_alpha_is_not_part_of_the_probability(isa):
+    """The focal factor is that of p_y: alpha scales the loss, and nothing else."""
+    c = case("SoftmaxFocalLoss", "γ=2")
+    batch = c.batch("float32")
+    alpha = np.full(10, 0.25)
+    plain = fastce.SoftmaxFocalLoss(reduction="none").value_grad_hess(batch.logits, batch.target)
+    scaled = fastce.SoftmaxFocalLoss(alpha=alpha, reduction="none").value_grad_hess(
+        batch.logits, batch.target
+    )
+    for a, b in zip(plain, scaled, strict=True):
+        np.testing.assert_array_equal(a * np.float32(0.25), b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [5, 100, 257, 1000, 5000])
+def test_exponentials_that_round_to_one_are_added_once(dtype, classes, isa, rng):
+    """Logits so near to each other that most are no maximum and have an exponential of 1."""
+    z = (1e-30 * rng.standard_normal((9, classes))).astype(dtype)
+    z[1::2, ::3] = -20.0
+    y = rng.integers(classes, size=9)
+    z[np.arange(9), y] = 0
+    near = (z > -1).sum(axis=1) + (z < -1).sum(axis=1) * np.exp(-20.0)
+    loss, grad = fastce.SoftmaxCrossEntropy(reduction="none").value_and_grad(z, y)
+    np.testing.assert_allclose(loss, np.log(near), rtol=4e-7)
+    np.testing.assert_allclose(grad.max(axis=1), 1 / near, rtol=4e-7)
+    alone = fastce.SoftmaxCrossEntropy(reduction="none")(z, y)
+    np.testing.assert_array_equal(alone, loss)

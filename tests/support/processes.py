@@ -1,0 +1,68 @@
+"""Python in a process of its own, which imports the package under test; memory of this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+from pathlib import Path
+
+import fastce
+
+ROOT = str(Path(fastce.__file__).parents[1])
+SUPPORT = Path(__file__).parent  # programs that tests run are there
+
+
+def environment(**changes):
+    """The environment of a process that imports this very package."""
+    path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "MYPYPATH": ROOT, **changes}
+
+
+def run(*arguments, directory=None, **changes):
+    """Run Python with these arguments to its end; every warning is an error."""
+    return subprocess.run(
+        [sys.executable, "-P", "-W", "error", *arguments],
+        cwd=directory,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def script(code, **changes):
+    """Start Python in a process of its own, which imports this very package."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", textwrap.dedent(code)],
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def output_of(code, *, timeout=120, quiet=False, **changes):
+    """Return the words that the code prints; `quiet`: it may print nothing on standard error."""
+    with script(code, **changes) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == 0, err
+    assert not (quiet and err), err
+    return out.split()
+
+
+def peak(call):
+    """The largest amount of memory that NumPy and Python hold during a call, beyond before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

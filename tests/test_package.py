@@ -1,0 +1,116 @@
+"""The package: what importing it does, its names, their types and documentation, its variants."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+
+import pytest
+from cases import FUNCTIONS, LOSSES
+from processes import output_of, run
+
+import fastce
+
+
+def test_importing_it_imports_nothing_but_numpy():
+    code = """
+        import sys
+        import numpy
+        before = set(sys.modules)
+        import fastce
+        print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+    """
+    result = run("-c", textwrap.dedent(code))
+    assert result.returncode == 0, result.stderr
+    ours = {"fastce", "numpy", "cython_runtime"}  # the last is made by any Cython module
+    others = set(result.stdout.split()) - set(sys.stdlib_module_names) - ours
+    assert not {name for name in others if not name.startswith("_cython_")}
+
+
+def test_import_time_is_small_beside_numpys():
+    """The best of a few runs, in time of the processor, without NumPy's share."""
+    best = float("inf")
+    code = (
+        "import numpy, time; t = time.process_time(); import fastce; print(time.process_time() - t)"
+    )
+    for _ in range(5):
+        best = min(best, float(output_of(code)[0]))
+        if best < 0.06:
+            break
+    assert best < 0.06
+
+
+def test_public_names_exist():
+    for name in fastce.__all__:
+        assert hasattr(fastce, name)
+    for name in (
+        *LOSSES,
+        *FUNCTIONS.values(),
+        "softmax",
+        "log_softmax",
+        "logsumexp",
+        "token_log_probs",
+        "TokenLogProbs",
+        "set_num_threads",
+        "get_num_threads",
+        "show_config",
+    ):
+        assert name in fastce.__all__
+
+
+def test_the_configuration_can_be_shown(capsys):
+    fastce.show_config()
+    shown = capsys.readouterr().out
+    assert fastce.__version__ in shown
+    result = run("-m", "fastce")
+    assert result.returncode == 0, result.stderr
+    assert fastce.__version__ in result.stdout
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *FUNCTIONS.values(), "softmax", "token_log_probs"])
+def test_public_things_are_documented(name):
+    text = inspect.getdoc(getattr(fastce, name))
+    assert text
+    assert "Parameters" in text
+    assert ">>>" in text
+
+
+def test_every_variant_can_be_forced():
+    from fastce._call import variants
+
+    code = "from fastce._call import variants; import fastce; fastce.show_config()"
+    for name in variants.available():
+        result = run("-c", code, FASTCE_ISA=name)
+        assert result.returncode == 0, result.stderr
+        assert name in result.stdout
+    result = run("-c", "import fastce", FASTCE_ISA="no-such-set")
+    assert result.returncode != 0
+    assert "no-such-set" in result.stderr
+
+
+def test_users_scripts_are_typed(tmp_path):
+    """mypy --strict accepts a script that uses the public names, and sees their types."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+
+            import fastce
+
+            logits = np.zeros((4, 3), np.float32)
+            ce = fastce.SoftmaxCrossEntropy(label_smoothing=0.1, weight=[1.0, 2.0, 1.0])
+            loss, grad = ce.value_and_grad(logits, [0, 1, 2, 0], out=np.empty_like(logits))
+            loss, grad, hess = ce.value_grad_hess(logits, np.array([0, 1, 2, 0]))
+            shape: tuple[int, ...] = grad.shape
+            fastce.bce_with_logits(logits, logits, pos_weight=2.0)
+            p = fastce.softmax(logits, axis=0)
+            print(fastce.token_log_probs(logits, [0, 1, 2, 0]).log_prob.sum(), p.sum())
+            fastce.set_num_threads(fastce.get_num_threads())
+            """
+        )
+    )
+    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
+    result = run("-m", "mypy", *options, str(script))
+    assert result.returncode == 0, result.stdout + result.stderr
