@@ -221,6 +221,12 @@ cdef inline real hessian_of(const Scratch* s, Py_ssize_t i, real e, double other
                         + (<const real*> s.row[HESSIAN_SQUARE])[i] * e))
 
 
+cdef inline bint dominates_row(const Scratch* s, Py_ssize_t i, real e) noexcept nogil:
+    # As `dominates` finds it: the bits of a row must not depend on its neighbours.
+    cdef real others = (<const real*> s.row[SUM_WITHOUT_PIVOT])[i] + ((<const real*> s.row[PIVOT])[i] - e)
+    return others * nearly_all(e) < e
+
+
 cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e,
                                real* hess) noexcept nogil:
     # Where a class that is no pivot holds most of a row. At most one does.
@@ -249,7 +255,7 @@ cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock
                 j += lanes(<real> 0)
             unit = (<const real*> s.row[UNIT])[i]
             others = (sum.total() + (ties.total() - largest)) * unit + s.pivot_exp[i]
-            if largest * unit > others and block.active[i]:
+            if dominates_row(s, i, largest * unit) and block.active[i]:
                 top = position_of(<const real*> row, s.classes, largest)
                 hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)
             if at_pivot != 0:
@@ -287,7 +293,7 @@ cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real*
         store_wide(&others[0], sum.lanes())
         for k in range(min_size(width, rows - i)):
             others[k] = others[k] * (<const real*> s.row[UNIT])[i + k] + s.pivot_exp[i + k]
-            if tops[k] > others[k] and (<const real*> s.row[ACTIVE])[i + k] > 0:
+            if dominates_row(s, i + k, tops[k]) and (<const real*> s.row[ACTIVE])[i + k] > 0:
                 hess[<Py_ssize_t> classes[k] * s.class_apart + i + k] = hessian_of(s, i + k, tops[k], others[k])
         i += width
 
@@ -372,6 +378,8 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
             classes_out_of_range(batch, s, rows, e)
         if s.largest_pivot:
             largest_logits(batch, s, row, rows, tag)
+        if s.needs_whole_sums:
+            whole_sums_by_classes(s, <const real*> e, rows)
     elif not s.is_long:
         ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
         to = <const char*> e
@@ -426,6 +434,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
         s.row[i] = part(&memory, numbers * size)
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
     s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
+    s.whole_sum = <double*> part(&memory, numbers * sizeof(double))
+    s.whole_low = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
     if soft or wants_hess:
         s.hess = part(&memory, (elements if wants_hess or not s.is_long else CHUNK) * size)
@@ -471,6 +481,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                        or batch.log_sum_exp != NULL
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
                        or (soft and not has_hard_mass(batch)))
+    s.needs_whole_sums = wants_hess and not s.largest_pivot
     s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
     if plan == BLOCK_INTERLEAVED:
         s.rows = INTERLEAVED_ROWS
@@ -478,7 +489,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
         s.rows = PLANE_ROWS
         # One line of cache of each class at least.
         while s.rows * storage_size(batch.logits.storage) > cache_line and (
-                s.rows * classes * size > PLANE_BYTES or s.rows // 2 >= rows):
+                s.rows // 2 >= rows or (s.rows > LEAST_PLANE_ROWS and s.rows * classes * size > PLANE_BYTES)):
             s.rows //= 2
     else:
         s.rows = BLOCK_ROWS
