@@ -211,6 +211,12 @@ cdef inline real hessian_of(const Scratch* s, Py_ssize_t i, real e, double other
                         + (<const real*> s.row[HESSIAN_SQUARE])[i] * e))
 
 
+cdef inline bint dominates_row(const Scratch* s, Py_ssize_t i, real e) noexcept nogil:
+    # As `dominates` finds it: the bits of a row must not depend on its neighbours.
+    cdef real others = (<const real*> s.row[SUM_WITHOUT_PIVOT])[i] + ((<const real*> s.row[PIVOT])[i] - e)
+    return others * nearly_all(e) < e
+
+
 cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e,
                                real* hess) noexcept nogil:
     # Where a class that is no pivot holds most of a row. At most one does.
@@ -239,7 +245,7 @@ cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock
                 j += lanes(<real> 0)
             unit = (<const real*> s.row[UNIT])[i]
             others = (sum.total() + (ties.total() - largest)) * unit + s.pivot_exp[i]
-            if largest * unit > others and block.active[i]:
+            if dominates_row(s, i, largest * unit) and block.active[i]:
                 top = position_of(<const real*> row, s.classes, largest)
                 hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)
             if at_pivot != 0:
@@ -277,7 +283,7 @@ cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real*
         store_wide(&others[0], sum.lanes())
         for k in range(min_size(width, rows - i)):
             others[k] = others[k] * (<const real*> s.row[UNIT])[i + k] + s.pivot_exp[i + k]
-            if tops[k] > others[k] and (<const real*> s.row[ACTIVE])[i + k] > 0:
+            if dominates_row(s, i + k, tops[k]) and (<const real*> s.row[ACTIVE])[i + k] > 0:
                 hess[<Py_ssize_t> classes[k] * s.class_apart + i + k] = hessian_of(s, i + k, tops[k], others[k])
         i += width
 
@@ -362,6 +368,8 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
             classes_out_of_range(batch, s, rows, e)
         if s.largest_pivot:
             largest_logits(batch, s, row, rows, tag)
+        if s.needs_whole_sums:
+            whole_sums_by_classes(s, <const real*> e, rows)
     elif not s.is_long:
         ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
         to = <const char*> e

@@ -49,7 +49,7 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
         if real is float:
             float_sum = float_sum + row_sum(<const float*> e, count, exactly)
         else:
-            add_doubles(<const double*> e, count, &sum)
+            add_doubles(<const double*> e, count, False, &sum)
         if 0 <= at < count:
             e[at] = at_pivot
             if wants_largest:
@@ -120,8 +120,8 @@ cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, 
             masses = masses + row_sum(t, count, False)
             distances = distances + row_sum(<const float*> product, count, False)
         else:
-            add_doubles(t, count, &mass_sum)
-            add_doubles(<const double*> product, count, &distance_sum)
+            add_doubles(t, count, False, &mass_sum)
+            add_doubles(<const double*> product, count, False, &distance_sum)
         u += count
         t += count
         first += count

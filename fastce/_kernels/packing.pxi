@@ -5,8 +5,8 @@ cdef enum:  # numbers of rows, in the working precision: what the passes over sc
     SOFTMAX_COEFFICIENT = 0  # of the exponential
     TARGET_COEFFICIENT = 1   # of the soft target mass
     UNIT = 2                 # a power of two that takes the row's sum into [1, 2)
-    SUM_WITHOUT_PIVOT = 3    # times the unit, as the pivot's exponential is
-    PIVOT = 4
+    SUM_WITHOUT_PIVOT = 3    # times the unit, as the pivot's exponential is; of a Hessian whose pivot is the target
+    PIVOT = 4                # instead what float leaves of the whole sum, and the whole sum
     HESSIAN_PRODUCT = 5
     HESSIAN_SQUARE = 6
     REFERENCE = 7            # the logit that others are taken relative to
@@ -41,8 +41,8 @@ cdef struct Scratch:
     int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
     double* sum_without_pivot  # one per row of a run, as the next ones
     double* pivot_exp
-    double* mass
-    double* distance
+    double* whole_sum   # for a Hessian: the sum without the pivot as exactly as double has it
+    double* whole_low   # and what that leaves, of float64
     long long* pivot
     double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)
     bint interleaves    # memory holds rows, scratch classes
@@ -52,6 +52,7 @@ cdef struct Scratch:
     bint is_long        # a run is one row, which is summed up in chunks
     bint keeps_exponentials  # of the whole run: otherwise those of a chunk take the place of the last one's
     bint exact          # stage 3 takes the sum of all others for each class
+    bint needs_whole_sums  # for a Hessian whose pivot is the target
     bint largest_pivot  # the pivot is the largest exponential, not the target
     int* dominated      # elements of rows of which a class besides the pivot may hold most
     # Of this run:

@@ -118,11 +118,17 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         if block.active[0]:
             find_pivot_of_long_row(batch, s, block, e)
         block.target_exp[0] = s.pivot_exp[0]
+        if s.needs_whole_sums and block.active[0]:
+            e[s.pivot[0]] = 0
+            sums_by_rows(<const real*> e, 1, classes, True, s.whole_sum, s.whole_low)
+            e[s.pivot[0]] = <real> s.pivot_exp[0]
     else:
         if s.largest_pivot or s.holes or not s.in_range:
             repair_rows(batch, s, rows, block, e)
         take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
-        sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.sum_without_pivot[0])
+        sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.sum_without_pivot[0], NULL)
+        if s.needs_whole_sums:
+            sums_by_rows(<const real*> e, rows, classes, True, s.whole_sum, s.whole_low)
     wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
     begin_logits(s, block, wants_logits)
     for i in range(rows if wants_logits else 0):
@@ -235,9 +241,9 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
         if s.t_apart:
             sums_by_classes(t + first, s.t_apart, s.classes, rows, &block.soft_mass[0])
     else:
-        sums_by_rows(<const real*> product, rows, s.classes, False, &block.soft_distance[0])
+        sums_by_rows(<const real*> product, rows, s.classes, False, &block.soft_distance[0], NULL)
         if s.t_apart:
-            sums_by_rows(t, rows, s.classes, False, &block.soft_mass[0])
+            sums_by_rows(t, rows, s.classes, False, &block.soft_mass[0], NULL)
     for i in range(rows):
         if not s.t_apart:
             block.soft_mass[i] = s.shared_mass
@@ -301,6 +307,30 @@ cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t i, real* e, double w
     copy_strided(<const char*> row, size, <char*> e, s.exps_apart * size, size, s.classes)
 
 
+cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
+                         real tag) noexcept nogil:
+    # The sum S of a row, pivot included, in two numbers: S - e_j keeps its digits by both, unless e_j is nearly all.
+    # Where the pivot is no target it is the largest exponential, and is taken out as it is.
+    cdef real* high = <real*> s.row[PIVOT] + first
+    cdef real* low = <real*> s.row[SUM_WITHOUT_PIVOT] + first
+    cdef double others, pivot, total, rounded
+    cdef Py_ssize_t i
+    for i in range(rows):
+        others = s.whole_sum[first + i] * s.unit[i]
+        pivot = s.pivot_exp[first + i]
+        total = others + pivot
+        high[i] = <real> total
+        if real is float:
+            low[i] = <real> (total - high[i])
+        else:
+            rounded = total - others
+            low[i] = ((others - (total - rounded)) + (pivot - rounded)) + s.whole_low[first + i] * s.unit[i]
+    for i in range(0 if s.in_range and not s.holes else rows):
+        if block.label[i] != (<long long> (<const real*> s.pivot_class)[first + i] if s.by_classes else s.pivots[i]):
+            high[i] = <real> s.pivot_exp[first + i]
+            low[i] = <real> block.sum_without_pivot[i]
+
+
 cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                            real* e) noexcept nogil:
     # What the third stage takes of a block.
@@ -317,7 +347,9 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         active = <real*> s.row[ACTIVE] + first
         for i in range(rows):
             active[i] = block.active[i]
-    if s.exact:
+    if s.needs_whole_sums:
+        set_whole_sums(s, first, rows, block, <real> 0)
+    elif s.exact:
         narrow_rows(&block.sum_without_pivot[0], rows, 1.0, <real*> s.row[SUM_WITHOUT_PIVOT] + first)
         narrow_rows(s.pivot_exp + first, rows, 1.0, <real*> s.row[PIVOT] + first)
     if batch.hess.data != NULL:

@@ -108,11 +108,16 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
         return t * (x + c[0])
 
 
+cdef inline real nearly_all(real tag) noexcept nogil:
+    # What an exponential may be times the sum of all others before that loses digits as a difference.
+    return <real> 4194304.0 if real is float else <real> 1125899906842624.0  # 2^22, 2^50
+
+
 cdef inline mask[real] dominates(vec[real] x, const vec[real]* c, row_pass kind) noexcept nogil:
-    # Where an exponential is more than half of its row: there the sum of all others cancels, unless it is the pivot.
+    # Where an exponential is so much of its row that the sum of all others loses digits, unless it is the pivot.
     cdef vec[real] e = x * c[0]
     if row_pass is Curved:
-        return less(c[1] + (c[2] - e), e)
+        return less((c[1] + (c[2] - e)) * splat(nearly_all(<real> 0)), e)
     else:
         return less(e, e)
 

@@ -55,6 +55,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
         s.row[i] = part(&memory, numbers * size)
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
     s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
+    s.whole_sum = <double*> part(&memory, numbers * sizeof(double))
+    s.whole_low = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
     if soft or wants_hess:
         s.hess = part(&memory, (elements if wants_hess or not s.is_long else CHUNK) * size)
@@ -85,6 +87,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                        or batch.log_sum_exp != NULL
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
                        or (soft and not has_hard_mass(batch)))
+    s.needs_whole_sums = wants_hess and not s.largest_pivot
     s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
     if plan == BLOCK_INTERLEAVED:
         s.rows = INTERLEAVED_ROWS
@@ -92,7 +95,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
         s.rows = PLANE_ROWS
         # One line of cache of each class at least.
         while s.rows * storage_size(batch.logits.storage) > cache_line and (
-                s.rows * classes * size > PLANE_BYTES or s.rows // 2 >= rows):
+                s.rows // 2 >= rows or (s.rows > LEAST_PLANE_ROWS and s.rows * classes * size > PLANE_BYTES)):
             s.rows //= 2
     else:
         s.rows = BLOCK_ROWS

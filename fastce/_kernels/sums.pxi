@@ -34,16 +34,17 @@ cdef inline vec[double] row_sum(const float* x, Py_ssize_t classes, bint exactly
     return sum
 
 
-cdef inline void add_doubles(const double* x, Py_ssize_t count, wide_sum[double]* sum) noexcept nogil:
-    # With the rounding errors beside the sum.
+cdef inline void add_doubles(const double* x, Py_ssize_t count, bint exactly, wide_sum[double]* sum) noexcept nogil:
+    # With the rounding errors beside the sum; exactly, those of pairs, too.
     cdef int width = lanes(<double> 0)
     cdef Py_ssize_t whole = count - count % width, j = 0
     sum.add(load_first(x + whole, count - whole, <double> 0))
-    while j + 2 * width <= whole:
+    while not exactly and j + 2 * width <= whole:
         sum.add(load(x + j) + load(x + j + width))
         j += 2 * width
-    if j < whole:
+    while j < whole:
         sum.add(load(x + j))
+        j += width
 
 
 cdef double exact_sum(const real* x, Py_ssize_t count) noexcept nogil:
@@ -51,18 +52,20 @@ cdef double exact_sum(const real* x, Py_ssize_t count) noexcept nogil:
     if real is float:
         return reduce_add(row_sum(x, count, True))
     else:
-        add_doubles(x, count, &sum)
+        add_doubles(x, count, False, &sum)
         return sum.total()
 
 
 cdef void sums_by_rows(const real* of_row, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
-                       double* to) noexcept nogil:
+                       double* to, double* low) noexcept nogil:
     # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
-    # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP.
+    # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP. `low`, if it
+    # is not NULL, gets what they leave of a sum in double.
     cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
     cdef Py_ssize_t row = 0, rest
     cdef vec[double] sums[8]
     cdef vec[double] errors[8]
+    cdef vec[double] total
     cdef vec[float] zero = splat(<float> 0)
     cdef const float* x
     cdef wide_sum[double] nothing, sum
@@ -95,14 +98,17 @@ cdef void sums_by_rows(const real* of_row, Py_ssize_t rows, Py_ssize_t classes, 
                 sums[k] = row_sum(of_row, classes, exactly)
             else:
                 sum = nothing
-                add_doubles(of_row, classes, &sum)
+                add_doubles(of_row, classes, low != NULL, &sum)
                 sums[k] = sum.rounded_sum()
                 errors[k] = sum.rounding_error()
             of_row += classes
         if real is float:
             store(to + row, sums_of_lanes(&sums[0]))
         else:
-            store(to + row, exact_sums_of_lanes(&sums[0], &errors[0]))
+            total = exact_sums_of_lanes(&sums[0], &errors[0])
+            store(to + row, total)
+            if low != NULL:
+                store(low + row, errors[0] - (total - sums[0]))
         row += together
     for row in range(rows, (rows + 15) // 16 * 16):
         to[row] = 0.0
@@ -157,6 +163,23 @@ cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssiz
         store_wide(s.sum_without_pivot + i, wide)
         store_widened(s.pivot_exp + i, taken)
         i += width
+
+
+cdef void whole_sums_by_classes(const Scratch* s, const real* e, Py_ssize_t rows) noexcept nogil:
+    # Of a run packed by classes, but for the pivots: without a rounding in float, and with what is left in double.
+    cdef vec[real] one = splat(<real> 1), this_class, pivot
+    cdef wide_sum[real] nothing, sum
+    cdef Py_ssize_t i = 0, j
+    while i < rows:
+        sum = nothing
+        this_class = splat(<real> 0)
+        pivot = load(<const real*> s.pivot_class + i)
+        for j in range(s.classes):
+            sum.add(zero_where(equal(pivot, this_class), load(e + j * s.exps_apart + i)))
+            this_class = this_class + one
+        store_wide(s.whole_sum + i, sum.lanes())
+        store_wide(s.whole_low + i, sum.low_lanes())
+        i += lanes(<real> 0)
 
 
 cdef void sums_by_classes(const real* x, Py_ssize_t apart, Py_ssize_t classes, Py_ssize_t rows,

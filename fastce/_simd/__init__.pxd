@@ -21,6 +21,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         wide_sum()
         void add(vec[T])
         wide_vec[T] lanes()
+        wide_vec[T] low_lanes()
         double total()
         vec[double] rounded_sum()     # of double alone
         vec[double] rounding_error()

@@ -199,6 +199,7 @@ public:
             sum.part[i] = sum.part[i] + wide.part[i];
     }
     FASTCE_INLINE wide_vec<float> lanes() const { return sum; }
+    FASTCE_INLINE wide_vec<float> low_lanes() const { return wide_sum().sum; } // nothing is lost
     FASTCE_INLINE double total() const {
         vec<double> all = sum.part[0];
         for (int i = 1; i < sum.parts; ++i)
@@ -222,6 +223,11 @@ public:
     FASTCE_INLINE wide_vec<double> lanes() const {
         wide_vec<double> wide;
         wide.part[0] = corrected();
+        return wide;
+    }
+    FASTCE_INLINE wide_vec<double> low_lanes() const { // what lanes() rounds off
+        wide_vec<double> wide;
+        wide.part[0] = error - (corrected() - sum);
         return wide;
     }
     double total() const { // rounded once
