@@ -141,7 +141,7 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     # the sum with it, without its logarithm where that is added apart.
     cdef vec[real] smaller = smaller_sigmoid(e), distance = abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
-    grad[0] = flip_sign(wrong - total * smaller, z)
+    grad[0] = flip_sign(less_product(wrong, total, smaller), z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
         distance = keep(less(splat(<real> 0), wrong), distance)
@@ -199,9 +199,9 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
         if options is not Ordinary:  # not 0 * inf
             p_b = select(equal(p, zero), p, p_b)
             b = drop(equal(weight, zero), b)
-        grad[0] = flip_sign(weight * (r + g * p_b), sign)
-        hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
-        value = rounded(weight * b) if options is General else fma(weight, b, sum)
+        grad[0] = flip_sign(weight * fma(g, p_b, r), sign)
+        hess[0] = weight * fma(one + g + g, r * p, g * less_product(g * p * p_b, r, p_b))
+        value = weight * b if options is General else fma(weight, b, sum)
         if options is Ordinary:
             return value
     soft = less(zero, y) & less(y, one)
@@ -224,16 +224,16 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] p = select_negative(z, smaller, larger)
     cdef vec[real] q = select_negative(z, larger, smaller)
-    cdef vec[real] r = p * opposite + q * y
+    cdef vec[real] r = fma(p, opposite, q * y)
     cdef vec[real] rho = p * q * (opposite - y) / r
     cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
-    cdef vec[real] slope = opposite * p - y * q
-    cdef vec[real] weight = y * alpha + opposite * one_less_alpha
+    cdef vec[real] slope = less_product(opposite * p, y, q)
+    cdef vec[real] weight = fma(y, alpha, opposite * one_less_alpha)
     if loss.whole_gamma > 0:
         weight = weight * (r * r if loss.whole_gamma == 2 else r)
     elif loss.whole_gamma < 0:
         weight = weight * exp(g * log(r))
-    cdef vec[real] g_rho_b = rounded(g * select(equal(rho, zero), zero, rho * b))
+    cdef vec[real] g_rho_b = g * select(equal(rho, zero), zero, rho * b)
     grad[0] = weight * (g_rho_b + slope)
     hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
     return select(equal(weight, zero), weight, weight * b)
@@ -415,8 +415,8 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
             y_i = load(y + i)
             opposite = one - y_i
             if options is not Ordinary:
-                y_i = y_i * kept + half_smoothing
-                opposite = opposite * kept + half_smoothing
+                y_i = fma(y_i, kept, half_smoothing)
+                opposite = fma(opposite, kept, half_smoothing)
             if sigmoid_loss is Bce:
                 e_i = load(e + i)
                 if options is General:
