@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: embedsignature=False
+# cython: embedsignature=False, freethreading_compatible=True
 """Kernels of fastce: compiled once an instruction set, from this source.
 
 Python never sees a pointer: a run holds the arrays of one call, and is told which rows to do. The
