@@ -10,6 +10,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
 
 SOURCE = "fastce/_core.pyx"
 # Everything that a module is made of: an edited header must rebuild it.
@@ -84,25 +85,22 @@ INSTRUCTION_SETS = instruction_sets()
 
 
 def extension(name: str) -> Extension:
-    """One variant. cythonize keeps flags by source, so each has a call and a folder of its own."""
-    (module,) = cythonize(
-        [Extension(f"fastce.{name}", [SOURCE], depends=DEPENDS, language="c++")],
-        build_dir=f"build/cython/{name}",
-        compiler_directives={"language_level": 3},
-        quiet=True,
+    return Extension(
+        f"fastce.{name}",
+        [SOURCE],
+        depends=DEPENDS,
+        language="c++",
+        include_dirs=[numpy.get_include(), "fastce"],
+        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     )
-    module.include_dirs = [numpy.get_include(), "fastce"]
-    module.extra_link_args = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
-    module.define_macros = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
-    return module
 
 
 class Build(build_ext):
     """Asks the compiler who it is, and gives each module the flags that it knows."""
 
     def build_extensions(self) -> None:
-        if not self.compiler.compiler_type == "msvc" and not shutil.which(self.cxx()):
-            raise SystemExit(NO_COMPILER.format(problem=f"there is no {self.cxx()}"))
+        self.check_compiler()
         kind = kind_of_compiler(self.compiler)
         if kind == "msvc":
             print(SLOW)
@@ -110,8 +108,11 @@ class Build(build_ext):
         elif kind == "clang-cl":
             self.compiler.initialize()
             self.compiler.cc = shutil.which(os.environ["CXX"]) or os.environ["CXX"]
+        count = len(self.extensions)
+        print(f"fastce: compiling {count} modules takes about two minutes", flush=True)
         flags = flags_of_compiler(kind)
         for module in self.extensions:
+            self.generate(module)
             module.extra_compile_args = flags + INSTRUCTION_SETS[module.name.partition(".")[2]]
             if kind == "gcc" and module.name.endswith("avx512"):
                 # GCC warns of its own header, hundreds of times: what is undefined is meant so.
@@ -121,12 +122,27 @@ class Build(build_ext):
                 # loss took 1.4 times as long where GCC decided so.
                 inline = "inline __attribute__((always_inline))"
                 module.define_macros.append(("CYTHON_INLINE", inline))
-        modules = len(self.extensions)
-        print(f"fastce: compiling {modules} modules takes about two minutes", flush=True)
         super().build_extensions()
 
-    def cxx(self) -> str:
-        return self.compiler.compiler_cxx[0]
+    def check_compiler(self) -> None:
+        """Say what to install, in time: before minutes of work, and without a traceback."""
+        try:
+            if self.compiler.compiler_type == "msvc":
+                self.compiler.initialize()
+            elif not shutil.which(self.compiler.compiler_cxx[0]):
+                raise PlatformError(f"there is no {self.compiler.compiler_cxx[0]}")
+        except PlatformError as error:
+            raise SystemExit(NO_COMPILER.format(problem=error)) from None
+
+    def generate(self, module: Extension) -> None:
+        # cythonize keeps flags by source, so each module has a call and a folder of its own.
+        (made,) = cythonize(
+            [module],
+            build_dir=f"build/cython/{module.name.partition('.')[2]}",
+            compiler_directives={"language_level": 3},
+            quiet=True,
+        )
+        module.sources, module.depends = made.sources, made.depends
 
 
 setup(

@@ -21,9 +21,13 @@ def show_config() -> None:
     fastce            ...
     instruction set   ...
     """
+    # What the baseline's vectors are called: it names no extension because each processor has it.
+    extension = {"x86_64": "SSE2, ", "amd64": "SSE2, ", "aarch64": "NEON, ", "arm64": "NEON, "}
+    vectors = _isa.selected == "baseline" and _isa.core.LANES > 1
+    named = extension.get(platform.machine().lower(), "") if vectors else ""
     lines = {
         "fastce": __version__,
-        "instruction set": f"{_isa.selected} ({_isa.core.LANES} float32 a vector)",
+        "instruction set": f"{_isa.selected} ({named}{_isa.core.LANES} float32 a vector)",
         "available": ", ".join(_isa.available()),
         "threads": str(get_num_threads()),
         "compiler": _isa.core.COMPILER,
