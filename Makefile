@@ -18,13 +18,14 @@ KERNELS := $(wildcard $(addprefix fastce/*.,hpp pxd pxi pyx) fastce/_kernels/*.p
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-all sanitize fuzz mutate exhaustive bench cliffs docs lint dist clean
+.PHONY: help demo test test-all cross sanitize fuzz mutate exhaustive bench cliffs docs lint dist clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo        train a digit classifier with fastce as its loss, and draw the run'
 	@echo 'make test        build the package and run the test suite'
 	@echo 'make test-all    the same with torch, JAX and all other optional packages installed'
+	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm; nothing is linked or run'
 	@echo 'make sanitize    the tests under AddressSanitizer and UBSan, those of threads under ThreadSanitizer'
 	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
 	@echo 'make mutate      break the package on purpose, and see that the tests notice'
@@ -50,6 +51,10 @@ test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
 	$(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, lightgbm, mpi4py, numba, PyInstaller, statsmodels, torch, xgboost'
 	$(BIN)/python -m pytest $(ARGS)
+
+# Objects alone, in a temporary folder.
+cross: $(STAMPS)/group-cross
+	$(BIN)/python tools/cross.py $(ARGS)
 
 # These two build copies of their own, elsewhere.
 sanitize: $(STAMPS)/group-build $(STAMPS)/group-test
