@@ -141,7 +141,7 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     # the sum with it, without its logarithm where that is added apart.
     cdef vec[real] smaller = smaller_sigmoid(e), distance = abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
-    grad[0] = flip_sign(less_product(wrong, total, smaller), z)
+    grad[0] = flip_sign(wrong - smaller if options is not General else less_product(wrong, total, smaller), z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
         distance = keep(less(splat(<real> 0), wrong), distance)
