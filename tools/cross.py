@@ -33,8 +33,10 @@ FLAGS = [
     "-DCYTHON_INLINE=inline __attribute__((always_inline))",
     "-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION",
 ]
-# Windows has 32 bits of long and 16 of wchar_t, where the host's configuration says otherwise.
-WINDOWS = """#include_next <pyconfig.h>
+# What the host's configuration of Python and NumPy says, and these systems do not have. Windows has
+# 32 bits of long and 16 of wchar_t.
+MACOS = "#include <machine/endian.h>\n"
+WINDOWS = """#include <pyconfig.h>
 #undef SIZEOF_LONG
 #define SIZEOF_LONG 4
 #undef SIZEOF_WCHAR_T
@@ -48,10 +50,12 @@ WINDOWS = """#include_next <pyconfig.h>
 
 def compile_for(target: str, flags: list[str], source: Path, folder: Path) -> str:
     """Return what is wrong with it, or nothing."""
-    include = [folder / "windows"] if "windows" in target else []
+    include = [folder / "macos"] if "macos" in target else []
     include += [sysconfig.get_path("include"), numpy.get_include(), ROOT / "fastce"]
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *FLAGS, *flags]
     command += [f"-I{path}" for path in include]
+    if "windows" in target:
+        command += ["-include", str(folder / "python_on_windows.h")]
     command += ["-c", str(source), "-o", str(folder / f"{target}{len(flags)}.o")]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     lines = run.stderr.splitlines()
@@ -65,9 +69,12 @@ def main() -> None:
     failed = False
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         folder = Path(name)
-        (folder / "windows").mkdir()
-        (folder / "windows" / "pyconfig.h").write_text(WINDOWS)
-        extension = Extension("fastce._core", ["fastce/_core.pyx"], language="c++")
+        (folder / "macos").mkdir()
+        (folder / "macos" / "endian.h").write_text(MACOS)
+        (folder / "python_on_windows.h").write_text(WINDOWS)
+        headers = [str(path) for path in Path("fastce").rglob("*.hpp")]  # copied beside the source
+        source = ["fastce/_core.pyx"]
+        extension = Extension("fastce._core", source, depends=headers, language="c++")
         cythonize([extension], build_dir=str(folder), quiet=True)
         source = folder / "fastce" / "_core.cpp"
         chosen = sys.argv[1:] or list(TARGETS)
