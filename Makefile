@@ -51,6 +51,7 @@ test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optio
 	$(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, lightgbm, mpi4py, numba, PyInstaller, statsmodels, torch, xgboost'
 	$(BIN)/python -m pytest $(ARGS)
 
+# Objects alone, in a temporary folder.
 # These two build copies of their own, elsewhere.
 sanitize: $(STAMPS)/group-build $(STAMPS)/group-test
 	$(BIN)/python tools/sanitize.py address

@@ -2,80 +2,151 @@
 
 import os
 import platform
-import sys
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
 
 SOURCE = "fastce/_core.pyx"
 # Everything that a module is made of: an edited header must rebuild it.
 DEPENDS = [
     str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").rglob(f"*.{suffix}")
 ]
-
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+SANITIZE = os.environ.get("FASTCE_SANITIZE")
 
-if sys.platform == "win32":
-    FLAGS = ["/std:c++17", "/O2", "/fp:precise"]
-    MACROS: list[tuple[str, str | None]] = []
-    INSTRUCTION_SETS: dict[str, list[str]] = {"_core": []}
-else:
+NO_COMPILER = """
+fastce is compiled from C++17, and no compiler for it was found ({problem}). To install one:
+  Debian, Ubuntu: apt install g++ python3-dev      Fedora: dnf install gcc-c++ python3-devel
+  macOS: xcode-select --install      Windows: "Desktop development with C++" of Visual Studio
+"""
+SLOW = "fastce: MSVC has no vectors: build with CXX=clang-cl (LLVM), or kernels are 4 times slower."
+
+
+def kind_of_compiler(compiler) -> str:
+    """gcc, clang, clang-cl or msvc; by what it says of itself, as on macOS gcc is clang."""
+    if compiler.compiler_type == "msvc":
+        return "clang-cl" if "clang" in Path(os.environ.get("CXX", "cl")).stem else "msvc"
+    command = [*compiler.compiler_cxx, "--version"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return "clang" if "clang" in text.lower() else "gcc"
+
+
+def flags_of_compiler(kind: str) -> list[str]:
+    if kind == "msvc":
+        return ["/std:c++17", "/O2", "/fp:precise"]
     # Errno and traps are the only parts of IEEE arithmetic that the kernels do without: -ffast-math
-    # would break NaN, and the rounding trick of exp. Unrolling takes 10 % off the softmax loops.
-    FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math"]
-    FLAGS += ["-fvisibility=hidden", "-g0"]
-    if platform.system() != "Darwin":
-        FLAGS.append("-Wno-psabi")  # of vectors as arguments: all such functions are inlined
+    # would break NaN, and the rounding trick of exp. What is to be fused says so (fma in simd.hpp),
+    # and nothing else is, so that bits do not depend on the compiler.
+    flags = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+    # Of vectors as arguments (all such functions are inlined); of what Cython generates.
+    flags += ["-Wno-psabi", "-Wno-unused-function"]
+    if kind == "clang-cl":
+        return ["/std:c++17", "/clang:-O3", *flags]
+    # Unrolling takes 10 % off the softmax loops.
+    flags += ["-std=c++17", "-O3", "-fvisibility=hidden", "-g0"]
+    if kind == "gcc":
         # What shall be inlined says so. A pass over a row with all else that a row needs in one
-        # function has no registers left: 1024 x 32000 took 0.53 ns an element, for 0.50.
-        FLAGS += ["-fno-inline-functions-called-once", "-fno-inline-functions"]
-        FLAGS.append("-fno-inline-small-functions")
-    # A formula that is called for every vector must not become a function call: focal loss took
-    # 1.4 times as long where GCC decided so.
-    MACROS = [("CYTHON_INLINE", "inline __attribute__((always_inline))")]
-    INSTRUCTION_SETS = {"_core": []}
+        # function has no registers left: 1024 x 32000 took 0.53 ns an element, for 0.50. Clang
+        # would leave the standard library's functions out of line, and export them.
+        flags += ["-fno-inline-functions-called-once", "-fno-inline-functions"]
+        flags.append("-fno-inline-small-functions")
+    if SANITIZE:
+        flags = [flag for flag in flags if flag not in ("-O3", "-g0")]
+        flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+        flags.append("-fno-sanitize-recover=all")
+    return flags
+
+
+def instruction_sets() -> dict[str, list[str]]:
+    """Modules, and the flags of each; Clang's flags are GCC's but for two."""
+    modules: dict[str, list[str]] = {"_core": []}
     if X86:
         avx2 = ["-mavx2", "-mfma", "-mf16c"]
         avx512 = ["-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
-        INSTRUCTION_SETS["_core_avx2"] = avx2
-        INSTRUCTION_SETS["_core_avx512"] = [*avx2, *avx512, "-mprefer-vector-width=512"]
-        # GCC warns of its own header, hundreds of times: what is undefined there is meant so.
-        INSTRUCTION_SETS["_core_avx512"] += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+        modules["_core_avx2"] = avx2
+        modules["_core_avx512"] = [*avx2, *avx512, "-mprefer-vector-width=512"]
         if os.environ.get("FASTCE_BUILD_TEST_VARIANTS"):
             # For tests: 16 lanes without AVX-512, and no vector extension at all.
-            INSTRUCTION_SETS["_core_wide"] = [*avx2, "-DFASTCE_VECTOR_BYTES=64"]
-            INSTRUCTION_SETS["_core_scalar"] = ["-DFASTCE_VECTOR_BYTES=0"]
-
-# For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others (the baseline is always
-# needed); FASTCE_SANITIZE=address,undefined (or thread) builds them with a sanitizer.
-ONLY = os.environ.get("FASTCE_BUILD_ONLY")
-if ONLY:
-    INSTRUCTION_SETS = {name: INSTRUCTION_SETS[name] for name in ONLY.split(",")}
-SANITIZE = os.environ.get("FASTCE_SANITIZE")
-LINK_FLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else []
-if SANITIZE:
-    FLAGS = [flag for flag in FLAGS if flag not in ("-O3", "-g0")]
-    FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
-    FLAGS += ["-fno-sanitize-recover=all"]
+            modules["_core_wide"] = [*avx2, "-DFASTCE_VECTOR_BYTES=64"]
+            modules["_core_scalar"] = ["-DFASTCE_VECTOR_BYTES=0"]
+    # For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others (the baseline is always
+    # needed); FASTCE_SANITIZE=address,undefined (or thread) builds them with a sanitizer.
+    only = os.environ.get("FASTCE_BUILD_ONLY")
+    return {name: modules[name] for name in only.split(",")} if only else modules
 
 
-def extension(name: str, flags: list[str]) -> Extension:
-    """One variant. cythonize keeps flags by source, so each has a call and a folder of its own."""
-    (module,) = cythonize(
-        [Extension(f"fastce.{name}", [SOURCE], depends=DEPENDS, language="c++")],
-        build_dir=f"build/cython/{name}",
-        compiler_directives={"language_level": 3},
-        quiet=True,
+INSTRUCTION_SETS = instruction_sets()
+
+
+def extension(name: str) -> Extension:
+    return Extension(
+        f"fastce.{name}",
+        [SOURCE],
+        depends=DEPENDS,
+        language="c++",
+        include_dirs=[numpy.get_include(), "fastce/_simd"],
+        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     )
-    module.extra_compile_args = FLAGS + flags
-    module.include_dirs = [numpy.get_include(), "fastce/_simd"]
-    module.extra_link_args = LINK_FLAGS
-    module.define_macros = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *MACROS]
-    return module
 
 
-PARALLEL = {"build_ext": {"parallel": True}}  # as many compilers as there are processors
-MODULES = [extension(name, flags) for name, flags in INSTRUCTION_SETS.items()]
-setup(ext_modules=MODULES, options=PARALLEL)
+class Build(build_ext):
+    """Asks the compiler who it is, and gives each module the flags that it knows."""
+
+    def build_extensions(self) -> None:
+        self.check_compiler()
+        kind = kind_of_compiler(self.compiler)
+        if kind == "msvc":
+            print(SLOW)
+            self.extensions = [x for x in self.extensions if x.name == "fastce._core"]
+        elif kind == "clang-cl":
+            self.compiler.initialize()
+            self.compiler.cc = shutil.which(os.environ["CXX"]) or os.environ["CXX"]
+        count = len(self.extensions)
+        print(f"fastce: compiling {count} modules takes about two minutes", flush=True)
+        flags = flags_of_compiler(kind)
+        for module in self.extensions:
+            self.generate(module)
+            module.extra_compile_args = flags + INSTRUCTION_SETS[module.name.partition(".")[2]]
+            if kind == "gcc" and module.name.endswith("avx512"):
+                # GCC warns of its own header, hundreds of times: what is undefined is meant so.
+                module.extra_compile_args += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+            if kind != "msvc":
+                # A formula that is called for every vector must not become a function call: focal
+                # loss took 1.4 times as long where GCC decided so.
+                inline = "inline __attribute__((always_inline))"
+                module.define_macros.append(("CYTHON_INLINE", inline))
+        super().build_extensions()
+
+    def check_compiler(self) -> None:
+        """Say what to install, in time: before minutes of work, and without a traceback."""
+        try:
+            if self.compiler.compiler_type == "msvc":
+                self.compiler.initialize()
+            elif not shutil.which(self.compiler.compiler_cxx[0]):
+                raise PlatformError(f"there is no {self.compiler.compiler_cxx[0]}")
+        except PlatformError as error:
+            raise SystemExit(NO_COMPILER.format(problem=error)) from None
+
+    def generate(self, module: Extension) -> None:
+        # cythonize keeps flags by source, so each module has a call and a folder of its own.
+        (made,) = cythonize(
+            [module],
+            build_dir=f"build/cython/{module.name.partition('.')[2]}",
+            compiler_directives={"language_level": 3},
+            quiet=True,
+        )
+        module.sources, module.depends = made.sources, made.depends
+
+
+setup(
+    ext_modules=[extension(name) for name in INSTRUCTION_SETS],
+    cmdclass={"build_ext": Build},
+    options={"build_ext": {"parallel": True}},  # as many compilers as there are processors
+)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: embedsignature=False
+# cython: embedsignature=False, freethreading_compatible=True
 """Kernels of fastce: compiled once an instruction set, from this source.
 
 Python never sees a pointer: a run holds the arrays of one call, and is told which rows to do. The
@@ -61,25 +61,39 @@ include "_kernels/c_interface.pxi"
 
 cdef extern from *:
     """
-    #if defined(__GNUC__) && defined(__x86_64__)
+    #if FASTCE_GNU && defined(__x86_64__)
     #include <cpuid.h>
-    // The builtins ask the operating system too; they do not all know F16C, hence its bit of cpuid.
+    // Asked here, not by builtins: those need a library that clang-cl does not link, and do not all know F16C.
+    static inline int has_bits(unsigned number, unsigned bits) { return (number & bits) == bits; }
+    // What the operating system saves of a thread's registers.
+    static inline unsigned saved_state(void) {
+        unsigned low, high;
+        __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        return low;
+    }
     static int has_avx2(void) {
-        unsigned a, b, c = 0, d;
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+        unsigned a, b, c, d;
+        if (!__get_cpuid(1, &a, &b, &c, &d) || !has_bits(c, bit_FMA | bit_OSXSAVE | bit_AVX | bit_F16C))
+            return 0;
+        if (!has_bits(saved_state(), 0x6))  // SSE, AVX
+            return 0;
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && has_bits(b, bit_AVX2);
     }
     static int has_avx512(void) {
-        return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl");
+        unsigned a, b, c, d;
+        if (!has_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
+            return 0;
+    #if !defined(__APPLE__)  // macOS begins to save them when they are first used
+        if (!has_bits(saved_state(), 0xe6))
+            return 0;
+    #endif
+        return has_bits(b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
     }
     #else
     static int has_avx2(void) { return 0; }
     static int has_avx512(void) { return 0; }
     #endif
-    #if defined(__GNUC__)
+    #if FASTCE_GNU
     #define FASTCE_COMPILER __VERSION__
     #else
     #define FASTCE_COMPILER "unknown"

@@ -301,7 +301,7 @@ def _run(
         raise AssertionError("checked arguments that the kernels do not take")
 
 
-_kernels: dict[tuple[str, str, Any], Any] = {}
+_kernels: dict[tuple[Any, str, Any], Any] = {}
 
 
 def _is_plain_axis(axis: Any) -> bool:
@@ -309,8 +309,9 @@ def _is_plain_axis(axis: Any) -> bool:
 
 
 def _kernel(kind: str, axis: Any = -1) -> Any:
-    key = (variants.selected, kind, axis)
+    core = variants.core
+    key = (core, kind, axis)
     kernel = _kernels.get(key)
     if kernel is None:
-        kernel = _kernels[key] = variants.core.SoftmaxKernel(kind, axis=axis)
+        kernel = _kernels.setdefault(key, core.SoftmaxKernel(kind, axis=axis))
     return kernel

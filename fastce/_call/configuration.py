@@ -21,9 +21,13 @@ def show_config() -> None:
     fastce            ...
     instruction set   ...
     """
+    # What the baseline's vectors are called: it names no extension because each processor has it.
+    extension = {"x86_64": "SSE2, ", "amd64": "SSE2, ", "aarch64": "NEON, ", "arm64": "NEON, "}
+    vectors = variants.selected == "baseline" and variants.core.LANES > 1
+    named = extension.get(platform.machine().lower(), "") if vectors else ""
     lines = {
         "fastce": __version__,
-        "instruction set": f"{variants.selected} ({variants.core.LANES} float32 a vector)",
+        "instruction set": f"{variants.selected} ({named}{variants.core.LANES} float32 a vector)",
         "available": ", ".join(variants.available()),
         "threads": str(get_num_threads()),
         "compiler": variants.core.COMPILER,

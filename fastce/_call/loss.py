@@ -38,10 +38,11 @@ class Loss:
 
     def kernel(self) -> Any:
         """Return this loss as the kernels in use take it; made once."""
-        kernels: dict[str, Any] = self.__dict__["_kernels"]
-        found = kernels.get(variants.selected)
-        if found is None:
-            found = kernels[variants.selected] = self._new_kernel(variants.core)
+        core = variants.core  # read once: another thread may choose another variant
+        kernels: dict[Any, Any] = self.__dict__["_kernels"]
+        found = kernels.get(core)
+        if found is None:  # of several threads that make one, all take the first
+            found = kernels.setdefault(core, self._new_kernel(core))
         return found
 
     # The three ways to call ---------------------------------------------------------------------

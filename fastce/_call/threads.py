@@ -17,6 +17,7 @@ from _queue import SimpleQueue
 from _thread import LockType, allocate_lock, start_new_thread  # as they are now, see _has_threads
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import BuiltinFunctionType
 
 from fastce._call import checks
@@ -73,16 +74,18 @@ def get_num_threads() -> int:
     >>> fastce.get_num_threads() >= 1
     True
     """
-    global _count
-    if _count is None:
-        text = os.environ.get("FASTCE_NUM_THREADS")
-        if text:
-            _count = checks.threads_of_environment(text)
-        elif hasattr(os, "sched_getaffinity"):
-            _count = len(os.sched_getaffinity(0))
-        else:
-            _count = os.cpu_count() or 1
-    return _count
+    return _default_count() if _count is None else _count
+
+
+@lru_cache
+def _default_count() -> int:
+    # Apart from what is set, which a thread that finds this out meanwhile must not undo.
+    text = os.environ.get("FASTCE_NUM_THREADS")
+    if text:
+        return checks.threads_of_environment(text)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def set_num_threads(threads: int) -> None:
@@ -201,13 +204,19 @@ class _Pool:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[_Call, LockType] | None] = SimpleQueue()
         self._threads: list[int] = []
+        self._growing = allocate_lock()
 
     def help(self, call: _Call, helpers: int) -> None:
-        try:
-            while len(self._threads) < helpers:
-                self._threads.append(start_new_thread(_serve, (self._jobs,)))
-        except RuntimeError:
-            pass  # the system has no thread left, or the interpreter is on its way out
+        # Whoever meets another call that starts threads does with those that there are: it must not
+        # wait for one that it has interrupted.
+        if len(self._threads) < helpers and self._growing.acquire(False):
+            try:
+                while len(self._threads) < helpers:
+                    self._threads.append(start_new_thread(_serve, (self._jobs,)))
+            except RuntimeError:
+                pass  # the system has no thread left, or the interpreter is on its way out
+            finally:
+                self._growing.release()
         for _ in range(min(helpers, len(self._threads))):
             self._jobs.put((call, call.claim()))
 

@@ -39,7 +39,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         log_total = log1p(others / pivot)
         # keep: a class of weight 0 has no loss, even where its logit is -inf.
         value = zero_unless(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
-        value = value + soft * log_total
+        value = fma(soft, log_total, value)
         if soft_targets:
             value = value + load(&block.soft_distance[i])
         if not plain and (batch.z_loss != 0.0 or batch.log_sum_exp):
@@ -60,7 +60,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     scale = load(&block.factor[i]) * inverse
     store(&block.softmax_coefficient[i], pull)
     store(&block.row_scale[i], scale)
-    store(&block.grad_at_label[i], scale * (towards * e - at_target * target_others))
+    store(&block.grad_at_label[i], scale * subtract_product(towards * e, at_target, target_others))
     if not plain and batch.hess.data != NULL:
         product = pull * scale * inverse
         square = two_z * scale * inverse

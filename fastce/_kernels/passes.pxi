@@ -71,7 +71,7 @@ cdef inline vec[real] tanh_and_slope(vec[real] x, vec[real]* slope) noexcept nog
     cdef vec[real] inverse = one / (one + e)
     slope[0] = (four * e) * (inverse * inverse)
     return flip_sign(select(less(magnitude, splat(<real> 0.55)), tanh_near_zero(magnitude),
-                            one - (e + e) * inverse), x)
+                            subtract_product(one, e + e, inverse)), x)
 
 
 cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:

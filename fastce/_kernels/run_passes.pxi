@@ -96,10 +96,10 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
         return fma(x, c[0], t * c[1])
     elif row_pass is Exact:
         e = x * c[0]
-        return c[4] * ((c[3] - t) * e - t * (c[1] + (c[2] - e)))
+        return c[4] * subtract_product((c[3] - t) * e, t, c[1] + (c[2] - e))
     elif row_pass is Curved:
         e = x * c[0]
-        return e * (c[3] * (c[1] + (c[2] - e)) + c[4] * e)
+        return e * fma(c[3], c[1] + (c[2] - e), c[4] * e)
     elif row_pass is LogSoftmax:
         return (x - c[0]) - c[1]
     elif row_pass is Distances:

@@ -159,8 +159,8 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
             y_i = load(y + i)
             opposite = one - y_i
             if options is not Ordinary:
-                y_i = y_i * kept + half_smoothing
-                opposite = opposite * kept + half_smoothing
+                y_i = fma(y_i, kept, half_smoothing)
+                opposite = fma(opposite, kept, half_smoothing)
             if sigmoid_loss is Bce:
                 e_i = load(e + i)
                 if options is General:

@@ -87,12 +87,12 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     # the sum with it, without its logarithm where that is added apart.
     cdef vec[real] smaller = smaller_sigmoid(e), distance = abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
-    grad[0] = flip_sign(wrong - total * smaller, z)
+    grad[0] = flip_sign(wrong - smaller if options is not General else subtract_product(wrong, total, smaller), z)
     hess[0] = total * ((splat(<real> 1) - smaller) * smaller)
     if options is not Ordinary:
         distance = zero_unless(less(splat(<real> 0), wrong), distance)
     if options is General:
-        return multiply_subtract(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
+        return fmsub(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
     else:
         return fma(wrong, distance, sum if real is float else sum + log_term)
 
@@ -145,9 +145,9 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
         if options is not Ordinary:  # not 0 * inf
             p_b = select(equal(p, zero), p, p_b)
             b = zero_where(equal(weight, zero), b)
-        grad[0] = flip_sign(weight * (r + g * p_b), sign)
-        hess[0] = weight * ((one + g + g) * (r * p) + g * (g * p * p_b - r * p_b))
-        value = no_contraction(weight * b) if options is General else fma(weight, b, sum)
+        grad[0] = flip_sign(weight * fma(g, p_b, r), sign)
+        hess[0] = weight * fma(one + g + g, r * p, g * subtract_product(g * p * p_b, r, p_b))
+        value = weight * b if options is General else fma(weight, b, sum)
         if options is Ordinary:
             return value
     soft = less(zero, y) & less(y, one)
@@ -170,16 +170,16 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] p = select_negative(z, smaller, larger)
     cdef vec[real] q = select_negative(z, larger, smaller)
-    cdef vec[real] r = p * opposite + q * y
+    cdef vec[real] r = fma(p, opposite, q * y)
     cdef vec[real] rho = p * q * (opposite - y) / r
     cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
-    cdef vec[real] slope = opposite * p - y * q
-    cdef vec[real] weight = y * alpha + opposite * one_less_alpha
+    cdef vec[real] slope = subtract_product(opposite * p, y, q)
+    cdef vec[real] weight = fma(y, alpha, opposite * one_less_alpha)
     if loss.whole_gamma > 0:
         weight = weight * (r * r if loss.whole_gamma == 2 else r)
     elif loss.whole_gamma < 0:
         weight = weight * exp(g * log(r))
-    cdef vec[real] g_rho_b = no_contraction(g * select(equal(rho, zero), zero, rho * b))
+    cdef vec[real] g_rho_b = g * select(equal(rho, zero), zero, rho * b)
     grad[0] = weight * (g_rho_b + slope)
     hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)
     return select(equal(weight, zero), weight, weight * b)

@@ -14,7 +14,8 @@ cdef class SoftmaxOptions:
     cdef double largest_factor
     cdef Batch options
     cdef object class_weight   # (K,) float64 array, or None
-    cdef dict soft_weights     # label_smoothing / K * class_weight, by (double precision, K)
+    cdef tuple soft_weights    # (double precision, K) and label_smoothing / K * class_weight for them, the last
+    #                            used; replaced, never changed, and under this kernel's lock
 
     def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
                  double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
@@ -33,7 +34,7 @@ cdef class SoftmaxOptions:
         self.takes_probabilities = takes_probabilities
         self.largest_factor = largest_factor
         self.class_weight = class_weight
-        self.soft_weights = {}
+        self.soft_weights = (None, None)
         if class_weight is not None:
             self.options.class_weight = <const double*> cnp.PyArray_DATA(<cnp.ndarray> class_weight)
 
@@ -43,14 +44,19 @@ cdef class SoftmaxOptions:
         return self.options.labels.ignore_index if self.options.labels.ignores else None
 
     cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
-        # What label smoothing gives each class, in the working precision.
-        cdef tuple key = (double_precision, classes)
-        cached = self.soft_weights.get(key)
-        if cached is None:
-            cached = np.empty(classes, np.float64 if double_precision else np.float32)
-            if double_precision:
-                spread_smoothing(&self.options, classes, <double*> cnp.PyArray_DATA(<cnp.ndarray> cached))
-            else:
-                spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> cached))
-            self.soft_weights = {key: cached}  # a loss is used with one number of classes
-        return cached
+        # What label smoothing gives each class, in the working precision. A loss is used with one number of
+        # classes, mostly; threads that use it with several share no array that is being filled.
+        cdef tuple key = (double_precision, classes), kept
+        with cython.critical_section(self):
+            kept = self.soft_weights
+        if kept[0] == key:
+            return kept[1]
+        made = np.empty(classes, np.float64 if double_precision else np.float32)
+        if double_precision:
+            spread_smoothing(&self.options, classes, <double*> cnp.PyArray_DATA(<cnp.ndarray> made))
+        else:
+            spread_smoothing(&self.options, classes, <float*> cnp.PyArray_DATA(<cnp.ndarray> made))
+        kept = (key, made)
+        with cython.critical_section(self):
+            self.soft_weights = kept
+        return made

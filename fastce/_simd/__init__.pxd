@@ -62,7 +62,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] abs[T](vec[T])
     vec[T] negative_abs[T](vec[T])
     vec[T] fma[T](vec[T], vec[T], vec[T])
-    vec[T] no_contraction[T](vec[T])
+    vec[T] fmsub[T](vec[T], vec[T], vec[T])             # a * b - c
+    vec[T] subtract_product[T](vec[T], vec[T], vec[T])  # c - a * b, given c, a, b
 
     vec[T] load[T](const T*)
     vec[T] load_first[T](const T*, Py_ssize_t, T)
@@ -113,7 +114,6 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
     vec[T] log1p[T](vec[T])
     vec[T] log[T](vec[T])
-    vec[T] multiply_subtract[T](vec[T], vec[T], vec[T])
     vec[T] product_error[T](vec[T], vec[T], vec[T])
 
     vec[float] load_half "simd::load" (const half*)

@@ -13,14 +13,14 @@ namespace simd {
 // Starts to fetch a cache line that will be read, into the second-level cache, or written, into the first.
 enum { cache_line = 64 };
 FASTCE_INLINE void prefetch(const void *at) {
-#if defined(__GNUC__)
+#if FASTCE_GNU
     __builtin_prefetch(at, 0, 2);
 #else
     (void)at;
 #endif
 }
 FASTCE_INLINE void prefetch_to_write(const void *at) {
-#if defined(__GNUC__)
+#if FASTCE_GNU
     __builtin_prefetch(at, 1, 3);
 #else
     (void)at;
@@ -32,9 +32,9 @@ FASTCE_INLINE void prefetch_to_write(const void *at) {
 template <class T>
 FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, std::ptrdiff_t stop,
                                     bool whole_lines) {
-    const std::ptrdiff_t line = cache_line / std::ptrdiff_t(sizeof(T));
-#if defined(__SSE2__) && defined(__GNUC__) && FASTCE_VECTOR_BYTES && \
+#if defined(__SSE2__) && FASTCE_GNU && FASTCE_VECTOR_BYTES && \
     !(FASTCE_VECTOR_BYTES == 64 && !defined(__AVX512F__))
+    const std::ptrdiff_t line = cache_line / std::ptrdiff_t(sizeof(T));
     const std::ptrdiff_t past_line = reinterpret_cast<std::uintptr_t>(to + first) % cache_line;
     if (past_line % sizeof(T) == 0) {
         if (past_line) {
@@ -59,13 +59,15 @@ FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, 
         if (whole_lines)
             return first;
     }
+#else
+    (void)whole_lines;
 #endif
     std::memcpy(to + first, from + first, std::size_t(stop - first) * sizeof(T));
     return stop;
 }
 // Other threads see what was streamed from here on.
 FASTCE_INLINE void end_streams() {
-#if defined(__SSE2__) && defined(__GNUC__)
+#if defined(__SSE2__) && FASTCE_GNU
     _mm_sfence();
 #endif
 }
@@ -77,7 +79,7 @@ FASTCE_INLINE void end_streams() {
 // "underflow", and NumPy would report flags that it did not raise itself.
 class DefaultEnvironment {
 public:
-#if defined(__SSE2__) && defined(__GNUC__)
+#if defined(__SSE2__) && FASTCE_GNU
     DefaultEnvironment() : saved(_mm_getcsr()) { _mm_setcsr(0x1f80); }
     ~DefaultEnvironment() { _mm_setcsr(saved); }
     void enter() {}  // Cython leaves out an object that nothing uses

@@ -110,7 +110,7 @@ template <class T> FASTCE_INLINE vec<T> load_integers(const unsigned long long *
 
 // Halves first: the same order for every caller and, of sums, every width of a vector. In registers: a
 // detour by memory takes twice as long, and every row waits for it.
-#if defined(__SSE2__) && defined(__GNUC__) && FASTCE_VECTOR_BYTES
+#if defined(__SSE2__) && FASTCE_GNU && FASTCE_VECTOR_BYTES
 FASTCE_INLINE float max_of(__m128 x) {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
@@ -139,12 +139,14 @@ FASTCE_INLINE double sum_of(__m512d x) {
     return sum_of(_mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1)));
 }
 #elif FASTCE_VECTOR_BYTES == 64  // two registers
-template <class Native> FASTCE_INLINE auto max_of(Native x) {
-    typename std::conditional<std::is_same<Native, native_of<float>::type>::value, __m256, __m256d>::type half[2];
-    std::memcpy(half, &x, sizeof x);
-    const auto low = max_of(half[0]), high = max_of(half[1]);
+template <class T> FASTCE_INLINE T max_of_halves(vec<T> x) {
+    typename half_of<T>::type half[2];
+    std::memcpy(half, &x.v, sizeof half);
+    const T low = max_of(half[0]), high = max_of(half[1]);
     return low > high ? low : high;
 }
+FASTCE_INLINE float max_of(native_of<float>::type x) { return max_of_halves(vec<float>(x)); }
+FASTCE_INLINE double max_of(native_of<double>::type x) { return max_of_halves(vec<double>(x)); }
 FASTCE_INLINE double sum_of(native_of<double>::type x) {
     __m256d half[2];
     std::memcpy(half, &x, sizeof x);

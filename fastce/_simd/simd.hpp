@@ -17,14 +17,24 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__SSE2__) && defined(__GNUC__)
+// Whether the compiler has GCC's vectors, attributes and builtins. Clang has them, also as clang-cl, where it
+// does not call itself GNU.
+#if defined(__GNUC__) || defined(__clang__)
+#define FASTCE_GNU 1
+#else
+#define FASTCE_GNU 0
+#endif
+
+#if defined(__SSE2__) && FASTCE_GNU
 #include <immintrin.h>
+#elif defined(__aarch64__) && FASTCE_GNU
+#include <arm_neon.h>
 #endif
 
 // Bytes of a vector. 0: no vector extension, one element at a time (MSVC, or to test that path).
 // Setting it to 64 on AVX2 runs the logic of 16 lanes on a machine without AVX-512.
 #if !defined(FASTCE_VECTOR_BYTES)
-#if !defined(__GNUC__)
+#if !FASTCE_GNU
 #define FASTCE_VECTOR_BYTES 0
 #elif defined(__AVX512F__)
 #define FASTCE_VECTOR_BYTES 64
@@ -35,7 +45,7 @@
 #endif
 #endif
 
-#if defined(__GNUC__)
+#if FASTCE_GNU
 #define FASTCE_INLINE inline __attribute__((always_inline))
 #else
 #define FASTCE_INLINE __forceinline
@@ -57,7 +67,7 @@ template <> struct bits_of<double> {
 template <class To, class From> FASTCE_INLINE To bit_cast(const From &from) {
     static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
     To to;
-    std::memcpy(&to, &from, sizeof to);
+    std::memcpy(static_cast<void *>(&to), &from, sizeof to);
     return to;
 }
 
@@ -224,28 +234,88 @@ template <class T> FASTCE_INLINE vec<T> negative_abs(vec<T> x) {
     return vec<T>(bit_cast<typename vec<T>::native>(
         bits(bit_cast<bits>(x.v) | std::numeric_limits<integer>::min())));
 }
-// a * b + c. Fused where the instruction set has it: the compiler contracts the expression (GCC by
-// default, Clang within one expression); no result below depends on whether it does.
-template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
-    return vec<T>(typename vec<T>::native(a.v * b.v + c.v));
-}
-// x, rounded: not contracted with what it is added to, so that a sum does not depend on what else stands in
-// its loop. Clang contracts within one expression only.
-template <class T> FASTCE_INLINE vec<T> no_contraction(vec<T> x) {
-#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__) && FASTCE_VECTOR_BYTES >= 32
-#if FASTCE_VECTOR_BYTES == 32 || defined(__AVX512F__)
-    asm("" : "+v"(x.v));
+// a * b + c, a * b - c and c - a * b: rounded once, by an instruction asked for by its name, where the instruction
+// set has one (FASTCE_FMA); rounded twice elsewhere. setup.py forbids compilers to fuse any other two operations,
+// so no result depends on which expressions meet in one loop, nor on the compiler.
+#if defined(__FMA__) || (defined(__aarch64__) && FASTCE_GNU)
+#define FASTCE_FMA 1
 #else
-    __m256i half[2];  // which a register holds
-    std::memcpy(half, &x.v, sizeof half);
-    asm("" : "+x"(half[0]), "+x"(half[1]));
-    std::memcpy(&x.v, half, sizeof half);
+#define FASTCE_FMA 0
 #endif
-#elif defined(__GNUC__) && !defined(__clang__) && defined(__aarch64__) && FASTCE_VECTOR_BYTES
-    asm("" : "+w"(x.v));
-#endif
-    return x;
+template <class T> vec<T> fma(vec<T> a, vec<T> b, vec<T> c);
+#if !FASTCE_FMA
+template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) { return a * b + c; }
+#elif FASTCE_VECTOR_BYTES == 16 && defined(__aarch64__)
+template <> FASTCE_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return vfmaq_f32(c.v, a.v, b.v); }
+template <> FASTCE_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+    return vfmaq_f64(c.v, a.v, b.v);
 }
+#elif FASTCE_VECTOR_BYTES == 32 && defined(__FMA__)
+template <> FASTCE_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
+    return _mm256_fmadd_ps(a.v, b.v, c.v);
+}
+template <> FASTCE_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+    return _mm256_fmadd_pd(a.v, b.v, c.v);
+}
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+template <> FASTCE_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
+    return _mm512_fmadd_ps(a.v, b.v, c.v);
+}
+template <> FASTCE_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+    return _mm512_fmadd_pd(a.v, b.v, c.v);
+}
+#elif FASTCE_VECTOR_BYTES == 64 && defined(__FMA__)  // two registers
+template <class T> struct half_of;
+template <> struct half_of<float> { typedef __m256 type; };
+template <> struct half_of<double> { typedef __m256d type; };
+FASTCE_INLINE __m256 fused(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+FASTCE_INLINE __m256d fused(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
+template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
+    typename half_of<T>::type x[2], y[2], z[2];
+    std::memcpy(x, &a.v, sizeof x);
+    std::memcpy(y, &b.v, sizeof y);
+    std::memcpy(z, &c.v, sizeof z);
+    for (int half = 0; half < 2; ++half)
+        z[half] = fused(x[half], y[half], z[half]);
+    std::memcpy(&c.v, z, sizeof z);
+    return c;
+}
+#else  // lane by lane
+FASTCE_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+FASTCE_INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
+    T lane[vec<T>::lanes];
+    for (int i = 0; i < vec<T>::lanes; ++i)
+        lane[i] = fused(a[i], b[i], c[i]);
+    std::memcpy(&c.v, lane, sizeof lane);
+    return c;
+}
+#endif
+// By instructions of their own: GCC 12 negates first when it is given fma(a, b, -c).
+#if FASTCE_FMA && FASTCE_VECTOR_BYTES == 32
+#define FASTCE_FUSED(name) _mm256_##name
+#elif FASTCE_FMA && FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#define FASTCE_FUSED(name) _mm512_##name
+#endif
+#ifdef FASTCE_FUSED
+template <class T> vec<T> fmsub(vec<T> a, vec<T> b, vec<T> c);
+template <class T> vec<T> subtract_product(vec<T> c, vec<T> a, vec<T> b);
+template <> FASTCE_INLINE vec<float> fmsub(vec<float> a, vec<float> b, vec<float> c) {
+    return FASTCE_FUSED(fmsub_ps)(a.v, b.v, c.v);
+}
+template <> FASTCE_INLINE vec<double> fmsub(vec<double> a, vec<double> b, vec<double> c) {
+    return FASTCE_FUSED(fmsub_pd)(a.v, b.v, c.v);
+}
+template <> FASTCE_INLINE vec<float> subtract_product(vec<float> c, vec<float> a, vec<float> b) {
+    return FASTCE_FUSED(fnmadd_ps)(a.v, b.v, c.v);
+}
+template <> FASTCE_INLINE vec<double> subtract_product(vec<double> c, vec<double> a, vec<double> b) {
+    return FASTCE_FUSED(fnmadd_pd)(a.v, b.v, c.v);
+}
+#else
+template <class T> FASTCE_INLINE vec<T> fmsub(vec<T> a, vec<T> b, vec<T> c) { return fma(a, b, -c); }
+template <class T> FASTCE_INLINE vec<T> subtract_product(vec<T> c, vec<T> a, vec<T> b) { return fma(-a, b, c); }
+#endif
 template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
     return !_mm256_testz_si256(bit_cast<__m256i>(m.v), bit_cast<__m256i>(m.v));

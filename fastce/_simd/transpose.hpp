@@ -56,20 +56,26 @@ FASTCE_INLINE void store_pieces(char *to, std::ptrdiff_t row_stride, std::ptrdif
             std::memcpy(to + row * row_stride, &piece[q], 16);
     }
 }
+// Lane i of the result is lane Source[i] of a followed by b.
+template <int... Source, class T>
+FASTCE_INLINE vec<T> shuffled(vec<T> a, vec<T> b, std::integer_sequence<int, Source...>) {
+    return vec<T>(__builtin_shufflevector(a.v, b.v, Source...));
+}
+template <class T> using all_lanes = std::make_integer_sequence<int, int(vec<T>::lanes)>;
+
 // Interleaves a and b within each piece: the lower halves, or (High) the upper ones. Width counts the
-// elements that stay together.
-template <int High, int Width, class T> FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b) {
-    typedef typename native_of<T>::bits bits;
+// elements that stay together; a piece has q of the n lanes.
+template <int High, int Width> constexpr int interleaved_lane(int lane, int n, int q) {
+    const int within = lane % q, unit = within / Width;
+    return lane - within + (High ? q / 2 : 0) + (unit / 2) * Width + within % Width + (unit % 2 ? n : 0);
+}
+template <int High, int Width, class T, int... Lane>
+FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b, std::integer_sequence<int, Lane...>) {
     enum { n = vec<T>::lanes, q = 16 / sizeof(T) };
-    bits from = {};
-    for (int i = 0; i < n; ++i) {
-        const int within = i % q, unit = within / Width;
-        from[i] = i - within + (High ? q / 2 : 0) + (unit / 2) * Width + within % Width +
-                  (unit % 2 ? n : 0);
-    }
-    vec<T> x;
-    x.v = __builtin_shuffle(a.v, b.v, from);
-    return x;
+    return shuffled(a, b, std::integer_sequence<int, interleaved_lane<High, Width>(Lane, n, q)...>());
+}
+template <int High, int Width, class T> FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b) {
+    return interleave<High, Width>(a, b, all_lanes<T>());
 }
 // Hides from the compiler how an address came about: it would otherwise keep those of all 16 rows, as
 // there are too few registers in lanes of vectors (10 classes with AVX-512: load_tile took 1.4 ns a row
@@ -94,8 +100,7 @@ FASTCE_INLINE void transpose_pieces(vec<double> *x) {
 }
 #else
 template <bool, class T>
-FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, std::ptrdiff_t last,
-                                 std::ptrdiff_t first) {
+FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t) {
     return vec<T>(read(reinterpret_cast<const T *>(from)));
 }
 FASTCE_INLINE const char *next_row(const char *at, std::ptrdiff_t row_stride) { return at + row_stride; }
@@ -140,19 +145,21 @@ template <class T> FASTCE_INLINE void store_columns(char *to, std::ptrdiff_t row
 }
 
 // Pieces of Width lanes of a and b by turns: the even ones of both, or (Odd) the odd ones.
-template <int Odd, int Width, class T> FASTCE_INLINE vec<T> alternate(vec<T> a, vec<T> b) {
 #if FASTCE_VECTOR_BYTES
-    typename native_of<T>::bits from = {};
-    enum { n = vec<T>::lanes };
-    for (int i = 0; i < n; ++i)
-        from[i] = (i / Width / 2 * 2 + Odd) * Width + i % Width + (i / Width % 2 ? int(n) : 0);
-    vec<T> x;
-    x.v = __builtin_shuffle(a.v, b.v, from);
-    return x;
-#else
-    return a;
-#endif
+template <int Odd, int Width> constexpr int alternating_lane(int lane, int n) {
+    return (lane / Width / 2 * 2 + Odd) * Width + lane % Width + (lane / Width % 2 ? n : 0);
 }
+template <int Odd, int Width, class T, int... Lane>
+FASTCE_INLINE vec<T> alternate(vec<T> a, vec<T> b, std::integer_sequence<int, Lane...>) {
+    enum { n = vec<T>::lanes };
+    return shuffled(a, b, std::integer_sequence<int, alternating_lane<Odd, Width>(Lane, n)...>());
+}
+template <int Odd, int Width, class T> FASTCE_INLINE vec<T> alternate(vec<T> a, vec<T> b) {
+    return alternate<Odd, Width>(a, b, all_lanes<T>());
+}
+#else
+template <int Odd, int Width, class T> FASTCE_INLINE vec<T> alternate(vec<T> a, vec<T>) { return a; }
+#endif
 // The sums of the lanes of as many vectors as a vector has lanes, that of the first in the first lane.
 template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x) {
     if constexpr (Width < int(vec<double>::lanes)) {
@@ -210,12 +217,6 @@ template <class T> FASTCE_INLINE vec<T> lanes_at(vec<T> x, const std::int32_t *i
 // Column c takes its lanes from them one vector after another: K - 1 shuffles, each of two vectors.
 enum { most_interleaved = 8 };
 #if FASTCE_VECTOR_BYTES
-template <class T, int... I>
-FASTCE_INLINE vec<T> shuffled(vec<T> a, vec<T> b, std::integer_sequence<int, I...>) {
-    vec<T> x;
-    x.v = __builtin_shuffle(a.v, b.v, typename native_of<T>::bits{I...});
-    return x;
-}
 // Where lane `lane` of column c comes from: vector `from` (if it is that one's turn), else the lane as it is.
 constexpr int column_lane(int lane, int n, int classes, int c, int turn) {
     const int source = lane * classes + c;
@@ -242,7 +243,7 @@ template <bool ToColumns, int K, int C, class T>
 FASTCE_INLINE void interleave_from(const vec<T> *from, T *to, std::ptrdiff_t apart) {
     if constexpr (C < K) {
         store(to + C * apart, take_turn<ToColumns, K, C, 1>(
-            from[0], from, std::make_integer_sequence<int, int(vec<T>::lanes)>()));
+            from[0], from, all_lanes<T>()));
         interleave_from<ToColumns, K, C + 1>(from, to, apart);
     }
 }

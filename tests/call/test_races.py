@@ -182,3 +182,35 @@ def test_one_new_loss_shared_by_many_threads(rng):
         with ThreadPoolExecutor(8) as pool:
             for k, grad in pool.map(call, range(8)):
                 assert grad == expected[k]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_loss_smooths_labels_of_different_numbers_of_classes_at_once(weighted, rng):
+    """Each thread changes classes and precision from call to call, so that what a loss keeps of its
+    last call is always another's."""
+    weight = np.linspace(0.5, 2.0, 9) if weighted else None
+    sizes = (9,) if weighted else (2, 9, 40, 700)
+    batches = [
+        (on_grid(rng, (12, k)).astype(dtype), rng.integers(k, size=12))
+        for k in sizes
+        for dtype in (np.float32, np.float64)
+    ]
+
+    def new_loss():
+        return fastce.SoftmaxCrossEntropy(label_smoothing=0.1, weight=weight)
+
+    def evaluate(loss, batch):
+        value, grad = loss.value_and_grad(*batch)
+        return value, grad.tobytes()
+
+    expected = [evaluate(new_loss(), batch) for batch in batches]
+    loss = new_loss()
+    start = threading.Barrier(6)
+
+    def caller(first):
+        start.wait(timeout=60)
+        turns = [(first + turn) % len(batches) for turn in range(200)]
+        return [k for k in turns if evaluate(loss, batches[k]) != expected[k]]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert not any(pool.map(caller, range(6)))

@@ -1,0 +1,30 @@
+"""Fail unless the installed package has every module of this machine, and the fastest is in use.
+
+A wheel that was built without vectors still gives the right results: only this tells it apart.
+"""
+
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+
+import fastce
+from fastce._call import variants
+
+
+def main() -> None:
+    installed = Path(fastce.__file__).resolve()
+    source = Path(__file__).resolve().parents[1]
+    if source in installed.parents:
+        raise SystemExit(f"this is not the wheel, but the source: {installed}")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    modules = ["_core", "_core_avx2", "_core_avx512"] if x86 else ["_core"]
+    missing = [name for name in modules if find_spec(f"fastce.{name}") is None]
+    if missing:
+        raise SystemExit(f"the wheel lacks {', '.join(missing)}")
+    if variants.core.LANES == 1:
+        raise SystemExit(f"{variants.selected} takes one element at a time: built without vectors")
+    fastce.show_config()
+
+
+if __name__ == "__main__":
+    main()
