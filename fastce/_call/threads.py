@@ -22,11 +22,11 @@ from types import BuiltinFunctionType
 
 from fastce._call import checks
 
-# Elements of a task at least: 50 to 180 microseconds. What is no more is one task: SINGLE_TASK of
-# the compiled module. A thread is woken 30 to 100 microseconds late, and takes what is
-# left then (softmax CE of 4096 x 100 on two threads: 0.62 ns an element, and 0.75 in tasks of half
-# the size; 65536 x 10: 0.89, and 0.93). A large call has at least TASKS, of up to LARGEST_TASK:
-# each costs some microseconds of Python and of cold starts.
+# The fewest elements of a task, which take 50 to 180 microseconds. A smaller call is one task
+# (SINGLE_TASK of the compiled module). A thread wakes up 30 to 100 microseconds late, and takes
+# what is left by then: on two threads, softmax cross-entropy of 4096 x 100 takes 0.62 ns per
+# element, and 0.75 in tasks of half the size; 65536 x 10 takes 0.89 and 0.93. A large call has at
+# least TASKS, of up to LARGEST_TASK: each costs some microseconds of Python and of cold starts.
 TASK_ELEMENTS = 1 << 17
 LARGEST_TASK = 1 << 20
 TASKS = 32

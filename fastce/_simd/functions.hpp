@@ -39,8 +39,8 @@ template <> struct constants<double> {
 };
 
 // c0 + c1 x + c2 x^2 + ..., by Estrin's scheme: pairs first, so that the longest chain grows with the
-// logarithm of the degree. Horner's rule has fewer operations, but its chain of 4 cycles a step is
-// what the loops then wait for: BCE took 1.46 ns an element with it.
+// logarithm of the degree. Horner's rule has fewer operations, but the loops would wait
+// for its chain of 4 cycles per step.
 template <class T> FASTCE_INLINE vec<T> pair(T c0, T c1, vec<T> x) {
     return fma(vec<T>(c1), x, vec<T>(c0));
 }
@@ -261,7 +261,7 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
 }
 #elif defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
 // A polynomial: beside another division, one less counts for more than five multiplications more. Focal loss
-// takes 0.98 ns an element with it, and 1.02 with the formula below (AVX2 on Zen 3). Worst error 1.6 ULP.
+// takes 0.98 ns per element with it, and 1.02 with the formula below (AVX2 on Zen 3). Worst error 1.6 ULP.
 // (log(1 + x) - x) / x^2 for x from 0 to 1.
 FASTCE_INLINE vec<float> whole_log1p_polynomial(vec<float> x) {
     const vec<float> x2 = x * x;

@@ -28,8 +28,7 @@ FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, st
         std::memcpy(&piece[q], from + (All || behind < left ? behind : left < 0 ? 0 : left) * row_stride, 16);
     }
     vec<T> x;
-    // Not by way of memory: a load does not wait well for four smaller stores (10 classes with AVX-512:
-    // load_tile took 4 of 12 ns a row).
+    // Not through memory: a load that needs four smaller stores has to wait until they have left the store buffer.
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
     const __m256i joined = _mm256_set_m128i(bit_cast<__m128i>(piece[1]), bit_cast<__m128i>(piece[0]));
     std::memcpy(&x.v, &joined, sizeof x.v);
@@ -77,9 +76,8 @@ FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b, std::integer_sequence<int, L
 template <int High, int Width, class T> FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b) {
     return interleave<High, Width>(a, b, all_lanes<T>());
 }
-// Hides from the compiler how an address came about: it would otherwise keep those of all 16 rows, as
-// there are too few registers in lanes of vectors (10 classes with AVX-512: load_tile took 1.4 ns a row
-// then).
+// Hides from the compiler how an address came about. It would otherwise compute the addresses of all 16 rows
+// first, and, for want of registers, keep them in lanes of vectors.
 FASTCE_INLINE const char *next_row(const char *at, std::ptrdiff_t row_stride) {
     at += row_stride;
     asm("" : "+r"(at));
