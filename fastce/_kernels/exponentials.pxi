@@ -142,6 +142,7 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
     cdef vec[real] raised = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), this_class = zero, one = splat(<real> 1)
     cdef vec[real] top = zero, m, x, y, at_pivot = zero, old = load(<const real*> pivot)
     cdef mask[real] chosen, moves
+    cdef bint any_in_range
     cdef Py_ssize_t j, apart = s.logits_class_apart
     for j in range(s.classes):
         x = load_up_to(u + j * apart, rows)
@@ -156,10 +157,13 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
     if not (any(chosen) or all_new):
         return False
     m = select(less(-infinity, high), high, zero)
+    any_in_range = any(less(zero, select(chosen, zero, one)))
     for j in range(s.classes):
         x = load_up_to(u + j * apart, rows)
         y = select(equal(x, m), raised, raised_exp(x - m))
-        if all_new:
+        if not any_in_range:
+            at_pivot = y
+        elif all_new:
             at_pivot = exp_in_safe_range(select(chosen, zero, zero_where(equal(x, -infinity), x)))
             at_pivot = zero_where(equal(x, -infinity), at_pivot)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -81,7 +82,7 @@ def of_reference(loss, scores, target):
 
 
 def vars_of(loss):
-    return loss.__reduce__()[1][1]
+    return {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
 
 
 def test_start_of_bce_is_the_log_odds(rng):
