@@ -24,9 +24,10 @@ cdef enum:
     #                          longer ones one by one, so that a task may begin at any row
     PLANE_ROWS = 1024        # of a run of planes: 4 KB of float32 of each class
     PLANE_BYTES = 1048576    # of all classes of a run, if these leave it
-    LEAST_PLANE_ROWS = 128   # so many rows: lines far apart cost more than the cache saves. 64 class-major rows of
-    #                          32,769 classes take 0.40 ns per element at once, 1.15 in runs of 16; 128 rows take
-    #                          0.48, 0.67 in runs of 64, 3.3 in runs of 16 (Zen 4, AVX-512, one thread)
+    LEAST_PLANE_ROWS = 128   # so many rows, if no scratch is needed for them: lines far apart cost more than the
+    #                          cache saves. 64 class-major rows of 32,769 classes take 0.40 ns per element at once,
+    #                          1.15 in runs of 16; 128 rows take 0.48, 0.67 in runs of 64, 3.3 in runs of 16
+    #                          (Zen 4, AVX-512, one thread)
     CLASSES_TOGETHER = 16    # of a run that are summed up while they are in the cache: always so many, for the
     #                          bits of a row's sum must not depend on the size of its run
     STREAMED_ROW_BYTES = 65536  # of one row, which waits in scratch to go past the caches

@@ -78,6 +78,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
 cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
     cdef Py_ssize_t size = sizeof(real), classes = batch.classes, i, j
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL, own_targets = has_own_targets(batch)
+    cdef bint in_place
     memset(s, 0, sizeof(s[0]))
     s.classes = classes
     s.holes = batch.mask.data != NULL
@@ -93,9 +94,13 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
         s.rows = INTERLEAVED_ROWS
     elif plan == BLOCK_BY_PLANES:
         s.rows = PLANE_ROWS
-        # One line of cache of each class at least.
+        # One line of cache of each class at least, and more if no other memory is used than that of the arrays.
+        in_place = (is_plain(batch) and not soft and not wants_hess and batch.kind != LOG_SOFTMAX
+                    and batch.grad.data != NULL and batch.grad.data != batch.logits.data
+                    and lies_as_scratch(s, &batch.logits, tag) and lies_as_scratch(s, &batch.grad, tag))
         while s.rows * storage_size(batch.logits.storage) > cache_line and (
-                s.rows // 2 >= rows or (s.rows > LEAST_PLANE_ROWS and s.rows * classes * size > PLANE_BYTES)):
+                s.rows // 2 >= rows or ((s.rows > LEAST_PLANE_ROWS or not in_place)
+                                        and s.rows * classes * size > PLANE_BYTES)):
             s.rows //= 2
     else:
         s.rows = BLOCK_ROWS
