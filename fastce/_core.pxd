@@ -4,7 +4,7 @@ These functions need no GIL and no Python object. They run on the instruction se
 fastce was imported, in the calling thread alone, and give what the Python losses of the same names give.
 The signatures are frozen: what is new gets a new name (tests/kernels/c_interface.txt).
 
-Each function is there for float32 and for float64 logits. All that has one number a row or an element
+Each function is there for float32 and for float64 logits. All that has one number per row or an element
 (weights, gradient, losses) has the logits' type; what belongs to the loss (options, class weights) is
 double. Strides are in bytes. A pointer marked "or NULL" may be NULL: no weights are ones, an output that is
 not given is not written. `grad` may be `logits`, with its strides; outputs overlap nothing else.
@@ -32,12 +32,12 @@ cdef enum:
 #
 # logits         rows x classes: class c of row r is at r * row_stride + c * class_stride bytes. Either
 #                class_stride is the size of a number, or row_stride is (planes, class-major arrays)
-# labels         one a row, contiguous
-# ignores        whether rows whose label is ignore_index count nothing; if not, ignore_index says nothing
+# labels         one per row, contiguous
+# ignores        whether rows whose label is ignore_index do not count; if not, ignore_index says nothing
 # class_weight   one a class, finite and >= 0, or NULL; alpha likewise
 # sample_weight  one per row, finite, or NULL; it may be negative
 # grad           rows x classes, written by its own strides, or NULL
-# loss           one a row, contiguous, or NULL
+# loss           one per row, contiguous, or NULL
 
 cdef int softmax_cross_entropy_float32(
     const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,

@@ -65,7 +65,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     weight : array_like of shape (K,), optional
         Weight w of each class: finite, at least 0. Ones by default.
     ignore_index : int, default -100
-        Rows with this label count nothing: their logits are not used, loss and gradient are 0.
+        Rows with this label do not count: their logits are not used, loss and gradient are 0.
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is spread evenly over the classes.
     z_loss : float, default 0.0
@@ -165,7 +165,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
     alpha : array_like of shape (K,), optional
         Factor of each class: finite, at least 0. Ones by default.
     ignore_index : int, default -100
-        Rows with this label count nothing: their logits are not used, loss and gradient are 0.
+        Rows with this label do not count: their logits are not used, loss and gradient are 0.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight.
     axis : int, default -1

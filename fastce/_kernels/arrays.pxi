@@ -63,7 +63,7 @@ cdef char* data_of(array) except? NULL:
 
 
 cdef Scalars scalars_of(array) except *:
-    # One number a row.
+    # One number per row.
     cdef Scalars scalars
     cdef cnp.ndarray a
     memset(&scalars, 0, sizeof(scalars))

@@ -51,7 +51,7 @@ cdef struct Labels:
 
 
 cdef struct Scalars:
-    # One floating number a row, or none.
+    # One floating number per row, or none.
     char* data
     int storage
     Py_ssize_t stride
@@ -79,7 +79,7 @@ cdef struct Batch:
     bint streams              # whether derivatives are larger than the caches, and go past them
     Matrix grad               # data NULL: not wanted
     Matrix hess
-    char* loss                # one number a row in the working precision, or NULL
+    char* loss                # one number per row in the working precision, or NULL
     char* log_sum_exp
     long long* argmax
     double* maximum           # of RowBlock, or NULL: what is known of a row before it is finished

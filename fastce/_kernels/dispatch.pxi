@@ -11,17 +11,17 @@ PLANS = ("block by rows", "block interleaved", "block by planes")
 """The plans by their numbers."""
 
 cdef enum:
-    INTERLEAVED_CLASSES = 6  # rows of up to so many classes are packed class by class: with 6, AVX-512 and float32,
+    INTERLEAVED_CLASSES = 6  # the most classes of a row that is packed class by class: with 6, AVX-512 and float32,
     #                          the gradient takes 1.15 ns per element so, and 1.22 by rows, the Hessian 2.1 and 3.0
     INTERLEAVED_ROWS = 256   # of a run of them
-    SPREAD_CLASSES = 24      # up to so many classes the numbers of rows are spread over vectors by a look-up
+    SPREAD_CLASSES = 24      # the most classes for which a look-up spreads the numbers of rows over vectors
     BLOCK_BYTES = 16384      # of a block of longer rows, if these are at least LEAST_ROWS: with 8 KB, 64 classes take
     #                          4 % more time, 300 and 1,000 classes 6 to 9 %
     LEAST_ROWS = 4
     LARGEST_BLOCK_BYTES = 16384  # if fewer rows do; a longer row is a run of its own, and is summed up in chunks
     CHUNK = 2048             # elements of a chunk: 8 KB of float32 logits beside 8 KB of exponentials
-    SHORT_ROW = 256          # the losses of rows of up to so many classes are added up in blocks, those of
-    #                          longer ones one by one, so that a task may begin at any row
+    SHORT_ROW = 256          # the most classes of a row whose loss is added up in blocks; losses of longer
+    #                          rows are added one by one, so that a task may begin at any row
     PLANE_ROWS = 1024        # of a run of planes: 4 KB of float32 of each class
     PLANE_BYTES = 1048576    # of all classes of a run, if these leave it
     LEAST_PLANE_ROWS = 128   # so many rows, if no scratch is needed for them: lines far apart cost more than the

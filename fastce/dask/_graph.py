@@ -299,7 +299,7 @@ class Graph:
         return located
 
     def rows_of(self, results: DaskArray, i: int, dtype: Any) -> DaskArray:
-        """Return the i-th of the tuples that the chunks hold: one number a row."""
+        """Return the i-th of the tuples that the chunks hold: one number per row."""
         if results.ndim == len(self.rows):
             return da.map_blocks(
                 tasks.pick, results, i, dtype=dtype, meta=_nothing(results.ndim, dtype)

@@ -34,7 +34,7 @@ def weights_of_labels(
 
 
 def _numbers(array: Array | None, dtype: Any = np.float64) -> Array | None:
-    """Return one number a row as the kernels take them, contiguous and in native bytes."""
+    """Return one number per row as the kernels take them, contiguous and in native bytes."""
     if array is None:
         return None
     return np.require(array.reshape(-1), np.dtype(dtype).newbyteorder("="), ["C", "A"])
@@ -120,7 +120,8 @@ class Shard:
     ) -> None:
         """Go over the shard, computing in ``real``, or in float64 if scaled logits overflow it.
 
-        ``run`` makes of arrays what does rows of them; ``rows`` are those of one number a row.
+        ``run`` turns arrays into a function that does some of their rows; ``rows`` are the arrays
+        with one number per row.
         """
         count, axes = self.target.size, self.target.ndim
         if count == 0 or self.width == 0:

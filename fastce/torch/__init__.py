@@ -72,7 +72,7 @@ def cross_entropy(
     size_average, reduce : bool, optional
         Deprecated in torch, and taken with its warning: they replace `reduction`.
     ignore_index : int, default -100
-        Samples with this label count nothing. Not 0 or more with probabilities, as in torch.
+        Samples with this label do not count. Not 0 or more with probabilities, as in torch.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is weighted by `weight` of the labels.
     label_smoothing : float in [0, 1], default 0.0
@@ -147,7 +147,7 @@ def softmax_focal_loss(
     alpha : Tensor of shape (K,), optional
         Factor of each class: finite, at least 0.
     ignore_index : int, default -100
-        Samples with this label count nothing.
+        Samples with this label do not count.
     reduction : {"mean", "sum", "none"}, default "mean"
         What is returned.
     where : Tensor of bool, optional
