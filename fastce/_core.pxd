@@ -4,7 +4,7 @@ These functions need no GIL and no Python object. They run on the instruction se
 fastce was imported, in the calling thread alone, and give what the Python losses of the same names give.
 The signatures are frozen: what is new gets a new name (tests/kernels/c_interface.txt).
 
-Each function is there for float32 and for float64 logits. All that has one number per row or an element
+Each function is there for float32 and for float64 logits. All that has one number per row or per element
 (weights, gradient, losses) has the logits' type; what belongs to the loss (options, class weights) is
 double. Strides are in bytes. A pointer marked "or NULL" may be NULL: no weights are ones, an output that is
 not given is not written. `grad` may be `logits`, with its strides; outputs overlap nothing else.
