@@ -110,6 +110,7 @@ cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, 
     while i < rows:
         out += vector_out_of_range(s, u + i, e + i, rows - i, <real*> s.row[PIVOT_CLASS] + i, s.mostly_out)
         i += lanes(<real> 0)
+    s.some_out = out > 0
     s.mostly_out = 2 * out * lanes(<real> 0) > rows
     while j < s.classes:
         stop = min_size(j + CLASSES_TOGETHER, s.classes)
@@ -334,12 +335,37 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
         empty_scratch(s, <const real*> hess, &batch.hess, row, rows)
 
 
+cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e, real tag) noexcept nogil:
+    # Stage 1 of a run but for its rows out of range. It begins as the last one ended: if most rows were out of range,
+    # with none of its exponentials; if some were, as if there were holes, since it would take the step to holes anyway.
+    cdef real extremes[32]
+    cdef const char* ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
+    cdef const char* to = <const char*> e
+    cdef bint some_were_out = s.some_out
+    if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
+        to = row_address(&batch.grad, row)
+    s.holes = s.expects_holes or some_were_out
+    s.in_range = s.some_out = False
+    s.no_exponentials = s.mostly_out
+    while not s.mostly_out:
+        if s.by_classes:
+            exponentials_by_classes(batch, s, row, rows, e, s.holes)
+        else:
+            begin_extremes(&extremes[0])
+            if s.holes:
+                exponentials_with_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
+            else:
+                exponentials_without_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
+            s.in_range = are_in_range(&extremes[0])
+        if s.in_range or s.holes:
+            break
+        s.holes = True
+    s.expects_holes = s.holes and s.in_range and not some_were_out
+
+
 cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block, real tag,
                 double* total) noexcept nogil:
     cdef real* e = <real*> s.e
-    cdef real extremes[32]
-    cdef const char* ahead
-    cdef const char* to
     cdef Py_ssize_t first = 0
     cdef int status = OK
     s.run_rows = rows
@@ -358,35 +384,15 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     s.all_active = True
     if s.by_classes:
         load_labels_of_run(batch, s, row, rows, tag)
-        s.in_range = False
-        if not s.mostly_out:
-            exponentials_by_classes(batch, s, row, rows, e, s.holes)
-        if not s.in_range and not s.holes and not s.mostly_out:
-            exponentials_by_classes(batch, s, row, rows, e, True)
-            s.holes = s.in_range
+    if not s.is_long:
+        begin_run(batch, s, row, rows, e, tag)
+    if s.by_classes:
         if not s.in_range or (s.holes and not s.largest_pivot):
             classes_out_of_range(batch, s, rows, e)
         if s.largest_pivot:
             largest_logits(batch, s, row, rows, tag)
         if s.needs_whole_sums:
             whole_sums_by_classes(s, <const real*> e, rows)
-    elif not s.is_long:
-        ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
-        to = <const char*> e
-        if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
-            to = row_address(&batch.grad, row)
-        s.in_range = False
-        s.no_exponentials = s.mostly_out  # if one row needs those of its own after the other
-        if s.mostly_out:
-            pass
-        elif not s.holes:
-            begin_extremes(&extremes[0])
-            exponentials_without_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
-            s.in_range = are_in_range(&extremes[0])
-        if not s.in_range and not s.mostly_out:
-            begin_extremes(&extremes[0])
-            exponentials_with_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
-            s.holes = s.in_range = are_in_range(&extremes[0])
     while first < rows and status == OK:
         status = finish_block(batch, s, row, first, min_size(BLOCK_ROWS, rows - first), block, e, total)
         first += BLOCK_ROWS

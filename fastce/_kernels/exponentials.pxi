@@ -110,6 +110,49 @@ cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcep
     return reduce_max(high)
 
 
+cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bint negated, real* to) noexcept nogil:
+    # The largest logit of each row, one behind the other, as many rows at once as a vector has lanes; negated, the
+    # smallest one but for -inf.
+    cdef int width = lanes(<real> 0), k
+    cdef vec[real] infinity = splat(<real> INFINITY), x
+    cdef vec[real] most[16]
+    cdef real highest, lowest = 0
+    cdef Py_ssize_t rest = (classes - 1) % width + 1, row = 0, j
+    while row + width <= rows:
+        for k in range(width):
+            x = load_first(u + k * classes, rest, <real> -INFINITY)
+            most[k] = select(equal(x, -infinity), x, -x) if negated else x
+        for k in range(width if classes > width else 0):
+            j = rest
+            while j < classes:
+                x = load(u + k * classes + j)
+                most[k] = max(select(equal(x, -infinity), x, -x) if negated else x, most[k])
+                j += width
+        x = maxima_of_lanes(&most[0])
+        store(to + row, -x if negated else x)
+        u += width * classes
+        row += width
+    while row < rows:
+        highest = extremes_of_row(u, classes, &lowest)
+        to[row] = lowest if negated else highest
+        u += classes
+        row += 1
+
+
+cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, const real* numbers,
+                            long long* to) noexcept nogil:
+    # Where each row has its number first.
+    cdef vec[real] x
+    cdef Py_ssize_t i
+    if classes > lanes(<real> 0):
+        for i in range(rows):
+            to[i] = position_of(u + i * classes, classes, numbers[i])
+        return
+    for i in range(rows):
+        x = load_first(u + i * classes, classes, numbers[i])
+        to[i] = min_size(first_lane(equal(x, splat(numbers[i]))), classes - 1)
+
+
 cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
     # The exponentials of a row relative to its maximum, raised. In a row without a finite logit they are relative
     # to 0; those of infinity itself are one.
@@ -125,6 +168,28 @@ cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real
         else:
             store_first(e + i, classes - i, y)
         i += width
+
+
+cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highest, real* e) noexcept nogil:
+    # The same of a run of rows of few classes, all of which are out of range.
+    cdef const real* u = <const real*> s.logits
+    cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), least = splat(<real> -INFINITY)
+    cdef vec[real] top, m, x
+    cdef int width = lanes(<real> 0)
+    cdef Py_ssize_t first = 0, i = 0, stop = rows * s.classes, j
+    while first < rows:
+        top = load(highest + first)
+        top = zero_unless(less(least, top), top)
+        for j in range(s.classes):
+            m = lanes_at(top, s.row_of + j * width)
+            if i + width <= stop:
+                x = load(u + i)
+                store(e + i, select(equal(x, m), one, raised_exp(x - m)))
+            elif i < stop:
+                x = load_first(u + i, stop - i, <real> -INFINITY)
+                store_first(e + i, stop - i, select(equal(x, m), one, raised_exp(x - m)))
+            i += width
+        first += width
 
 
 cdef inline vec[real] load_up_to(const real* source, Py_ssize_t count) noexcept nogil:

@@ -64,11 +64,15 @@ cdef struct Scratch:
     const void* targets  # soft target mass: t, or where probabilities lie
     const void* pivot_class  # of each row, packed class by class
     const long long* pivots  # of each row, packed by rows
-    bint mostly_out     # whether most rows of the last run were out of range
+    bint some_out       # whether rows of the last run were out of range
+    bint mostly_out     # and most of them
     bint no_exponentials  # of this run, before its rows are looked at
-    bint holes          # whether some may be -inf
+    bint expects_holes  # whether some of the next run may be -inf
+    bint holes          # of this run
     bint in_range       # whether all its logits are in exp's safe range
     Py_ssize_t dominated_count
+    Py_ssize_t moved[BLOCK_ROWS]  # rows of a block whose pivot is not the target
+    Py_ssize_t moved_count
     bint all_active
     bint active_ones    # whether all numbers of row[ACTIVE] are 1
     bint zero_logits    # whether maximum and target_logit of the RowBlock are 0

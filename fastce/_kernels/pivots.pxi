@@ -55,8 +55,28 @@ cdef inline bint needs_logits(const Batch* batch, const Scratch* s) noexcept nog
             or batch.kind == LOG_SUM_EXP)
 
 
-cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted) noexcept nogil:
-    if not s.zero_logits:
+cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t row_apart, const long long* which,
+                            Py_ssize_t rows, const RowBlock* block, double* to) noexcept nogil:
+    # That of one class of each row; of rows without one, or that do not count, it stays as it is.
+    cdef real numbers[BLOCK_ROWS]
+    cdef Py_ssize_t i = 0
+    if not block.all_active:
+        for i in range(rows):
+            if block.active[i] and which[i] >= 0:
+                to[i] = read(x + i * row_apart + which[i] * class_apart)
+        return
+    for i in range(rows):
+        numbers[i] = read(x + i * row_apart + which[i] * class_apart)
+    for i in range(rows, (rows + 15) // 16 * 16):
+        numbers[i] = 0
+    i = 0
+    while i < rows:
+        store_widened(to + i, load(<const real*> &numbers[i]))
+        i += lanes(<real> 0)
+
+
+cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted, bint all_follow) noexcept nogil:
+    if not s.zero_logits and not all_follow:
         memset(&block.maximum[0], 0, sizeof(block.maximum))
         memset(&block.target_logit[0], 0, sizeof(block.target_logit))
     s.zero_logits = not wanted
@@ -77,29 +97,79 @@ cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_e
         i += lanes(<double> 0)
 
 
-cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e) noexcept nogil:
-    # Puts right the exponentials of rows that are out of range, and finds the pivots that are no targets.
+cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
+    # Puts right the exponentials of rows that are out of range. Finds the pivots that are no targets, and their logits.
     cdef const real* u = <const real*> s.logits
-    cdef Py_ssize_t classes = s.classes, out = 0, i
-    cdef real highest = 0, lowest = 0
+    cdef Py_ssize_t classes = s.classes, out = 0, i, k
+    cdef bint any_low = False
+    cdef real highest[BLOCK_ROWS]
+    cdef real lowest[BLOCK_ROWS]
     cdef real extremes[32]
-    cdef bint is_out, large = s.largest_pivot
-    for i in range(rows):
-        # Nothing is relative to a pivot of -inf.
-        if not block.active[i] or (s.in_range and not large and read(u + i * classes + s.pivot[i]) > -INFINITY):
-            continue
-        highest = extremes_of_row(u + i * classes, classes, <real*> NULL if s.in_range else &lowest)
-        is_out = not s.in_range and is_out_of_range(lowest, highest)
-        if is_out:
-            row_out_of_range(u + i * classes, classes, highest, e + i * classes)
-        elif s.no_exponentials:
-            begin_extremes(&extremes[0])
-            exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
-                                    &extremes[0])
-        out += is_out
-        if is_out or large or read(u + i * classes + s.pivot[i]) == -INFINITY:
-            s.pivot[i] = position_of(u + i * classes, classes, highest)
+    cdef vec[double] least = splat(<double> -INFINITY), zero = splat(0.0)
+    cdef mask[double] no_pivot = less(zero, zero)
+    if s.largest_pivot or not s.in_range:
+        maxima_of_rows(u, rows, classes, False, &highest[0])
+    for i in range(0 if s.in_range else rows):
+        lowest[i] = 0
+        any_low |= highest[i] <= safe_range_highest(highest[i])
+    if any_low:
+        maxima_of_rows(u, rows, classes, True, &lowest[0])
+    for i in range(0 if s.in_range else rows):  # without a branch, which few could foresee
+        s.moved[out] = i
+        out += block.active[i] & is_out_of_range(lowest[i], highest[i])
+    if out == rows and s.row_of != NULL:
+        rows_out_of_range(s, rows, <const real*> &highest[0], e)
+    else:
+        for i in range(rows if s.no_exponentials else 0):
+            if block.active[i]:
+                begin_extremes(&extremes[0])
+                exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
+                                        &extremes[0])
+        for k in range(out):
+            i = s.moved[k]
+            row_out_of_range(u + i * classes, classes, highest[i], e + i * classes)
+    s.some_out = out > 0
     s.mostly_out = 2 * out > rows
+    s.moved_count = out
+    if s.largest_pivot or out == rows:
+        positions_in_rows(u, rows, classes, <const real*> &highest[0], s.pivot)
+        for i in range(rows, (rows + 15) // 16 * 16):
+            highest[i] = 0
+        i = 0
+        while i < rows:
+            store_widened(&block.maximum[i], load(<const real*> &highest[i]))
+            i += lanes(<real> 0)
+        return
+    for k in range(out):
+        i = s.moved[k]
+        s.pivot[i] = position_of(u + i * classes, classes, highest[i])
+        block.maximum[i] = highest[i]
+    i = 0
+    while i < rows:
+        no_pivot = no_pivot | equal(load(&block.maximum[i]), least)
+        i += lanes(<double> 0)
+    for i in range(rows if any(no_pivot) else 0):  # nothing is relative to -inf
+        if block.maximum[i] == -INFINITY and block.active[i]:
+            highest[i] = extremes_of_row(u + i * classes, classes, <real*> NULL)
+            s.pivot[i] = position_of(u + i * classes, classes, highest[i])
+            block.maximum[i] = highest[i]
+            s.moved[s.moved_count] = i
+            s.moved_count += 1
+
+
+cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
+    # Where the pivot is not the target, its derivative is that of any class.
+    cdef Py_ssize_t classes = s.classes, i, k
+    cdef bint all_moved = s.largest_pivot or batch.labels.data == NULL, is_target
+    cdef double[2] at_pivot = [0.0, 0.0]
+    for k in range(rows if all_moved else s.moved_count):
+        i = k if all_moved else s.moved[k]
+        is_target = s.pivot[i] == block.label[i]  # a branch would often be taken wrongly
+        at_pivot[0] = s.pivot_exp[i]
+        e[i * classes + s.pivot[i]] = <real> at_pivot[is_target]
+        if block.label[i] >= 0:
+            at_pivot[0] = read(e + i * classes + block.label[i])
+            block.target_exp[i] = s.pivot_exp[i] if is_target else at_pivot[0]
 
 
 cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -109,14 +179,22 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     cdef Py_ssize_t classes = s.classes, i
     cdef bint simple = (s.in_range and block.all_active and batch.labels.data != NULL and not s.largest_pivot
                         and not s.holes and not s.is_long)
-    cdef bint wants_logits
+    cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range or s.is_long
     cdef const long long* pivot = &block.label[0] if simple else s.pivot
     for i in range(0 if simple else rows):
         s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
     s.pivots = pivot
+    s.moved_count = 0
+    if s.is_long and block.active[0]:
+        find_pivot_of_long_row(batch, s, block, e)
+        s.moved[0] = 0
+        s.moved_count = 1
+    begin_logits(s, block, wants_logits, wants_logits and block.all_active and batch.labels.data != NULL)
+    if wants_logits and (s.is_long or not s.largest_pivot):
+        numbers_at(u, 1, classes, pivot, rows, block, &block.maximum[0])
+    if wants_logits and batch.labels.data != NULL:
+        numbers_at(u, 1, classes, &block.label[0], rows, block, &block.target_logit[0])
     if s.is_long:
-        if block.active[0]:
-            find_pivot_of_long_row(batch, s, block, e)
         block.target_exp[0] = s.pivot_exp[0]
         if s.needs_whole_sums and block.active[0]:
             e[s.pivot[0]] = 0
@@ -129,21 +207,11 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.sum_without_pivot[0], NULL)
         if s.needs_whole_sums:
             sums_by_rows(<const real*> e, rows, classes, True, s.whole_sum, s.whole_low)
-    wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
-    begin_logits(s, block, wants_logits)
-    for i in range(rows if wants_logits else 0):
-        if block.active[i]:
-            block.maximum[i] = read(u + i * classes + pivot[i])
-        if block.label[i] >= 0:
-            block.target_logit[i] = read(u + i * classes + block.label[i])
     if batch.argmax != NULL:
         for i in range(rows):
             write(batch.argmax + row + i, s.pivot[i])
-    for i in range(0 if simple or not s.keeps_exponentials else rows):
-        if s.pivot[i] != block.label[i]:  # its derivative is that of any class
-            e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]
-            if block.label[i] >= 0:
-                block.target_exp[i] = read(e + i * classes + block.label[i])
+    if not simple and s.keeps_exponentials and (batch.grad.data != NULL or batch.labels.data != NULL):
+        put_pivots_back(batch, s, rows, block, e)
     if not block.all_active:
         forget_unused(block, rows, s.pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
@@ -162,22 +230,23 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
     cdef double* pivot_exp = s.pivot_exp + first
     cdef Py_ssize_t i = 0
     cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
-    begin_logits(s, block, wants_logits)
+    begin_logits(s, block, wants_logits, wants_logits and not large and block.all_active and batch.labels.data != NULL)
     while i < rows:
         store(&block.sum_without_pivot[i], load(<const double*> s.sum_without_pivot + first + i))
         store(&block.target_exp[i], load(<const double*> pivot_exp + i))
         i += lanes(<double> 0)
-    if not s.in_range or wants_logits or large or batch.kind == FOCAL:
-        for i in range(rows):
-            s.pivot[first + i] = <long long> pivot[i]
-            if not block.active[i]:
-                continue
-            if block.label[i] >= 0 and (large or s.pivot[first + i] != block.label[i]):
-                block.target_exp[i] = read(e + first + i + block.label[i] * s.exps_apart)
-            if wants_logits:
-                block.maximum[i] = reference[i] if large else read(u + i + s.pivot[first + i] * s.logits_class_apart)
-                if block.label[i] >= 0:
-                    block.target_logit[i] = read(u + i + block.label[i] * s.logits_class_apart)
+    for i in range(rows if wants_logits or batch.kind == FOCAL else 0):
+        s.pivot[first + i] = <long long> pivot[i]
+    if wants_logits:
+        if large:
+            for i in range(rows):
+                block.maximum[i] = reference[i] if block.active[i] else 0
+        else:
+            numbers_at(u, s.logits_class_apart, 1, s.pivot + first, rows, block, &block.maximum[0])
+        if batch.labels.data != NULL:
+            numbers_at(u, s.logits_class_apart, 1, &block.label[0], rows, block, &block.target_logit[0])
+            if large or s.holes or not s.in_range:
+                numbers_at(e + first, s.exps_apart, 1, &block.label[0], rows, block, &block.target_exp[0])
     if not block.all_active:
         forget_unused(block, rows, pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):

@@ -81,7 +81,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     cdef bint in_place
     memset(s, 0, sizeof(s[0]))
     s.classes = classes
-    s.holes = batch.mask.data != NULL
+    s.holes = s.expects_holes = batch.mask.data != NULL
     s.by_classes = plan != BLOCK_BY_ROWS
     s.interleaves = plan == BLOCK_INTERLEAVED
     s.largest_pivot = ((wants_hess and soft) or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL

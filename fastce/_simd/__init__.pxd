@@ -85,6 +85,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void store_columns[T](char*, Py_ssize_t, Py_ssize_t, vec[T]*)
     vec[double] sums_of_lanes(vec[double]*)
     vec[double] exact_sums_of_lanes(vec[double]*, vec[double]*)
+    vec[T] maxima_of_lanes[T](vec[T]*)
     vec[T] lanes_at[T](vec[T], const int*)
     enum: most_interleaved
     void rows_to_classes[T](const T*, Py_ssize_t, Py_ssize_t, T*, Py_ssize_t)

@@ -167,6 +167,15 @@ template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x)
     }
     return x[0];
 }
+// The largest lanes, likewise.
+template <class T, int Width = 1> FASTCE_INLINE vec<T> maxima_of_lanes(vec<T> *x) {
+    if constexpr (Width < int(vec<T>::lanes)) {
+        for (int i = 0; i < int(vec<T>::lanes) / Width / 2; ++i)
+            x[i] = max(alternate<0, Width>(x[2 * i], x[2 * i + 1]), alternate<1, Width>(x[2 * i], x[2 * i + 1]));
+        return maxima_of_lanes<T, 2 * Width>(x);
+    }
+    return x[0];
+}
 // The same of sums with the rounding errors beside them, rounded once.
 template <int Width = 1> FASTCE_INLINE vec<double> exact_sums_of_lanes(vec<double> *x, vec<double> *error) {
     if constexpr (Width < int(vec<double>::lanes)) {
