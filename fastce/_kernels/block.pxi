@@ -160,7 +160,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         find_soft_sums(batch, s, first, rows, block, <real> 0)
     if real is double or s.exact:
         take_units_out(s, first, rows, block, <real> 0)
-    finish_rows(batch, block, rows, s.pivot_exp + first, not only_sum, wants_grad)
+    finish_rows(batch, block, rows, s.pivot_exp + first, real is double, not only_sum, wants_grad)
     if wants_grad:
         set_coefficients(batch, s, first, rows, block, e)
     if only_sum:
@@ -254,7 +254,8 @@ cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock
             i += 1
 
 
-cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real* e, real* hess) noexcept nogil:
+cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real* e, real* hess,
+                                  Py_ssize_t hess_apart) noexcept nogil:
     # The same for as many rows at once as a vector has lanes.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), this_class, pivot, top, where_top, y
@@ -285,20 +286,20 @@ cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real*
         for k in range(min_size(width, rows - i)):
             others[k] = others[k] * (<const real*> s.row[UNIT])[i + k] + s.pivot_exp[i + k]
             if dominates_row(s, i + k, tops[k]) and (<const real*> s.row[ACTIVE])[i + k] > 0:
-                hess[<Py_ssize_t> classes[k] * s.class_apart + i + k] = hessian_of(s, i + k, tops[k], others[k])
+                hess[<Py_ssize_t> classes[k] * hess_apart + i + k] = hessian_of(s, i + k, tops[k], others[k])
         i += width
 
 
 cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, const RowBlock* block,
                     real* e) noexcept nogil:
     # Stage 3.
-    cdef bint is_loss = batch.kind == CROSS_ENTROPY or batch.kind == FOCAL
-    cdef bint changes = batch.softcap != 0.0 or (is_loss and batch.mask.data != NULL)
+    cdef bint changes = changes_derivatives(batch)
     cdef bint streams = s.streams, any_dominated
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes and not streams
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets
+    cdef Py_ssize_t hess_apart = s.class_apart
     cdef Py_ssize_t grad_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real) if direct else s.exps_apart
     cdef Scaled scaled
     cdef Unified unified
@@ -308,10 +309,13 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef LogSoftmax log_softmax
     if batch.hess.data != NULL:
         hess = <real*> s.hess
+        if s.direct_hess:
+            hess = <real*> row_address(&batch.hess, row)
+            hess_apart = batch.hess.class_stride // <Py_ssize_t> sizeof(real)
         any_dominated = over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, hess,
-                                 s.class_apart, curved)
+                                 hess_apart, curved)
         if any_dominated and not s.largest_pivot and s.by_classes:
-            mend_hessian_by_classes(s, rows, <const real*> e, hess)
+            mend_hessian_by_classes(s, rows, <const real*> e, hess, hess_apart)
         elif any_dominated and not s.largest_pivot:
             mend_hessian_by_rows(s, rows, block, e, hess)
     if batch.kind == LOG_SOFTMAX:
@@ -331,7 +335,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
         stream(<real*> row_address(&batch.grad, row), <const real*> grad, 0, rows * s.classes, False)
     elif not direct:
         empty_scratch(s, <const real*> grad, &batch.grad, row, rows)
-    if hess:
+    if hess and not s.direct_hess:
         empty_scratch(s, <const real*> hess, &batch.hess, row, rows)
 
 
@@ -376,9 +380,10 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
         s.exps_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real)
     s.targets = s.t
     if is_soft(batch) and s.weight != NULL:
-        if (batch.label_smoothing == 0.0 and batch.class_weight == NULL and batch.probabilities.data != NULL
-                and not s.by_classes and rows % lanes(tag) == 0 and lies_as_scratch(s, &batch.probabilities, tag)):
+        s.t_apart = s.class_apart
+        if takes_probabilities_as_they_lie(batch, s, tag) and rows % lanes(tag) == 0:
             s.targets = row_address(&batch.probabilities, row)
+            s.t_apart = batch.probabilities.class_stride // <Py_ssize_t> sizeof(real)
         else:
             find_targets(batch, s, row, rows, tag)
     s.all_active = True

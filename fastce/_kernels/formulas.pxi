@@ -119,7 +119,7 @@ cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision
 
 
 cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivots, double gamma,
-                              bint double_precision) noexcept nogil:
+                              bint double_precision, bint wants_hess) noexcept nogil:
     # p = p_y, q = 1 - p = others_y / S, ce = -log p:
     #     loss = alpha q^gamma ce
     #     grad_j = A (delta_jy - p_j),      A = -alpha q^gamma (1 + gamma p ce / q)
@@ -132,26 +132,38 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     cdef vec[double] e = load(&block.target_exp[i])
     cdef vec[double] alpha = load(&block.hard_mass[i])
     cdef vec[double] factor = load(&block.factor[i])
-    cdef vec[double] log_total = log1p(others / pivot)
-    cdef vec[double] inverse = one / (pivot + others)
+    cdef vec[double] total = pivot + others
     cdef vec[double] target_others = others + (pivot - e)
-    cdef vec[double] p = e * inverse
-    cdef vec[double] q = target_others * inverse
-    cdef vec[double] ce = (m - load(&block.target_logit[i])) + log_total
-    cdef vec[double] p_ce = select(equal(p, zero), others - others, p * ce)
-    cdef vec[double] ratio = select(equal(q, zero), p, p_ce / q)
-    cdef vec[double] modulation = power(q, gamma, double_precision)
-    cdef vec[double] a, p_b, square, inverse_square = inverse * inverse
+    cdef mask[double] is_certain = equal(target_others, zero)
+    cdef vec[double] divisor = select(is_certain, one, target_others)
+    cdef vec[double] inverse, log_total, p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square
+    if double_precision:
+        inverse = inverse_q = one / total
+        log_total = log1p(others / pivot)
+    else:  # one division for all three: a product of three float sums is a normal number in double
+        square = one / (pivot * total * divisor)
+        inverse = pivot * divisor * square
+        inverse_q = pivot * total * total * square
+        log_total = log1p(others * divisor * total * square)
+    p = e * inverse
+    q = target_others * inverse
+    is_certain = equal(q, zero)
+    ce = (m - load(&block.target_logit[i])) + log_total
+    p_ce = select(equal(p, zero), others - others, p * ce)
+    ratio = select(is_certain, p, p_ce / q if double_precision else p_ce * inverse_q)
+    modulation = power(q, gamma, double_precision)
     a = -(alpha * modulation * (one + g * ratio))
-    p_b = alpha * g * modulation * (p + p - p_ce + (g - one) * p * ratio) / q
-    p_b = select(equal(q, zero), zero, p_b)
     store(&block.value[i], select(equal(alpha * modulation, zero), others - others, alpha * modulation * ce))
     store(&block.log_sum_exp[i], m + log_total)
     store(&block.softmax_coefficient[i], -a)
     store(&block.row_scale[i], factor * inverse)
     store(&block.grad_at_label[i], factor * a * q)
-    store(&block.hess_product[i], -(factor * a * inverse_square))
-    square = factor * p_b * inverse_square
+    if not wants_hess:
+        return
+    p_b = alpha * g * modulation * (p + p - p_ce + (g - one) * p * ratio)
+    p_b = select(is_certain, zero, p_b / q if double_precision else p_b * inverse_q)
+    store(&block.hess_product[i], -(factor * a * inverse * inverse))
+    square = factor * p_b * inverse * inverse
     if not double_precision:
         # q^(gamma-1) may be too large for a float, and is then multiplied by e_j^2 = 0: not inf * 0.
         square = select(less(splat(LARGEST_FLOAT), abs(square)), flip_sign(splat(LARGEST_FLOAT), square),
@@ -178,7 +190,7 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double*
 
 
 cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t rows, const double* pivots,
-                             bint wants_values, bint wants_derivatives) noexcept nogil:
+                             bint double_precision, bint wants_values, bint wants_derivatives) noexcept nogil:
     cdef bint plain = batch.kind == CROSS_ENTROPY and is_plain_cross_entropy(batch)
     cdef Py_ssize_t i = 0
     while plain and i < rows:
@@ -188,7 +200,7 @@ cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t row
         if batch.kind == CROSS_ENTROPY:
             finish_cross_entropy(batch, block, i, pivots, False, wants_values, wants_derivatives)
         elif batch.kind == FOCAL:
-            finish_focal(block, i, pivots, batch.gamma, batch.logits.storage == FLOAT64)
+            finish_focal(block, i, pivots, batch.gamma, double_precision, batch.hess.data != NULL)
         else:
             finish_log_sum_exp(block, i, pivots, batch.kind == LOG_SOFTMAX, wants_values)
         i += lanes(<double> 0)

@@ -1,5 +1,5 @@
 # Rows that are a run of their own: stages 1 and 2 take them chunk by chunk, while the first-level cache has each.
-# Needs run_passes.pxi, exponentials.pxi, sums.pxi.
+# Needs exponentials.pxi, sums.pxi.
 
 cdef enum:  # what the logits of a row are taken for
     IN_RANGE = 0
@@ -47,9 +47,9 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
             at_pivot = e[at]
             e[at] = 0
         if real is float:
-            float_sum = float_sum + row_sum(<const float*> e, count, exactly)
+            float_sum = float_sum + row_sum(<const float*> e, <const float*> e, splat(<float> 0), count, exactly, False)
         else:
-            add_doubles(<const double*> e, count, False, &sum)
+            add_doubles(<const double*> e, <const double*> e, splat(0.0), count, False, False, &sum)
         if 0 <= at < count:
             e[at] = at_pivot
             if wants_largest:
@@ -96,38 +96,28 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
                   s.pivot, s.pivot_exp, &block.sum_without_pivot[0])
 
 
-cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance) noexcept nogil:
+cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance_sum) noexcept nogil:
     # The mass of its soft targets, and their sum of t (m - u).
     cdef const real* u = <const real*> s.logits
     cdef const real* t = <const real*> s.targets
-    cdef real* product = <real*> s.hess
-    cdef int width = lanes(reference)
     cdef vec[real] m = splat(reference)
     cdef vec[double] masses = splat(0.0), distances = splat(0.0)
-    cdef wide_sum[double] mass_sum, distance_sum
-    cdef Distances kind
-    cdef Py_ssize_t first = 0, count, i
+    cdef wide_sum[double] exact_masses, exact_distances
+    cdef Py_ssize_t first = 0, count
     while first < s.classes:
         count = min_size(CHUNK, s.classes - first)
-        i = 0
-        while i + width <= count:
-            store(product + i, passed(load(u + i), load(t + i), &m, kind))
-            i += width
-        if i < count:
-            store(product + i, passed(load_first(u + i, count - i, reference), load_first(t + i, count - i, <real> 0),
-                                      &m, kind))
         if real is float:
-            masses = masses + row_sum(t, count, False)
-            distances = distances + row_sum(<const float*> product, count, False)
+            masses = masses + row_sum(t, t, m, count, False, False)
+            distances = distances + row_sum(u, t, m, count, False, True)
         else:
-            add_doubles(t, count, False, &mass_sum)
-            add_doubles(<const double*> product, count, False, &distance_sum)
+            add_doubles(t, t, m, count, False, False, &exact_masses)
+            add_doubles(u, t, m, count, False, True, &exact_distances)
         u += count
         t += count
         first += count
     if real is float:
         mass[0] = reduce_add(masses)
-        distance[0] = reduce_add(distances)
+        distance_sum[0] = reduce_add(distances)
     else:
-        mass[0] = mass_sum.total()
-        distance[0] = distance_sum.total()
+        mass[0] = exact_masses.total()
+        distance_sum[0] = exact_distances.total()

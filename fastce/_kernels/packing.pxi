@@ -33,7 +33,8 @@ cdef struct Scratch:
     void* t             # soft target mass
     Py_ssize_t t_apart  # from one class to the next, if packed class by class; 0: one number per class
     void* slope         # du/dz
-    void* hess          # the Hessian; before that, products whose sums are wanted
+    void* hess          # the Hessian, unless it is written where it is wanted
+    bint direct_hess
     void* stage         # a run on its way between packings
     void* weight        # class weights as the packing has them
     unsigned char* mask

@@ -1,5 +1,5 @@
 # Stage 2 of a run, second part: pivots and soft targets of a block, and the coefficients of stage 3.
-# Needs long_rows.pxi.
+# Needs run_passes.pxi, long_rows.pxi.
 
 cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
                                  double* pivot_exp, double* target_exp) noexcept nogil:
@@ -21,40 +21,6 @@ cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* p
         i += lanes(<real> 0)
 
 
-cdef inline void refine_pivots(const real* u, Py_ssize_t class_apart, Py_ssize_t row_apart,
-                               const long long* pivot, Py_ssize_t rows, RowBlock* block,
-                               double* pivot_exp) noexcept nogil:
-    # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss
-    # multiplies by gamma and 1 + gamma (gamma = 2, without FMA: 5.7 ULP, and 4.3 with this). A raised one is
-    # a power of two.
-    cdef double logits[BLOCK_ROWS]
-    cdef double refined[BLOCK_ROWS]
-    cdef double raised = 1.0 / inverse_exp_scale(<real> 0)
-    cdef vec[double] unit = splat(safe_range_unit(<real> 0))
-    cdef Py_ssize_t i
-    if real is double:
-        return
-    for i in range(rows):
-        logits[i] = read(u + pivot[i] * class_apart + i * row_apart)
-    for i in range(rows, (rows + 15) // 16 * 16):
-        logits[i] = 0.0
-    i = 0
-    while i < rows:
-        store(&refined[i], unit * exp(load(<const double*> &logits[i])))
-        i += lanes(<double> 0)
-    for i in range(rows):
-        if block.active[i] and pivot_exp[i] != raised:
-            pivot_exp[i] = refined[i]
-            if pivot[i] == block.label[i]:
-                block.target_exp[i] = refined[i]
-
-
-cdef inline bint needs_logits(const Batch* batch, const Scratch* s) noexcept nogil:
-    # Whether the pivot's logit enters the value. Without, losses are relative to the target, which is the pivot.
-    return (s.largest_pivot or is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp != NULL
-            or batch.kind == LOG_SUM_EXP)
-
-
 cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t row_apart, const long long* which,
                             Py_ssize_t rows, const RowBlock* block, double* to) noexcept nogil:
     # That of one class of each row; of rows without one, or that do not count, it stays as it is.
@@ -73,6 +39,36 @@ cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t ro
     while i < rows:
         store_widened(to + i, load(<const real*> &numbers[i]))
         i += lanes(<real> 0)
+
+
+cdef inline void refine_pivots(const real* u, Py_ssize_t class_apart, Py_ssize_t row_apart,
+                               const long long* pivot, Py_ssize_t rows, RowBlock* block,
+                               double* pivot_exp) noexcept nogil:
+    # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss
+    # multiplies by gamma and 1 + gamma (gamma = 2, without FMA: 5.7 ULP, and 4.3 with this). A raised one is
+    # a power of two.
+    cdef double logits[BLOCK_ROWS]
+    cdef vec[double] unit = splat(safe_range_unit(<real> 0)), raised = splat(1.0 / inverse_exp_scale(<real> 0))
+    cdef vec[double] zero = splat(0.0), before, after, target
+    cdef Py_ssize_t i = 0
+    if real is double:
+        return
+    memset(&logits[0], 0, sizeof(logits))
+    numbers_at(u, class_apart, row_apart, pivot, rows, block, &logits[0])
+    while i < rows:
+        before = load(<const double*> pivot_exp + i)
+        target = load(&block.target_exp[i])
+        after = select(equal(before, raised) | equal(load(&block.weight[i]), zero), before,
+                       unit * exp(load(<const double*> &logits[i])))
+        store(pivot_exp + i, after)
+        store(&block.target_exp[i], select(equal(target, before), after, target))
+        i += lanes(<double> 0)
+
+
+cdef inline bint needs_logits(const Batch* batch, const Scratch* s) noexcept nogil:
+    # Whether the pivot's logit enters the value. Without, losses are relative to the target, which is the pivot.
+    return (s.largest_pivot or is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp != NULL
+            or batch.kind == LOG_SUM_EXP)
 
 
 cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted, bint all_follow) noexcept nogil:
@@ -292,39 +288,39 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
     # The mass of each row's soft targets, their sum of t (m - u), and the target's own, of a block.
     cdef real* reference = <real*> s.row[REFERENCE] + first
     cdef const real* t = <const real*> s.targets
-    cdef real* product = <real*> s.hess
     cdef const real* u = <const real*> s.logits
-    cdef Py_ssize_t i
-    cdef Distances distances
-    for i in range(rows):
-        reference[i] = <real> block.maximum[i] if fabs(block.maximum[i]) < INFINITY else 0
+    cdef vec[real] infinity = splat(<real> INFINITY), m
+    cdef Py_ssize_t i = 0, row_apart = s.classes, class_apart = 1
+    narrow_rows(&block.maximum[0], rows, 1.0, reference)
+    while i < rows:
+        m = load(<const real*> reference + i)
+        store(reference + i, zero_unless(less(abs(m), infinity), m))
+        i += lanes(tag)
     if s.is_long:
         soft_sums_of_long_row(s, reference[0], &block.soft_mass[0], &block.soft_distance[0])
-    else:
-        over_run(batch, s, first, rows, block, u, s.logits_class_apart, t, s.t_apart, product, s.class_apart,
-                 distances)
-    if s.is_long:
-        pass
     elif s.by_classes:
-        sums_by_classes(<const real*> product + first, s.class_apart, s.classes, rows, &block.soft_distance[0])
-        if s.t_apart:
-            sums_by_classes(t + first, s.t_apart, s.classes, rows, &block.soft_mass[0])
+        soft_sums_by_classes(u + first, s.logits_class_apart, t + (first if s.t_apart else 0), s.t_apart,
+                             <const real*> reference, s.classes, rows, &block.soft_mass[0], &block.soft_distance[0])
     else:
-        sums_by_rows(<const real*> product, rows, s.classes, False, &block.soft_distance[0], NULL)
+        distances_by_rows(u, t, <const real*> reference, rows, s.classes, &block.soft_distance[0])
         if s.t_apart:
             sums_by_rows(t, rows, s.classes, False, &block.soft_mass[0], NULL)
-    for i in range(rows):
-        if not s.t_apart:
+    if not s.t_apart:
+        for i in range(rows):
             block.soft_mass[i] = s.shared_mass
+    for i in range(0 if block.all_active else rows):
         if not block.active[i]:
             block.soft_mass[i] = block.soft_distance[i] = 0.0
-        elif block.label[i] >= 0:
-            if not s.by_classes:
-                block.soft_at_target[i] = t[i * s.classes + block.label[i]]
-            elif s.t_apart:
-                block.soft_at_target[i] = t[first + i + block.label[i] * s.t_apart]
-            else:
-                block.soft_at_target[i] = t[block.label[i]]
+    if batch.labels.data == NULL:
+        return
+    if s.by_classes and s.t_apart:
+        t += first
+        row_apart, class_apart = 1, s.t_apart
+    elif s.by_classes:
+        row_apart = 0
+    for i in range(rows):
+        if block.label[i] >= 0:
+            block.soft_at_target[i] = t[i * row_apart + block.label[i] * class_apart]
 
 
 cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,

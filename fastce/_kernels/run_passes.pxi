@@ -22,10 +22,6 @@ cdef struct Curved:      # the Hessian
     char unused
 
 
-cdef struct Distances:   # t (m - u)
-    char unused
-
-
 cdef struct Targets:     # soft target mass of probabilities, smoothed and weighted
     char unused
 
@@ -40,7 +36,6 @@ ctypedef fused row_pass:
     Smoothed
     Exact
     Curved
-    Distances
     Targets
     LogSoftmax
 
@@ -76,16 +71,13 @@ cdef inline int coefficients_of(row_pass kind, int* which) noexcept nogil:
         which[0] = REFERENCE
         which[1] = LOG_TOTAL
         return 2
-    elif row_pass is Distances:
-        which[0] = REFERENCE
-        return 1
     else:
         which[0] = SHARE
         return 1
 
 
 cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_pass kind) noexcept nogil:
-    # What becomes of an exponential (of Distances and LogSoftmax a logit, of Targets a probability) and its soft
+    # What becomes of an exponential (of LogSoftmax a logit, of Targets a probability) and its soft
     # target mass (of Targets the class weight). At the pivot the sum of all others is the one without it.
     cdef vec[real] e
     if row_pass is Scaled:
@@ -102,8 +94,6 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
         return e * fma(c[3], c[1] + (c[2] - e), c[4] * e)
     elif row_pass is LogSoftmax:
         return (x - c[0]) - c[1]
-    elif row_pass is Distances:
-        return zero_unless(less(splat(<real> 0), abs(t)), t * (c[0] - x))
     else:
         return t * (x + c[0])
 
@@ -127,7 +117,7 @@ cdef inline int label_of(row_pass kind) noexcept nogil:
 
 
 cdef inline bint has_labels(row_pass kind) noexcept nogil:
-    return not (row_pass is Distances or row_pass is Targets or row_pass is LogSoftmax)
+    return not (row_pass is Targets or row_pass is LogSoftmax)
 
 
 cdef inline void narrow_rows(const double* numbers, Py_ssize_t rows, double factor, real* to) noexcept nogil:
@@ -153,7 +143,7 @@ cdef inline void put_at_labels(const RowBlock* block, Py_ssize_t rows, const rea
 
 
 cdef inline bint has_target(row_pass kind) noexcept nogil:
-    return row_pass is Smoothed or row_pass is Exact or row_pass is Distances or row_pass is Targets
+    return row_pass is Smoothed or row_pass is Exact or row_pass is Targets
 
 
 cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,

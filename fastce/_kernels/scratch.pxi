@@ -29,6 +29,26 @@ cdef inline bint has_own_targets(const Batch* batch) noexcept nogil:
     return batch.probabilities.data != NULL or (is_soft(batch) and batch.mask.data != NULL)
 
 
+cdef inline bint changes_derivatives(const Batch* batch) noexcept nogil:
+    # Whether the chain rule of the cap, or a mask, comes after the coefficients.
+    return batch.softcap != 0.0 or ((batch.kind == CROSS_ENTROPY or batch.kind == FOCAL) and batch.mask.data != NULL)
+
+
+cdef inline bint takes_probabilities_as_they_lie(const Batch* batch, const Scratch* s, real tag) noexcept nogil:
+    return (batch.probabilities.data != NULL and batch.mask.data == NULL and batch.label_smoothing == 0.0
+            and batch.class_weight == NULL and batch.probabilities.class_stride != 0
+            and lies_as_scratch(s, &batch.probabilities, tag))
+
+
+cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag) noexcept nogil:
+    # Whether the elements of a run lie in the arrays of the call alone, exponentials in the gradient.
+    return (is_plain(batch) and batch.kind != LOG_SOFTMAX and batch.grad.data != NULL
+            and batch.grad.data != batch.logits.data and lies_as_scratch(s, &batch.logits, tag)
+            and lies_as_scratch(s, &batch.grad, tag)
+            and (batch.hess.data == NULL or (s.direct_hess and batch.hess.data != batch.logits.data))
+            and (not has_own_targets(batch) or takes_probabilities_as_they_lie(batch, s, tag)))
+
+
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
     # Whether a label has target mass of its own beside what smoothing gives to all classes.
     cdef Py_ssize_t j
@@ -58,8 +78,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.whole_sum = <double*> part(&memory, numbers * sizeof(double))
     s.whole_low = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
-    if soft or wants_hess:
-        s.hess = part(&memory, (elements if wants_hess or not s.is_long else CHUNK) * size)
+    if wants_hess and not s.direct_hess:
+        s.hess = part(&memory, elements * size)
     if wants_hess and not s.by_classes:
         s.dominated = <int*> part(&memory, (1 if s.is_long else elements) * sizeof(int))
     if batch.softcap != 0.0:
@@ -89,15 +109,14 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
                        or (soft and not has_hard_mass(batch)))
     s.needs_whole_sums = wants_hess and not s.largest_pivot
+    s.direct_hess = wants_hess and not changes_derivatives(batch) and lies_as_scratch(s, &batch.hess, tag)
     s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
     if plan == BLOCK_INTERLEAVED:
         s.rows = INTERLEAVED_ROWS
     elif plan == BLOCK_BY_PLANES:
         s.rows = PLANE_ROWS
         # One line of cache of each class at least, and more if no other memory is used than that of the arrays.
-        in_place = (is_plain(batch) and not soft and not wants_hess and batch.kind != LOG_SOFTMAX
-                    and batch.grad.data != NULL and batch.grad.data != batch.logits.data
-                    and lies_as_scratch(s, &batch.logits, tag) and lies_as_scratch(s, &batch.grad, tag))
+        in_place = needs_no_scratch(batch, s, tag)
         while s.rows * storage_size(batch.logits.storage) > cache_line and (
                 s.rows // 2 >= rows or ((s.rows > LEAST_PLANE_ROWS or not in_place)
                                         and s.rows * classes * size > PLANE_BYTES)):

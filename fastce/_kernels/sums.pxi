@@ -1,5 +1,5 @@
 # Stage 2 of a run, first part: sums of rows without their pivots, packed row by row or class by class.
-# Needs packing.pxi.
+# Needs packing.pxi, exponentials.pxi.
 
 cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noexcept nogil:
     # Of x and y; exactly, without a rounding in float: focal loss raises it to 1 + gamma (gamma = 2: 6.3 ULP
@@ -18,90 +18,117 @@ cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noex
     return sum
 
 
-cdef inline vec[double] row_sum(const float* x, Py_ssize_t classes, bint exactly) noexcept nogil:
+cdef inline vec[real] distance(vec[real] x, vec[real] t, vec[real] reference) noexcept nogil:
+    # t (m - u): what a soft target adds to the loss. A class without one may have a logit of -inf.
+    return zero_unless(less(splat(<real> 0), abs(t)), t * (reference - x))
+
+
+cdef inline vec[real] term(const real* x, const real* t, vec[real] reference, bint distances) noexcept nogil:
+    # Numbers that are added up: x, or distances of these logits.
+    return distance(load(x), load(t), reference) if distances else load(x)
+
+
+cdef inline vec[real] first_terms(const real* x, const real* t, vec[real] reference, Py_ssize_t count,
+                                  bint distances) noexcept nogil:
+    # The same of a few, 0 behind.
+    cdef vec[real] terms = load_first(x, count, <real> 0)
+    return distance(terms, load_first(t, count, <real> 0), reference) if distances else terms
+
+
+cdef inline vec[double] row_sum(const float* x, const float* t, vec[float] reference, Py_ssize_t classes, bint exactly,
+                                bint distances) noexcept nogil:
     # Four vectors are added up before they are widened, for precision no more.
     cdef int width = lanes(<float> 0)
     cdef Py_ssize_t whole = classes - classes % width, j = 0
     cdef vec[float] zero = splat(<float> 0)
-    cdef vec[double] sum = widened_sum(load_first(x + whole, classes - whole, <float> 0), zero, exactly)
+    cdef vec[double] sum = widened_sum(first_terms(x + whole, t + whole, reference, classes - whole, distances), zero,
+                                       exactly)
     while not exactly and j + 4 * width <= whole:
-        sum = sum + widened_sum(load(x + j) + load(x + j + width),
-                                load(x + j + 2 * width) + load(x + j + 3 * width), False)
+        sum = sum + widened_sum(term(x + j, t + j, reference, distances)
+                                + term(x + j + width, t + j + width, reference, distances),
+                                term(x + j + 2 * width, t + j + 2 * width, reference, distances)
+                                + term(x + j + 3 * width, t + j + 3 * width, reference, distances), False)
         j += 4 * width
     while j < whole:
-        sum = sum + widened_sum(load(x + j), zero, exactly)
+        sum = sum + widened_sum(term(x + j, t + j, reference, distances), zero, exactly)
         j += width
     return sum
 
 
-cdef inline void add_doubles(const double* x, Py_ssize_t count, bint exactly, wide_sum[double]* sum) noexcept nogil:
+cdef inline void add_doubles(const double* x, const double* t, vec[double] reference, Py_ssize_t count, bint exactly,
+                             bint distances, wide_sum[double]* sum) noexcept nogil:
     # With the rounding errors beside the sum; exactly, those of pairs, too.
     cdef int width = lanes(<double> 0)
     cdef Py_ssize_t whole = count - count % width, j = 0
-    sum.add(load_first(x + whole, count - whole, <double> 0))
+    sum.add(first_terms(x + whole, t + whole, reference, count - whole, distances))
     while not exactly and j + 2 * width <= whole:
-        sum.add(load(x + j) + load(x + j + width))
+        sum.add(term(x + j, t + j, reference, distances) + term(x + j + width, t + j + width, reference, distances))
         j += 2 * width
     while j < whole:
-        sum.add(load(x + j))
+        sum.add(term(x + j, t + j, reference, distances))
         j += width
 
 
 cdef double exact_sum(const real* x, Py_ssize_t count) noexcept nogil:
     cdef wide_sum[double] sum
     if real is float:
-        return reduce_add(row_sum(x, count, True))
+        return reduce_add(row_sum(x, x, splat(<float> 0), count, True, False))
     else:
-        add_doubles(x, count, False, &sum)
+        add_doubles(x, x, splat(0.0), count, False, False, &sum)
         return sum.total()
 
 
-cdef void sums_by_rows(const real* of_row, Py_ssize_t rows, Py_ssize_t classes, bint exactly,
-                       double* to, double* low) noexcept nogil:
+cdef inline void sums_of_rows(const real* x, const real* t, const real* reference, Py_ssize_t rows, Py_ssize_t classes,
+                              bint exactly, bint distances, double* to, double* low) noexcept nogil:
     # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
     # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP. `low`, if it
     # is not NULL, gets what they leave of a sum in double.
     cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
-    cdef Py_ssize_t row = 0, rest
+    cdef Py_ssize_t row = 0, rest, at
     cdef vec[double] sums[8]
     cdef vec[double] errors[8]
     cdef vec[double] total
-    cdef vec[float] zero = splat(<float> 0)
-    cdef const float* x
+    cdef vec[real] zero = splat(<real> 0), m = zero
     cdef wide_sum[double] nothing, sum
     while row < rows and real is float and classes < 4 * width:
-        # Rows past the last are in scratch, too. Vectors go in pairs, the last one filled up with zeros.
+        # Vectors go in pairs, the last one filled up with zeros. Rows past the last are the last one again: memory
+        # may end behind it.
         rest = classes - width
-        if rest <= 0:
-            for k in range(together):
-                x = <const float*> of_row + k * classes
-                sums[k] = widened_sum(load_first(x, classes, <float> 0), zero, exactly)
-        else:
-            for k in range(together):
-                x = <const float*> of_row + k * classes
-                sums[k] = widened_sum(load(x), load_first(x + width, min_size(rest, width), <float> 0), exactly)
-        if rest > width:
-            rest -= width
-            for k in range(together):
-                x = <const float*> of_row + k * classes + 2 * width
-                sums[k] = sums[k] + widened_sum(load_first(x, min_size(rest, width), <float> 0),
-                                                load_first(x + width, max_size(rest - width, 0), <float> 0), exactly)
-        of_row += together * classes
+        for k in range(together):
+            at = min_size(row + k, rows - 1)
+            if distances:
+                m = splat(reference[at])
+            at *= classes
+            if rest <= 0:
+                sums[k] = widened_sum(first_terms(x + at, t + at, m, classes, distances), zero, exactly)
+            else:
+                sums[k] = widened_sum(term(x + at, t + at, m, distances),
+                                      first_terms(x + at + width, t + at + width, m,
+                                                               min_size(rest, width), distances), exactly)
+            if rest > width:
+                at += 2 * width
+                sums[k] = sums[k] + widened_sum(
+                    first_terms(x + at, t + at, m, min_size(rest - width, width), distances),
+                    first_terms(x + at + width, t + at + width, m, max_size(rest - 2 * width, 0),
+                                             distances), exactly)
         store(to + row, sums_of_lanes(&sums[0]))
         row += together
     while row < rows:
         for k in range(together):
+            at = row + k
+            if distances and at < rows:
+                m = splat(reference[at])
+            at *= classes
             if row + k >= rows:
                 sums[k] = splat(0.0)
                 errors[k] = splat(0.0)
             elif real is float:
-                sums[k] = row_sum(of_row, classes, exactly)
+                sums[k] = row_sum(x + at, t + at, m, classes, exactly, distances)
             else:
                 sum = nothing
-                add_doubles(of_row, classes, low != NULL, &sum)
+                add_doubles(x + at, t + at, m, classes, low != NULL, distances, &sum)
                 sums[k] = sum.rounded_sum()
                 errors[k] = sum.rounding_error()
-            of_row += classes
         if real is float:
             store(to + row, sums_of_lanes(&sums[0]))
         else:
@@ -112,6 +139,17 @@ cdef void sums_by_rows(const real* of_row, Py_ssize_t rows, Py_ssize_t classes, 
         row += together
     for row in range(rows, (rows + 15) // 16 * 16):
         to[row] = 0.0
+
+
+# Not inline, so that each loop has all registers.
+cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint exactly, double* to,
+                       double* low) noexcept nogil:
+    sums_of_rows(x, x, x, rows, classes, exactly, False, to, low)
+
+
+cdef void distances_by_rows(const real* u, const real* t, const real* reference, Py_ssize_t rows, Py_ssize_t classes,
+                            double* to) noexcept nogil:
+    sums_of_rows(u, t, reference, rows, classes, False, True, to, NULL)
 
 
 cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this_class, vec[real]* taken,
@@ -182,19 +220,33 @@ cdef void whole_sums_by_classes(const Scratch* s, const real* e, Py_ssize_t rows
         i += lanes(<real> 0)
 
 
-cdef void sums_by_classes(const real* x, Py_ssize_t apart, Py_ssize_t classes, Py_ssize_t rows,
-                          double* to) noexcept nogil:
-    cdef wide_sum[real] nothing, sum
-    cdef Py_ssize_t i = 0, j
+cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t, Py_ssize_t t_apart,
+                               const real* reference, Py_ssize_t classes, Py_ssize_t rows, double* mass,
+                               double* distances) noexcept nogil:
+    # Of a run packed by classes: the sums of t, unless all rows have the same, and of t (m - u).
+    cdef wide_sum[real] nothing, mass_sum, distance_sum
+    cdef vec[real] m, x, y, t_x, t_y
+    cdef Py_ssize_t i = 0, j, stop
+    cdef int width = lanes(<real> 0)
     while i < rows:
-        sum = nothing
+        mass_sum = distance_sum = nothing
+        m = load(reference + i)
         j = 0
-        while real is float and j + 2 <= classes:
-            sum.add(load(x + j * apart) + load(x + (j + 1) * apart))
-            j += 2
+        stop = classes - 1 if real is float else 0  # float adds two before it widens
         while j < classes:
-            sum.add(load(x + j * apart))
+            t_x = load(t + j * t_apart + i) if t_apart else splat(t[j])
+            x = distance(load_up_to(u + j * u_apart + i, rows - i), t_x, m)
+            if j < stop:
+                j += 1
+                t_y = load(t + j * t_apart + i) if t_apart else splat(t[j])
+                y = distance(load_up_to(u + j * u_apart + i, rows - i), t_y, m)
+                x = x + y
+                t_x = t_x + t_y
+            distance_sum.add(x)
+            if t_apart:
+                mass_sum.add(t_x)
             j += 1
-        store_wide(to + i, sum.lanes())
-        x += lanes(<real> 0)
-        i += lanes(<real> 0)
+        store_wide(distances + i, distance_sum.lanes())
+        if t_apart:
+            store_wide(mass + i, mass_sum.lanes())
+        i += width
