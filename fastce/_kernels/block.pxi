@@ -47,27 +47,27 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 
 cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
                              real tag) noexcept nogil:
-    # As numbers that are compared with class indices. They are judged when a block begins.
+    # Also as numbers that are compared with class indices. If some are wrong, the block that they belong to says so.
     cdef real* label = <real*> s.row[LABEL]
     cdef real* pivot = <real*> s.row[PIVOT_CLASS]
-    cdef long long labels[BLOCK_ROWS]
     cdef Py_ssize_t first = 0, count, i
-    cdef bint all_labelled = True, any_ignored
+    cdef bint any_ignored = False
     s.pivot_class = label
+    s.has_labels = batch.labels.data != NULL
+    s.any_ignored = False
     while first < rows:
         count = min_size(BLOCK_ROWS, rows - first)
-        any_ignored = False
-        if batch.labels.data == NULL or not try_load_labels(batch, row + first, count, &labels[0], &any_ignored):
-            all_labelled = False
-            for i in range(count):
+        if batch.labels.data == NULL or not try_load_labels(batch, row + first, count, s.labels + first, &any_ignored):
+            s.has_labels = False
+            for i in range(first, first + count):
                 if (batch.labels.data == NULL
-                        or read_label(&batch.labels, row + first + i, batch.classes, &labels[i]) != OK):
-                    labels[i] = -1
-        for i in range(count):
-            label[first + i] = <real> labels[i]
-        all_labelled = all_labelled and not any_ignored
+                        or read_label(&batch.labels, row + i, batch.classes, s.labels + i) != OK):
+                    s.labels[i] = -1
+        s.any_ignored |= any_ignored
         first += count
-    if not all_labelled:  # any pivot serves where there is no label
+    for i in range(rows):
+        label[i] = <real> s.labels[i]
+    if s.any_ignored or not s.has_labels:  # any pivot serves where there is no label
         s.pivot_class = pivot
         for i in range(rows):
             pivot[i] = label[i] if label[i] >= 0 else 0
@@ -148,7 +148,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     # Stage 2 of rows from `first` of a run.
     cdef bint only_sum = wants_only_their_sum(batch), wants_grad = batch.grad.data != NULL
     cdef Py_ssize_t i
-    cdef int status = begin_rows(batch, row + first, rows, block)
+    cdef int status = begin_rows(batch, row + first, rows, s.labels + first if s.has_labels else NULL, s.any_ignored, block)
     if status != OK:
         return status
     s.all_active = s.all_active and block.all_active

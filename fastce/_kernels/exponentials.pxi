@@ -153,30 +153,37 @@ cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, 
         to[i] = min_size(first_lane(equal(x, splat(numbers[i]))), classes - 1)
 
 
-cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
-    # The exponentials of a row relative to its maximum, raised. In a row without a finite logit they are relative
-    # to 0; those of infinity itself are one.
+cdef inline void exponentials_of_row(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
+    # Those of a row that is out of range: relative to its maximum, raised. In a row without a finite logit they are
+    # relative to 0; those of infinity itself are one.
     cdef int width = lanes(<real> 0)
-    cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x, y
+    cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))
     cdef Py_ssize_t i = 0
-    while i < classes:
-        x = load(u + i) if i + width <= classes else load_first(u + i, classes - i, <real> -INFINITY)
-        y = select(equal(x, m), one, raised_exp(x - m))
-        if i + width <= classes:
-            store(e + i, y)
-        else:
-            store_first(e + i, classes - i, y)
+    while i + width <= classes:
+        x = load(u + i)
+        store(e + i, select(equal(x, m), one, raised_exp(x - m)))
         i += width
+    if i < classes:
+        x = load_first(u + i, classes - i, <real> -INFINITY)
+        store_first(e + i, classes - i, select(equal(x, m), one, raised_exp(x - m)))
+
+
+cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
+    exponentials_of_row(u, classes, highest, e)
 
 
 cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highest, real* e) noexcept nogil:
-    # The same of a run of rows of few classes, all of which are out of range.
+    # The same of a run of rows, all of which are out of range.
     cdef const real* u = <const real*> s.logits
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), least = splat(<real> -INFINITY)
     cdef vec[real] top, m, x
     cdef int width = lanes(<real> 0)
     cdef Py_ssize_t first = 0, i = 0, stop = rows * s.classes, j
+    if s.row_of == NULL:
+        for first in range(rows):
+            exponentials_of_row(u + first * s.classes, s.classes, highest[first], e + first * s.classes)
+        return
     while first < rows:
         top = load(highest + first)
         top = zero_unless(less(least, top), top)

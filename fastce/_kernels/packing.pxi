@@ -45,6 +45,7 @@ cdef struct Scratch:
     double* whole_sum   # for a Hessian: the sum without the pivot as exactly as double has it
     double* whole_low   # and what that leaves, of float64
     long long* pivot
+    long long* labels   # of a run that is packed class by class
     double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)
     bint interleaves    # memory holds rows, scratch classes
     double shared_mass  # of soft targets that all rows have
@@ -65,6 +66,8 @@ cdef struct Scratch:
     const void* targets  # soft target mass: t, or where probabilities lie
     const void* pivot_class  # of each row, packed class by class
     const long long* pivots  # of each row, packed by rows
+    bint has_labels     # whether all labels of the run have been loaded
+    bint any_ignored    # and some are ignored
     bint some_out       # whether rows of the last run were out of range
     bint mostly_out     # and most of them
     bint no_exponentials  # of this run, before its rows are looked at

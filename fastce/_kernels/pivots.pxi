@@ -113,11 +113,11 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
     for i in range(0 if s.in_range else rows):  # without a branch, which few could foresee
         s.moved[out] = i
         out += block.active[i] & is_out_of_range(lowest[i], highest[i])
-    if out == rows and s.row_of != NULL:
+    if out == rows:
         rows_out_of_range(s, rows, <const real*> &highest[0], e)
     else:
         for i in range(rows if s.no_exponentials else 0):
-            if block.active[i]:
+            if block.active[i] and not is_out_of_range(lowest[i], highest[i]):
                 begin_extremes(&extremes[0])
                 exponentials_with_holes(u + i * classes, classes, e + i * classes, <const char*> u, <const char*> e,
                                         &extremes[0])

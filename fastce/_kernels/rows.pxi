@@ -15,16 +15,19 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
     block.all_active = block.has_default_scalars = True
 
 
-cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, RowBlock* block) noexcept nogil:
-    # The numbers of a block of rows that do not depend on the logits.
-    cdef bint any_ignored = False
+cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const long long* labels_of_run,
+                    bint any_ignored, RowBlock* block) noexcept nogil:
+    # The numbers of a block of rows that do not depend on the logits. Its labels, if they have been loaded already,
+    # and whether some of their run are ignored.
     cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
     cdef vec[double] zero = splat(0.0), scale = splat(batch.scale), weight
     cdef mask[double] unused, any_unused = less(zero, zero)
     cdef double labels[BLOCK_ROWS]
     cdef Py_ssize_t i
     cdef long long label
-    if batch.labels.data != NULL and not try_load_labels(batch, first, rows, &block.label[0], &any_ignored):
+    if labels_of_run != NULL:
+        memcpy(&block.label[0], labels_of_run, rows * sizeof(long long))
+    elif batch.labels.data != NULL and not try_load_labels(batch, first, rows, &block.label[0], &any_ignored):
         for i in range(rows):
             if read_label(&batch.labels, first + i, batch.classes, &label) != OK:
                 return BAD_LABEL

@@ -78,6 +78,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.whole_sum = <double*> part(&memory, numbers * sizeof(double))
     s.whole_low = <double*> part(&memory, numbers * sizeof(double))
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
+    s.labels = <long long*> part(&memory, numbers * sizeof(long long))
     if wants_hess and not s.direct_hess:
         s.hess = part(&memory, elements * size)
     if wants_hess and not s.by_classes:

@@ -49,7 +49,7 @@ cdef int begin_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t fir
     # What finish_rows takes of a block of whole rows.
     cdef Py_ssize_t i
     cdef double spread
-    cdef int status = begin_rows(batch, first, rows, block)
+    cdef int status = begin_rows(batch, first, rows, NULL, False, block)
     if status != OK:
         return status
     for i in range(rows):
