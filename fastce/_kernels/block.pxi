@@ -349,7 +349,7 @@ cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
         to = row_address(&batch.grad, row)
     s.holes = s.expects_holes or some_were_out
-    s.in_range = s.some_out = False
+    s.in_range = s.some_out = s.none_low = False
     s.no_exponentials = s.mostly_out
     while not s.mostly_out:
         if s.by_classes:
@@ -361,6 +361,7 @@ cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
             else:
                 exponentials_without_holes(<const real*> s.logits, rows * s.classes, e, ahead, to, &extremes[0])
             s.in_range = are_in_range(&extremes[0])
+            s.none_low = -reduce_max(-load(<const real*> &extremes[0])) >= safe_range_lowest(tag)
         if s.in_range or s.holes:
             break
         s.holes = True

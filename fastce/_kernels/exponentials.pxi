@@ -120,11 +120,13 @@ cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bin
     cdef Py_ssize_t rest = (classes - 1) % width + 1, row = 0, j
     while row + width <= rows:
         for k in range(width):
+            prefetch(u + k * classes + ROWS_AHEAD)
             x = load_first(u + k * classes, rest, <real> -INFINITY)
             most[k] = select(equal(x, -infinity), x, -x) if negated else x
         for k in range(width if classes > width else 0):
             j = rest
             while j < classes:
+                prefetch(u + k * classes + j + ROWS_AHEAD)
                 x = load(u + k * classes + j)
                 most[k] = max(select(equal(x, -infinity), x, -x) if negated else x, most[k])
                 j += width

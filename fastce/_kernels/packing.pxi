@@ -74,6 +74,7 @@ cdef struct Scratch:
     bint expects_holes  # whether some of the next run may be -inf
     bint holes          # of this run
     bint in_range       # whether all its logits are in exp's safe range
+    bint none_low       # whether it is known that none is below, -inf aside
     Py_ssize_t dominated_count
     Py_ssize_t moved[BLOCK_ROWS]  # rows of a block whose pivot is not the target
     Py_ssize_t moved_count

@@ -107,8 +107,8 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
         maxima_of_rows(u, rows, classes, False, &highest[0])
     for i in range(0 if s.in_range else rows):
         lowest[i] = 0
-        any_low |= highest[i] <= safe_range_highest(highest[i])
-    if any_low:
+        any_low |= highest[i] <= safe_range_highest(highest[i])  # others are out of range as it is
+    if any_low and not s.none_low:
         maxima_of_rows(u, rows, classes, True, &lowest[0])
     for i in range(0 if s.in_range else rows):  # without a branch, which few could foresee
         s.moved[out] = i
