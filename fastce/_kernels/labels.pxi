@@ -115,6 +115,22 @@ cdef bint try_load_unsigned_labels(const long long* labels, Py_ssize_t rows, uns
     return wrong >= 0
 
 
+ctypedef fused stored_scalar:
+    float
+    double
+
+
+cdef inline void copy_scalars(const stored_scalar* scalars, Py_ssize_t stride, Py_ssize_t count,
+                              double* to) noexcept nogil:
+    cdef Py_ssize_t i
+    if stride == sizeof(stored_scalar):  # a loop of its own, which runs over vectors
+        for i in range(count):
+            to[i] = read(scalars + i)
+    else:
+        for i in range(count):
+            to[i] = read(<const stored_scalar*> (<const char*> scalars + i * stride))
+
+
 cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
     # 1 where none are given, and behind the last.
     cdef const char* at = scalars.data + first * scalars.stride
@@ -123,11 +139,9 @@ cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows
         for i in range(rows):
             to[i] = 1.0
     elif scalars.storage == FLOAT64:
-        for i in range(rows):
-            to[i] = read(<const double*> (at + i * scalars.stride))
+        copy_scalars(<const double*> at, scalars.stride, rows, to)
     else:
-        for i in range(rows):
-            to[i] = read(<const float*> (at + i * scalars.stride))
+        copy_scalars(<const float*> at, scalars.stride, rows, to)
     for i in range(rows, (rows + 15) // 16 * 16):
         to[i] = 1.0
 
