@@ -10,18 +10,15 @@
 
 from fastce._call.configuration import show_config
 from fastce._call.threads import get_num_threads, set_num_threads
-from fastce._version import __version__
-from fastce.linear import linear_cross_entropy
-from fastce.losses import (
-    BCEWithLogits,
-    SigmoidFocalLoss,
-    SoftmaxCrossEntropy,
-    SoftmaxFocalLoss,
+from fastce._call.version import __version__
+from fastce.functions import (
     bce_with_logits,
     sigmoid_focal_loss,
     softmax_cross_entropy,
     softmax_focal_loss,
 )
+from fastce.linear import linear_cross_entropy
+from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.softmax import TokenLogProbs, log_softmax, logsumexp, softmax, token_log_probs
 
 __all__ = [

@@ -1,12 +1,11 @@
-"""The losses: what each one computes, of what, in which range, and where the formula comes from.
+"""The losses: the formula, the options and the source of each.
 
-A loss is constructed with what the loss *is*, and called with what the batch *is*::
+Options go to the constructor, data goes to the call::
 
     ce = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
     loss, grad = ce.value_and_grad(logits, target)
 
-In the formulas z are the logits, u = softcap·tanh(logit_scale·z / softcap) (or logit_scale·z),
-lse = log Σ_j exp u_j, p = softmax(u), σ the logistic function, K the number of classes.
+The functions of the same names, for a single use, are in `fastce.functions`.
 """
 
 from dataclasses import dataclass
@@ -16,22 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, elements, rows
-from fastce._call.loss import Array, Loss, one_shot
+from fastce._call.loss import Array, Loss
 
-__all__ = [
-    "BCEWithLogits",
-    "SigmoidFocalLoss",
-    "SoftmaxCrossEntropy",
-    "SoftmaxFocalLoss",
-    "bce_with_logits",
-    "sigmoid_focal_loss",
-    "softmax_cross_entropy",
-    "softmax_focal_loss",
-]
+__all__ = ["BCEWithLogits", "SigmoidFocalLoss", "SoftmaxCrossEntropy", "SoftmaxFocalLoss"]
 
 
 class _SoftmaxLoss(Loss):
-    """A loss of rows: one sample each, its classes along ``axis``."""
+    """A loss with one sample per row, whose classes lie along ``axis``."""
 
     _family = staticmethod(rows.softmax_family)
     takes_probabilities: ClassVar[bool] = False
@@ -45,44 +35,52 @@ class _SoftmaxLoss(Loss):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxCrossEntropy(_SoftmaxLoss):
-    """Softmax cross-entropy of class labels or of probabilities.
+    r"""Softmax cross-entropy of class labels or of probabilities.
 
-    For a label y::
+    The logits z are first scaled, and capped if `softcap` is given:
 
-        loss = (1−ε)·w_y·(lse − u_y) + (ε/K)·Σ_c w_c (lse − u_c) + λ·lse²
+    .. math:: u = s·z \quad\text{or}\quad u = c·\tanh(s·z / c), \qquad
+              s = \mathtt{logit\_scale},\ c = \mathtt{softcap}
 
-    and for probabilities q, with q' = (1−ε)·q + ε/K (q is not renormalised)::
+    With lse = log Σ_j exp u_j and p = softmax(u), the loss of a label y is
 
-        loss = Σ_c w_c q'_c (lse − u_c) + λ·lse²
+    .. math:: ℓ = (1−ε)\,w_y\,(\lse − u_y) + \frac{ε}{K} ∑_c w_c\,(\lse − u_c) + λ\,\lse^2
 
-    With t_c the weight of (lse − u_c) in these sums and M = Σ_c t_c, the gradient by u_j is
-    M·p_j − t_j + 2λ·lse·p_j, and the Hessian's diagonal (M + 2λ·lse)·p_j (1−p_j) + 2λ·p_j²; the
-    chain rule takes both to the logits. The tails are exact: a confident, correct row keeps all its
-    digits, because no 1−p is formed.
+    and that of probabilities q, which are not renormalised, is
+
+    .. math:: ℓ = ∑_c w_c\,q'_c\,(\lse − u_c) + λ\,\lse^2, \qquad q' = (1−ε)\,q + ε/K
+
+    Let t_c be the factor of (lse − u_c) in these sums, and M = Σ_c t_c. The derivatives are
+
+    .. math:: \frac{∂ℓ}{∂u_j} &= M\,p_j − t_j + 2λ\,\lse\,p_j \\
+              \frac{∂^2ℓ}{∂u_j^2} &= (M + 2λ\,\lse)\,p_j (1−p_j) + 2λ\,p_j^2
+
+    and the chain rule turns them into derivatives with respect to the logits. A confident, correct
+    row keeps all its digits, because 1−p is never formed.
 
     Parameters
     ----------
     weight : array_like of shape (K,), optional
         Weight w of each class: finite, at least 0. Ones by default.
     ignore_index : int, default -100
-        Rows with this label do not count: their logits are not used, loss and gradient are 0.
+        Rows with this label are ignored: their logits are not read, their loss and gradient are 0.
     label_smoothing : float in [0, 1], default 0.0
-        The share ε of the target that is spread evenly over the classes.
+        The share ε of the target that is spread evenly over all classes.
     z_loss : float, default 0.0
-        The factor λ of lse², which keeps the logits' scale from drifting.
+        The factor λ of the penalty lse², which keeps the scale of the logits from drifting.
     logit_scale : float, default 1.0
-        Multiplies the logits; the reciprocal of a temperature.
+        Factor s of the logits; the reciprocal of a temperature.
     softcap : float > 0, optional
-        Bounds the scaled logits to (−softcap, softcap). A logit of −inf remains −inf.
+        Bound c of the scaled logits: u lies in (−c, c). A logit of −inf remains −inf.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight, times w_y for labels.
+        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ, where wᵢ is the sample weight, times w_y for class labels.
     axis : int, default -1
         The axis of the classes.
 
     Raises
     ------
     TypeError, ValueError
-        An option is of the wrong type, or out of range.
+        An option has the wrong type or is out of range.
 
     References
     ----------
@@ -147,34 +145,42 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxFocalLoss(_SoftmaxLoss):
-    """Focal loss of a softmax: cross-entropy that attends less to what is predicted well.
+    r"""Softmax focal loss: cross-entropy that gives less weight to well-predicted rows.
 
-    For a label y, with q = 1 − p_y = Σ_{j≠y} p_j::
+    For a label y, with p = softmax(z) and q = 1 − p_y, computed as the sum of all other p_j:
 
-        loss = −α_y·q^γ·log p_y
+    .. math:: ℓ = −α_y\,q^γ \log p_y
 
-    With A = α_y·q^γ·(γ·p_y·log p_y / q − 1) and
-    B = dA/dp_y = α_y·γ·q^(γ−1)·(log p_y + 2 − (γ−1)·p_y·log p_y / q), the gradient by z_j is
-    A·(δ_jy − p_j), and the Hessian's diagonal p_y·B·(δ_jy − p_j)² − A·p_j (1−p_j), which can be
-    negative. γ = 0 is cross-entropy. α weighs the loss; it enters neither p_y nor the mean.
+    Let A be the derivative of ℓ with respect to log p_y, and B that of A with respect to p_y:
+
+    .. math:: A &= α_y\,q^γ \Big(\frac{γ\,p_y \log p_y}{q} − 1\Big) \\
+              B &= α_y\,γ\,q^{γ−1} \Big(\log p_y + 2 − \frac{(γ−1)\,p_y \log p_y}{q}\Big)
+
+    The derivatives with respect to the logits are
+
+    .. math:: \frac{∂ℓ}{∂z_j} &= A\,(δ_{jy} − p_j) \\
+              \frac{∂^2ℓ}{∂z_j^2} &= p_y B\,(δ_{jy} − p_j)^2 − A\,p_j (1−p_j)
+
+    The second can be negative. γ = 0 gives cross-entropy. The factor α belongs to the loss: it does
+    not enter the denominator of the mean.
 
     Parameters
     ----------
     gamma : float >= 0, default 2.0
-        How little attention well predicted rows get.
+        The larger, the less a well-predicted row counts.
     alpha : array_like of shape (K,), optional
         Factor of each class: finite, at least 0. Ones by default.
     ignore_index : int, default -100
-        Rows with this label do not count: their logits are not used, loss and gradient are 0.
+        Rows with this label are ignored: their logits are not read, their loss and gradient are 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight.
+        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ, where wᵢ is the sample weight.
     axis : int, default -1
         The axis of the classes.
 
     Raises
     ------
     TypeError, ValueError
-        An option is of the wrong type, or out of range.
+        An option has the wrong type or is out of range.
 
     References
     ----------
@@ -220,7 +226,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 
 
 class _SigmoidLoss(Loss):
-    """A loss of independent elements."""
+    """A loss whose elements are independent of each other."""
 
     _family = staticmethod(elements.sigmoid_family)
 
@@ -228,36 +234,37 @@ class _SigmoidLoss(Loss):
 
     @property
     def element_weights(self) -> tuple[Array | None, Array | None]:
-        """Arrays that broadcast to the logits: factors of the positive and the negative part."""
+        """Factors of the positive and the negative part: arrays that broadcast to the logits."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BCEWithLogits(_SigmoidLoss):
-    """Binary cross-entropy of independent logits, for hard or soft targets.
+    r"""Binary cross-entropy of independent logits, for hard or soft targets.
 
-    With y smoothed to y·(1−ε) + ε/2, and w = pos_weight::
+    With the logistic function σ, softplus(z) = log(1 + exp z), w = `pos_weight`, and the target y
+    smoothed to y·(1−ε) + ε/2:
 
-        loss = w·y·softplus(−z) + (1−y)·softplus(z)
-        grad = (1−y)·σ(z) − w·y·σ(−z)
-        hess = (w·y + 1−y)·σ(z)·σ(−z)
+    .. math:: ℓ &= w\,y\,\softplus(−z) + (1−y)\,\softplus(z) \\
+              \frac{∂ℓ}{∂z} &= (1−y)\,σ(z) − w\,y\,σ(−z) \\
+              \frac{∂^2ℓ}{∂z^2} &= (w\,y + 1 − y)\,σ(z)\,σ(−z)
 
-    No 1−σ is formed: the tails keep their digits down to the smallest normal number.
+    1−σ is never formed: the tails keep their digits down to the smallest normal number.
 
     Parameters
     ----------
     pos_weight : array_like, optional
-        Factor of the positive part; broadcasts to the logits. Finite, at least 0. It is part of the
-        loss and does not enter the mean's denominator.
+        Factor w of the positive part; broadcasts to the logits. Finite, at least 0. It belongs to
+        the loss: it does not enter the denominator of the mean.
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is moved to 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ over the elements, where wᵢ is `sample_weight`.
+        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ over all elements, where wᵢ is the sample weight.
 
     Raises
     ------
     TypeError, ValueError
-        An option is of the wrong type, or out of range.
+        An option has the wrong type or is out of range.
 
     References
     ----------
@@ -305,35 +312,36 @@ class BCEWithLogits(_SigmoidLoss):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SigmoidFocalLoss(_SigmoidLoss):
-    """Focal loss of independent logits: BCE that attends less to what is predicted well.
+    r"""Sigmoid focal loss: BCE that gives less weight to well-predicted elements.
 
-    For targets of 0 and 1, with p_t = σ(z) for y = 1 and σ(−z) for y = 0, s = 1 − 2y, and
-    α_t = α for y = 1 and 1−α for y = 0::
+    For a target y of 0 or 1, let p_t be the probability of the target: σ(z) for y = 1 and σ(−z)
+    for y = 0. Let α_t be α for y = 1 and 1−α for y = 0, and s = 1 − 2y. Then
 
-        loss = −α_t·(1−p_t)^γ·log p_t
-        grad = −s·α_t·(1−p_t)^γ·(γ·p_t·log p_t + p_t − 1)
-        hess = α_t·p_t·(1−p_t)^γ·[(1−p_t)(1 + 2γ + γ·log p_t) − γ²·p_t·log p_t]
+    .. math:: ℓ &= −α_t\,(1−p_t)^γ \log p_t \\
+              \frac{∂ℓ}{∂z} &= −s\,α_t\,(1−p_t)^γ\,(γ\,p_t \log p_t + p_t − 1) \\
+              \frac{∂^2ℓ}{∂z^2} &= α_t\,p_t\,(1−p_t)^γ
+              \big[(1−p_t)(1 + 2γ + γ \log p_t) − γ^2\,p_t \log p_t\big]
 
-    For targets between, p_t = σ(z)·y + σ(−z)·(1−y) and α_t likewise, times the BCE of y; gradient
-    and Hessian are the exact derivatives of that. γ = 0 is α-weighted BCE. The Hessian can be
-    negative.
+    For a target between 0 and 1, as in torchvision, p_t = σ(z)·y + σ(−z)·(1−y), α_t likewise, and
+    the factor α_t·(1−p_t)^γ multiplies the BCE of y; gradient and Hessian are its exact
+    derivatives. γ = 0 gives α-weighted BCE. The Hessian can be negative.
 
     Parameters
     ----------
     gamma : float >= 0, default 2.0
-        How little attention well predicted elements get. 0, 1 and 2 are faster than others.
+        The larger, the less a well-predicted element counts. 0, 1 and 2 are computed fastest.
     alpha : float or array_like in [0, 1], or None, default 0.25
-        Weight of the positive class; 1−alpha is that of the negative. An array broadcasts to the
-        logits: the last axis has one number per class, say. None: no weights.
+        Weight α of positives; negatives have 1−α. An array broadcasts to the logits, for example
+        with one number per class along the last axis. None means no weights.
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is moved to 1/2: y·(1−ε) + ε/2.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ over the elements, where wᵢ is `sample_weight`.
+        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ over all elements, where wᵢ is the sample weight.
 
     Raises
     ------
     TypeError, ValueError
-        An option is of the wrong type, or out of range.
+        An option has the wrong type or is out of range.
 
     References
     ----------
@@ -380,9 +388,3 @@ class SigmoidFocalLoss(_SigmoidLoss):
             largest_factor=self.largest_factor,
             reduction=self.reduction,
         )
-
-
-softmax_cross_entropy = one_shot(SoftmaxCrossEntropy, "softmax_cross_entropy")
-softmax_focal_loss = one_shot(SoftmaxFocalLoss, "softmax_focal_loss")
-bce_with_logits = one_shot(BCEWithLogits, "bce_with_logits")
-sigmoid_focal_loss = one_shot(SigmoidFocalLoss, "sigmoid_focal_loss")

@@ -114,3 +114,10 @@ def test_users_scripts_are_typed(tmp_path):
     options = ["--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
     result = run("-m", "mypy", *options, str(script))
     assert result.returncode == 0, result.stdout + result.stderr
+
+    with open(script, "a") as file:  # the functions' options are known by name and type
+        file.write("fastce.bce_with_logits(logits, logits, pos_wieght=2.0)\n")
+        file.write("fastce.softmax_focal_loss(logits, [0, 1, 2, 0], gamma='2')\n")
+    result = run("-m", "mypy", *options, str(script))
+    assert 'Unexpected keyword argument "pos_wieght"' in result.stdout
+    assert 'Argument "gamma"' in result.stdout

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastce._call import variants
 from fastce._call.threads import get_num_threads
-from fastce._version import __version__
+from fastce._call.version import __version__
 
 
 def show_config() -> None:

@@ -1,9 +1,9 @@
-"""What all losses share: they are values, and they are called in three ways."""
+"""The base class of the losses: values that can be called in three ways."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,35 +13,35 @@ from fastce._call import variants
 from fastce._call.arguments import GRADIENT, HESSIAN, VALUE, Call
 
 Array = npt.NDArray[Any]
-Value = Any  # a Python float, or with reduction="none" an array of the losses
+Value = Any  # a Python float, or an array of losses if reduction="none"
 
 
 class Loss:
     """Base of the losses, which are frozen dataclasses of their options.
 
-    They compare and hash by value, pickle, and print as the call that makes them.
+    Losses compare and hash by value, can be pickled, and print as the call that makes them.
     """
 
     reduction: str
-    largest_factor: float  # of an array option, which are weights; 1 without one
+    largest_factor: float  # the largest weight in an array option; 1 if there is none
     _family: ClassVar[Callable[..., tuple[Any, ...]]]
 
     def _keep(self, **options: Any) -> None:
-        """Set the options to what the checks have made of them."""
+        """Store the options as the checks returned them."""
         arrays = [x for x in options.values() if isinstance(x, np.ndarray) and x.size]
         largest = max((float(x.max()) for x in arrays), default=1.0)
         self.__dict__.update(options, largest_factor=largest, _kernels={})
 
     def _new_kernel(self, core: Any) -> Any:
-        """Return this loss as the kernels of a variant take it."""
+        """Return this loss in the form that the kernels of a variant take."""
         raise NotImplementedError
 
     def kernel(self) -> Any:
-        """Return this loss as the kernels in use take it; made once."""
+        """Return this loss in the form that the kernels in use take; it is made once."""
         core = variants.core  # read once: another thread may choose another variant
         kernels: dict[Any, Any] = self.__dict__["_kernels"]
         found = kernels.get(core)
-        if found is None:  # of several threads that make one, all take the first
+        if found is None:  # if several threads make one, all use the first
             found = kernels.setdefault(core, self._new_kernel(core))
         return found
 
@@ -57,7 +57,7 @@ class Loss:
         normalizer: float | None = None,
         loss_out: Array | None = None,
     ) -> Value:
-        """Return the loss alone; see `value_grad_hess`."""
+        """Return the loss alone. The arguments are those of `value_grad_hess`."""
         result = self.kernel().evaluate(
             VALUE, logits, target, sample_weight, where, normalizer, None, None, loss_out
         )
@@ -78,7 +78,10 @@ class Loss:
         out: Any = None,
         loss_out: Array | None = None,
     ) -> tuple[Value, Array]:
-        """Return the loss and its gradient by the logits, in one pass; see `value_grad_hess`."""
+        """Return the loss and its gradient with respect to the logits.
+
+        The arguments are those of `value_grad_hess`.
+        """
         found: tuple[Value, Array] | None = self.kernel().evaluate(
             GRADIENT,
             logits,
@@ -108,52 +111,60 @@ class Loss:
         out: Any = None,
         loss_out: Array | None = None,
     ) -> tuple[Value, Array, Array]:
-        """Return the loss, its gradient and the diagonal of its Hessian by the logits, in one pass.
+        """Return the loss, its gradient and the diagonal of its Hessian.
+
+        The derivatives are with respect to the logits, of the value that is returned: those of a
+        mean are divided by its denominator. All three are computed in one pass.
 
         Parameters
         ----------
         logits : array_like of float16, bfloat16, float32 or float64
-            Any shape, any strides; softmax losses need a class axis. 16-bit logits are computed in
+            Any shape and strides. Softmax losses need a class axis. 16-bit logits are computed in
             float32.
         target : array_like
-            Softmax losses: integer labels of the logits' shape less the class axis, or (softmax
-            cross-entropy) probabilities of the logits' shape, or an integer or bool one-hot. They
-            need not sum to 1. Sigmoid losses: numbers in [0, 1] of the logits' shape.
+            For softmax losses, integer class labels, with the shape of the logits without the class
+            axis. Softmax cross-entropy also accepts an array of the logits' shape: probabilities,
+            which need not sum to 1, or an integer or bool one-hot encoding. For sigmoid losses,
+            numbers in [0, 1] of the logits' shape.
         sample_weight : array_like, optional
-            Finite; broadcasts to the labels' shape, or to the logits' shape for sigmoid losses.
-            Logits and target of a sample of weight 0 are not used. Weights may be negative; those
-            of a mean must have a positive sum.
+            Finite weights that broadcast to the shape of the labels (sigmoid losses: of the
+            logits). If a weight is 0, the logits and the target of that sample are not read.
+            Weights may be negative, but the weights of a mean must have a positive sum.
         where : array_like of bool, optional
-            Broadcasts to the logits. False masks a class of a sample for softmax losses: it has
-            probability 0 and takes no label smoothing. It leaves out an element for sigmoid losses.
+            A mask that broadcasts to the logits. For softmax losses, False masks a class of a
+            sample: it has probability 0 and receives no label smoothing. For sigmoid losses, False
+            leaves an element out.
         normalizer : float > 0, optional
-            Replaces the mean's denominator; microbatches with that of the batch add up to it.
+            Replaces the denominator of the mean. With the denominator of the whole batch,
+            microbatches add up to the batch.
         grad_output : float or array_like, optional
-            Chain-rule factor of the derivatives: a scalar, or of the loss's shape when
+            Chain-rule factor of the derivatives: a scalar, or an array of the loss's shape if
             ``reduction="none"``.
         out : array or tuple of arrays, optional
-            Where to write the derivatives: of the logits' shape and dtype (or float32, for 16-bit
-            logits). It may be `logits` itself, and must overlap no other input.
+            Where to write the derivatives: arrays of the logits' shape and dtype, or float32 for
+            16-bit logits. `logits` itself is allowed; any other overlap with an input is not.
         loss_out : array, optional
-            Where to write the single losses of ``reduction="none"``: of their shape and dtype.
+            Where to write the per-sample losses of ``reduction="none"``, in their shape and dtype.
 
         Returns
         -------
         loss : float or array
-            In nats. A Python float, accumulated in float64; with ``reduction="none"`` an array,
-            float64 for float64 logits, else float32.
+            In nats. A Python float, accumulated in float64. With ``reduction="none"``, an array:
+            float64 for float64 logits, otherwise float32.
         grad, hess : array
-            Of the logits' shape, dtype and memory order, unless `out` says otherwise.
+            With the shape, dtype and memory order of the logits, unless `out` says otherwise.
 
         Raises
         ------
         TypeError
-            An argument is of a type that is not accepted.
+            An argument has a type that is not accepted.
         ValueError
-            A shape, a weight, a probability or an output does not fit, or the weights of a mean
-            have no positive sum. No output was written then.
+            A shape, a weight, a probability or an output array does not fit, or the weights of a
+            mean have no positive sum.
         IndexError
-            A label is neither a class nor `ignore_index`. No output was written then.
+            A label is neither a class nor `ignore_index`.
+
+        Errors are raised before any output is written.
 
         Examples
         --------
@@ -217,62 +228,31 @@ class Loss:
         return partial(type(self), **self._options()), ()
 
 
-def one_shot(cls: type[Loss], name: str) -> Callable[..., tuple[Value, Array]]:
-    """Return the function that makes a loss and takes its value and gradient at once.
+@cache
+def _options_of(cls: Any) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    return itemgetter(*(field.name for field in fields(cls)))  # type: ignore[arg-type]
 
-    Its options, arguments and documentation are those of the class.
-    """
-    options = inspect.signature(cls).parameters
-    arguments = list(inspect.signature(cls.value_and_grad).parameters.values())[1:]  # less self
-    made = lru_cache(maxsize=64, typed=True)(cls)  # a loss is a value: one serves all equal calls
 
-    def function(logits: npt.ArrayLike, target: npt.ArrayLike, **given: Any) -> tuple[Value, Array]:
-        chosen = {key: given.pop(key) for key in options if key in given}
-        try:
-            loss = made(**chosen)
-        except TypeError:  # an array, which has no hash, or an option of the wrong type
-            loss = cls(**chosen)
-        return loss.value_and_grad(logits, target, **given)
+@lru_cache(maxsize=64, typed=True)  # a loss is a value: one object serves all equal calls
+def _made(cls: Any, *options: Any) -> Loss:
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    return cls(**dict(zip(names, options, strict=True)))
 
-    function.__name__ = function.__qualname__ = name
-    function.__module__ = cls.__module__
-    function.__doc__ = _ONE_SHOT.format(
-        name=name, cls=cls.__name__, target="[0, 1]" if "axis" in options else "[[1, 0], [1, 1]]"
+
+def once(cls: type[Loss], given: dict[str, Any]) -> tuple[Value, Array]:
+    """Make a loss and return its value and gradient; `given` has its options and its arguments."""
+    options = _options_of(cls)(given)
+    try:
+        loss = _made(cls, *options)
+    except TypeError:  # an array, which cannot be hashed, or an option of the wrong type
+        loss = _made.__wrapped__(cls, *options)
+    return loss.value_and_grad(
+        given["logits"],
+        given["target"],
+        sample_weight=given["sample_weight"],
+        where=given["where"],
+        normalizer=given["normalizer"],
+        grad_output=given["grad_output"],
+        out=given["out"],
+        loss_out=given["loss_out"],
     )
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [*arguments[:2], *options.values(), *arguments[2:]], return_annotation=tuple[Value, Array]
-    )
-    return function
-
-
-_ONE_SHOT = """Return the loss and its gradient, in one call: `{cls}` for one use.
-
-    The formula, and the meaning of the options, are those of `{cls}`.
-
-    Parameters
-    ----------
-    logits, target : array_like
-        As for `{cls}.value_and_grad`.
-    **options
-        The options of `{cls}`, and the keyword arguments of its `value_and_grad`.
-
-    Returns
-    -------
-    loss : float or array
-        In nats; an array with ``reduction="none"``.
-    grad : array
-        Of the logits' shape and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As the class and its method raise them.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastce
-    >>> loss, grad = fastce.{name}(np.zeros((2, 2)), {target})
-    >>> loss > 0, grad.shape
-    (True, (2, 2))
-    """
