@@ -4,9 +4,12 @@ import sys
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 from sphinx import addnodes
 from sphinx.util import inspect
+from sphinx.util.typing import stringify_annotation
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -42,7 +45,8 @@ default_role = "py:obj"  # a link if the site has it, else code
 highlight_language = "none"  # of literal blocks; doctests and fences say their own
 
 toc_object_entries_show_parents = "hide"
-autodoc_typehints = "none"  # the docstrings name types and shapes
+autodoc_typehints = "signature"
+maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
 # What is missing is mocked, so that the docstrings of its bridge appear all the same.
 autodoc_mock_imports = [name for name in ("dask", "jax", "torch") if not find_spec(name)]
@@ -103,7 +107,14 @@ MATHJAX_FILES = [
 mathjax_path = "mathjax/tex-chtml.js"
 mathjax3_config = {
     "options": {"enableMenu": False},  # the menu would fetch more of MathJax
-    "tex": {"macros": {"E": r"\mathbb{E}", "KL": r"\mathrm{KL}"}},
+    "tex": {
+        "macros": {
+            "E": r"\mathbb{E}",
+            "KL": r"\mathrm{KL}",
+            "lse": r"\mathrm{lse}",
+            "softplus": r"\mathrm{softplus}",
+        }
+    },
 }
 
 
@@ -124,17 +135,33 @@ def prefer_the_package(app, doctree):
             reference["reftarget"] = f"fastce.{name}"
 
 
-def own_signature(app, what, name, cls, options, signature, returns):
-    """Give a class whose base is mocked the signature of its own constructor, or none."""
-    if what != "class" or signature != "(*args, **kwargs)":
-        return None
-    if "__init__" not in vars(cls):
-        return "", returns
-    own = inspect.signature(vars(cls)["__init__"], bound_method=True)
-    return inspect.stringify_signature(own, show_annotation=False), returns
+# NumPy's aliases as they are written in the source, not as the unions that they stand for.
+ALIASES = {
+    stringify_annotation(npt.ArrayLike, "smart"): "ArrayLike",
+    stringify_annotation(npt.NDArray[Any], "smart"): "NDArray",
+    "npt.ArrayLike": "ArrayLike",
+}
+
+
+def readable(text):
+    for written, alias in ALIASES.items():
+        text = text and text.replace(written, alias)
+    return text
+
+
+def shown_signature(app, what, name, thing, options, signature, returns):
+    """Shorten types; give a class whose base is mocked its own constructor's signature, or none."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        if "__init__" not in vars(thing):
+            return "", returns
+        own = inspect.signature(vars(thing)["__init__"], bound_method=True)
+        signature = inspect.stringify_signature(own, unqualified_typehints=True)
+    if what == "class":
+        signature = signature and signature.removesuffix(" -> None")
+    return readable(signature), readable(returns)
 
 
 def setup(app):
-    app.connect("autodoc-process-signature", own_signature)
+    app.connect("autodoc-process-signature", shown_signature)
     app.connect("doctree-read", prefer_the_package)
     app.connect("build-finished", copy_mathjax)

@@ -1,17 +1,17 @@
 """Entropy, cross-entropy and their relatives, on probabilities.
 
 The losses of this package take logits, which is faster and keeps more digits. These functions take
-probabilities: they are for looking at a distribution, for checking a derivation, and for models
-whose output is a probability already. All of them measure in nats (natural logarithm), compute in
-float64, and share three conventions:
+probabilities: use them to examine a distribution, to check a derivation, or with a model that
+returns probabilities. They compute in float64, return nats (natural logarithm), and share three
+conventions:
 
 - 0·log 0 is 0: an outcome that never happens costs nothing.
-- The result is +inf where an outcome that does happen was given probability 0.
-- The result is float32 when every array given is a 16-bit or 32-bit float, and float64 otherwise.
+- The result is +inf if an outcome that can happen has predicted probability 0.
+- The result is float32 if all arrays are 16-bit or 32-bit floats, and float64 otherwise.
 
-A distribution is finite, not negative, and sums to 1 along ``axis`` within 1e-5 (within 0.05 for
-float16 and bfloat16). The tolerance lets a float32 softmax through, also when it was cast to
-float64. Nothing is renormalised.
+A distribution must be finite, nonnegative, and sum to 1 along ``axis`` within 1e-5 (0.05 for
+float16 and bfloat16). A float32 softmax meets this tolerance, even after a cast to float64. Nothing
+is renormalised.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ ATANH_COEFFICIENTS = [1 / (2 * k + 1) for k in range(13, 0, -1)]
 
 
 def sum_tolerance(*arrays: Array) -> float:
-    """How far from 1 a distribution may sum: the coarsest of the arrays decides."""
+    """Return how far from 1 a distribution may sum; the array with the lowest precision decides."""
     return 0.05 if any(checks.is_float(a) and a.dtype.itemsize == 2 for a in arrays) else 1e-5
 
 
@@ -70,10 +70,12 @@ def minus_x_log_y(x: Array, y: Array) -> Array:
 
 
 def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
-    """Return the entropy of a distribution, in nats.
+    r"""Return the entropy of a distribution, in nats.
 
-    H(p) = −Σ_k p_k log p_k: the least expected number of nats that a code for p needs. It lies
-    between 0 (one outcome is certain) and log K (all K outcomes are equally likely).
+    .. math:: H(p) = −\sum_k p_k \log p_k
+
+    This is the smallest expected length, in nats, of a code for outcomes from p. It lies between 0
+    (one outcome is certain) and log K (all K outcomes are equally likely).
 
     Parameters
     ----------
@@ -85,14 +87,14 @@ def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
     Returns
     -------
     numpy scalar or array
-        H(p), of p's shape less ``axis``.
+        H(p), with the shape of p without ``axis``.
 
     Raises
     ------
     TypeError
-        Where p is complex, object or a masked array.
+        If p is complex, object or a masked array.
     ValueError
-        Where p is not a distribution along ``axis``.
+        If p is not a distribution along ``axis``.
 
     References
     ----------
@@ -112,11 +114,12 @@ def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
 
 
 def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
-    """Return the cross-entropy of q relative to p, in nats.
+    r"""Return the cross-entropy of q relative to p, in nats.
 
-    H(p, q) = −Σ_k p_k log q_k: the expected number of nats when outcomes come from p and the code
-    was made for q. It is least, and then equal to the entropy of p, when q is p. It is not
-    symmetric.
+    .. math:: H(p, q) = −\sum_k p_k \log q_k
+
+    This is the expected length, in nats, of a code made for q when outcomes come from p. It is
+    smallest at q = p, where it equals the entropy of p. It is not symmetric.
 
     Parameters
     ----------
@@ -128,14 +131,14 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     Returns
     -------
     numpy scalar or array
-        H(p, q), of the broadcast shape less ``axis``; +inf where some q_k is 0 and p_k is not.
+        H(p, q), with the broadcast shape without ``axis``; +inf if some q_k is 0 and p_k is not.
 
     Raises
     ------
     TypeError
-        Where p or q is complex, object or a masked array.
+        If p or q is complex, object or a masked array.
     ValueError
-        Where p or q is not a distribution along ``axis``, or the shapes do not broadcast.
+        If p or q is not a distribution along ``axis``, or the shapes do not broadcast.
 
     References
     ----------
@@ -153,13 +156,15 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
 
 
 def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
-    """Return the Kullback-Leibler divergence of p from q, in nats.
+    r"""Return the Kullback-Leibler divergence of p from q, in nats.
 
-    KL(p‖q) = Σ_k p_k log(p_k / q_k) = H(p, q) − H(p): the price in nats of taking q for p. It is
-    never negative, is 0 only when q is p, and is not symmetric.
+    .. math:: \KL(p\,\|\,q) = \sum_k p_k \log(p_k / q_k) = H(p, q) − H(p)
 
-    It is summed as Σ_k [p_k log(p_k / q_k) − p_k + q_k]. The two added sums cancel, and no term is
-    negative: the result keeps its digits where p and q are close, and is never below 0.
+    This is the cost, in nats, of using a code made for q when outcomes come from p. It is never
+    negative, is 0 only if q = p, and is not symmetric.
+
+    The sum is computed as :math:`\sum_k [p_k \log(p_k / q_k) − p_k + q_k]`. The two added sums
+    cancel, and no term is negative, so the result keeps its digits when p and q are close.
 
     Parameters
     ----------
@@ -171,14 +176,14 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     Returns
     -------
     numpy scalar or array
-        KL(p‖q), of the broadcast shape less ``axis``; +inf where some q_k is 0 and p_k is not.
+        KL(p‖q), with the broadcast shape without ``axis``; +inf if some q_k is 0 and p_k is not.
 
     Raises
     ------
     TypeError
-        Where p or q is complex, object or a masked array.
+        If p or q is complex, object or a masked array.
     ValueError
-        Where p or q is not a distribution along ``axis``, or the shapes do not broadcast.
+        If p or q is not a distribution along ``axis``, or the shapes do not broadcast.
 
     References
     ----------
@@ -201,10 +206,12 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
 
 
 def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
-    """Return the binary cross-entropy of each predicted probability, in nats.
+    r"""Return the binary cross-entropy of each predicted probability, in nats.
 
-    −y log p − (1−y) log(1−p): the negative log-likelihood of a Bernoulli variable y with
-    P(y=1) = p. With soft y, it is the cross-entropy of (1−y, y) and (1−p, p).
+    .. math:: ℓ = −y \log p − (1−y) \log(1−p)
+
+    This is the negative log-likelihood of a Bernoulli variable y with P(y=1) = p. With soft y, it
+    is the cross-entropy of (1−y, y) and (1−p, p).
 
     Parameters
     ----------
@@ -214,14 +221,14 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     Returns
     -------
     numpy scalar or array
-        One value an element, not reduced; +inf where p is 0 and y is not, or p is 1 and y is not.
+        One value per element, not reduced; +inf if p is 0 and y is not, or p is 1 and y is not.
 
     Raises
     ------
     TypeError
-        Where y or p is complex, object or a masked array.
+        If y or p is complex, object or a masked array.
     ValueError
-        Where y or p leaves [0, 1] or is NaN, or the shapes do not broadcast.
+        If y or p leaves [0, 1] or is NaN, or the shapes do not broadcast.
 
     References
     ----------
@@ -249,32 +256,32 @@ def negative_log_likelihood(
 ) -> Any:
     """Return the negative log-probability of each target class, in nats.
 
-    −log p_y: the cross-entropy of a one-hot distribution at y and p. Logits and probabilities in
-    place of log-probabilities are the usual mistake here, so exp(log_probs) is checked to be a
-    distribution.
+    This is −log p_y, the cross-entropy of the one-hot distribution of the label and p. A common
+    mistake is to pass logits or probabilities instead of log-probabilities, so exp(log_probs) is
+    checked to be a distribution.
 
     Parameters
     ----------
     log_probs : array_like of shape (..., K, ...)
-        Log-probabilities, −inf included; for instance the result of ``fastce.log_softmax``.
+        Log-probabilities, which may be −inf; for example the result of ``fastce.log_softmax``.
     target : array_like of integers
-        Class labels in [0, K), of the shape of ``log_probs`` less ``axis``.
+        Class labels in [0, K), with the shape of ``log_probs`` without ``axis``.
     axis : int, default -1
         The axis of the K classes.
 
     Returns
     -------
     numpy scalar or array
-        One value a sample, of the target's shape, not reduced.
+        One value per sample, with the shape of the target, not reduced.
 
     Raises
     ------
     TypeError
-        Where ``log_probs`` is complex, object or a masked array, or the labels are not integers.
+        If ``log_probs`` is complex, object or a masked array, or the labels are not integers.
     ValueError
-        Where exp(log_probs) is not a distribution along ``axis``, or ``target`` has another shape.
+        If exp(log_probs) is not a distribution along ``axis``, or ``target`` has another shape.
     IndexError
-        Where a label is outside [0, K); the message names its position, its value and K.
+        If a label is outside [0, K); the message names its position, its value and K.
 
     References
     ----------

@@ -42,21 +42,23 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     .. math:: u = s·z \quad\text{or}\quad u = c·\tanh(s·z / c), \qquad
               s = \mathtt{logit\_scale},\ c = \mathtt{softcap}
 
-    With lse = log Σ_j exp u_j and p = softmax(u), the loss of a label y is
+    With :math:`\lse = \log \sum_j \exp u_j` and :math:`p = \mathrm{softmax}(u)`, the loss of a
+    label y is
 
-    .. math:: ℓ = (1−ε)\,w_y\,(\lse − u_y) + \frac{ε}{K} ∑_c w_c\,(\lse − u_c) + λ\,\lse^2
+    .. math:: ℓ = (1−ε)\,w_y\,(\lse − u_y) + \frac{ε}{K} \sum_c w_c\,(\lse − u_c) + λ\,\lse^2
 
     and that of probabilities q, which are not renormalised, is
 
-    .. math:: ℓ = ∑_c w_c\,q'_c\,(\lse − u_c) + λ\,\lse^2, \qquad q' = (1−ε)\,q + ε/K
+    .. math:: ℓ = \sum_c w_c\,q'_c\,(\lse − u_c) + λ\,\lse^2, \qquad q' = (1−ε)\,q + ε/K
 
-    Let t_c be the factor of (lse − u_c) in these sums, and M = Σ_c t_c. The derivatives are
+    Let :math:`t_c` be the factor of :math:`\lse − u_c` in these sums, and :math:`M = \sum_c t_c`.
+    The derivatives are
 
     .. math:: \frac{∂ℓ}{∂u_j} &= M\,p_j − t_j + 2λ\,\lse\,p_j \\
               \frac{∂^2ℓ}{∂u_j^2} &= (M + 2λ\,\lse)\,p_j (1−p_j) + 2λ\,p_j^2
 
     and the chain rule turns them into derivatives with respect to the logits. A confident, correct
-    row keeps all its digits, because 1−p is never formed.
+    row keeps all its digits, because :math:`1−p` is never formed.
 
     Parameters
     ----------
@@ -73,7 +75,8 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     softcap : float > 0, optional
         Bound c of the scaled logits: u lies in (−c, c). A logit of −inf remains −inf.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ, where wᵢ is the sample weight, times w_y for class labels.
+        The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight,
+        times :math:`w_y` for class labels.
     axis : int, default -1
         The axis of the classes.
 
@@ -147,11 +150,13 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
 class SoftmaxFocalLoss(_SoftmaxLoss):
     r"""Softmax focal loss: cross-entropy that gives less weight to well-predicted rows.
 
-    For a label y, with p = softmax(z) and q = 1 − p_y, computed as the sum of all other p_j:
+    For a label y, with :math:`p = \mathrm{softmax}(z)` and :math:`q = 1 − p_y`, which is computed
+    as the sum of all other :math:`p_j`:
 
     .. math:: ℓ = −α_y\,q^γ \log p_y
 
-    Let A be the derivative of ℓ with respect to log p_y, and B that of A with respect to p_y:
+    Let A be the derivative of ℓ with respect to :math:`\log p_y`, and B that of A with respect to
+    :math:`p_y`:
 
     .. math:: A &= α_y\,q^γ \Big(\frac{γ\,p_y \log p_y}{q} − 1\Big) \\
               B &= α_y\,γ\,q^{γ−1} \Big(\log p_y + 2 − \frac{(γ−1)\,p_y \log p_y}{q}\Big)
@@ -173,7 +178,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
     ignore_index : int, default -100
         Rows with this label are ignored: their logits are not read, their loss and gradient are 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ, where wᵢ is the sample weight.
+        The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight.
     axis : int, default -1
         The axis of the classes.
 
@@ -242,14 +247,14 @@ class _SigmoidLoss(Loss):
 class BCEWithLogits(_SigmoidLoss):
     r"""Binary cross-entropy of independent logits, for hard or soft targets.
 
-    With the logistic function σ, softplus(z) = log(1 + exp z), w = `pos_weight`, and the target y
-    smoothed to y·(1−ε) + ε/2:
+    With the logistic function σ, :math:`\softplus(z) = \log(1 + \exp z)`, w = `pos_weight`, and the
+    target y smoothed to :math:`y\,(1−ε) + ε/2`:
 
     .. math:: ℓ &= w\,y\,\softplus(−z) + (1−y)\,\softplus(z) \\
               \frac{∂ℓ}{∂z} &= (1−y)\,σ(z) − w\,y\,σ(−z) \\
               \frac{∂^2ℓ}{∂z^2} &= (w\,y + 1 − y)\,σ(z)\,σ(−z)
 
-    1−σ is never formed: the tails keep their digits down to the smallest normal number.
+    :math:`1−σ` is never formed: the tails keep their digits down to the smallest normal number.
 
     Parameters
     ----------
@@ -259,7 +264,8 @@ class BCEWithLogits(_SigmoidLoss):
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is moved to 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ over all elements, where wᵢ is the sample weight.
+        The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i` over all elements, where :math:`w_i` is the
+        sample weight.
 
     Raises
     ------
@@ -314,17 +320,18 @@ class BCEWithLogits(_SigmoidLoss):
 class SigmoidFocalLoss(_SigmoidLoss):
     r"""Sigmoid focal loss: BCE that gives less weight to well-predicted elements.
 
-    For a target y of 0 or 1, let p_t be the probability of the target: σ(z) for y = 1 and σ(−z)
-    for y = 0. Let α_t be α for y = 1 and 1−α for y = 0, and s = 1 − 2y. Then
+    For a target y of 0 or 1, let :math:`p_t` be the probability of the target: :math:`σ(z)` if
+    y = 1, :math:`σ(−z)` if y = 0. Let :math:`α_t` be α if y = 1 and 1−α if y = 0, and s = 1 − 2y:
 
     .. math:: ℓ &= −α_t\,(1−p_t)^γ \log p_t \\
               \frac{∂ℓ}{∂z} &= −s\,α_t\,(1−p_t)^γ\,(γ\,p_t \log p_t + p_t − 1) \\
               \frac{∂^2ℓ}{∂z^2} &= α_t\,p_t\,(1−p_t)^γ
               \big[(1−p_t)(1 + 2γ + γ \log p_t) − γ^2\,p_t \log p_t\big]
 
-    For a target between 0 and 1, as in torchvision, p_t = σ(z)·y + σ(−z)·(1−y), α_t likewise, and
-    the factor α_t·(1−p_t)^γ multiplies the BCE of y; gradient and Hessian are its exact
-    derivatives. γ = 0 gives α-weighted BCE. The Hessian can be negative.
+    A target between 0 and 1 is treated as in torchvision: :math:`p_t = σ(z)\,y + σ(−z)(1−y)`,
+    likewise :math:`α_t`, and the factor :math:`α_t\,(1−p_t)^γ` multiplies the BCE of y. Gradient
+    and Hessian are the exact derivatives of that. γ = 0 gives α-weighted BCE. The Hessian can be
+    negative.
 
     Parameters
     ----------
@@ -336,7 +343,8 @@ class SigmoidFocalLoss(_SigmoidLoss):
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is moved to 1/2: y·(1−ε) + ε/2.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·ℓᵢ / Σᵢ wᵢ over all elements, where wᵢ is the sample weight.
+        The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i` over all elements, where :math:`w_i` is the
+        sample weight.
 
     Raises
     ------

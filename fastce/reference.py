@@ -1,16 +1,15 @@
 """The losses of fastce in plain NumPy, written from their formulas.
 
-This module is the library's own truth: the compiled kernels are tested against it, and it imports
-nothing of the package. It computes in float64, or in longdouble where the logits are longdouble,
-and takes its arguments as valid. Every loss returns ``(loss, grad, hess)``, where ``grad`` and
-``hess`` are the gradient and the diagonal of the Hessian, with respect to the logits, of
-``grad_output * loss`` (of its sum where there is no reduction). For what the arguments mean, see
-the loss classes of the same names.
+The compiled kernels are tested against this module, which imports nothing else of the package.
+Read it to see what is computed. It computes in float64, or in longdouble if the logits are
+longdouble, and does not check its arguments; the loss classes explain what they mean. Every loss
+returns ``(loss, grad, hess)``: the loss, and the gradient and the diagonal of the Hessian of
+``grad_output * loss`` with respect to the logits (of its sum if there is no reduction).
 
-Notation: z are the logits, u the logits that enter the softmax, p the probabilities, y the target,
-q the probability of everything but the target. Two rules keep every digit of a confident
-prediction: no probability is ever subtracted from 1, and the sum over the other classes is formed
-without the largest term, where it would otherwise be lost in rounding.
+Notation: z are the logits, u the logits after scale and cap, p the probabilities, y the target,
+and q the probability of everything except the target. Two rules keep every digit of a confident
+prediction. No probability is ever subtracted from 1. The sum over the other classes is computed
+without the largest term, which would swallow the others in rounding.
 
 References
 ----------
@@ -222,16 +221,15 @@ def softmax_cross_entropy(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    """Softmax cross-entropy of labels or probabilities, with smoothing and z-loss.
+    r"""Compute softmax cross-entropy, with label smoothing ε and z-loss λ.
 
-    ℓ = Σ_c t_c (lse − u_c) + λ lse², with t_c = w_c ((1−ε) q_c + ε/K): q is the target (one-hot for
-    labels), w the class weights, ε the label smoothing, λ the z-loss, K the classes that `where`
-    leaves in. With M = Σ t, the derivatives with respect to u are
+    With the target q (one-hot for labels), class weights w, and K classes that `where` leaves in:
 
-        ∂ℓ/∂u_j   = M p_j − t_j + 2λ lse p_j
-        ∂²ℓ/∂u_j² = (M + 2λ lse) p_j (1−p_j) + 2λ p_j²
+    .. math:: ℓ &= \sum_c t_c\,(\lse − u_c) + λ\,\lse^2, \quad t_c = w_c\,((1−ε)\,q_c + ε/K) \\
+              ∂ℓ/∂u_j &= M\,p_j − t_j + 2λ\,\lse\,p_j, \quad M = \sum_c t_c \\
+              ∂^2ℓ/∂u_j^2 &= (M + 2λ\,\lse)\,p_j (1−p_j) + 2λ\,p_j^2
 
-    and the chain rule takes them to the logits.
+    The chain rule turns these derivatives into those with respect to the logits.
     """
     z, q, kept, used = _rows(logits, target, where, ignore_index, axis)
     u, du, d2u = _scale_and_cap(z, logit_scale, softcap)
@@ -283,13 +281,13 @@ def softmax_focal_loss(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    """Focal loss of a softmax: ℓ = −α_y q^γ log p_y, with q = Σ_{j≠y} p_j.
+    r"""Compute the softmax focal loss of a label y, with q = Σ_{j≠y} p_j.
 
-    With A = ∂ℓ/∂log p_y = α_y q^γ (γ p_y log p_y / q − 1) and B = dA/dp_y, which is
-    α_y γ q^(γ−1) (log p_y + 2 − (γ−1) p_y log p_y / q),
-
-        ∂ℓ/∂z_j   = A (δ_jy − p_j)
-        ∂²ℓ/∂z_j² = p_y B (δ_jy − p_j)² − A p_j (1−p_j)
+    .. math:: ℓ &= −α_y\,q^γ \log p_y \\
+              A &= ∂ℓ/∂\log p_y = α_y\,q^γ (γ\,p_y \log p_y / q − 1) \\
+              B &= dA/dp_y = α_y\,γ\,q^{γ−1} (\log p_y + 2 − (γ−1)\,p_y \log p_y / q) \\
+              ∂ℓ/∂z_j &= A\,(δ_{jy} − p_j) \\
+              ∂^2ℓ/∂z_j^2 &= p_y B\,(δ_{jy} − p_j)^2 − A\,p_j (1−p_j)
     """
     z, one_hot, kept, used = _rows(logits, target, where, ignore_index, axis)
     sm = _softmax_of(np.where(kept, z, -np.inf))
@@ -354,9 +352,11 @@ def bce_with_logits(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    """Binary cross-entropy: ℓ = w y softplus(−z) + (1−y) softplus(z), w being `pos_weight`.
+    r"""Compute binary cross-entropy of the smoothed target y, with w = `pos_weight`.
 
-    ∂ℓ/∂z = (1−y) σ(z) − w y σ(−z) and ∂²ℓ/∂z² = (w y + 1 − y) σ(z) σ(−z), y being smoothed first.
+    .. math:: ℓ &= w\,y\,\softplus(−z) + (1−y)\,\softplus(z) \\
+              ∂ℓ/∂z &= (1−y)\,σ(z) − w\,y\,σ(−z) \\
+              ∂^2ℓ/∂z^2 &= (w\,y + 1 − y)\,σ(z)\,σ(−z)
     """
     z = _to_real(logits)
     positive, negative = _smoothed(target, label_smoothing)
@@ -392,14 +392,15 @@ def sigmoid_focal_loss(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    """Focal loss of a sigmoid: ℓ = a q^γ c, for hard and soft targets alike.
+    r"""Compute the sigmoid focal loss of hard or soft targets, ℓ = a q^γ c.
 
     c = y softplus(−z) + (1−y) softplus(z) is the cross-entropy, q = y σ(−z) + (1−y) σ(z) the
-    probability of not drawing the target, a = α y + (1−α)(1−y) (1 where α is None). With c′ and c″
-    the derivatives of c, q′ = (1−2y) σ(z) σ(−z) and r = q′/q, q″/q = r (σ(−z) − σ(z)), so
+    probability of not drawing the target, and a = α y + (1−α)(1−y), or 1 if α is None. Let c′ and
+    c″ be the derivatives of c, q′ = (1−2y) σ(z) σ(−z) that of q, and r = q′/q. Then
+    q″/q = r (σ(−z) − σ(z)), and
 
-        ∂ℓ/∂z   = a q^γ (c′ + γ c r)
-        ∂²ℓ/∂z² = a q^γ (c″ + 2γ c′ r + γ c r [(γ−1) r + σ(−z) − σ(z)])
+    .. math:: ∂ℓ/∂z &= a\,q^γ (c′ + γ\,c\,r) \\
+              ∂^2ℓ/∂z^2 &= a\,q^γ (c″ + 2γ\,c′ r + γ\,c\,r\,[(γ−1)\,r + σ(−z) − σ(z)])
     """
     z = _to_real(logits)
     y, not_y = _smoothed(target, label_smoothing)
@@ -449,7 +450,7 @@ def log_softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:
 
 @np.errstate(all="ignore")
 def logsumexp(logits: npt.ArrayLike, axis: int = -1) -> Array:
-    """Compute log Σ_i exp(z_i), which is +inf where a logit is, and −inf where all are."""
+    """Compute log Σ_i exp(z_i): +inf if a logit is +inf, −inf if all are −inf."""
     z = _to_real(logits)
     rows = _softmax_of(np.moveaxis(z, axis, -1))
     largest = np.max(z, axis=axis)
@@ -466,7 +467,7 @@ class TokenLogProbs(NamedTuple):
 
 @np.errstate(all="ignore")
 def token_log_probs(logits: npt.ArrayLike, target: npt.ArrayLike) -> TokenLogProbs:
-    """Evaluate each row of the last axis: (z_y − lse, lse, argmax z)."""
+    """Return (z_y − lse, lse, argmax z) for each row of the last axis."""
     z = _to_real(logits)
     labels = np.asarray(target)[..., None]
     log_prob = np.take_along_axis(log_softmax(z), labels, axis=-1)[..., 0]

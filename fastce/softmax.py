@@ -1,12 +1,12 @@
-"""Softmax, its logarithm and its denominator, and log-probabilities of tokens.
+"""Softmax, log-softmax and log-sum-exp, and log-probabilities of tokens.
 
-With m = max_j z_j and T the sum of exp(z_j − m) over all j but one maximum::
+Let m = max_j z_j, and T the sum of exp(z_j − m) over all j except one maximum. Then::
 
     logsumexp(z)     = m + log1p(T)
     softmax(z)_j     = exp(z_j − m) / (1 + T)
     log_softmax(z)_j = (z_j − m) − log1p(T)
 
-so that the logarithm of a probability near 1 keeps its digits.
+The logarithm of a probability near 1 keeps its digits, because T is never added to 1.
 """
 
 from typing import Any, NamedTuple
@@ -29,32 +29,34 @@ def softmax(
     where: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Return exp z_j / Σ_k exp z_k along an axis, or over several.
+    r"""Return the softmax along one axis or several.
+
+    .. math:: p_j = \exp z_j \,/\, \sum_k \exp z_k
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64; integer or bool
-        Any shape and strides, a scalar included. −inf gives 0; a row with +inf or NaN, or of −inf
-        alone, gives NaN. Integers and bools are converted to float64, by a copy.
+        Any shape and strides, including a scalar. −inf gives 0. A row that contains +inf or NaN, or
+        only −inf, gives NaN. Integers and bools are copied to float64.
     axis : int, tuple of ints or None, default -1
-        The axes of the classes; None for all. A row is what they hold for one index of the others.
+        The axes of the classes; None means all axes. A row is one slice along these axes.
     where : array_like of bool, optional
-        Which logits count; broadcasts to them. The others are taken for −inf, and not looked at: a
-        masked class has probability 0, and a row of masked classes alone gives NaN.
+        Which logits count; broadcasts to the logits. The others are not read and count as −inf: a
+        masked class has probability 0, and a row with all its classes masked gives NaN.
     out : array, optional
-        Where to write: of the logits' shape and dtype (or float32, for 16-bit logits; float64, for
-        integers and bools). It may be `logits` itself.
+        Where to write: an array of the logits' shape and dtype (or float32 for 16-bit logits;
+        float64 for integers and bools). It may be `logits` itself.
 
     Returns
     -------
     array
-        Of the logits' shape, dtype and memory order, unless `out` says otherwise. A NumPy scalar
-        for a scalar.
+        With the shape, dtype and memory order of the logits, unless `out` says otherwise. A NumPy
+        scalar if the logits are a scalar.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; ``numpy.exceptions.AxisError``, a ValueError, for `axis`.
+        An argument does not fit. For `axis`, it is ``numpy.exceptions.AxisError``, a ValueError.
 
     Examples
     --------
@@ -78,32 +80,34 @@ def log_softmax(
     where: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Return z_j − log Σ_k exp z_k along an axis, exact also where the probability is near 1.
+    r"""Return the logarithm of the softmax, exact even if the probability is near 1.
+
+    .. math:: \log p_j = z_j − \log \sum_k \exp z_k
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64; integer or bool
-        Any shape and strides, a scalar included. −inf gives −inf; a row with +inf or NaN, or of
-        −inf alone, gives NaN. Integers and bools are converted to float64, by a copy.
+        Any shape and strides, including a scalar. −inf gives −inf. A row that contains +inf or NaN,
+        or only −inf, gives NaN. Integers and bools are copied to float64.
     axis : int, tuple of ints or None, default -1
-        The axes of the classes; None for all. A row is what they hold for one index of the others.
+        The axes of the classes; None means all axes. A row is one slice along these axes.
     where : array_like of bool, optional
-        Which logits count; broadcasts to them. The others are taken for −inf, and not looked at: a
-        masked class has the logarithm −inf, and a row of masked classes alone gives NaN.
+        Which logits count; broadcasts to the logits. The others are not read and count as −inf: a
+        masked class has log-probability −inf, and a row with all its classes masked gives NaN.
     out : array, optional
-        Where to write: of the logits' shape and dtype (or float32, for 16-bit logits; float64, for
-        integers and bools). It may be `logits` itself.
+        Where to write: an array of the logits' shape and dtype (or float32 for 16-bit logits;
+        float64 for integers and bools). It may be `logits` itself.
 
     Returns
     -------
     array
-        In nats; of the logits' shape, dtype and memory order, unless `out` says otherwise. A NumPy
-        scalar for a scalar.
+        In nats, with the shape, dtype and memory order of the logits, unless `out` says otherwise.
+        A NumPy scalar if the logits are a scalar.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; ``numpy.exceptions.AxisError``, a ValueError, for `axis`.
+        An argument does not fit. For `axis`, it is ``numpy.exceptions.AxisError``, a ValueError.
 
     Examples
     --------
@@ -123,33 +127,35 @@ def logsumexp(
     where: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Return log Σ_j exp z_j along an axis, or over several.
+    r"""Return the log-sum-exp along one axis or several.
+
+    .. math:: \lse = \log \sum_j \exp z_j
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64; integer or bool
-        Any shape and strides, a scalar included. A row of −inf alone, or of nothing, gives −inf;
-        one with +inf and no NaN gives +inf. Integers and bools are converted to float64, by a copy.
+        Any shape and strides, including a scalar. A row that is empty or contains only −inf gives
+        −inf; a row with +inf and no NaN gives +inf. Integers and bools are copied to float64.
     axis : int, tuple of ints or None, default -1
-        The axes to sum over; None for all.
+        The axes to sum over; None means all axes.
     keepdims : bool, default False
-        Keep the axes that are summed over, with size 1: so the result broadcasts to the logits.
+        Keep the summed axes with size 1, so that the result broadcasts to the logits.
     where : array_like of bool, optional
-        Which logits count; broadcasts to them. The others are taken for −inf, and not looked at: a
-        row of masked classes alone gives −inf.
+        Which logits count; broadcasts to the logits. The others are not read and count as −inf: a
+        row with all its classes masked gives −inf.
     out : array, optional
-        Where to write: of the result's shape and dtype.
+        Where to write: an array of the result's shape and dtype.
 
     Returns
     -------
     array
-        In nats; of the logits' shape less `axis`. float32 for logits of 16 or 32 bits, else
-        float64. A NumPy scalar if no axis is left.
+        In nats, with the shape of the logits without `axis`: float32 for 16-bit and 32-bit logits,
+        otherwise float64. A NumPy scalar if no axis is left.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit; ``numpy.exceptions.AxisError``, a ValueError, for `axis`.
+        An argument does not fit. For `axis`, it is ``numpy.exceptions.AxisError``, a ValueError.
 
     Examples
     --------
@@ -181,7 +187,7 @@ def logsumexp(
 
 
 class TokenLogProbs(NamedTuple):
-    """What `token_log_probs` returns: three arrays of the target's shape.
+    """The result of `token_log_probs`: three arrays of the target's shape.
 
     Examples
     --------
@@ -193,28 +199,29 @@ class TokenLogProbs(NamedTuple):
     """
 
     log_prob: Array
-    """log p of the target, in nats: float64 for float64 logits, else float32."""
+    """Log-probability of the target, in nats: float64 for float64 logits, otherwise float32."""
     lse: Array
-    """log Σ_j exp z_j as `logsumexp` gives it, of the same dtype."""
+    """Log-sum-exp of the row, as `logsumexp` computes it, in the same dtype."""
     argmax: Array
-    """The first class of the largest logit: int64."""
+    """Index of the largest logit, the first one if there are several: int64."""
 
 
 def token_log_probs(
     logits: npt.ArrayLike, target: npt.ArrayLike, *, axis: int = -1
 ) -> TokenLogProbs:
-    """Return log-probability of the target, log-sum-exp and argmax of each row, in one read.
+    """Return log-probability of the target, log-sum-exp and argmax of each row.
 
-    It is for evaluation of language models: perplexity is exp(−mean log_prob), and the greedy match
-    is argmax == target. There is no temporary of the logits' size, so that memory-mapped files and
-    16-bit logits are welcome. A row gives the same bits in every batch of one memory layout.
+    For the evaluation of language models: perplexity is ``exp(-log_prob.mean())``, and
+    ``argmax == target`` tells where greedy decoding is right. The logits are read once and no
+    temporary of their size is allocated, so they may be memory-mapped or 16-bit. A row gives the
+    same bits in every batch with the same memory layout.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
         Any shape and strides.
     target : array_like of integers
-        Of the logits' shape less the class axis, in [0, K).
+        Class labels in [0, K), with the shape of the logits without the class axis.
     axis : int, default -1
         The axis of the classes.
 
@@ -276,8 +283,8 @@ def _run(
     *,
     wants_values: bool = False,
 ) -> None:
-    """Write to ``out``, of checked arrays; the classes of a row lie along all of ``axes``."""
-    # In the order of memory, and forwards, the classes mostly have the strides of one axis.
+    """Write to ``out``. The arrays are checked; the classes of a row lie along all of ``axes``."""
+    # In memory order, and forwards, the classes usually have the strides of a single axis.
     order = [i for i in range(logits.ndim) if i not in axes]
     order += sorted(axes, key=lambda i: -abs(logits.strides[i]))
     steps = [-1 if logits.strides[i] < 0 and i in axes else 1 for i in order]

@@ -230,23 +230,22 @@ class Loss:
 
 @cache
 def _options_of(cls: Any) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    return itemgetter(*(field.name for field in fields(cls)))  # type: ignore[arg-type]
+    return itemgetter(*(field.name for field in fields(cls)))
 
 
 @lru_cache(maxsize=64, typed=True)  # a loss is a value: one object serves all equal calls
-def _made(cls: Any, *options: Any) -> Loss:
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    return cls(**dict(zip(names, options, strict=True)))
+def _made(cls: Any, *options: Any) -> Any:
+    return cls(**{field.name: value for field, value in zip(fields(cls), options, strict=True)})
 
 
-def once(cls: type[Loss], given: dict[str, Any]) -> tuple[Value, Array]:
+def once(cls: Any, given: dict[str, Any]) -> tuple[Value, Array]:
     """Make a loss and return its value and gradient; `given` has its options and its arguments."""
     options = _options_of(cls)(given)
     try:
         loss = _made(cls, *options)
     except TypeError:  # an array, which cannot be hashed, or an option of the wrong type
         loss = _made.__wrapped__(cls, *options)
-    return loss.value_and_grad(
+    result: tuple[Value, Array] = loss.value_and_grad(
         given["logits"],
         given["target"],
         sample_weight=given["sample_weight"],
@@ -256,3 +255,4 @@ def once(cls: type[Loss], given: dict[str, Any]) -> tuple[Value, Array]:
         out=given["out"],
         loss_out=given["loss_out"],
     )
+    return result
