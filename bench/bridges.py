@@ -1,4 +1,4 @@
-"""``python -m bench.bridges``: the bridges beside their hosts, written to results/bridges.md.
+"""``python -m bench.bridges`` compares the bridges with their hosts: results/bridges.md.
 
 It runs, one after another, ``bench.objectives``, ``bench.torch_bridge``, ``bench.jax_bridge`` and
 ``bench.linear``, and keeps what they print. All optional packages have to be installed.
@@ -18,13 +18,16 @@ COMMANDS = ("bench.objectives", "bench.torch_bridge", "bench.jax_bridge", "bench
 
 def main() -> None:
     facts = machine.facts([1, 2])
-    parts = [f"# Bridges beside their hosts\n\n{machine.as_markdown(facts)}"]
+    parts = [f"# Bridges compared with their hosts\n\n{machine.as_markdown(facts)}"]
     for command in COMMANDS:
         print(f"python -m {command}", file=sys.stderr, flush=True)
         done = subprocess.run(
             [sys.executable, "-m", command], stdout=subprocess.PIPE, text=True, check=True
         )
-        parts.append(f"## python -m {command}\n\n```\n{done.stdout.strip()}\n```")
+        printed = done.stdout.strip()
+        is_markdown = "|---|" in printed
+        parts.append(f"## python -m {command}")
+        parts.append(printed if is_markdown else f"```\n{printed}\n```")
     OUTPUT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -92,7 +92,7 @@ def least(seconds: dict[str, float], runs: dict[str, Callable[[], Any]]) -> None
 
 
 def calls(rows: int, classes: int, turns: int = 9) -> None:
-    print(f"One call, {rows} rows; nanoseconds of processor time an element\n")
+    print(f"One call, {rows} rows; nanoseconds of processor time per element\n")
     print("| loss | classes | as | fastce | NumPy | ratio | largest difference |")
     print("|---|---|---|---|---|---|---|")
     rng = np.random.default_rng(0)

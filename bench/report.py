@@ -20,20 +20,22 @@ FASTCE = OURS[0]
 BY_GROUP = {cell.group: cell for cell in CELLS}
 
 HOW_TO_READ = """\
-Times are the minimum over rounds in which every subject takes its turn: read the ratios. The limit
-is NumPy's copy (`np.copyto`), product (`np.multiply`) or read (`np.max`) of the same arrays, on one
-thread whatever the others have. Under 1 in "to fastest peer": ahead of every peer. Errors are the
-worst relative error of a sample's loss (or of the function's value) and of a gradient's element
-against extended precision, wherever the truth is a normal number; on logits of standard deviation
-3, and on confident, right predictions, which lead by 10 to 60. An error of 1: no digit is right.
-Where the gradient is a difference p − q of two terms (probabilities, label smoothing), its error is
-relative to the larger term. `fastce, new array`: without `out`; it is not counted as a peer."""
+In every round each subject runs once; a time is the minimum over all rounds. Compare ratios rather
+than times. The limit is NumPy's copy (`np.copyto`), product (`np.multiply`) or read (`np.max`) of
+the same arrays, always on one thread. A value below 1 in "to fastest peer" means faster than every
+peer. Errors are the largest relative errors of a loss (or of the function's value) and of an
+element of the gradient, compared with extended precision, wherever the true value is a normal
+number. They are given for logits with standard deviation 3, and for confident, correct predictions
+with a margin of 10 to 60. An error of 1 means no correct digits. If the gradient is a difference
+p − q of two terms (probabilities, label smoothing), its error is relative to the larger term.
+`fastce, new array` runs without `out` and is not counted as a peer."""
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int) -> str:
     """A Markdown table, aligned for reading as text too."""
     header, rows = list(header), [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    # A column without its three dashes is no column.
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(row: list[str]) -> str:
         cells = (
@@ -81,7 +83,7 @@ def fastest_peer(measured: Measured) -> tuple[str, float] | None:
 
 
 def verdicts(measured: Measured, cell: Cell) -> list[str]:
-    """What fastce misses in this cell: a faster peer, or a bar."""
+    """What fastce misses in this cell: a peer is faster, or a target is not reached."""
     ours, limit, peer = minimum(measured, FASTCE), minimum(measured, LIMIT), fastest_peer(measured)
     if ours is None:
         return ["fastce left out"]
@@ -91,16 +93,16 @@ def verdicts(measured: Measured, cell: Cell) -> list[str]:
         if ahead < 1:
             found.append(f"**behind {peer[0]}**: {digits(ahead)} times its speed")
         elif ahead < bar:
-            found.append(f"{digits(ahead)} times ahead of {peer[0]}, bar {bar:g}")
+            found.append(f"{digits(ahead)} times as fast as {peer[0]}, target {bar:g}")
     for name, bar in cell.ahead_of.items():
         theirs = minimum(measured, name)
         if theirs is not None and theirs / ours < bar:
-            found.append(f"{digits(theirs / ours)} times ahead of {name}, bar {bar:g}")
+            found.append(f"{digits(theirs / ours)} times as fast as {name}, target {bar:g}")
     if cell.microseconds is not None and ours > cell.microseconds * 1e-6:
-        found.append(f"{digits(ours * 1e6)} µs a call, bar {cell.microseconds:g}")
+        found.append(f"{digits(ours * 1e6)} µs per call, target {cell.microseconds:g}")
     bar_over_limit = cell.over_limit.get(measured["threads"])
     if limit is not None and bar_over_limit is not None and ours / limit > bar_over_limit:
-        found.append(f"{digits(ours / limit)} times the limit, bar {bar_over_limit:g}")
+        found.append(f"{digits(ours / limit)} times the limit, target {bar_over_limit:g}")
     return found
 
 
@@ -151,8 +153,8 @@ def summary_table(results: Measured) -> str:
                 "missed" if misses else "",
             ]
         )
-    header = ["cell", "threads", "limit", "fastce", "to limit", "fastest peer", "times ahead", ""]
-    return table(header, rows, 2)
+    header = ["cell", "threads", "limit", "fastce", "to limit", "fastest peer", "times ahead"]
+    return table([*header, "target"], rows, 2)
 
 
 def missed(results: Measured) -> str:
@@ -161,11 +163,11 @@ def missed(results: Measured) -> str:
         for m in results["cells"]
         for verdict in verdicts(m, BY_GROUP[m["cell"]])
     ]
-    return "\n".join(lines) or "None: no peer is faster in any cell, and every bar is met."
+    return "\n".join(lines) or "None: no peer is faster in any cell, and every target is met."
 
 
 def left_out(results: Measured) -> str:
-    """Who is missing where, cells of one reason together."""
+    """Which subjects are missing from which cells, grouped by reason."""
     lines = [f"- {name}: {reason}" for name, reason in results["missing"].items()]
     cells: dict[tuple[str, str], list[str]] = {}
     for m in results["cells"]:
@@ -194,7 +196,7 @@ def speed_up_table(results: Measured) -> str:
 
 
 def flatness(results: Measured) -> str:
-    """How much the cost of an element varies over the sweeps."""
+    """How much the cost per element varies over the sweeps."""
     lines = []
     for name, lowest, words in (
         ("classes", 1000, "from 1,024 to 262,144 classes"),
@@ -208,7 +210,7 @@ def flatness(results: Measured) -> str:
             ]
             if costs:
                 varies = digits(max(costs) / min(costs))
-                lines.append(f"- {subject}, {words}: the cost of an element varies {varies} times")
+                lines.append(f"- {subject}, {words}: the cost per element varies by {varies}")
     return "\n".join(lines)
 
 
@@ -219,7 +221,8 @@ def spread(results: Measured) -> str:
     )
     middle, worst = ratios[len(ratios) // 2], ratios[-1]
     return (
-        f"Median over minimum of a subject's rounds: {middle:.2f} typically, {worst:.2f} at worst."
+        f"The median of a subject's rounds is typically {middle:.2f} times their minimum, "
+        f"{worst:.2f} times at worst."
     )
 
 
@@ -229,15 +232,15 @@ def summary(results: Measured) -> str:
 
 def full(results: Measured) -> str:
     facts = results["machine"]
-    parts = ["# Speed and accuracy beside peers and the memory limit"]
+    parts = ["# Speed and accuracy compared with peers and the memory limit"]
     parts += [machine.as_markdown(facts), HOW_TO_READ + " " + spread(results)]
     parts += [full_table(results), "## Summary", summary_table(results)]
     if len(facts["threads"]) > 1:
         few, many = min(facts["threads"]), max(facts["threads"])
         parts += [f"## Speed-up from {few} to {many} threads", speed_up_table(results)]
     if results["sweeps"]:
-        parts += ["## Cost over classes and rows", flatness(results)]
-    parts += ["## Cells lost and bars missed", missed(results), "## Left out", left_out(results)]
+        parts += ["## Cost by number of classes and rows", flatness(results)]
+    parts += ["## Targets missed", missed(results), "## Left out", left_out(results)]
     return "\n\n".join(parts) + "\n"
 
 
