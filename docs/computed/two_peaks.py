@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from fastce.information import kl_divergence
 
-X = np.linspace(-5, 5, 201)
+X = np.linspace(-10, 10, 401)
 
 
 def draw():
@@ -14,9 +14,9 @@ def draw():
     seeking = minimize(lambda v: kl_divergence(bell(v), p), [0.5, 0], method="Nelder-Mead").x
     figure, ax = plt.subplots(figsize=(7, 3.3))
     ax.fill_between(X, p, color="0.5", alpha=0.35, label="p", linewidth=0)
-    ax.plot(X, bell(covering), label="q of least KL(p‖q)")
-    ax.plot(X, bell(seeking), label="q of least KL(q‖p)")
-    ax.set(xlabel="x", ylabel="probability", ylim=(0, None))
+    ax.plot(X, bell(covering), label="q with the smallest KL(p‖q)")
+    ax.plot(X, bell(seeking), label="q with the smallest KL(q‖p)")
+    ax.set(xlabel="x", ylabel="probability", xlim=(-6, 6), ylim=(0, None))
     ax.legend(loc="upper left")
     return figure
 
