@@ -61,7 +61,7 @@ def _caption(figure: Any, results: dict[str, Any], what: str) -> None:
         f"{facts['processor']}, {facts['instruction_set']}, {what}. "
         f"NumPy {facts['versions'].get('numpy')}, torch {facts['versions'].get('torch')}, "
         f"JAX {facts['versions'].get('jax')}. {facts['date']}",
-        fontsize=7,
+        fontsize=9,
         color="#666666",
     )
 
@@ -96,7 +96,7 @@ def _lines(results: dict[str, Any], sweep: str, per_element: bool) -> Any:
             markersize=4.5,
         )
     axes.set(xscale="log", yscale="log", xlabel=sweep)
-    axes.legend(ncols=3, fontsize=9)
+    axes.legend(ncols=3)
     _caption(figure, results, _float32_on(results["machine"]["threads"][0]))
     return figure, axes
 
@@ -104,7 +104,7 @@ def _lines(results: dict[str, Any], sweep: str, per_element: bool) -> Any:
 def speed_against_classes(results: dict[str, Any], output: Path) -> Path:
     figure, axes = _lines(results, "classes", per_element=True)
     axes.set_xscale("log", base=2)
-    axes.set_ylabel("nanoseconds an element")
+    axes.set_ylabel("nanoseconds per element")
     axes.set_title("Softmax cross-entropy with gradient: cost against classes", loc="left")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     return _save(figure, output, "speed_against_classes")
@@ -112,7 +112,7 @@ def speed_against_classes(results: dict[str, Any], output: Path) -> Path:
 
 def time_against_rows(results: dict[str, Any], output: Path) -> Path:
     figure, axes = _lines(results, "rows", per_element=False)
-    axes.set_ylabel("milliseconds a call")
+    axes.set_ylabel("milliseconds per call")
     axes.set_xlabel("rows of 100 classes")
     axes.set_title("Softmax cross-entropy with gradient: time against rows", loc="left")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
@@ -120,7 +120,7 @@ def time_against_rows(results: dict[str, Any], output: Path) -> Path:
 
 
 def ratio_to_limit(results: dict[str, Any], output: Path) -> Path:
-    """Every cell and subject, in multiples of the limit: one panel a thread count."""
+    """Every cell and subject, in multiples of the limit: one panel per thread count."""
     counts = results["machine"]["threads"]
     groups = list(dict.fromkeys(m["cell"] for m in results["cells"]))
     figure, panels = plt.subplots(
@@ -147,11 +147,11 @@ def ratio_to_limit(results: dict[str, Any], output: Path) -> Path:
         panel.axvline(1, color=COLOURS[LIMIT], linestyle="--", linewidth=1)
         panel.set(xscale="log", xlabel="times the memory limit")
         panel.set_title(f"{threads} thread{'s' * (threads > 1)}", loc="left")
-    panel.set_yticks(range(len(groups)), groups, fontsize=8)
+    panel.set_yticks(range(len(groups)), groups, fontsize=10)
     panel.invert_yaxis()
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="lower center", ncols=9, fontsize=8, bbox_to_anchor=(0.5, 0.02)
+        handles, labels, loc="lower center", ncols=9, fontsize=10, bbox_to_anchor=(0.5, 0.02)
     )
     _caption(figure, results, "equal threads for every peer, the limit on one")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
@@ -159,7 +159,7 @@ def ratio_to_limit(results: dict[str, Any], output: Path) -> Path:
 
 
 def error_against_speed(results: dict[str, Any], output: Path) -> Path:
-    """Worst error of a loss against time an element: plain and confident logits side by side."""
+    """Worst error of a loss against time per element: plain and confident logits side by side."""
     first = results["machine"]["threads"][0]
     measured = [
         m
@@ -167,8 +167,8 @@ def error_against_speed(results: dict[str, Any], output: Path) -> Path:
         if m["threads"] == first and m["errors"] and m["elements"] >= 10_000
         if m["cell"].startswith("softmax_cross_entropy") and m["cell"].endswith("float32")
     ]
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), sharex=True, sharey=True)
-    titles = {"normal": "logits of standard deviation 3", "confident": "confident and right"}
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.8), sharex=True, sharey=True)
+    titles = {"normal": "logits with standard deviation 3", "confident": "confident and correct"}
     for panel, (kind, title) in zip(panels, titles.items(), strict=True):
         for name in _names(measured):
             if name not in MARKERS or name == LIMIT:
@@ -187,15 +187,15 @@ def error_against_speed(results: dict[str, Any], output: Path) -> Path:
                     s=50 if name == FASTCE else 26,
                     label=name,
                 )
-        panel.set(xscale="log", yscale="log", xlabel="nanoseconds an element")
+        panel.set(xscale="log", yscale="log", xlabel="nanoseconds per element")
         panel.set_title(title, loc="left")
     panels[0].set_ylabel("worst relative error of a sample's loss")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="lower center", ncols=8, fontsize=8, bbox_to_anchor=(0.5, 0.03)
+        handles, labels, loc="lower center", ncols=4, fontsize=10, bbox_to_anchor=(0.5, 0.03)
     )
     _caption(figure, results, _float32_on(first))
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     return _save(figure, output, "error_against_speed")
 
 

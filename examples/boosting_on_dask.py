@@ -1,11 +1,11 @@
-"""Boost trees with focal loss on a Dask cluster, and see that one machine gives the same model.
+"""Boost trees with focal loss on a Dask cluster, and compare the model with that of one machine.
 
 Run: pip install "fastce[boosting]" "dask[array,dataframe,distributed]"; python boosting_on_dask.py
 [xgboost | lightgbm]
 
-The data are made up: 6 features of 12 whole numbers each, 5 classes. With few values a feature, all
-of which every worker has, the bins that trees are grown from are the same on any number of workers;
-with more they are near it, and so are the models.
+The data are synthetic: 6 features with 12 integer values each, 5 classes. Each feature has few
+values, and every worker has all of them, so the bins of the trees are the same on any number of
+workers. With more values, the bins and the models are only close.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Call fastce's C interface through ctypes: no compiler, any library that can call C.
+"""Call fastce's C interface through ctypes, without a compiler.
 
-The functions are capsules in ``fastce._core.__pyx_capi__``, each named by its C signature; their
-arguments are described in _core.pxd. ctypes lets go of the GIL during a call. Run:
+The functions are capsules in ``fastce._core.__pyx_capi__``, each named by its C signature.
+_core.pxd documents their arguments. ctypes releases the GIL during a call. Run:
 pip install fastce; python ctypes_caller.py
 """
 

@@ -2,8 +2,8 @@
 
     python examples/evaluate_logits.py [LOGITS.npy TARGET.npy]
 
-The logits, (tokens, vocabulary) of any floating type, are mapped into memory and read once, in
-chunks. Without arguments a small file of float16 logits is made first, in a temporary folder.
+The logits, an array (tokens, vocabulary) of any floating type, are memory-mapped and read once, in
+chunks. Without arguments, the example first writes float16 logits to a temporary file.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Train the output layer of a language model on a vocabulary, without ever holding its logits.
+"""Train the output layer of a language model without storing all of its logits.
 
 Run: pip install fastce; python linear_cross_entropy.py
 """

@@ -1,7 +1,7 @@
-"""Logistic regression with SciPy's optimiser: fastce's gradient, scikit-learn's coefficients.
+"""Logistic regression with SciPy's optimiser, compared with scikit-learn's.
 
-``scipy.optimize.minimize(jac=True)`` asks for a function of the parameters that returns value and
-gradient: the loss in one pass, and one matrix product each way. Run:
+``scipy.optimize.minimize(jac=True)`` needs a function of the parameters that returns the value and
+the gradient. That is one call of the loss, and one matrix product in each direction. Run:
 pip install fastce scipy scikit-learn; python logistic_regression_scipy.py
 """
 
@@ -9,10 +9,15 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 import fastce
 
-STRENGTH = 1.0  # of the penalty STRENGTH/2·Σ weights², which leaves the intercepts out
+STRENGTH = 1.0  # of the penalty STRENGTH/2·Σ weights², which does not include the intercepts
+
+# The products are small. If other programs use the processor too, several threads of BLAS wait for
+# each other, and the run takes minutes instead of seconds.
+threadpool_limits(1, user_api="blas")
 
 pixels, digit = load_digits(return_X_y=True)
 x = pixels / 16
@@ -28,11 +33,11 @@ def unpack(parameters):
 def value_and_grad(parameters):
     weights, intercepts = unpack(parameters)
     loss, grad = cross_entropy.value_and_grad(x @ weights.T + intercepts, digit)
-    by_parameters = np.empty((classes, features + 1))
-    np.matmul(grad.T, x, out=by_parameters[:, :-1])
-    by_parameters[:, :-1] += STRENGTH * weights
-    by_parameters[:, -1] = grad.sum(axis=0)
-    return loss + STRENGTH / 2 * np.sum(weights**2), by_parameters.ravel()
+    gradient = np.empty((classes, features + 1))
+    np.matmul(grad.T, x, out=gradient[:, :-1])
+    gradient[:, :-1] += STRENGTH * weights
+    gradient[:, -1] = grad.sum(axis=0)
+    return loss + STRENGTH / 2 * np.sum(weights**2), gradient.ravel()
 
 
 start = np.zeros(classes * (features + 1))

@@ -1,11 +1,11 @@
-"""Train a softmax classifier whose rows, or whose classes, are spread over MPI processes.
+"""Train a softmax classifier with its rows or its classes distributed over MPI processes.
 
 Run: pip install fastce mpi4py mpich; mpiexec -n 4 python mpi_trainer.py [rows | classes]
 
-rows:    each process has all the weights and some of the rows; the gradient by the weights is added
-         up over the processes (data-parallel training).
-classes: each process has all the rows and the weights of some of the classes; what moves of the
-         logits is three numbers a row and process (vocabulary-parallel training).
+rows:    each process has all weights and some rows; the gradient with respect to the weights is
+         added up over the processes (data-parallel training).
+classes: each process has all rows and the weights of some classes; it sends three numbers per row
+         instead of logits (vocabulary-parallel training).
 """
 
 import functools

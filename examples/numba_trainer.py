@@ -1,7 +1,7 @@
 """Train softmax regression in a compiled Numba loop that calls fastce's C interface.
 
-Numba calls any C function that ctypes describes. fastce's are in the module ``fastce._core``; the
-order of the arguments is that of _core.pxd. Run: pip install fastce numba scikit-learn;
+Numba can call any C function that ctypes describes. fastce's functions are in ``fastce._core``;
+_core.pxd documents their arguments. Run: pip install fastce numba scikit-learn;
 python numba_trainer.py
 """
 

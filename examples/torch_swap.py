@@ -1,4 +1,4 @@
-"""Swap torch's loss in a training script: the same losses step by step, in less time.
+"""Replace torch's loss in a training script: the same losses at every step, in less time.
 
 Run: pip install "fastce[torch]"; python torch_swap.py
 """

@@ -1,14 +1,15 @@
 """Find people in poor health with XGBoost: its own objective, focal loss, and a published mistake.
 
-The data come with statsmodels: the RAND health insurance experiment, 20,190 rows, one for a person
-and a year. Poor health is rare: 1.5 % of the rows, of about 90 persons. Rows do not name the
-person, but all columns except the visits to a doctor seem to stay the same over the years. Rows
-that are equal in these go to the same side of a split, and with them the person, or several.
+The data come with statsmodels: the RAND health insurance experiment, 20,190 rows, one per person
+and year. Poor health is rare: 1.5 % of the rows, about 90 people. Rows do not identify the person,
+but all columns except the visits to a doctor seem to stay the same over the years. Rows that are
+equal in these columns go to the same side of a split, so that no person is on both sides.
 
-Half of the data is the test. The other half chooses the settings and the number of rounds, by the
-average precision on a third of it, after training on the rest. Then all of that half trains.
+Half of the data is the test set. The other half chooses the settings and the number of rounds, by
+the average precision on a third of it after training on the rest. Then the model is trained on all
+of that half.
 
-It turns out that focal loss does not rank better here than XGBoost's own objective.
+Focal loss does not rank better here than XGBoost's own objective.
 
 Run: pip install "fastce[boosting]" scikit-learn statsmodels; python xgboost_focal.py
 """

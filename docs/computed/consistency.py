@@ -8,7 +8,7 @@ BCE = fastce.BCEWithLogits(reduction="sum")
 
 
 def draw():
-    figure, (errors, histogram) = plt.subplots(1, 2, figsize=(9.5, 3.6))
+    figure, (errors, histogram) = plt.subplots(1, 2, figsize=(9.5, 4.2))
     sizes = [30, 100, 300, 1000, 3000]
     slopes = {n: estimates(n, 200) for n in sizes}
     bounds = [bound for _, bound in slopes.values()]
@@ -25,10 +25,9 @@ def draw():
     x = np.linspace(found.min(), found.max(), 300)
     density = np.exp(-(((x - TRUTH[1]) / bound) ** 2) / 2) / (bound * np.sqrt(2 * np.pi))
     histogram.plot(x, density, "C0", label="normal, variance of the bound")
-    histogram.axvline(TRUTH[1], color="0.5", linestyle=":", label="true slope")
-    histogram.set(
-        xlabel="estimated slope, n = 300", ylabel="density", ylim=(0, 1.6 * density.max())
-    )
+    top = 1.1 * density.max()  # the line ends below the legend
+    histogram.plot([TRUTH[1]] * 2, [0, top], color="0.5", linestyle=":", label="true slope")
+    histogram.set(xlabel="estimated slope, n = 300", ylabel="density", ylim=(0, 1.75 * top))
     histogram.legend(loc="upper right")
     return figure
 

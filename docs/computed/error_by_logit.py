@@ -11,10 +11,10 @@ def draw():
     truth = reference.bce_with_logits(z, y, reduction="none")
     with np.errstate(all="ignore"):
         p = 1 / (1 + np.exp(-z))
-        as_on_paper = -np.log(p), p - y
+        direct = -np.log(p), p - y
     found = {
         "fastce": fastce.BCEWithLogits(reduction="none").value_and_grad(z, y),
-        "as on paper": as_on_paper,
+        "direct formula": direct,
     }
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
     for column, (ax, title) in enumerate(zip(axes, ["loss", "gradient"], strict=True)):
@@ -30,5 +30,5 @@ def draw():
         ax.axhline(np.finfo(np.float32).eps, color="0.5", linestyle=":", linewidth=1)
         ax.set(yscale="log", xlabel="logit z", title=title, ylim=(1e-9, 20))
     axes[0].set_ylabel("largest relative error")
-    axes[0].legend(loc="center right")
+    axes[0].legend(loc=(0.2, 0.5))
     return figure

@@ -1,9 +1,10 @@
-"""Cross-entropy of one label a row, as loss and gradient a sample, by those who are installed."""
+"""Cross-entropy of class labels, as loss and gradient per sample, with each installed library."""
 
 import functools
 
 import numpy as np
 import scipy.special
+from bench_results import look
 
 import fastce
 
@@ -80,9 +81,10 @@ def is_installed(peer):
 
 
 def line_of(name):
-    """Return how a subject's line is drawn; no two peers alike, since they often coincide."""
+    """Return the style of a subject's line. All differ, because the lines often coincide."""
+    color = look(name)["color"]
     if name == "fastce":
-        return {"linewidth": 2.6, "zorder": 3}
+        return {"color": color, "linewidth": 2.6, "zorder": 3}
     position = list(cross_entropy_peers()).index(name)
     dashes = ["-", (0, (6, 2)), (0, (3, 1.5)), (0, (1, 1.2)), (0, (6, 2, 1, 2))]
-    return {"linewidth": 1.5, "linestyle": dashes[position - 1]}
+    return {"color": color, "linewidth": 1.5, "linestyle": dashes[position - 1]}

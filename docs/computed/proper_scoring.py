@@ -15,6 +15,6 @@ def draw():
         (line,) = ax.plot(q, loss, label=name)
         ax.plot(q[loss.argmin()], loss.min(), "o", color=line.get_color())
     ax.axvline(p, color="0.5", linestyle=":", linewidth=1.2)
-    ax.set(xlabel="stated probability q", ylabel="expected loss", ylim=(0, 2))
+    ax.set(xlabel="predicted probability q", ylabel="expected loss", ylim=(0, 2))
     ax.legend()
     return figure

@@ -1,11 +1,12 @@
 import numpy as np
 from matplotlib import pyplot as plt
+from scipy.optimize import brentq
 
 import fastce
 
 
 def draw():
-    figure, (plane, bars) = plt.subplots(1, 2, figsize=(9.5, 3.9))
+    figure, (plane, bars) = plt.subplots(1, 2, figsize=(9.5, 4.4))
     ce = fastce.SoftmaxCrossEntropy(reduction="none")
 
     axis = np.linspace(-5, 5, 101)
@@ -14,8 +15,9 @@ def draw():
     loss, grad = loss.reshape(101, 101), grad.reshape(101, 101, 3)
     levels = [0.05, 0.2, 0.5, 1, 2, 3, 4, 6, 8]
     contours = plane.contour(axis, axis, loss, levels, colors="C0", linewidths=1.4)
-    plane.clabel(contours, fontsize=8)
-    few = np.s_[5::15, 5::15]
+    # Labels along the falling diagonal, between the arrows.
+    places = [place_of(level) for level in levels]
+    few = np.s_[8::17, 8::17]
     plane.quiver(
         grid[few][..., 0],
         grid[few][..., 1],
@@ -24,7 +26,9 @@ def draw():
         color="C1",
         scale=22,
         width=0.005,
+        zorder=1,
     )
+    plane.clabel(contours, manual=places, fontsize=11)
     plane.set(xlabel="$z_0$, the target's logit", ylabel="$z_1$", title="loss (nats)")
     plane.grid(visible=False)
 
@@ -42,3 +46,10 @@ def draw():
     bars.grid(visible=False, axis="x")
     bars.legend()
     return figure
+
+
+def place_of(level):
+    """Return the point z_1 = 1 − z_0 at which the loss has a level."""
+    ce = fastce.SoftmaxCrossEntropy()
+    x = brentq(lambda x: ce(np.array([[x, 1 - x, 0.0]]), [0]) - level, -20, 20)
+    return x, 1 - x

@@ -1,4 +1,4 @@
-"""Train on handwritten digits in Cython, at several learning rates side by side in threads.
+"""Train on handwritten digits in Cython, with several learning rates in parallel threads.
 
 Run: pip install fastce Cython setuptools scikit-learn; python setup.py build_ext --inplace;
 python train.py
