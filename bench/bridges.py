@@ -13,20 +13,25 @@ from pathlib import Path
 from bench import machine
 
 OUTPUT = Path(__file__).parent / "results" / "bridges.md"
-COMMANDS = ("bench.objectives", "bench.torch_bridge", "bench.jax_bridge", "bench.linear")
+COMMANDS = {
+    "bench.objectives": "Boosting objectives",
+    "bench.torch_bridge": "torch",
+    "bench.jax_bridge": "JAX",
+    "bench.linear": "A linear layer",
+}
 
 
 def main() -> None:
     facts = machine.facts([1, 2])
     parts = [f"# Bridges compared with their hosts\n\n{machine.as_markdown(facts)}"]
-    for command in COMMANDS:
+    for command, title in COMMANDS.items():
         print(f"python -m {command}", file=sys.stderr, flush=True)
         done = subprocess.run(
             [sys.executable, "-m", command], stdout=subprocess.PIPE, text=True, check=True
         )
         printed = done.stdout.strip()
         is_markdown = "|---|" in printed
-        parts.append(f"## python -m {command}")
+        parts.append(f"## {title}\n\n`python -m {command}`:")
         parts.append(printed if is_markdown else f"```\n{printed}\n```")
     OUTPUT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

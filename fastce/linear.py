@@ -1,8 +1,8 @@
-"""Cross-entropy of a linear layer: loss and gradients, with the logits never whole in memory.
+"""Cross-entropy of a linear layer: loss and gradients, without all of its logits in memory.
 
-With N rows, D features and K classes, the logits Z = X Wᵀ + b are N·K numbers, often more than all
-else in a training step. Here they are made for a chunk of rows at a time, turned into their own
-gradient G where they lie, and used up at once::
+With N rows, D features and K classes, the logits Z = X Wᵀ + b are N·K numbers, often more than
+everything else in a training step. They are computed for one chunk of rows at a time, overwritten
+with their gradient G, and used at once::
 
     grad_hidden = G W        grad_weight = Σ_chunks Gᵀ X        grad_bias = Σ_chunks Gᵀ 1
 """
@@ -48,50 +48,51 @@ def linear_cross_entropy(
     sample_weight: npt.ArrayLike | None = None,
     normalizer: float | None = None,
 ) -> Gradients:
-    """Return the loss of ``hidden @ weight.T + bias`` and its gradients by all three.
+    """Return the loss of ``hidden @ weight.T + bias`` and its gradients.
 
-    The result is that of the loss on the logits, and the chain rule; but at most a chunk of some
-    48 MiB of the logits exists at a time (64 rows, where these are more). The matrix products are
-    NumPy's and run on its BLAS's threads. Rows with the label `ignore_index`, or of weight 0, take
-    no part in them.
+    The gradients are with respect to `hidden`, `weight` and `bias`. The result is that of the loss
+    on the logits and the chain rule, but at most one chunk of the logits exists at a time: 48 MiB,
+    or 64 rows if that is more. NumPy computes the matrix products, with the threads of its BLAS.
+    Rows with the label `ignore_index` or weight 0 are left out of them.
 
-    16-bit arrays are widened to float32, as much of them at a time as a product takes. Products,
-    logits and sums are float32 then, and each gradient is rounded to 16 bits once, in the end.
+    16-bit arrays are converted to float32, a part at a time. Products, logits and sums are then
+    float32, and each gradient is rounded to 16 bits once, at the end.
 
     Parameters
     ----------
     hidden : array_like of shape (..., D)
-        What goes into the layer: float16, bfloat16, float32 or float64.
+        The input of the layer: float16, bfloat16, float32 or float64.
     weight : array_like of shape (K, D)
-        The layer's weights, one row a class; of the dtype of `hidden`. NumPy's products copy it
-        each time if neither its rows nor its columns are contiguous.
+        The weights of the layer, one row per class, with the dtype of `hidden`. If neither the rows
+        nor the columns are contiguous, NumPy copies it for each product.
     target : array_like
-        Integer labels of shape (...), or (softmax cross-entropy) probabilities of shape (..., K),
-        or an integer or bool one-hot of that shape.
+        Integer class labels of shape (...). Softmax cross-entropy also accepts an array of shape
+        (..., K): probabilities, or an integer or bool one-hot encoding.
     bias : array_like of shape (K,), optional
-        Of the dtype of `hidden`.
+        With the dtype of `hidden`.
     loss : SoftmaxCrossEntropy or SoftmaxFocalLoss, optional
         Its class axis must be the last. ``SoftmaxCrossEntropy()`` by default.
     sample_weight : array_like, optional
-        Finite; broadcasts to shape (...). Weights may be negative; those of a mean must have a
-        positive sum.
+        Finite; broadcasts to shape (...). Weights may be negative, but the weights of a mean must
+        have a positive sum.
     normalizer : float > 0, optional
-        Replaces the mean's denominator; microbatches with that of the batch add up to it.
+        Replaces the denominator of the mean. With the denominator of the whole batch, microbatches
+        add up to the batch.
 
     Returns
     -------
     loss : float or array
-        In nats; with ``reduction="none"`` an array of shape (...), float64 for float64, else
-        float32, and the gradients are those of its sum.
+        In nats. With ``reduction="none"`` an array of shape (...), float64 for float64 input,
+        otherwise float32; the gradients are then those of its sum.
     grad_hidden, grad_weight : array
-        Of the shapes and the dtype of `hidden` and `weight`.
+        With the shapes and the dtype of `hidden` and `weight`.
     grad_bias : array or None
-        None without a bias.
+        None if there is no bias.
 
     Raises
     ------
     TypeError
-        An argument is of a type that is not accepted.
+        An argument has a type that is not accepted.
     ValueError
         The shapes do not fit, the class axis of `loss` is not the last, a weight or a probability
         is out of range, or the weights of a mean have no positive sum.
@@ -100,8 +101,8 @@ def linear_cross_entropy(
 
     References
     ----------
-    E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025, is on the
-    same problem; the method here keeps each chunk's logits instead of computing them twice.
+    E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025, solves the
+    same problem. The method here keeps the logits of a chunk instead of computing them twice.
 
     Examples
     --------
@@ -118,7 +119,7 @@ def linear_cross_entropy(
     if not isinstance(chosen, SoftmaxCrossEntropy | SoftmaxFocalLoss):
         checks_bridges.not_a_loss(chosen, "a SoftmaxCrossEntropy or SoftmaxFocalLoss")
     x, w, b = checks_bridges.linear_layer(hidden, weight, bias)
-    # What the logits would be, for the checks: it takes no memory.
+    # A stand-in for the logits, for the checks. It takes no memory.
     real = working_type(x)
     logits = np.broadcast_to(real.type(0), (*x.shape[:-1], len(w)))
     shape = logits.shape[:-1]
@@ -135,7 +136,7 @@ def linear_cross_entropy(
     elif divisor is None:
         divisor = checked_denominator(*total_weight)
 
-    # The chunks' losses are added up, and divided in the end: they know nothing of each other.
+    # The losses of the chunks are added up and divided at the end.
     one_by_one = chosen.reduction == "none"
     chunk_loss = dataclasses.replace(chosen, axis=-1, reduction="none" if one_by_one else "sum")
     grads = _Gradients(x, w, b)
@@ -168,7 +169,7 @@ def linear_cross_entropy(
 
 
 class _Scattered:
-    """Probabilities of which the rows lie at no one distance, so that reshaping would copy all."""
+    """Probabilities whose rows have no common stride, so that reshaping would copy all of them."""
 
     def __init__(self, array: Array) -> None:
         self.array = array
@@ -181,7 +182,7 @@ class _Scattered:
 
 
 def _rows_of(probabilities: Array) -> Array | _Scattered:
-    """Return what gives the rows of probabilities, without a copy of all of them."""
+    """Return an object that gives the rows of probabilities without a copy of all of them."""
     if probabilities.ndim > 2 and not probabilities.flags.c_contiguous:
         return _Scattered(probabilities)
     *shape, classes = probabilities.shape
@@ -189,7 +190,7 @@ def _rows_of(probabilities: Array) -> Array | _Scattered:
 
 
 def _chunks(rows: int, row_bytes: int, used: Array) -> Iterator[slice | Array]:
-    """Cut the rows that are used into chunks of about the same size."""
+    """Split the rows that count into chunks of about the same size."""
     count = len(used)
     most = max(CHUNK_BYTES // max(row_bytes, 1), FEWEST_ROWS)
     chunks = -(-count // most)
@@ -200,9 +201,9 @@ def _chunks(rows: int, row_bytes: int, used: Array) -> Iterator[slice | Array]:
 
 
 class _Gradients:
-    """The layer, and its gradients as far as they have been added up.
+    """The layer and its accumulated gradients.
 
-    What is 16 bits wide is kept so, and widened a few rows or a block of classes at a time.
+    16-bit arrays are kept, and converted a few rows or a block of classes at a time.
     """
 
     def __init__(self, hidden: Array, weight: Array, bias: Array | None) -> None:
@@ -219,12 +220,12 @@ class _Gradients:
         self._block: Array = np.empty((min(classes, len(weight)), weight.shape[1]), self.real)
 
     def _blocks(self) -> Iterator[slice]:
-        """Yield the classes that a block holds."""
+        """Yield the range of classes of each block."""
         for start in range(0, len(self.weight), max(len(self._block), 1)):
             yield slice(start, min(start + len(self._block), len(self.weight)))
 
     def _weights(self) -> Iterator[tuple[slice, Array]]:
-        """Yield the weights of all classes, or block by block if they have to be widened."""
+        """Yield the weights of all classes, or block by block if they have to be converted."""
         if self.weight.dtype == self.real:
             yield slice(None), self.weight
             return
@@ -234,7 +235,7 @@ class _Gradients:
             yield classes, block
 
     def logits(self, rows: slice | Array) -> Array:
-        """Return the logits of some rows, in memory that the next call uses again."""
+        """Return the logits of some rows, in memory that the next call reuses."""
         hidden = self.hidden[rows].astype(self.real, copy=False)
         if len(hidden) > len(self._chunk):
             self._chunk = np.empty((len(hidden), len(self.weight)), self.real)
@@ -246,7 +247,7 @@ class _Gradients:
         return logits
 
     def add(self, rows: slice | Array, grad: Array) -> None:
-        """Add what follows from the gradient by the logits of some rows."""
+        """Add the contribution of some rows, given the gradient of their logits."""
         hidden = self.hidden[rows].astype(self.real, copy=False)
         products = (grad[:, classes] @ weight for classes, weight in self._weights())
         total = next(products, 0)
@@ -261,7 +262,7 @@ class _Gradients:
             self.grad_bias += np.ones(len(grad), grad.dtype) @ grad
 
     def results(self, hidden: Array) -> tuple[Array, Array, Array | None]:
-        """Return the gradients, of the shapes and in the type of what they belong to."""
+        """Return the gradients, in the shapes and the dtype of the arguments."""
         of_hidden: Array = self.grad_hidden.reshape(hidden.shape)
         with np.errstate(over="ignore"):
             weight = self.grad_weight.astype(hidden.dtype, copy=False)

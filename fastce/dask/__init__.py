@@ -1,4 +1,4 @@
-"""The losses on dask arrays that are chunked over samples, over classes, or over both: lazily.
+"""Lazy losses on Dask arrays with chunks over samples, over classes, or over both.
 
 ::
 
@@ -6,12 +6,12 @@
     ce = fastce.SoftmaxCrossEntropy()
     loss, grad = fastce.dask.value_and_grad(ce, logits, target)   # dask arrays: nothing runs yet
 
-Where a chunk holds whole rows, a task is one call of the loss. Where rows are split over chunks,
-each chunk is summarised (see `fastce.sharded`), the summaries of a row of chunks are merged in a
-tree of fixed shape, and each chunk gets its gradient from the result. So no task holds more than a
-chunk of the logits and what it makes of it, and every scheduler gives the same bits.
+If a chunk holds whole rows, a task is one call of the loss. If rows are split over chunks, each
+chunk is summarised (see `fastce.sharded`), the summaries of a row of chunks are merged in a tree of
+fixed shape, and each chunk computes its gradient from the result. No task holds more than one chunk
+of the logits and its results, and every scheduler gives the same bits.
 
-A worker that runs several tasks at once wants FASTCE_NUM_THREADS=1 in its environment.
+Set FASTCE_NUM_THREADS=1 in the environment of workers that run several tasks at once.
 """
 
 from __future__ import annotations
@@ -37,36 +37,37 @@ def value(
     where: Any = None,
     normalizer: Any = None,
 ) -> DaskArray:
-    """Return what ``loss(logits, target, ...)`` is, lazily.
+    """Return ``loss(logits, target, ...)`` lazily.
 
     Parameters
     ----------
     loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
-        What the loss is.
+        The loss.
     logits : dask array
-        Of any chunks. Chunks that split the class axis need class labels as target.
+        Any chunks. If chunks split the class axis, the target must be class labels.
     target : dask array or array_like
-        As for the loss; rechunked as the logits are, if it is not.
+        As for the loss. It is rechunked to match the logits.
     sample_weight : dask array or array_like, optional
-        Finite; broadcasts as for the loss. Weights may be negative; those of a mean must have a
-        positive sum.
+        Finite; broadcasts as for the loss. Weights may be negative, but the weights of a mean must
+        have a positive sum.
     where : dask array or array_like of bool, optional
         Broadcasts to the logits, and masks classes or elements as for the loss.
-    normalizer : float > 0 or dask array of no axes, optional
-        Replaces the mean's denominator.
+    normalizer : float > 0 or dask array without axes, optional
+        Replaces the denominator of the mean.
 
     Returns
     -------
     dask array
-        Of float64 and no dimension; with ``reduction="none"`` the losses, chunked like the target.
+        A float64 array without axes. With ``reduction="none"``, the losses, chunked like the
+        target.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit: at once.
+        At once, if an argument does not fit.
     IndexError, ValueError
-        A label, weight or probability is out of range, or the weights of a mean have no positive
-        sum: when that is computed. A position is that in the whole array.
+        When it is computed, if a label, weight or probability is out of range, or the weights of a
+        mean have no positive sum. The message states the position in the whole array.
 
     Examples
     --------
@@ -90,11 +91,11 @@ def value_and_grad(
     where: Any = None,
     normalizer: Any = None,
 ) -> tuple[DaskArray, DaskArray]:
-    """Return what ``loss.value_and_grad(logits, target, ...)`` is, lazily.
+    """Return ``loss.value_and_grad(logits, target, ...)`` lazily.
 
-    The gradient of a mean waits for its denominator, and so for all of the target and the weights,
-    though for none of the logits. Where they are made in one with the logits, pass `normalizer`, or
-    the logits will be kept, or made twice.
+    The gradient of a mean needs the denominator first, and therefore the whole target and all
+    weights, but not the logits. If target and logits come from the same computation, pass
+    `normalizer`; otherwise the logits are kept in memory or computed twice.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def value_and_grad(
     value : dask array
         As `value` returns it.
     grad : dask array
-        Of the logits' shape, dtype and chunks.
+        With the shape, dtype and chunks of the logits.
 
     Raises
     ------
@@ -128,28 +129,28 @@ def value_and_grad(
 
 
 def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenLogProbs:
-    """Return log-probability of the target, log-sum-exp and argmax of each row, lazily.
+    """Return log-probability of the target, log-sum-exp and argmax of each row lazily.
 
     Parameters
     ----------
     logits : dask array of float16, bfloat16, float32 or float64
-        Of any chunks.
+        Any chunks.
     target : dask array or array_like of integers
-        Of the logits' shape less the class axis, in [0, K).
+        Class labels in [0, K), with the shape of the logits without the class axis.
     axis : int, default -1
         The axis of the classes.
 
     Returns
     -------
     TokenLogProbs
-        Of dask arrays, chunked like the rows of the logits.
+        Dask arrays, chunked like the rows of the logits.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit: at once.
+        At once, if an argument does not fit.
     IndexError
-        A label is not in [0, K): when that is computed.
+        When it is computed, if a label is not in [0, K).
 
     Examples
     --------
@@ -159,7 +160,7 @@ def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenL
     >>> print(result.argmax.compute(), result.log_prob.compute())
     [0 1 2 3] [-6.18346085e-09 -6.18346085e-09 -6.18346085e-09 -6.18346085e-09]
     """
-    # Every label is to be a class: the one that is ignored is none that a row has.
+    # Every label must be a class, so the ignored label is one that no row has.
     loss = SoftmaxCrossEntropy(ignore_index=np.iinfo(np.int64).min, axis=axis, reduction="none")
     graph = Graph(loss, logits, target, probabilities=False)
     if graph.is_split:

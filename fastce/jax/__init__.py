@@ -1,7 +1,7 @@
 """The losses as JAX functions on the CPU: for ``jit``, ``grad``, ``jvp``, ``vmap``, ``shard_map``.
 
-A value alone costs a value alone; a derivative brings value and gradient from one pass over the
-logits. The kernels read JAX's arrays where they lie, and write the results where JAX wants them.
+Without a derivative, only the value is computed. With one, value and gradient are computed in one
+pass over the logits. The kernels read JAX's arrays in place and write into XLA's buffers.
 """
 
 import json
@@ -33,34 +33,35 @@ LOSSES = {name: cls for name in losses.__all__ if isinstance(cls := getattr(loss
 def function(loss: Loss) -> Callable[..., Any]:
     """Return a loss as a JAX function ``f(logits, target, sample_weight=None, where=None)``.
 
-    Its derivative along a tangent t of the logits is Σ gradᵢ·tᵢ, with the loss's gradient: in
-    forward mode (``jvp``, ``linearize``, ``jacfwd``) and, transposed, in reverse mode (``grad``,
-    ``vjp``, ``jacrev``). There is no second derivative, and none in other arguments than the
-    logits: both raise. Only arrays on the CPU are supported. Under ``vmap`` the kernels run once
-    for each element of the mapped axis: ``reduction="none"`` on the whole batch is faster.
+    The function has first derivatives with respect to the logits, in forward mode (``jvp``,
+    ``linearize``, ``jacfwd``) and in reverse mode (``grad``, ``vjp``, ``jacrev``). Second
+    derivatives, and derivatives with respect to other arguments, raise an error. Only arrays on the
+    CPU are supported. Under ``vmap`` the kernels run once per element of the mapped axis, so
+    ``reduction="none"`` on the whole batch is faster.
 
     Parameters
     ----------
     loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
-        With its options; the reduction is part of it. Compiled and exported code carries it along.
+        With its options, including the reduction. Compiled and exported code contains it.
 
     Returns
     -------
     callable
-        What it takes is what ``loss(logits, target, sample_weight=..., where=...)`` takes: arrays
-        of JAX or NumPy, lists and numbers. It returns an array of shape (), or of the losses with
-        ``reduction="none"``: float64 for float64 logits, else float32. Shapes and types that do not
-        fit raise while it is traced. Compiled code cannot raise: **a label that is not a class, a
-        probability or a weight that the loss refuses gives NaN**, as the loss and the gradient of
-        the whole call. Functions compare, hash and pickle by their loss.
+        It takes the arguments of ``loss(logits, target, sample_weight=..., where=...)``: JAX or
+        NumPy arrays, lists and numbers. It returns an array of shape (), or the losses with
+        ``reduction="none"``: float64 for float64 logits, otherwise float32. Wrong shapes and types
+        raise while the function is traced. Compiled code cannot raise: **an invalid label,
+        probability or weight gives NaN**, for the loss and the gradient of the whole call.
+        Functions compare, hash and pickle by their loss.
 
     Raises
     ------
     TypeError
-        `loss` is not a loss of this library. The function raises what the loss raises for shapes
-        and types, and TypeError for what is no array, list or number.
+        `loss` is not a loss of this library. The function raises the errors of the loss for shapes
+        and types, and TypeError for anything that is not an array, list or number.
     NotImplementedError, ValueError
-        From the function: a second derivative, or one in target or weights, was asked for.
+        Raised by the function, for a second derivative, or for a derivative with respect to target
+        or weights.
 
     Examples
     --------
@@ -80,7 +81,7 @@ def function(loss: Loss) -> Callable[..., Any]:
 
 
 class _Function:
-    """A loss as a JAX function: by value, as losses are."""
+    """A loss as a JAX function. Like losses, functions compare by value."""
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
@@ -174,7 +175,7 @@ def _call(loss: Loss, with_grad: bool, arrays: dict[str, Any]) -> Any:
 
 @lru_cache
 def _description(loss: Loss, rank: int, names: tuple[str, ...]) -> str:
-    """Return a call as a text that any process can read: the loss, and what it is given."""
+    """Return a call as text that any process can read: the loss and its arguments."""
     options = {
         name: {"shape": value.shape, "values": value.ravel().tolist()}
         if isinstance(value, np.ndarray)
@@ -231,7 +232,7 @@ _ffi.read_functions(_read)
 
 
 def _array(name: str, value: Any) -> Any:
-    """Return what a loss takes as an array of JAX."""
+    """Return an argument of a loss as a JAX array."""
     if isinstance(value, np.ma.MaskedArray):
         checks._array(name, value)
     if value is None or isinstance(value, str | bytes):  # JAX has readings of these

@@ -1,26 +1,26 @@
-"""Softmax losses of rows whose classes are spread over shards, for any transport.
+"""Softmax losses of rows whose classes are distributed over shards, for any transport.
 
 A shard of a row is summarised by a few numbers. With u its logits after scale and cap::
 
-    m = max u        A = Σ exp(u_j − m) over all of its classes but one maximum
+    m = max u        A = Σ exp(u_j − m) over all of its classes except one maximum
 
-and the logit of the target, if that lives in the shard. Two summaries merge into that of both::
+A summary also has the logit of the target, if the shard holds it. Two summaries are merged by::
 
     (m₁, A₁) + (m₂, A₂) = (m₁, A₁ + (1 + A₂)·exp(m₂ − m₁)),    m₁ ≥ m₂
 
-and (−∞, −1) is the summary of no class. Merging is associative up to rounding, and exact in the
-tail: A adds up terms of one sign, and 1 + A is formed by no one before the loss, log1p(A), is. So a
-confident, correct row keeps its digits however it is split.
+(−∞, −1) is the summary of no class. Merging is associative up to rounding and exact in the tail: A
+is a sum of terms of one sign, and the loss is log1p(A), so that 1 + A is never rounded. A
+confident, correct row therefore keeps its digits however it is split.
 
-A step on shards goes like this, with whatever moves arrays between processes::
+A training step on shards looks like this, with any means to send arrays between processes::
 
     part = summarise(logits, target, first_class, loss, classes=K)    # each shard, by itself
     summary = merge(part, part_of_another_shard)                      # over all the shards
-    value = finish(summary, target, loss, classes=K)                  # anyone
+    value = finish(summary, target, loss, classes=K)                  # any process
     grad = gradient(logits, target, first_class, part, summary, loss, classes=K)   # each shard
 
-What moves is ``part.packed()``: three float64 numbers per row and shard, five with label smoothing,
-six with that and a mask.
+Only ``part.packed()`` is sent: three float64 numbers per row and shard, five with label smoothing,
+six with label smoothing and a mask.
 """
 
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ SoftmaxLoss = SoftmaxCrossEntropy | SoftmaxFocalLoss
 
 
 class Summary(NamedTuple):
-    """What is known of rows from some of their classes: float64 arrays of the target's shape.
+    """The summary of some classes of each row: float64 arrays with the shape of the target.
 
     ``Summary(*array)`` undoes ``array = summary.packed()``.
 
@@ -54,24 +54,24 @@ class Summary(NamedTuple):
     """
 
     maximum: Array
-    """m = max u; −inf where there is no class."""
+    """m = max u; −inf without any class."""
     others: Array
-    """Σ exp(u_j − m) over all classes but one maximum; −1 where there is no class."""
+    """Σ exp(u_j − m) over all classes except one maximum; −1 without any class."""
     target_logit: Array
-    """u of the target; −inf where it lives elsewhere."""
+    """u of the target; −inf if another shard holds it."""
     soft_mass: Array | None = None
     """With label smoothing ε, Σ t_c of these classes, t_c = w_c·ε/K."""
     soft_distance: Array | None = None
     """With label smoothing, Σ t_c (m − u_c)."""
 
     kept: Array | None = None
-    """With label smoothing and `where`, how many of these classes are left in; then Σ t_c is of
-    these, and t_c is to be multiplied by K / kept of the whole row."""
+    """With label smoothing and `where`, the number of classes that are left in. Σ t_c is then over
+    these classes, and t_c has to be multiplied by K / kept of the whole row."""
 
     def packed(self) -> Array:
         """Return the fields as one array to send.
 
-        It is (3, ...), or (5, ...) with label smoothing, or (6, ...) with that and `where`.
+        Its shape is (3, ...), with label smoothing (5, ...), with smoothing and `where` (6, ...).
         """
         return np.stack([field for field in self if field is not None])
 
@@ -85,25 +85,25 @@ def summarise(
     classes: int,
     where: npt.ArrayLike | None = None,
 ) -> Summary:
-    """Summarise the classes of one shard: the first step of a loss, and the only one to read all.
+    """Summarise the classes of one shard: the first step of a loss.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
-        The logits of the classes [first_class, first_class + n) of all rows; they lie along
-        ``loss.axis``. n may be 0.
+        The logits of the classes [first_class, first_class + n) of all rows, along ``loss.axis``. n
+        may be 0.
     target : array_like of integers
-        Labels in [0, classes) or ``loss.ignore_index``, of the logits' shape less the class axis:
-        the same in every shard.
+        Labels in [0, classes) or ``loss.ignore_index``, with the shape of the logits without the
+        class axis. It is the same for every shard.
     first_class : int
-        The class of the shard's first logit.
+        The class of the first logit of the shard.
     loss : SoftmaxCrossEntropy or SoftmaxFocalLoss
-        What the loss is; its `weight` or `alpha` holds all classes.
+        The loss. Its `weight` or `alpha` has entries for all classes.
     classes : int
         K, the number of classes of all shards together.
     where : array_like of bool, optional
-        Broadcasts to the logits of the shard: False masks a class, as for the loss. With label
-        smoothing it is given to all shards or to none.
+        Broadcasts to the logits of the shard. False masks a class, as for the loss. With label
+        smoothing, pass it for all shards or for none.
 
     Returns
     -------
@@ -134,13 +134,14 @@ def summarise(
 def merge(a: Summary, b: Summary) -> Summary:
     """Return the summary of the classes of two shards.
 
-    With m = max(m_a, m_b), and A of the shard that m is from, A_m + (1 + A_other)·exp(m_other − m)
-    is the sum over the others; Σ t_c (m − u_c) grows by Σ t_c times what m has risen.
+    Let m be the larger of the two maxima, and A_m the sum of its shard. The sum of the merged
+    summary is A_m + (1 + A_other)·exp(m_other − m), and Σ t_c (m − u_c) grows by Σ t_c times the
+    increase of m.
 
     Parameters
     ----------
     a, b : Summary
-        Of the same rows, and of classes that are not the same.
+        Summaries of the same rows and of different classes.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def merge(a: Summary, b: Summary) -> Summary:
     Raises
     ------
     ValueError
-        The summaries are of different shapes, or only one knows of label smoothing.
+        The summaries have different shapes, or only one includes label smoothing.
 
     Examples
     --------
@@ -167,7 +168,7 @@ def merge(a: Summary, b: Summary) -> Summary:
     with np.errstate(all="ignore"):
         maximum = np.maximum(a.maximum, b.maximum)
         a_fall, b_fall = _fall(maximum, a.maximum), _fall(maximum, b.maximum)
-        # One of the falls is 0: what the sum is relative to is not rounded.
+        # One of the differences is 0, so the larger sum is not rounded.
         a_leads = a.maximum >= b.maximum
         leading = np.where(a_leads, a.others, b.others)
         following = np.where(a_leads, b.others, a.others)
@@ -191,32 +192,34 @@ def finish(
     sample_weight: npt.ArrayLike | None = None,
     normalizer: float | None = None,
 ) -> Any:
-    """Return the loss of rows whose classes are all in the summary.
+    """Return the loss, given the summary of all classes.
 
     Parameters
     ----------
     summary : Summary
-        Of all the shards, merged.
+        The merged summary of all shards.
     target, loss, classes
         As for `summarise`.
     sample_weight : array_like, optional
-        Finite; broadcasts to the target's shape. Weights may be negative; those of a mean must have
-        a positive sum.
+        Finite; broadcasts to the shape of the target. Weights may be negative, but the weights of a
+        mean must have a positive sum.
     normalizer : float > 0, optional
-        Replaces the mean's denominator: that of all processes, where each holds some of the rows.
+        Replaces the denominator of the mean. If each process has some of the rows, pass the
+        denominator of all processes.
 
     Returns
     -------
     float or array
-        What ``loss(logits, target, ...)`` gives for the whole rows; with ``reduction="none"`` an
-        array of float64.
+        The result of ``loss(logits, target, ...)`` for the whole rows. With ``reduction="none"``, a
+        float64 array.
 
     Raises
     ------
     TypeError, IndexError
         As `summarise` raises them.
     ValueError
-        The summary is of other rows or of another loss; a weight or the normalizer does not fit.
+        The summary belongs to other rows or another loss, or a weight or the normalizer does not
+        fit.
 
     Examples
     --------
@@ -251,35 +254,35 @@ def gradient(
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Return the gradient of the loss by the logits of one shard.
+    """Return the gradient of the loss with respect to the logits of one shard.
 
-    The gradient of a whole row by u_j is a·exp(u_j − m) − b·t_j, but at the target. The summary of
-    the row gives m, a and b, so that a shard writes its part without the others.
+    Except at the target, the gradient of a row is a·exp(u_j − m) − b·t_j. The summary of the row
+    gives m, a and b, so each shard computes its part without the other shards.
 
     Parameters
     ----------
     logits, target, first_class, loss, classes, where
         As for `summarise`.
     part : Summary
-        What `summarise` returned for this shard.
+        The result of `summarise` for this shard.
     summary : Summary
-        Of all the shards, merged.
+        The merged summary of all shards.
     sample_weight, normalizer
         As for `finish`.
     grad_output : float or array_like, optional
-        Chain-rule factor: a scalar, or of the target's shape when ``reduction="none"``.
+        Chain-rule factor: a scalar, or an array of the target's shape if ``reduction="none"``.
     out : array, optional
         Where to write, as for ``loss.value_and_grad``; it may be `logits` itself.
 
     Returns
     -------
     array
-        Of the logits' shape and dtype, unless `out` says otherwise.
+        With the shape and dtype of the logits, unless `out` says otherwise.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `summarise` and `finish` raise them; ValueError also where `out` does not fit.
+        As `summarise` and `finish` raise them; ValueError also if `out` does not fit.
 
     Examples
     --------
@@ -310,11 +313,11 @@ def total_weight(
     classes: int,
     sample_weight: npt.ArrayLike | None = None,
 ) -> float:
-    """Return the sum of the weights of these rows: of all rows, it is the mean's denominator.
+    """Return the sum of the weights of these rows, which is the denominator of their mean.
 
-    Where rows are spread, add the sums up, and pass the total as `normalizer`. It is
-    Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored; the `alpha` of a focal loss is
-    no weight.
+    If rows are distributed, add up the sums of all processes and pass the total as `normalizer`.
+    The sum is Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored. The `alpha` of a
+    focal loss does not count as a weight.
 
     Parameters
     ----------
@@ -342,7 +345,7 @@ def total_weight(
 
 
 def _fall(maximum: Array, from_: Array) -> Array:
-    """Return maximum − from_, 0 where both are −inf or +inf."""
+    """Return maximum − from_; 0 if both are −inf or +inf."""
     return np.where(maximum == from_, 0.0, maximum - from_)
 
 

@@ -131,3 +131,36 @@ def test_broken_links_are_found(tmp_path):
         "no such file",
         "loaded from elsewhere",
     }
+
+
+UNRENDERED = {
+    "<p>| a | : |\n| --- | : |\n| 1 | 2 |</p>": "row of a table that was not rendered",
+    "<p>See {py:func}`softmax`.</p>": "role that was not rendered",
+    "<td>:math:`x`</td>": "role that was not rendered",
+    "<p>.. note::</p>": "directive that was not rendered",
+    "<p>```python</p>": "fence that was not rendered",
+    "<p>[a page](page.md)</p>": "link that was not rendered",
+    "<li>This is **bold**.</li>": "emphasis or code that was not rendered",
+    "<td>=======</td>": "leftover of a merge that was not rendered",
+}
+
+
+@pytest.mark.parametrize("html", UNRENDERED)
+def test_markup_that_was_not_rendered_is_found(tmp_path, html):
+    check_links = load(DOCS / "check_links.py")
+    page = tmp_path / "page.html"
+    page.write_text(f"<div><br>{html}<p>text</p></div>", "utf-8")
+    assert [reason for _, _, reason in check_links.unrendered(tmp_path)] == [UNRENDERED[html]]
+    # The same is fine as code, in a formula, and as the source of a module.
+    for verbatim in ("<code>{}</code>", "<pre>{}</pre>", '<span class="math">{}</span>'):
+        page.write_text(f"<div>{verbatim.format(html)}<p>|x| ‖ y</p></div>", "utf-8")
+        assert not list(check_links.unrendered(tmp_path))
+
+
+def test_tables_of_benchmarks_are_tables(monkeypatch):
+    """A column whose header and cells are empty still needs its dashes."""
+    from bench.report import table
+
+    header, rule, row = table(["cell", ""], [["x", ""]], 1).splitlines()
+    assert header.count("|") == row.count("|") == 3
+    assert re.fullmatch(r"\| -{3,} \| -{2,}: \|", rule)
