@@ -1,4 +1,4 @@
-"""Pictures of the losses, drawn with matplotlib, which is an optional dependency."""
+"""Plots of the losses. They need matplotlib, which is an optional dependency."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ def loss_curves(
     hessian: bool = False,
     axes: Iterable[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw the loss and its gradient against the logit, one curve a loss.
+    """Plot the loss and its gradient against the logit, with one curve per loss.
 
-    For a sigmoid loss, the logit is z and p = σ(z). For a softmax loss, there are two classes with
-    logits (0, z), so that the probability of class 1 is σ(z) again, and the gradient drawn is the
-    one with respect to z. Curves are per sample: the loss's own reduction is left out.
+    For a sigmoid loss, the logit is z, and p = σ(z). For a softmax loss there are two classes with
+    logits (0, z), so that the probability of class 1 is also σ(z), and the gradient is the one with
+    respect to z. Curves show per-sample values; the reduction of the loss is ignored.
 
     Parameters
     ----------
     losses : loss, sequence of losses, or mapping from labels to losses
-        What to draw. Without a label, a loss is labelled as the call that makes it.
+        What to plot. A loss without a label is labelled with the call that makes it.
     target : float, default 1
-        The target of every sample: 0, 1, or for sigmoid losses anything between.
+        The target: 0 or 1, or for sigmoid losses any number between them.
     logits : array_like of shape (N,), optional
-        The logits to draw at, ascending; 401 points from −8 to 8 by default.
+        Ascending logits; 401 points from −8 to 8 by default.
     hessian : bool, default False
-        Whether to draw the second derivative as well.
+        Whether to plot the second derivative too.
     axes : iterable of matplotlib axes, optional
-        Where to draw: two axes, or three with ``hessian``. A new figure by default.
+        Two axes, or three with ``hessian``. A new figure by default.
 
     Returns
     -------
     list of matplotlib axes
-        Those of the loss, of the gradient, and of the Hessian if asked for.
+        The axes of the loss, the gradient and, with ``hessian``, the Hessian.
 
     Raises
     ------
     ImportError
-        Where matplotlib is not installed; the message says how to install it.
+        If matplotlib is not installed; the message says how to install it.
     ValueError
-        Where the number of axes is wrong.
+        If the number of axes is wrong.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def labelled(losses: Any) -> dict[str, Any]:
 def per_sample(loss: Any, x: Array, target: float) -> tuple[Array, Array, Array]:
     """Return the loss and its two derivatives at each logit of ``x``."""
     loss = dataclasses.replace(loss, reduction="none")
-    if not hasattr(loss, "axis"):  # a sigmoid loss: one logit an element
+    if not hasattr(loss, "axis"):  # a sigmoid loss: one logit per element
         value, grad, hess = loss.value_grad_hess(x, np.full(x.shape, target, np.float64))
         return value, grad, hess
     loss = dataclasses.replace(loss, axis=-1)

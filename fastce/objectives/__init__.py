@@ -1,34 +1,37 @@
 """Objectives, metrics and initial scores for XGBoost, LightGBM and CatBoost, from any loss.
 
-A boosting library asks its objective for the gradient and the Hessian's diagonal of the *sum* of
-the losses, each times its sample's weight, by the raw scores. ``XGBoostObjective(loss)`` and its
-siblings give them with the host's signature, shapes and memory order. None imports its host.
+The objective of a boosting library returns the gradient and the diagonal of the Hessian of the
+weighted *sum* of the losses, with respect to the raw scores. ``XGBoostObjective(loss)`` and the
+other classes do so with the host's signature, shapes and memory order. None of them imports its
+host.
 
-Two things stand between a loss and a boosted tree, and both are about the Hessian.
+The Hessian of a loss cannot always be used as it is, for two reasons:
 
-1. *It can be negative*: focal loss is not convex where a prediction is badly wrong. A leaf's value
-   is −Σg / (Σh + λ), so that a negative h steps uphill or, at Σh + λ = 0, anywhere.
-2. *The diagonal is not the whole*: trees of all K classes step at once. For cross-entropy the
-   matrix is H = diag(p) − p·pᵀ, and a step with a diagonal D cannot overshoot (to second order) if
-   D − H is positive semi-definite. D_j = 2·p_j (1−p_j) is enough: D − H has p_j (1−p_j) on its
-   diagonal, and the other entries of row j add up to p_j·Σ_{k≠j} p_k, which is the same (diagonal
-   dominance). XGBoost steps with this bound. LightGBM steps with K/(K−1)·p_j (1−p_j), as Friedman
-   does: the K scores have one degree of freedom too many. CatBoost solves with the matrix itself.
+1. *It can be negative.* Focal loss is not convex if a prediction is badly wrong. The value of a
+   leaf is −Σg / (Σh + λ), so a negative h steps uphill, and the step is unbounded if Σh + λ is
+   close to 0.
+2. *The diagonal is not the whole matrix.* The trees of all K classes step at once. For
+   cross-entropy the matrix is H = diag(p) − p·pᵀ, and a step with a diagonal D cannot overshoot (to
+   second order) if D − H is positive semi-definite. D_j = 2·p_j (1−p_j) is enough: D − H has
+   p_j (1−p_j) on its diagonal, and the other entries of row j add up to the same number,
+   p_j·Σ_{k≠j} p_k (diagonal dominance). XGBoost uses this bound. LightGBM uses K/(K−1)·p_j (1−p_j),
+   after Friedman, because the K scores have one redundant degree of freedom. CatBoost solves with
+   the matrix itself.
 
-The Hessians to choose from:
+The choices of the Hessian:
 
 ``"positive"`` (default)
     The diagonal, times the host's own factor for softmax losses (2, K/(K−1), or CatBoost's matrix),
-    and then at least ``floor·|gradient|`` and at least 1e-16. With a plain cross-entropy it is what
-    the host itself computes, and so is the model.
+    and then at least ``floor·|gradient|`` and at least 1e-16. With plain cross-entropy this is the
+    Hessian of the host itself, and gives the same model.
 ``"exact"``
     The second derivatives as they are. They may be negative.
 ``"upper"``
-    A diagonal D with D − H positive semi-definite, for each sample. Sigmoid losses have no other
-    entries: it is the same as "positive". Cross-entropy: twice the diagonal. Softmax focal loss has
-    H = a·(diag(p) − p·pᵀ) + b·v·vᵀ with v_j = δ_jy − p_j, a = −A and b = p_y·B in the terms of
-    `SoftmaxFocalLoss`. The first part is bounded as above; for the second, v·vᵀ is at most
-    ``diag(|v_j|·Σ_k |v_k|)``, and ``Σ_k |v_k| = 2q``. Hence
+    A diagonal D for which D − H is positive semi-definite, for each sample. For sigmoid losses it
+    is the same as "positive", and for cross-entropy twice the diagonal. Softmax focal loss has
+    H = a·(diag(p) − p·pᵀ) + b·v·vᵀ with v_j = δ_jy − p_j, and with a = −A and b = p_y·B in the
+    notation of `SoftmaxFocalLoss`. The first part is bounded as above. In the second, v·vᵀ is at
+    most ``diag(|v_j|·Σ_k |v_k|)``, and ``Σ_k |v_k| = 2q``. Hence
     ``D_j = 2a·p_j (1−p_j) + 2·max(b, 0)·q·|v_j|``.
 
 References
@@ -53,14 +56,14 @@ __all__ = ["CatBoostObjective", "LightGBMObjective", "Objective", "XGBoostObject
 
 
 class XGBoostObjective(Objective):
-    """An objective for XGBoost, and metrics to go with it.
+    """An objective for XGBoost, with matching metrics.
 
-    The instance is ``obj`` of ``xgboost.train``, and `metric` is its ``custom_metric``. For
-    ``XGBClassifier``, `sklearn` is the ``objective`` and `sklearn_metric` the ``eval_metric``.
+    Pass the instance as ``obj`` of ``xgboost.train``, and `metric` as ``custom_metric``. For
+    ``XGBClassifier``, pass `sklearn` as ``objective`` and `sklearn_metric` as ``eval_metric``.
     Softmax losses need ``num_class``, unless the labels of the DMatrix are probabilities, (n, K).
-    Ask for raw scores with ``output_margin=True``. Beside an objective of XGBoost's own, metrics
-    get probabilities: `probability_metric` and `sklearn_probability_metric` take them, the others
-    refuse them. XGBoost takes no negative weights, and its ``scale_pos_weight`` is refused.
+    ``output_margin=True`` returns raw scores. With a built-in objective, XGBoost passes
+    probabilities to metrics: use `probability_metric` and `sklearn_probability_metric`; the others
+    raise an error. XGBoost does not accept negative weights. Its ``scale_pos_weight`` is an error.
 
     Parameters and errors are those of `Objective`.
 
@@ -78,23 +81,23 @@ class XGBoostObjective(Objective):
     array([False,  True])
     """
 
-    # XGBoost's classifier, to which an instance is no objective, asks for sample_weight by name.
+    # XGBoost's classifier, which does not accept an instance, passes sample_weight by name.
     def __call__(self, predt: Array, dtrain: Any, sample_weight: Any = None) -> tuple[Array, Array]:
-        """Return gradient and Hessian, (n,) or (n, K) as the raw scores ``predt`` are."""
+        """Return gradient and Hessian, in the shape of the raw scores ``predt``, (n,) or (n, K)."""
         checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
         _host.xgboost_weights()
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.derivatives(predt, labels, dtrain.get_weight())
 
     def metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
-        """Return the name and the mean of the loss, of raw scores."""
+        """Return the name and the mean of the loss, for raw scores."""
         checks_bridges.host_data(dtrain, "metric", "sklearn_metric")
         _host.xgboost_metric("probability_metric")
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.name, self.value(predt, labels, dtrain.get_weight())
 
     def probability_metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
-        """Return the name and the mean of the loss, beside an objective of XGBoost's own."""
+        """Return name and mean of the loss, for the probabilities of built-in objectives."""
         checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
         _host.xgboost_metric("metric", takes_probabilities=True)
         labels = _of_scores_shape(dtrain.get_label(), predt)
@@ -103,19 +106,19 @@ class XGBoostObjective(Objective):
     def sklearn(
         self, y_true: Array, y_pred: Array, sample_weight: Any = None
     ) -> tuple[Array, Array]:
-        """Return gradient and Hessian, as the scikit-learn interface asks for them."""
+        """Return gradient and Hessian for the scikit-learn interface."""
         checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
         _host.xgboost_weights()
         return self.derivatives(y_pred, _of_scores_shape(y_true, y_pred), sample_weight)
 
     @property
     def sklearn_metric(self) -> SklearnMetric:
-        """The mean loss of raw scores, of ``(y_true, y_score, sample_weight=None)``."""
+        """The mean loss of raw scores, a function ``(y_true, y_score, sample_weight=None)``."""
         return SklearnMetric(self.name, self._value_of_scores)
 
     @property
     def sklearn_probability_metric(self) -> SklearnMetric:
-        """The mean loss, likewise, beside an objective of XGBoost's own."""
+        """The same function for the probabilities of built-in objectives."""
         return SklearnMetric(self.name, self._value_of_probabilities)
 
     def _value_of_scores(self, scores: Array, target: Array, sample_weight: Any) -> float:
@@ -130,25 +133,25 @@ class XGBoostObjective(Objective):
 
 
 def _of_scores_shape(labels: Array, scores: Array) -> Array:
-    """Return labels, of which XGBoost hands over (n, K) as (n·K,)."""
+    """Return labels in the shape of the scores; XGBoost passes (n, K) as (n·K,)."""
     scores = np.asarray(scores)
     is_flat = scores.ndim == 2 and scores.shape[1] > 1 and np.shape(labels) == (scores.size,)
     return np.reshape(labels, scores.shape) if is_flat else labels
 
 
 class LightGBMObjective(Objective):
-    """An objective for LightGBM, and metrics to go with it.
+    """An objective for LightGBM, with matching metrics.
 
-    The instance is ``params["objective"]`` of ``lightgbm.train``, and `metric` is its ``feval``.
-    For ``LGBMClassifier``, `sklearn` is the ``objective`` and `sklearn_metric` the ``eval_metric``
-    of its ``fit``. Softmax losses need ``num_class`` of ``train``. Predictions are raw scores, also
-    of ``LGBMClassifier.predict``.
+    Pass the instance as ``params["objective"]`` of ``lightgbm.train``, and `metric` as ``feval``.
+    For ``LGBMClassifier``, pass `sklearn` as ``objective``, and `sklearn_metric` as ``eval_metric``
+    of ``fit``. Softmax losses need ``num_class`` in ``train``. Predictions are raw scores, even
+    those of ``LGBMClassifier.predict``.
 
-    Pass ``metric="None"``: else the classifier takes LightGBM's own metric as well, of raw scores
-    as if they were probabilities, and early stopping obeys it. The metrics warn of that. Beside an
-    objective of LightGBM's own, they get probabilities: `probability_metric` and
-    `sklearn_probability_metric` take them, the others refuse them. Weights may be negative;
-    ``is_unbalance`` and ``scale_pos_weight``, which LightGBM would drop, are refused.
+    Pass ``metric="None"``. Otherwise the classifier also evaluates LightGBM's own metric, which
+    treats raw scores as probabilities, and early stopping uses it. The metrics warn in this case.
+    With a built-in objective, LightGBM passes probabilities to metrics: use `probability_metric`
+    and `sklearn_probability_metric`; the others raise an error. Weights may be negative.
+    ``is_unbalance`` and ``scale_pos_weight``, which LightGBM would ignore, are errors.
 
     Parameters and errors are those of `Objective`.
 
@@ -167,35 +170,35 @@ class LightGBMObjective(Objective):
     """
 
     def __call__(self, preds: Array, train_data: Any) -> tuple[Array, Array]:
-        """Return gradient and Hessian, (n,) or (n, K) over class-major memory as ``preds`` are."""
+        """Return gradient and Hessian, in the shape and memory order of the raw scores."""
         checks_bridges.host_data(train_data, "the objective itself", "its method sklearn")
         _host.lightgbm_weights()
         return self.derivatives(preds, train_data.get_label(), train_data.get_weight())
 
     def metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
-        """Return the name and the mean of the loss, of raw scores, and that less is better."""
+        """Return name, mean loss of raw scores, and False, because less is better."""
         checks_bridges.host_data(eval_data, "metric", "sklearn_metric")
         _host.lightgbm_metric("probability_metric")
         value = self.value(preds, eval_data.get_label(), eval_data.get_weight())
         return self.name, value, False
 
     def probability_metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
-        """Return the same, beside an objective of LightGBM's own."""
+        """Return the same for the probabilities of built-in objectives."""
         checks_bridges.host_data(eval_data, "probability_metric", "sklearn_probability_metric")
         _host.lightgbm_metric("metric", takes_probabilities=True)
         labels, weight = eval_data.get_label(), eval_data.get_weight()
         return self.name, self.value_of_probabilities(preds, labels, weight), False
 
-    # LightGBM counts the parameters: three, without defaults.
+    # LightGBM counts the parameters: there must be three, without defaults.
 
     def sklearn(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[Array, Array]:
-        """Return gradient and Hessian, as the scikit-learn interface asks for them."""
+        """Return gradient and Hessian for the scikit-learn interface."""
         checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
         _host.lightgbm_weights()
         return self.derivatives(y_pred, y_true, weight)
 
     def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[str, float, bool]:
-        """Return the name and the mean of the loss, of raw scores, and that less is better."""
+        """Return name, mean loss of raw scores, and False, because less is better."""
         checks_bridges.sklearn_scores(y_pred, "sklearn_metric", "metric")
         _host.lightgbm_metric("sklearn_probability_metric")
         return self.name, self.value(y_pred, y_true, weight), False
@@ -203,7 +206,7 @@ class LightGBMObjective(Objective):
     def sklearn_probability_metric(
         self, y_true: Array, y_pred: Array, weight: Any
     ) -> tuple[str, float, bool]:
-        """Return the same, beside an objective of LightGBM's own."""
+        """Return the same for the probabilities of built-in objectives."""
         checks_bridges.sklearn_scores(y_pred, "sklearn_probability_metric", "probability_metric")
         _host.lightgbm_metric("sklearn_metric", takes_probabilities=True)
         return self.name, self.value_of_probabilities(y_pred, y_true, weight), False
@@ -213,21 +216,21 @@ class LightGBMObjective(Objective):
 
 
 class CatBoostObjective(Objective):
-    """An objective for CatBoost, which is its own metric.
+    """An objective for CatBoost, which is also its metric.
 
-    The instance is ``loss_function`` and ``eval_metric`` of ``CatBoostClassifier``; it may be
-    ``eval_metric`` beside an objective of CatBoost's own, too. Pass ``class_names``, the labels in
-    order: without, the model has no ``classes_``, its ``predict`` and ``score`` raise, and CatBoost
-    drops ``class_weights`` and ``auto_class_weights`` of two classes, which is an error here.
-    CatBoost's own choice of the leaves' values for custom objectives is one gradient step;
-    ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses are one Python call
-    a row: slow. CatBoost takes no negative weights. Ask for raw scores with
-    ``prediction_type="RawFormulaVal"``.
+    Pass the instance as ``loss_function`` and ``eval_metric`` of ``CatBoostClassifier``. It may
+    also be the ``eval_metric`` of a built-in objective. Pass ``class_names``, the labels in order.
+    Without them, the model has no ``classes_``, its ``predict`` and ``score`` raise, and with two
+    classes CatBoost ignores ``class_weights`` and ``auto_class_weights``, which is an error here.
+    For custom objectives CatBoost takes one gradient step per leaf;
+    ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses are slow, because
+    CatBoost makes one Python call per row. It does not accept negative weights.
+    ``prediction_type="RawFormulaVal"`` returns raw scores.
 
     With "positive" and "exact", the Hessian of a softmax loss is the whole matrix:
-    c·(diag(p) − p·pᵀ) for cross-entropy, and for focal loss the one at the top of the module, for
-    "positive" with max(b, 0) in the place of b. With `z_loss` or `softcap` it is the diagonal.
-    CatBoost maximises: what it is given are derivatives of minus the loss.
+    c·(diag(p) − p·pᵀ) for cross-entropy, and the one at the top of the module for focal loss, with
+    max(b, 0) instead of b for "positive". With `z_loss` or `softcap` it is the diagonal. CatBoost
+    maximises, so it gets the derivatives of minus the loss.
 
     Parameters and errors are those of `Objective`.
 
@@ -251,10 +254,10 @@ class CatBoostObjective(Objective):
     True
     """
 
-    no_jit = True  # else CatBoost tries to compile the methods with Numba, and warns that it cannot
+    no_jit = True  # otherwise CatBoost tries to compile the methods with Numba, and warns
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
-        """Return the two derivatives of minus the loss, (n, 2), for one score a sample."""
+        """Return both derivatives of minus the loss, (n, 2), for one score per sample."""
         _host.catboost_weights()
         derivatives = self.derivatives(approxes, targets, weights)
         return -np.stack(derivatives, axis=-1)
@@ -280,7 +283,7 @@ class CatBoostObjective(Objective):
     # The metric -----------------------------------------------------------------------------------
 
     def evaluate(self, approxes: Any, target: Any, weight: Any) -> tuple[float, float]:
-        """Return the sum of the losses, times their weights, and the sum of the weights."""
+        """Return the weighted sum of the losses, and the sum of the weights."""
         scores = checks_bridges.scores_by_class(approxes)
         scores, y, weights = self._batch(scores, target, weight)
         total = self._sum(scores, y, sample_weight=weights)
@@ -293,9 +296,9 @@ class CatBoostObjective(Objective):
             return float(total), float(np.broadcast_to(counted, y.shape).sum())
 
     def get_final_error(self, error: float, weight: float) -> float:
-        """Return the weighted mean: NaN of no weights, and of weights that overflow."""
+        """Return the weighted mean; NaN if the weights sum to 0 or overflow."""
         return error / weight if weight and math.isfinite(weight) else math.nan
 
     def is_max_optimal(self) -> bool:
-        """Return that less is better."""
+        """Return False, because less is better."""
         return False

@@ -1,4 +1,4 @@
-"""What the objectives of all boosting hosts share. The formulas stand in ``fastce.objectives``."""
+"""The base class of the objectives. The formulas are in ``fastce.objectives``."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
@@ -13,34 +13,34 @@ from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, 
 from fastce.objectives import _hessians, _start
 from fastce.softmax import softmax
 
-# Of |gradient|, where a loss is not convex: no sample asks for a step of more than 1/0.05 = 20. At
-# γ = 2 the exact ratio is lower than that for p_t < 0.08 only.
+# Fraction of |gradient| for losses that are not convex: no sample asks for a step of more than
+# 1/0.05 = 20. At γ = 2 the exact ratio is lower than this for p_t < 0.08 only.
 FOCAL_FLOOR = 0.05
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss and a rule for its Hessian: what the objectives of all hosts share.
+    """A loss and a rule for its Hessian: the base class of all objectives.
 
-    Use the class that is named after your host. This one serves a host that is not listed, through
-    `derivatives` and `value`; its factor for softmax losses is XGBoost's 2.
+    Use the class that is named after your host. For any other host, use `derivatives` and `value`
+    of this class; its factor for softmax losses is 2, as in XGBoost.
 
     Parameters
     ----------
     loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
-        Softmax losses take K scores a sample, sigmoid losses one. With K scores, a sigmoid loss is
-        one-vs-rest for a label a sample, and multi-label for targets of the scores' shape. Its
-        `reduction` and `axis` are the host's business, and not used.
+        Softmax losses need K scores per sample, sigmoid losses one. With K scores, a sigmoid loss
+        is one-vs-rest if there is one label per sample, and multi-label if the target has the shape
+        of the scores. `reduction` and `axis` of the loss are ignored.
     hessian : {"positive", "exact", "upper"}, default "positive"
-        Which second derivatives: see the top of this module.
+        Which second derivatives to return; see the top of this module.
     floor : float >= 0, optional
-        The least ratio of a sample's Hessian to its absolute gradient, unless "exact". By default
-        0.05 for focal losses, and 0 for cross-entropies.
+        The smallest ratio of a sample's Hessian to its absolute gradient, unless "exact". By
+        default 0.05 for focal losses and 0 for cross-entropies.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not one of those above, or "upper" is asked for with `z_loss` or `softcap`,
+        An argument is not one of those above, or "upper" is combined with `z_loss` or `softcap`,
         for which no bound is known.
 
     Examples
@@ -86,7 +86,7 @@ class Objective:
 
     @property
     def is_softmax(self) -> bool:
-        """Whether a sample has K scores that act on one another."""
+        """Whether a sample has K scores that depend on each other."""
         return isinstance(self.loss, SoftmaxCrossEntropy | SoftmaxFocalLoss)
 
     @property
@@ -96,42 +96,42 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """The name that the metrics report, such as "softmax_focal_loss"."""
+        """The name that the metrics report, for example "softmax_focal_loss"."""
         return _NAMES[type(self.loss)]
 
     def __deepcopy__(self, memo: Any) -> "Objective":
-        """Return the objective itself, which nothing changes: hosts ask if a clone holds the same.
+        """Return the objective itself, which is immutable.
 
-        Scikit-learn's `clone` compares identities, and CatBoost copies what it is constructed with.
+        CatBoost copies its constructor arguments, and scikit-learn's `clone` then compares their
+        identities.
         """
         return self
 
     def derivatives(
         self, scores: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
     ) -> tuple[Array, Array]:
-        """Return the gradient and the chosen Hessian of the sum of the losses, times their weights.
+        """Return the gradient and the chosen Hessian of the weighted sum of the losses.
 
         Parameters
         ----------
         scores : array_like of float32 or float64, (n,) or (n, K)
-            Raw scores, in any memory order: class-major ones are read in place.
+            Raw scores, in any memory order. Class-major scores are read in place.
         target : array_like
-            Labels (n,), of any type that holds integers; for sigmoid losses of (n,) scores, numbers
-            in [0, 1]. Or of the scores' shape, for sigmoid losses and `SoftmaxCrossEntropy`:
-            numbers in [0, 1], and probabilities.
+            Labels (n,), of any dtype with integer values. For sigmoid losses with (n,) scores,
+            numbers in [0, 1]. Sigmoid losses and `SoftmaxCrossEntropy` also accept targets in the
+            shape of the scores: numbers in [0, 1], or probabilities.
         sample_weight : array_like, (n,), optional
-            Finite. A negative weight is the sample's absence: its gradient and Hessian are those of
-            the positive weight, with the sign changed.
+            Finite. A negative weight changes the sign of gradient and Hessian.
 
         Returns
         -------
         grad, hess : array
-            Of the scores' shape, dtype and memory order.
+            With the shape, dtype and memory order of the scores.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As the loss raises them; for a shape that is none of those above; and for labels that
+            As the loss raises them; also for other shapes than those above, and for labels that
             are not integers.
 
         Examples
@@ -165,18 +165,18 @@ class Objective:
     def value(
         self, scores: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
     ) -> float:
-        """Return the weighted mean of the losses: what the metrics report; see `derivatives`."""
+        """Return the weighted mean of the losses, which the metrics report; see `derivatives`."""
         scores, target, weight = self._batch(scores, target, sample_weight)
         return float(self._mean(scores, target, sample_weight=weight))
 
     def value_of_probabilities(
         self, probabilities: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
     ) -> float:
-        """Return the weighted mean of the losses, of probabilities in the place of raw scores.
+        """Return the weighted mean of the losses, given probabilities instead of raw scores.
 
-        Beside an objective of its own a host predicts probabilities. They go to the scores that
-        have them, of which they hold fewer digits: the losses of confident predictions are less
-        exact than those of raw scores, and a probability counts as at least 1e-15.
+        With a built-in objective, a host predicts probabilities. They are converted back to scores.
+        Probabilities near 0 or 1 have fewer digits than scores, so the losses of confident
+        predictions are less exact. A probability counts as at least 1e-15.
 
         Parameters
         ----------
@@ -210,32 +210,32 @@ class Objective:
     def initial_score(
         self, target: npt.ArrayLike, sample_weight: Any = None, *, classes: int | None = None
     ) -> Any:
-        """Return the constant score with the least loss: where boosting should start.
+        """Return the constant score with the smallest loss, from which boosting should start.
 
-        A host starts a custom objective at the same score for every class. Where a class is rare,
-        the first trees then do no more than move all scores to its share. For plain cross-entropies
-        the constant is the log-odds, or the logarithms of the classes' shares.
+        A host starts a custom objective at the same score for every class. If a class is rare, the
+        first trees then only move all scores towards its frequency. For plain cross-entropies, the
+        constant is the log-odds, or the logarithms of the class frequencies.
 
         Parameters
         ----------
         target : array_like
             As for `derivatives`.
         sample_weight : array_like, (n,), optional
-            Finite. Of negative ones, the sum over each class counts, and the sum over all samples
-            must be positive.
+            Finite. Weights may be negative: the sum over each class counts, and the sum over all
+            samples must be positive.
         classes : int, optional
-            K, for labels: by default one more than the largest for softmax losses, and none (one
-            score, not one-vs-rest) for sigmoid losses.
+            K, if the target holds labels. By default, one more than the largest label for softmax
+            losses, and a single score (not one-vs-rest) for sigmoid losses.
 
         Returns
         -------
         float or array
-            A float for one score a sample; (K,) otherwise. It is the best among those that give
-            each class a probability of at least 1e-15: a class without samples, or with a negative
-            sum of weights, has that. Without any sample, all classes are equal.
-            Give it to the host once a sample: ``base_margin`` of XGBoost's DMatrix (of new samples,
-            too), ``init_score`` of LightGBM's Dataset, ``baseline`` of CatBoost's Pool. The latter
-            two do not keep it in the model: add it to the predictions.
+            A float for one score per sample, otherwise (K,). Each class has a probability of at
+            least 1e-15; a class without samples, or with a negative sum of weights, has exactly
+            that. Without any samples, all classes are equal.
+            Pass it to the host once per sample: as ``base_margin`` of XGBoost's DMatrix (for new
+            samples too), ``init_score`` of LightGBM's Dataset, or ``baseline`` of CatBoost's Pool.
+            The latter two do not store it in the model, so add it to the predictions.
 
         Raises
         ------
@@ -268,10 +268,10 @@ class Objective:
         start = _start.sigmoid_start(self._sum, columns, weight)
         return float(start[0]) if y.ndim == 1 else start
 
-    # What is to be done with the host's arrays ----------------------------------------------------
+    # The host's arrays ----------------------------------------------------------------------------
 
     def _factor(self, classes: int) -> float:
-        """Return what the diagonal of a softmax loss is multiplied by."""
+        """Return the factor of the diagonal of a softmax loss."""
         return 2.0
 
     @property
@@ -281,7 +281,7 @@ class Objective:
     def _batch(
         self, scores: Any, target: Any, sample_weight: Any
     ) -> tuple[Array, Array, Array | None]:
-        """Return scores, target and weights of the shapes and types that the loss accepts."""
+        """Return scores, target and weights in the shapes and dtypes that the loss accepts."""
         scores = checks_bridges.boosting_scores(scores, self._softmax_name)
         target = checks_bridges.boosting_target(target, scores)
         weight = checks_bridges.boosting_weight(sample_weight, scores)
@@ -297,7 +297,7 @@ class Objective:
                 )
             if weight is not None and weight.ndim == 1 and not self.is_softmax:
                 weight = weight[:, None]
-        # In the scores' type they are read in place, which saves more than the copy costs.
+        # In the dtype of the scores they are read in place, which saves more than the copy costs.
         if target.dtype.kind == "f" or self.is_softmax:
             target = target.astype(scores.dtype, copy=False)
         if weight is not None and weight.dtype.kind == "f":
@@ -306,7 +306,7 @@ class Objective:
 
 
 class SklearnMetric:
-    """The mean loss with the signature of scikit-learn's metrics, under the loss's name."""
+    """The mean loss with the signature of scikit-learn's metrics and the name of the loss."""
 
     def __init__(self, name: str, value: Callable[..., float]) -> None:
         self.__name__ = name

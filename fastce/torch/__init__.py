@@ -1,16 +1,16 @@
-"""The losses as torch has them: modules and functions with its names, for tensors on the CPU.
+"""The losses as torch modules and functions, with torch's names, for tensors on the CPU.
 
-Each loss is a custom operator, ``torch.ops.fastce.*``, that finds value and gradient in one pass
-over the logits when they require a gradient; the backward pass only multiplies. The losses work
-under ``torch.compile``, ``torch.func.grad`` and ``torch.vmap``, which takes one example after
-another. Tensors are read where they lie; bfloat16 needs the package ml_dtypes.
+Each loss is a custom operator, ``torch.ops.fastce.*``. If the logits require a gradient, it
+computes value and gradient in one pass over the logits, and the backward pass only multiplies. The
+losses work with ``torch.compile``, ``torch.func.grad`` and ``torch.vmap``, which processes one
+example after another. Tensors are read in place. bfloat16 needs the package ml_dtypes.
 
-What differs from torch: tails are exact (a confident, right prediction keeps its digits), class
-weights must not be negative, targets of binary losses must lie in [0, 1], gradients go to the
-logits alone, and there is no second derivative, nor one in forward mode.
+Differences from torch: tails are exact (a confident, correct prediction keeps its digits), class
+weights must not be negative, targets of binary losses must lie in [0, 1], only the logits get a
+gradient, and there are neither second derivatives nor forward mode.
 """
 
-# Where torch is not installed, its classes have no type:
+# If torch is not installed, its classes have no type:
 # mypy: disallow-subclassing-any=False
 
 from __future__ import annotations
@@ -58,44 +58,45 @@ def cross_entropy(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return `torch.nn.functional.cross_entropy`, by `fastce.SoftmaxCrossEntropy`.
+    """Compute `torch.nn.functional.cross_entropy` with `fastce.SoftmaxCrossEntropy`.
 
     Parameters
     ----------
     input : Tensor of shape (K,), (N, K) or (N, K, ...)
         The logits, on the CPU: float16, bfloat16, float32 or float64.
     target : Tensor
-        Integer labels of the shape of `input` without the class axis, or probabilities of its
-        shape.
+        Integer labels with the shape of `input` without the class axis, or probabilities with the
+        shape of `input`.
     weight : Tensor of shape (K,), optional
         Weight of each class: finite, at least 0.
     size_average, reduce : bool, optional
-        Deprecated in torch, and taken with its warning: they replace `reduction`.
+        Deprecated, as in torch, and accepted with torch's warning. They replace `reduction`.
     ignore_index : int, default -100
-        Samples with this label do not count. Not 0 or more with probabilities, as in torch.
+        Samples with this label are ignored. As in torch, it must be negative if the target holds
+        probabilities.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is weighted by `weight` of the labels.
+        The mean is weighted by the `weight` of the labels.
     label_smoothing : float in [0, 1], default 0.0
-        The share of the target that is spread evenly over the classes.
+        The share of the target that is spread evenly over all classes.
     where : Tensor of bool, optional
-        Which classes take part; broadcast to `input`. A class that does not has probability 0.
+        Which classes count; broadcasts to `input`. A masked class has probability 0.
     z_loss : float, default 0.0
-        The factor of lse², which keeps the logits' scale from drifting.
+        The factor of the penalty lse², which keeps the scale of the logits from drifting.
     logit_scale : float, default 1.0
-        Multiplies the logits; the reciprocal of a temperature.
+        Factor of the logits; the reciprocal of a temperature.
     softcap : float > 0, optional
-        Bounds the scaled logits to (−softcap, softcap), by softcap·tanh(z/softcap).
+        Bound of the scaled logits, which become softcap·tanh(z/softcap).
 
     Returns
     -------
     Tensor
-        Of the dtype of `input`, as torch returns it; float32 for 16-bit logits under autocast.
+        With the dtype of `input`, as in torch; float32 for 16-bit logits under autocast.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `fastce.SoftmaxCrossEntropy` raises them; also where a tensor other than `input` requires
-        a gradient, or is not on the CPU.
+        As `fastce.SoftmaxCrossEntropy` raises them; also if a tensor other than `input` requires a
+        gradient, or a tensor is not on the CPU.
 
     Examples
     --------
@@ -134,35 +135,35 @@ def softmax_focal_loss(
     reduction: str = "mean",
     where: Tensor | None = None,
 ) -> Tensor:
-    """Return the focal loss of a softmax, by `fastce.SoftmaxFocalLoss`.
+    """Compute softmax focal loss with `fastce.SoftmaxFocalLoss`.
 
     Parameters
     ----------
     input : Tensor of shape (K,), (N, K) or (N, K, ...)
         The logits, on the CPU: float16, bfloat16, float32 or float64.
     target : Tensor of integers
-        Labels of the shape of `input` without the class axis.
+        Labels with the shape of `input` without the class axis.
     gamma : float >= 0, default 2.0
-        How little attention well predicted samples get.
+        The larger, the less a well-predicted sample counts.
     alpha : Tensor of shape (K,), optional
         Factor of each class: finite, at least 0.
     ignore_index : int, default -100
-        Samples with this label do not count.
+        Samples with this label are ignored.
     reduction : {"mean", "sum", "none"}, default "mean"
-        What is returned.
+        How to combine the losses of the samples.
     where : Tensor of bool, optional
-        Which classes take part; broadcast to `input`. A class that does not has probability 0.
+        Which classes count; broadcasts to `input`. A masked class has probability 0.
 
     Returns
     -------
     Tensor
-        Of the dtype of `input`; float32 for 16-bit logits under autocast.
+        With the dtype of `input`; float32 for 16-bit logits under autocast.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `fastce.SoftmaxFocalLoss` raises them; also where a tensor other than `input` requires a
-        gradient, or is not on the CPU.
+        As `fastce.SoftmaxFocalLoss` raises them; also if a tensor other than `input` requires a
+        gradient, or a tensor is not on the CPU.
 
     Examples
     --------
@@ -194,7 +195,7 @@ def binary_cross_entropy_with_logits(
     *,
     where: Tensor | None = None,
 ) -> Tensor:
-    """Return `torch.nn.functional.binary_cross_entropy_with_logits`, by `fastce.BCEWithLogits`.
+    """Compute `torch.nn.functional.binary_cross_entropy_with_logits` with `fastce.BCEWithLogits`.
 
     Parameters
     ----------
@@ -203,27 +204,27 @@ def binary_cross_entropy_with_logits(
     target : Tensor of the shape of `input`
         Numbers in [0, 1].
     weight : Tensor, optional
-        Weight of each element, broadcast: finite, of either sign. As in torch the mean divides by
-        the number of elements.
+        Weight of each element; broadcasts. Finite, of either sign. As in torch, the mean divides by
+        the number of elements, not by the sum of the weights.
     size_average, reduce : bool, optional
-        Deprecated in torch, and taken with its warning: they replace `reduction`.
+        Deprecated, as in torch, and accepted with torch's warning. They replace `reduction`.
     reduction : {"mean", "sum", "none"}, default "mean"
-        What is returned.
+        How to combine the losses of the elements.
     pos_weight : Tensor, optional
-        Factor of the positive part, broadcast: finite, at least 0.
+        Factor of the positive part; broadcasts. Finite, at least 0.
     where : Tensor of bool, optional
-        Which elements count, broadcast to `input`; the mean divides by their number.
+        Which elements count; broadcasts to `input`. The mean divides by their number.
 
     Returns
     -------
     Tensor
-        Of the dtype of `input`, as torch returns it; float32 for 16-bit logits under autocast.
+        With the dtype of `input`, as in torch; float32 for 16-bit logits under autocast.
 
     Raises
     ------
     TypeError, ValueError
-        As `fastce.BCEWithLogits` raises them; also where a tensor other than `input` requires a
-        gradient, or is not on the CPU.
+        As `fastce.BCEWithLogits` raises them; also if a tensor other than `input` requires a
+        gradient, or a tensor is not on the CPU.
 
     Examples
     --------
@@ -247,7 +248,7 @@ def sigmoid_focal_loss(
     reduction: str = "mean",
     where: Tensor | None = None,
 ) -> Tensor:
-    """Return the focal loss of independent logits, by `fastce.SigmoidFocalLoss`.
+    """Compute sigmoid focal loss with `fastce.SigmoidFocalLoss`.
 
     Parameters
     ----------
@@ -256,27 +257,27 @@ def sigmoid_focal_loss(
     target : Tensor of the shape of `input`
         Numbers in [0, 1].
     gamma : float >= 0, default 2.0
-        How little attention well predicted elements get.
+        The larger, the less a well-predicted element counts.
     alpha : float in [0, 1], Tensor of them, or None, default 0.25
-        Weight of the positive class; 1−alpha is that of the negative. A tensor is broadcast to
-        `input`; None is no weights.
+        Weight of positives; negatives have 1−alpha. A tensor broadcasts to `input`. None means no
+        weights.
     label_smoothing : float in [0, 1], default 0.0
         The share of the target that is moved to 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"
-        What is returned. (torchvision's default is "none".)
+        How to combine the losses of the elements. The default of torchvision is "none".
     where : Tensor of bool, optional
-        Which elements count, broadcast to `input`.
+        Which elements count; broadcasts to `input`.
 
     Returns
     -------
     Tensor
-        Of the dtype of `input`; float32 for 16-bit logits under autocast.
+        With the dtype of `input`; float32 for 16-bit logits under autocast.
 
     Raises
     ------
     TypeError, ValueError
-        As `fastce.SigmoidFocalLoss` raises them; also where `target` requires a gradient, or a
-        tensor is not on the CPU.
+        As `fastce.SigmoidFocalLoss` raises them; also if `target` requires a gradient, or a tensor
+        is not on the CPU.
 
     Examples
     --------
@@ -305,14 +306,14 @@ def _number(name: str, value: Any) -> float:
 
 
 def _reduction(value: str, size_average: bool | None = None, reduce: bool | None = None) -> str:
-    """Return the reduction, which torch's deprecated arguments replace."""
+    """Return the reduction; torch's deprecated arguments override it."""
     if size_average is not None or reduce is not None:
         value = torch.nn.L1Loss(size_average, reduce).reduction
     return checks.reduction(value)
 
 
 def _check_labels(input: Any, target: Any, ignore_index: int) -> None:
-    """Refuse to ignore a label where there is none, as torch does."""
+    """Reject a nonnegative ignore_index if the target holds probabilities, as torch does."""
     tensors = isinstance(input, Tensor) and isinstance(target, Tensor)
     if tensors and target.ndim == input.ndim:
         accepted = "negative with a target of probabilities"
@@ -333,27 +334,27 @@ def _alpha(value: Any) -> Tensor | None:
 
 
 class _Loss(torch.nn.Module):
-    """A function of this module, called with the attributes that have its options' names."""
+    """A module that calls a function of this file, with its attributes as options."""
 
     _function: ClassVar[Callable[..., Tensor]]
     _options: ClassVar[tuple[str, ...]]
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a buffer, as torch's modules do with what they are given."""
+        """Add a buffer. torch's modules do this with their tensor arguments."""
         if tensor is not None and not isinstance(tensor, Tensor):
             checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
         super().register_buffer(name, tensor, persistent)
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch, of the classes or elements where `where` is true."""
+        """Return the loss of a batch; `where` is a mask of classes or elements."""
         options = {name: getattr(self, name) for name in self._options}
         return type(self)._function(input, target, where=where, **options)
 
 
 class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
-    """`torch.nn.CrossEntropyLoss`, computed by `cross_entropy`: the same arguments and state.
+    """`torch.nn.CrossEntropyLoss`, computed by `cross_entropy`, with the same arguments and state.
 
-    `z_loss`, `logit_scale` and `softcap` come after them, by name.
+    It also takes `z_loss`, `logit_scale` and `softcap` as keyword arguments.
 
     Examples
     --------
@@ -364,7 +365,7 @@ class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
     1.386294
     """
 
-    # Of a module that an earlier version has pickled.
+    # For modules that an earlier version has pickled.
     z_loss: float = 0.0
     logit_scale: float = 1.0
     softcap: float | None = None
@@ -388,7 +389,7 @@ class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
         self.softcap = softcap
 
     def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch, of the classes where `where` is true."""
+        """Return the loss of a batch; `where` is a mask of classes."""
         return cross_entropy(
             input,
             target,
