@@ -284,7 +284,7 @@ def test_errors(rng):
             linear_cross_entropy(wrong, weight, target)
     with pytest.raises(TypeError, match="hidden is a masked array"):
         linear_cross_entropy(np.ma.masked_array(hidden), weight, target)
-    with pytest.raises(ValueError, match="bias cannot be made an array"):
+    with pytest.raises(ValueError, match="bias cannot be converted to an array"):
         linear_cross_entropy(hidden, weight, target, [[1.0], [2.0, 3.0]])
     with pytest.raises(ValueError, match="sample_weight of shape"):
         linear_cross_entropy(hidden, weight, target, sample_weight=np.ones(3))

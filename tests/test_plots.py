@@ -73,7 +73,7 @@ def test_labels_and_axes():
 
 def test_wrong_number_of_axes():
     axes = loss_curves(fastce.BCEWithLogits())
-    with pytest.raises(ValueError, match="axes must be 3 axes, and 2 were given"):
+    with pytest.raises(ValueError, match="axes must be 3 axes, got 2"):
         loss_curves(fastce.BCEWithLogits(), hessian=True, axes=axes)
 
 

@@ -445,7 +445,7 @@ def test_other_arguments_that_are_refused(name):
     z = np.arange(12.0).reshape(3, 4)
     before = z.copy()
     out = np.zeros(3) if name == "logsumexp" else z
-    with pytest.raises(ValueError, match=r"^logits cannot be made an array"):
+    with pytest.raises(ValueError, match=r"^logits cannot be converted to an array"):
         function([[1.0, 2.0], [3.0]])
     for where in (np.ones((3, 4), int), [1.0, 0.0, 1.0, 1.0], "yes"):
         with pytest.raises(TypeError, match=r"^where must be bool"):

@@ -1,4 +1,4 @@
-"""Every error about arguments is raised here: it names the argument, what came, what is accepted.
+"""Checks of arguments. An error names the argument, what came, and what is accepted.
 
 A check returns its argument in the form that the rest of the package uses, and changes nothing.
 All checks of a call run before its first write.
@@ -29,7 +29,7 @@ def reduction(value: str) -> str:
         return value
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
-    return str(value)  # of NumPy's strings, which the kernels do not take
+    return str(value)  # a NumPy string, which the kernels do not accept
 
 
 def integer(name: str, value: Any) -> int:
@@ -63,7 +63,7 @@ def number(
 ) -> float:
     """Return a finite number with low <= value <= high and value > above."""
     if type(value) is float and low <= value <= high and above < value < math.inf:
-        return value  # as most are, at once; -inf is not greater than any bound
+        return value  # the common case; -inf is not greater than any bound
     try:
         if isinstance(value, str | bytes | bytearray):  # float() would read text, too
             raise TypeError
@@ -90,7 +90,7 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
         return None
     array = real(name, value)
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} must have one number a class, got shape {array.shape}")
+        raise ValueError(f"{name} must have one number per class, got shape {array.shape}")
     with np.errstate(all="ignore"):
         result = np.array(array, dtype=np.float64, order="C")
     _weights(name, result)
@@ -150,7 +150,7 @@ def softmax_target(
     array = _array("target", value)
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     if array.size == 0 and isinstance(value, list | tuple):
-        array = array.astype(np.int64)  # what an empty list holds is anybody's guess
+        array = array.astype(np.int64)  # an empty list has no type of its own
     if probabilities and array.dtype.kind in "iub" and array.shape == logits.shape:
         return array, False  # one-hot
     if array.dtype.kind in "iu":
@@ -219,7 +219,7 @@ def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
 
 
 def sample_weight_and_largest(value: Any, shape: tuple[int, ...]) -> tuple[Array | None, float]:
-    """Return the weights broadcast to ``shape``, as they are stored, and the largest size."""
+    """Return the weights broadcast to ``shape``, as they are stored, and the largest magnitude."""
     if value is None:
         return None, 1.0
     array = real("sample_weight", value)
@@ -231,7 +231,7 @@ def sample_weight_and_largest(value: Any, shape: tuple[int, ...]) -> tuple[Array
 
 
 def positive_sum_of_weights(total: float) -> None:
-    """Check what a mean divides by."""
+    """Check the denominator of a mean."""
     if not total > 0:
         raise ValueError(
             f"the mean divides by the sum of the weights, which must be positive, got {total!r}:"
@@ -288,7 +288,7 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
 def outputs(
     value: Any, count: int, logits: Array, inputs: Sequence[Array | None]
 ) -> tuple[Array | None, ...]:
-    """Return ``count`` views of the arrays to write to, None for those that are to be made."""
+    """Return ``count`` views of the arrays to write to; None stands for a new array."""
     if value is None:
         return (None,) * count
     if count == 1 and not isinstance(value, tuple):
@@ -314,7 +314,7 @@ def loss_output(
     dtype: Any,
     others: Sequence[Array | None],
 ) -> Array | None:
-    """Return a view of the array for single losses, which overlaps none of the others."""
+    """Return a view of the array for per-sample losses, which must not overlap the others."""
     if value is None:
         return None
     if reduction != "none":
@@ -330,9 +330,9 @@ def output(
     same: Array | None,
     name: str = "out",
 ) -> Array:
-    """Check one array to write to, which may be ``same`` exactly; return a plain view of it.
+    """Check an array to write to, which may be exactly ``same``; return a plain view of it.
 
-    The attributes of a subclass may say what they like: those of the view are the memory's.
+    A subclass may have misleading attributes; those of the view describe the memory.
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
@@ -382,7 +382,7 @@ def _may_overlap(a: Array, b: Array) -> bool:
 
 
 def _overlaps_itself(array: Array) -> bool:
-    """Whether elements may share memory: exact for what slicing and transposing can make."""
+    """Whether elements may share memory; exact for arrays made by slicing and transposing."""
     if array.size == 0:
         return False
     reach = array.dtype.itemsize
@@ -416,23 +416,23 @@ def threads_of_environment(text: str) -> int:
     try:
         return threads(int(text))
     except ValueError:
-        raise ValueError(f"FASTCE_NUM_THREADS must be an integer from 1 up, got {text!r}") from None
+        raise ValueError(f"FASTCE_NUM_THREADS must be a positive integer, got {text!r}") from None
 
 
 # Other arguments ----------------------------------------------------------------------------------
 
 
 def drawn_on(axes: Sequence[Any], count: int) -> None:
-    """Check how many axes there are to draw on."""
+    """Check the number of axes to draw on."""
     if len(axes) != count:
-        raise ValueError(f"axes must be {count} axes, and {len(axes)} were given")
+        raise ValueError(f"axes must be {count} axes, got {len(axes)}")
 
 
 # Arrays -------------------------------------------------------------------------------------------
 
 
 def real(name: str, value: Any) -> Array:
-    """Return an array of a real dtype; bfloat16 is none of NumPy's, and known by its name."""
+    """Return an array of a real dtype. bfloat16, which NumPy lacks, is recognised by its name."""
     array = _array(name, value)
     if array.dtype.kind not in "iub" and not is_float(array):
         raise TypeError(f"{name} must be real numbers, got {array.dtype}")
@@ -451,7 +451,7 @@ def _array(name: str, value: Any) -> Array:
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} cannot be made an array: {error}") from error
+        raise ValueError(f"{name} cannot be converted to an array: {error}") from error
     # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
     # thread, or from the __array__ of the next argument.
     return array.view()
@@ -460,7 +460,7 @@ def _array(name: str, value: Any) -> Array:
 def _weights(
     name: str, array: Array, accepted: str = "finite and at least 0", *, signed: bool = False
 ) -> float:
-    """Return the largest size of a weight, 0 of none."""
+    """Return the largest magnitude of a weight; 0 if there are none."""
     array = layout.once(array)
     if array.size == 0:
         return 0.0

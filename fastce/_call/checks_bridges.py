@@ -1,6 +1,6 @@
-"""Errors about arguments of the bridges to other packages, and of losses that are split up.
+"""Checks of the bridges to other packages and of split losses.
 
-They go by the rules of `checks`, which has those of the losses.
+They follow the rules of `checks`, which has the checks of the losses.
 """
 
 import math
@@ -47,7 +47,7 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
 
 
 def summary(name: str, value: Any) -> list[Array]:
-    """Return the fields of a summary: 3, 5 with label smoothing, 6 with a mask besides."""
+    """Return the fields of a summary: 3, 5 with label smoothing, 6 with smoothing and a mask."""
     if not isinstance(value, tuple):
         raise TypeError(f"{name} must be a Summary, got {type(value).__name__}")
     fields = [checks.real(f"{name} field", field) for field in value if field is not None]
@@ -61,7 +61,7 @@ def summary(name: str, value: Any) -> list[Array]:
 
 
 def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], soft: bool) -> None:
-    """Check that a summary is of the rows of a target, and of a loss that smooths labels or not."""
+    """Check that a summary fits the rows of a target and the label smoothing of a loss."""
     if fields[0].shape != shape:
         raise ValueError(
             f"{name} of shape {fields[0].shape} does not fit a target of shape {shape}"
@@ -69,7 +69,7 @@ def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], soft: b
     given = len(fields) > 3
     if given != soft:
         raise ValueError(
-            f"{name} was made with{'' if given else 'out'} label smoothing, the loss is"
+            f"{name} was made with{'' if given else 'out'} label smoothing, but the loss is"
             f" with{'' if soft else 'out'}"
         )
 
@@ -109,8 +109,8 @@ def boosting_scores(value: Any, softmax: str | None) -> Array:
     if softmax is None:
         raise ValueError(f"scores must have shape (n,) or (n, K), got {scores.shape}")
     raise ValueError(
-        f"{softmax} needs scores of shape (n, K), got {scores.shape}: give the host the number of"
-        " classes, also 2 (num_class; of CatBoost class_names or classes_count), or take"
+        f"{softmax} needs scores of shape (n, K), got {scores.shape}: set the number of classes"
+        " of the host, even for two (num_class; for CatBoost class_names or classes_count), or use"
         " BCEWithLogits or SigmoidFocalLoss, which need one score for two classes"
     )
 
@@ -176,7 +176,7 @@ def _in_unit_interval(name: str, array: Array) -> None:
 
 
 def weights_of_a_start(weight: Array | None) -> float:
-    """Return the sum of the weights, 0 of none."""
+    """Return the sum of the weights; 0 if there are none."""
     total = 0.0 if weight is None else float(weight.sum())
     if weight is not None and total <= 0 and weight.any():
         raise ValueError(
@@ -187,21 +187,21 @@ def weights_of_a_start(weight: Array | None) -> float:
 
 
 def host_data(data: Any, method: str, instead: str) -> Any:
-    """Check that an objective got the host's data set, as its native interface hands it over."""
+    """Check that an objective got the host's data set, which the native interface passes."""
     if not hasattr(data, "get_label"):
         raise TypeError(
-            f"{method} is for the host's native interface, and got {type(data).__name__} for the"
-            f" data set: the scikit-learn interface takes {instead}"
+            f"{method} is for the host's native interface, but got {type(data).__name__} as the"
+            f" data set: with the scikit-learn interface, use {instead}"
         )
     return data
 
 
 def sklearn_scores(scores: Any, method: str, instead: str) -> Any:
-    """Check that an objective got scores, as the scikit-learn interface hands them over."""
+    """Check that an objective got scores, which the scikit-learn interface passes."""
     if hasattr(scores, "get_label"):
         raise TypeError(
-            f"{method} is for the scikit-learn interface, and got {type(scores).__name__} for the"
-            f" scores: the native interface takes {instead}"
+            f"{method} is for the scikit-learn interface, but got {type(scores).__name__} as the"
+            f" scores: with the native interface, use {instead}"
         )
     return scores
 
@@ -209,12 +209,12 @@ def sklearn_scores(scores: Any, method: str, instead: str) -> Any:
 def other_predictions(instead: str, takes_probabilities: bool) -> NoReturn:
     if takes_probabilities:
         raise ValueError(
-            "the metric takes probabilities, but beside a custom objective the host hands over raw"
-            f" scores: {instead} takes them"
+            "the metric takes probabilities, but with a custom objective the host passes raw"
+            f" scores: use {instead}"
         )
     raise ValueError(
-        "the metric takes raw scores, but the host uses an objective of its own, and hands over its"
-        f" predictions: {instead} takes probabilities"
+        "the metric takes raw scores, but with a built-in objective the host passes its"
+        f" predictions: use {instead}, which takes probabilities"
     )
 
 
@@ -223,17 +223,17 @@ def dropped_weights(host: str, options: str, instead: str) -> NoReturn:
 
 
 def scores_by_class(approxes: Any) -> Array:
-    """Return (n,) for one array of scores, and (n, K) for K of them, as CatBoost gives them."""
+    """Return (n,) for one array of scores and (n, K) for K arrays, which CatBoost passes."""
     if len(approxes) == 1:
         return np.asarray(approxes[0])
     try:
         return np.stack(approxes).T
     except ValueError as error:
-        raise ValueError(f"approxes must be arrays of one length: {error}") from None
+        raise ValueError(f"approxes must be arrays of equal length: {error}") from None
 
 
 def integral_labels(value: Any) -> Array:
-    """Return class labels that came in any type that holds integers, as integers."""
+    """Return class labels of any dtype with integer values as integers."""
     array = checks._array("target", value)
     if array.dtype.kind in "iu":
         return array
@@ -251,7 +251,7 @@ def integral_labels(value: Any) -> Array:
 
 
 def label_of_a_row(value: Any) -> Array:
-    """Return (1,): one label; what it cannot be is left to `integral_labels`."""
+    """Return one label as an array (1,); `integral_labels` raises the errors."""
     if isinstance(value, float | int) and abs(value) < 2**53 and value == value // 1:
         return np.array([int(value)])
     if np.ndim(value):
@@ -303,8 +303,8 @@ def not_a_loss(value: Any, accepted: str) -> NoReturn:
 
 def unknown_exported_loss(name: str, options: dict[str, Any], error: Exception) -> NoReturn:
     raise ValueError(
-        f"the compiled code carries {name} with the options {', '.join(options)}, which this"
-        f" version of fastce cannot make ({error}): compile it with this version"
+        f"the compiled code contains {name} with the options {', '.join(options)}, which this"
+        f" version of fastce does not support ({error}): compile it again with this version"
     ) from error
 
 
@@ -317,15 +317,16 @@ def not_a_jax_array(name: str, value: Any, reason: object = "") -> NoReturn:
 
 def constant_in_jax(name: str) -> NoReturn:
     raise ValueError(
-        f"{name} must not depend on what is differentiated, because fastce.jax has the derivative"
-        f" in the logits alone: pass jax.lax.stop_gradient({name}) to take it as constant"
+        f"{name} must not depend on the variable of differentiation, because fastce.jax only has"
+        f" derivatives with respect to the logits: pass jax.lax.stop_gradient({name}) to treat it"
+        " as constant"
     )
 
 
 def no_second_derivative_in_jax() -> NoReturn:
     raise NotImplementedError(
-        "fastce.jax has first derivatives only, and a second one was asked for. The diagonal of the"
-        " Hessian comes from the loss's method value_grad_hess, on NumPy arrays"
+        "fastce.jax has first derivatives only. For the diagonal of the Hessian, call"
+        " value_grad_hess of the loss with NumPy arrays"
     )
 
 
@@ -335,12 +336,12 @@ def one_of_losses(value: Any, accepted: tuple[type, ...]) -> None:
 
 
 def host_argument(name: str, accepted: str, got: Any) -> NoReturn:
-    """Refuse an argument of a bridge that the host would accept."""
+    """Reject an argument of a bridge that the host would accept."""
     raise ValueError(f"{name} must be {accepted}, got {got}")
 
 
 def host_type(name: str, accepted: str, got: Any) -> NoReturn:
-    """Refuse an argument of a bridge for its type."""
+    """Reject an argument of a bridge because of its type."""
     raise TypeError(f"{name} must be {accepted}, got {got}")
 
 
@@ -351,22 +352,23 @@ def dask_logits(value: Any, array_type: type) -> None:
 
 
 def dask_array(name: str, value: Any) -> None:
-    """Check that a dask array has chunks of known sizes, which are NumPy's plain arrays."""
+    """Check that a dask array has chunks of known sizes, which are plain NumPy arrays."""
     if any(math.isnan(size) for size in value.shape):
         raise ValueError(f"{name} must have known chunk sizes: call compute_chunk_sizes() first")
     if isinstance(value._meta, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is of masked arrays, which are not supported: pass their data and a weight"
+            f"{name} consists of masked arrays, which are not supported: pass their data and a"
+            " weight"
         )
     if not isinstance(value._meta, np.ndarray | np.generic):
         raise TypeError(
-            f"{name} must be a dask array of NumPy arrays, got {type(value._meta).__name__} in it"
+            f"{name} must be a dask array of NumPy arrays, got one of {type(value._meta).__name__}"
         )
 
 
 def dask_scalar(name: str, shape: tuple[int, ...]) -> None:
     if shape != ():
-        raise ValueError(f"{name} must be a number, or a dask array of no axes, got {shape}")
+        raise ValueError(f"{name} must be a number, or a dask array without axes, got {shape}")
 
 
 def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
@@ -376,6 +378,6 @@ def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
 def dask_target(is_labels: bool, is_split: bool) -> None:
     if is_split and not is_labels:
         raise ValueError(
-            "target: probabilities, or a one-hot, need chunks of whole rows:"
-            " rechunk the logits' class axis to -1"
+            "a target of probabilities, or one-hot, needs chunks of whole rows:"
+            " rechunk the class axis of the logits to -1"
         )

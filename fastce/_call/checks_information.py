@@ -30,13 +30,13 @@ def unit_interval(name: str, values: Array) -> None:
 
 
 def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
-    """Return labels in [0, classes), of the shape of log-probabilities less the class axis."""
+    """Return labels in [0, classes), with the shape of the log-probabilities without the axis."""
     array = checks._array("target", value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"target must be integer class labels, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(
-            f"target has shape {array.shape}; {shape}, that of log_probs less axis, was expected"
+            f"target must have shape {shape}, that of log_probs without axis, got {array.shape}"
         )
     wrong = (array < 0) | (array >= classes)
     if wrong.any():

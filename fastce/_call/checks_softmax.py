@@ -1,4 +1,4 @@
-"""Errors about arguments of softmax, log_softmax and logsumexp, which take more than the losses."""
+"""Checks of softmax, log_softmax and logsumexp, which accept more than the losses."""
 
 import operator
 from typing import Any
@@ -13,7 +13,7 @@ Axis = int | tuple[int, ...] | None
 
 
 def logits(value: npt.ArrayLike) -> Array:
-    """Return logits as the kernels take them: integers and bools in float64."""
+    """Return logits in a type that the kernels take: integers and bools as float64."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             "logits is a masked array, which is not supported: pass its data and where=~mask"
@@ -39,7 +39,7 @@ def class_axes(logits: Array, axis: Any) -> tuple[int, ...]:
             f"axis must be an integer, a tuple of integers or None, got {axis!r}"
         ) from None
     if logits.ndim == 0 and indices in ((-1,), (0,)):
-        return ()  # a scalar is taken for a row of one class
+        return ()  # a scalar counts as a row of one class
     axes = tuple([checks.class_axis(logits, index) for index in indices])
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis must name each axis once, got {axis!r} for {logits.ndim} axes")

@@ -123,13 +123,13 @@ def test_errors_of_dask_and_numpy_do_not_come_through(problem):
     with pytest.raises(ValueError, match="target must have known chunk sizes"):
         fastce.dask.token_log_probs(z, unknown)
     for wrong in (da.ma.masked_array(y), np.ma.masked_array(y.compute())):
-        with pytest.raises(TypeError, match=r"target is .*masked array"):
+        with pytest.raises(TypeError, match=r"target (is|consists of) .*masked array"):
             fastce.dask.value(ce, z, wrong)
-        with pytest.raises(TypeError, match=r"sample_weight is .*masked array"):
+        with pytest.raises(TypeError, match=r"sample_weight (is|consists of) .*masked array"):
             fastce.dask.value(ce, z, y, sample_weight=wrong)
-    with pytest.raises(TypeError, match="logits is of masked arrays"):
+    with pytest.raises(TypeError, match="logits consists of masked arrays"):
         fastce.dask.value(ce, da.ma.masked_array(z), y)
-    with pytest.raises(ValueError, match="target cannot be made an array"):
+    with pytest.raises(ValueError, match="target cannot be converted to an array"):
         fastce.dask.value(ce, z, [[1], [2, 3]])
     with pytest.raises(TypeError, match="target must be integer class labels"):
         fastce.dask.value(ce, z, None)

@@ -180,10 +180,10 @@ def test_a_text_holds_the_whole_loss(loss, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"loss": "NovelLoss", "options": {}, "rank": 1, "arguments": []}', "carries NovelLoss"),
+        ('{"loss": "NovelLoss", "options": {}, "rank": 1, "arguments": []}', "contains NovelLoss"),
         (
             '{"loss": "BCEWithLogits", "options": {"novel": 1}, "rank": 1, "arguments": []}',
-            "carries BCEWithLogits with the options novel, which this version of fastce cannot",
+            "contains BCEWithLogits with the options novel, which this version of fastce does not",
         ),
     ],
 )

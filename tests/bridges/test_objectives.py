@@ -335,7 +335,7 @@ def test_scores_of_a_wrong_shape_are_an_error(method, shape):
         ("calc_ders_multi", (np.zeros(K), 0.5, None), "integral class labels, got 0.5"),
         ("calc_ders_multi", (np.zeros(K), np.nan, None), "integral class labels, got nan"),
         ("calc_ders_multi", (np.zeros(K), 1e30, None), "integral class labels, got 1e"),
-        ("evaluate", ([np.zeros(2), np.zeros(3)], np.zeros(2), None), "of one length"),
+        ("evaluate", ([np.zeros(2), np.zeros(3)], np.zeros(2), None), "of equal length"),
         ("evaluate", ([np.zeros(3)], np.zeros(3), None), "needs scores of shape"),
         ("evaluate", ([np.zeros(3)] * K, np.zeros(2), None), "target of shape"),
         ("evaluate", ([np.zeros(3)] * K, np.zeros(3), np.ones(2)), "sample_weight must have shape"),

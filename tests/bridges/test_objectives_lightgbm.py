@@ -332,18 +332,18 @@ class TestLifeCycle:
             )
             return history["a"]
 
-        with pytest.raises(ValueError, match="probability_metric takes probabilities"):
+        with pytest.raises(ValueError, match="use probability_metric, which takes probabilities"):
             run(objective.metric)
         own, ours = run(objective.probability_metric).values()
         np.testing.assert_allclose(ours, own, rtol=1e-6)
         custom = {"objective": objective, "metric": "None"}  # with the same data set
         run(objective.metric, **custom)
-        with pytest.raises(ValueError, match="raw scores: metric takes them"):
+        with pytest.raises(ValueError, match="passes raw scores: use metric$"):
             run(objective.probability_metric, **custom)
 
         model = lightgbm.LGBMClassifier(**self.SKLEARN | {"metric": ""})
         options = {"eval_set": [(features, labels)]}
-        with pytest.raises(ValueError, match="sklearn_probability_metric takes probabilities"):
+        with pytest.raises(ValueError, match="use sklearn_probability_metric, which takes probabilities"):
             model.fit(features, labels, eval_metric=objective.sklearn_metric, **options)
         model.fit(features, labels, eval_metric=objective.sklearn_probability_metric, **options)
         own, ours = model.evals_result_["training"].values()
@@ -397,10 +397,10 @@ class TestLifeCycle:
 
         with pytest.raises(ValueError, match=r"needs scores of shape \(n, K\).*num_class"):
             train(objective)
-        with pytest.raises(TypeError, match="takes the objective itself"):
+        with pytest.raises(TypeError, match="use the objective itself"):
             train(lambda preds, data: objective.sklearn(preds, data, None), num_class=CLASSES)
         with pytest.raises(ValueError, match=r"needs scores of shape.*BCEWithLogits"):
             self.classifier(lightgbm).fit(*two[:2])
         model = lightgbm.LGBMClassifier(objective=objective, **self.SKLEARN)
-        with pytest.raises(TypeError, match="takes its method sklearn"):
+        with pytest.raises(TypeError, match="use its method sklearn"):
             model.fit(features, labels)

@@ -317,7 +317,7 @@ class TestLifeCycle:
             )
             return history["a"]
 
-        with pytest.raises(ValueError, match="probability_metric takes probabilities"):
+        with pytest.raises(ValueError, match="use probability_metric, which takes probabilities"):
             run(objective.metric)
         own, ours = run(objective.probability_metric).values()
         np.testing.assert_allclose(ours, own, rtol=1e-5)
@@ -326,7 +326,7 @@ class TestLifeCycle:
                 run(objective.probability_metric, objective="multi:softmax")
 
         count = {} if kind == "two" else {"num_class": CLASSES}
-        with pytest.raises(ValueError, match="raw scores: metric takes them"):
+        with pytest.raises(ValueError, match="passes raw scores: use metric$"):
             xgboost.train(
                 {"nthread": 1} | count,
                 data,
@@ -337,7 +337,7 @@ class TestLifeCycle:
             )
 
         model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **self.SKLEARN)
-        with pytest.raises(ValueError, match="sklearn_probability_metric takes probabilities"):
+        with pytest.raises(ValueError, match="use sklearn_probability_metric, which takes probabilities"):
             model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
         model.set_params(eval_metric=objective.sklearn_probability_metric)
         model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
@@ -385,10 +385,10 @@ class TestLifeCycle:
             self.classifier(xgboost).fit(*two[:2])
         model = xgboost.XGBClassifier(objective=objective, n_estimators=1)
         for options in ({}, {"sample_weight": weight}):
-            with pytest.raises(TypeError, match="takes its method sklearn"):
+            with pytest.raises(TypeError, match="use its method sklearn"):
                 model.fit(features, labels, **options)
-        with pytest.raises(TypeError, match="takes the objective itself"):
+        with pytest.raises(TypeError, match="use the objective itself"):
             xgboost.train(self.NATIVE | {"num_class": CLASSES}, data, 1, obj=objective.sklearn)
         model = self.classifier(xgboost, eval_metric=objective.metric)
-        with pytest.raises(TypeError, match="takes sklearn_metric"):
+        with pytest.raises(TypeError, match="use sklearn_metric"):
             model.fit(features, labels, eval_set=[(features, labels)])

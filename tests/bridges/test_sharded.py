@@ -434,7 +434,7 @@ def test_errors():
     for other in (soft, short):
         with pytest.raises(ValueError, match="cannot be merged"):
             sharded.merge(part, other)
-    with pytest.raises(ValueError, match="made without label smoothing, the loss is with"):
+    with pytest.raises(ValueError, match="made without label smoothing, but the loss is with"):
         sharded.finish(part, y, soft_loss, classes=6)
     with pytest.raises(ValueError, match=r"\(1,\) does not fit a target of shape \(2,\)"):
         sharded.finish(short, y, loss, classes=6)
@@ -468,7 +468,7 @@ def test_arguments_that_are_no_summary_or_of_another_shape():
             sharded.gradient(z, y, 0, wrong, part, loss, classes=6)
         with pytest.raises(kind, match=f"^b.*{text}"):
             sharded.merge(part, wrong)
-    with pytest.raises(ValueError, match="target cannot be made an array"):
+    with pytest.raises(ValueError, match="target cannot be converted to an array"):
         sharded.total_weight([[1], [1, 2]], loss, classes=6)
     with pytest.raises(TypeError, match="target is a masked array"):
         sharded.total_weight(np.ma.masked_array(y), loss, classes=6)
