@@ -1,42 +1,42 @@
 """The C interface: ``cimport fastce._core``.
 
-These functions need no GIL and no Python object. They run on the instruction set that was chosen when
-fastce was imported, in the calling thread alone, and give what the Python losses of the same names give.
-The signatures are frozen: what is new gets a new name (tests/kernels/c_interface.txt).
+These functions need neither the GIL nor a Python object. They use the instruction set that was chosen when
+fastce was imported, run in the calling thread only, and give the same results as the Python losses with the
+same names. The signatures are frozen: new functions get new names (tests/kernels/c_interface.txt).
 
-Each function is there for float32 and for float64 logits. All that has one number per row or per element
-(weights, gradient, losses) has the logits' type; what belongs to the loss (options, class weights) is
-double. Strides are in bytes. A pointer marked "or NULL" may be NULL: no weights are ones, an output that is
-not given is not written. `grad` may be `logits`, with its strides; outputs overlap nothing else.
+Each function exists for float32 and for float64 logits. Arrays with one number per row or per element
+(weights, gradient, losses) have the type of the logits; options and class weights are double. Strides are
+in bytes. A pointer marked "or NULL" may be NULL: missing weights count as 1, and a missing output is not
+written. `grad` may be `logits`, with the same strides. Outputs must not overlap anything else.
 
-`total` gets the sum of the weighted losses of all rows or elements, accumulated in double; where `loss` is
-given, of the losses as written there. The gradient is that of grad_scale * total: 1 / rows makes it that
-of the mean, where nothing is weighted or ignored.
+`total` receives the sum of the weighted losses of all rows or elements, accumulated in double. If `loss` is
+given, it is the sum of the losses as written there. The gradient is that of grad_scale * total. If nothing is
+weighted or ignored, grad_scale = 1 / rows gives the gradient of the mean.
 
-The result is a status. Unless it is FASTCE_OK, nothing has been written, or another thread has changed a
-label during the call. Labels, targets and options are checked; the numbers behind other pointers are not.
+The return value is a status. If it is not FASTCE_OK, nothing has been written, unless another thread changed
+a label during the call. Labels, targets and options are checked; the numbers in other arrays are not.
 """
 
 from libc.stdint cimport int64_t
 
 cdef enum:
     FASTCE_OK = 0
-    FASTCE_BAD_LABEL = 1     # a label is outside [0, classes), and is not ignore_index
+    FASTCE_BAD_LABEL = 1     # a label is outside [0, classes) and is not ignore_index
     FASTCE_NO_MEMORY = 2     # for the scratch space of the call
     FASTCE_BAD_TARGET = 3    # a target is outside [0, 1]
-    FASTCE_BAD_ARGUMENT = 4  # an option out of its range, a negative size, a NULL that may not be, or strides
-    #                          of neither kind: classes side by side, or rows
+    FASTCE_BAD_ARGUMENT = 4  # an option out of range, a negative size, a NULL that is not allowed, or strides
+    #                          with neither contiguous classes nor contiguous rows
 
 
 # Softmax losses -----------------------------------------------------------------------------------
 #
-# logits         rows x classes: class c of row r is at r * row_stride + c * class_stride bytes. Either
-#                class_stride is the size of a number, or row_stride is (planes, class-major arrays)
+# logits         rows x classes: class c of row r is at byte r * row_stride + c * class_stride. Either
+#                class_stride or row_stride (planes, class-major arrays) is the size of a number
 # labels         one per row, contiguous
-# ignores        whether rows whose label is ignore_index do not count; if not, ignore_index says nothing
-# class_weight   one a class, finite and >= 0, or NULL; alpha likewise
-# sample_weight  one per row, finite, or NULL; it may be negative
-# grad           rows x classes, written by its own strides, or NULL
+# ignores        whether rows with the label ignore_index are ignored; otherwise ignore_index is not used
+# class_weight   one per class, finite and >= 0, or NULL; likewise alpha
+# sample_weight  one per row, finite, may be negative; or NULL
+# grad           rows x classes, with its own strides, or NULL
 # loss           one per row, contiguous, or NULL
 
 cdef int softmax_cross_entropy_float32(
@@ -67,8 +67,8 @@ cdef int softmax_focal_loss_float64(
     double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
     double* loss, double* total) noexcept nogil
 
-# `sum` gets the sum of the weights of all rows that are not ignored, which is what the weighted mean divides
-# by. It says whether a label is bad, too. Focal loss has no class_weight here: alpha is part of the loss.
+# `sum` receives the sum of the weights of all rows that are not ignored, the denominator of the weighted mean.
+# The function also checks the labels. For focal loss, pass no class_weight: alpha belongs to the loss.
 
 cdef int sum_label_weights_float32(
     const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
@@ -81,11 +81,11 @@ cdef int sum_label_weights_float64(
 
 # Sigmoid losses -----------------------------------------------------------------------------------
 #
-# All arrays are contiguous, `count` numbers each; targets lie in [0, 1].
+# All arrays are contiguous, with `count` numbers each. Targets lie in [0, 1].
 #
-# pos_weight     one an element, finite and >= 0, or NULL
-# sample_weight  one per element, finite, or NULL; it may be negative
-# alpha          weight of the positive elements, 1 - alpha that of the others; below 0: none
+# pos_weight     one per element, finite and >= 0, or NULL
+# sample_weight  one per element, finite, may be negative; or NULL
+# alpha          weight of positives, 1 - alpha of negatives; a negative alpha means no weights
 # grad, loss     or NULL
 
 cdef int bce_with_logits_float32(

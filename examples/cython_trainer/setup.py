@@ -1,4 +1,4 @@
-"""Builds the trainer beside its source: python setup.py build_ext --inplace."""
+"""Builds the trainer in its own folder: python setup.py build_ext --inplace."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 
 import fastce
 
-# Where `cimport fastce._core` finds _core.pxd, even if fastce is installed in editable mode.
+# Cython finds _core.pxd here, even if fastce is installed in editable mode.
 site = str(Path(fastce.__file__).parents[1])
 
 setup(

@@ -1,10 +1,10 @@
-"""What a boosting host does around a call of an objective or a metric, and does not hand over.
+"""What a boosting host does not tell its objectives and metrics.
 
-The hosts give a custom metric raw scores beside a custom objective, and their own predictions
-beside an objective of their own; and most weights of classes are applied by their own objectives
-alone. Both would be wrong numbers without an error. The functions of the host that lie below a call
-on the stack know which it is. Where they are not found, because the call comes from elsewhere,
-nothing is refused.
+A host passes raw scores to a custom metric if the objective is custom, and its predictions if the
+objective is built in. Most class weights are applied only by built-in objectives. In both cases the
+results would be wrong without an error. The variables of the host's functions on the call stack
+tell which case it is. If these functions are not found, because the call comes from elsewhere,
+nothing is checked.
 """
 
 import sys
@@ -14,9 +14,9 @@ from typing import Any
 
 from fastce._call import checks_bridges
 
-CUSTOM = ("none", "None", "null", "custom", "na")  # LightGBM's names of a custom objective
+CUSTOM = ("none", "None", "null", "custom", "na")  # LightGBM's names for a custom objective
 
-# Metrics of LightGBM that mean something of probabilities only.
+# Metrics of LightGBM that are only meaningful for probabilities.
 OF_PROBABILITIES = {
     *("binary", "binary_logloss", "binary_error", "cross_entropy", "xentropy", "kldiv"),
     *("cross_entropy_lambda", "xentlambda", "kullback_leibler", "multiclass", "softmax"),
@@ -35,18 +35,18 @@ def locals_of_host(package: str, name: str) -> Iterator[Any]:
 
 
 def parameters_of_host(package: str) -> dict[str, Any]:
-    """Return the parameters of the training that is under way; none where there is none."""
+    """Return the parameters of the current training, or none outside of training."""
     return next((p for p in locals_of_host(package, "params") if isinstance(p, dict)), {})
 
 
 def parameters_of_booster() -> dict[str, Any]:
-    """Return the parameters of LightGBM's booster that has called."""
+    """Return the parameters of the LightGBM booster that made the call."""
     owners = locals_of_host("lightgbm", "self")
     return next((owner.params for owner in owners if type(owner).__name__ == "Booster"), {})
 
 
 def xgboost_weights() -> None:
-    """Refuse weights of classes that XGBoost leaves to its own objectives."""
+    """Reject class weights that XGBoost applies only in its own objectives."""
     if float(parameters_of_host("xgboost").get("scale_pos_weight") or 1) != 1:
         checks_bridges.dropped_weights(
             "XGBoost", "scale_pos_weight", "give pos_weight, alpha or weight to the loss"
@@ -54,14 +54,14 @@ def xgboost_weights() -> None:
 
 
 def xgboost_metric(instead: str, takes_probabilities: bool = False) -> None:
-    """Refuse predictions that are not of the kind that a metric takes."""
+    """Reject predictions of the wrong kind."""
     is_raw = next(locals_of_host("xgboost", "output_margin"), None)
     if is_raw is not None and bool(is_raw) == takes_probabilities:
         checks_bridges.other_predictions(instead, takes_probabilities)
 
 
 def lightgbm_weights() -> None:
-    """Refuse weights of classes that LightGBM leaves to its own objectives."""
+    """Reject class weights that LightGBM applies only in its own objectives."""
     given = parameters_of_booster()
     names = ("is_unbalance", "unbalance", "unbalanced_sets")
     is_unbalanced = any(str(given.get(name)).lower() in ("true", "1", "+") for name in names)
@@ -74,7 +74,7 @@ def lightgbm_weights() -> None:
 
 
 def lightgbm_metric(instead: str, takes_probabilities: bool = False) -> None:
-    """Refuse predictions of the other kind; warn of metrics that take raw scores for others."""
+    """Reject predictions of the wrong kind; warn of metrics that misread raw scores."""
     given = parameters_of_booster()
     is_raw = given.get("objective", "none") in CUSTOM
     if given and is_raw == takes_probabilities:
@@ -86,14 +86,14 @@ def lightgbm_metric(instead: str, takes_probabilities: bool = False) -> None:
     named = metrics.split(",") if isinstance(metrics, str) else metrics
     if wrong := sorted(OF_PROBABILITIES.intersection(map(str, named))):
         warnings.warn(
-            f"LightGBM also evaluates {', '.join(wrong)} of raw scores, as if they were"
-            " probabilities, and early stopping obeys it: pass metric='None'",
+            f"LightGBM also evaluates {', '.join(wrong)}, which treats raw scores as"
+            " probabilities, and uses it for early stopping: pass metric='None'",
             stacklevel=3,
         )
 
 
 def catboost_weights() -> None:
-    """Refuse weights of classes that CatBoost drops, with one score a sample."""
+    """Reject class weights that CatBoost ignores, if there is one score per sample."""
     given = parameters_of_host("catboost")
     is_weighted = given.get("class_weights") is not None
     is_weighted |= given.get("auto_class_weights") not in (None, "None")
@@ -101,5 +101,5 @@ def catboost_weights() -> None:
         checks_bridges.dropped_weights(
             "CatBoost",
             "class_weights and auto_class_weights",
-            "unless it knows the classes: pass class_names too (classes_count=2 to catboost.cv)",
+            "unless it knows the classes: also pass class_names (classes_count=2 for catboost.cv)",
         )
