@@ -1,4 +1,4 @@
-"""How many blocks of Python the site and the README hold."""
+"""The number of Python blocks on the site and in the README."""
 
 import re
 from pathlib import Path
@@ -18,6 +18,6 @@ def table():
     of_guide, _ = blocks((DOCS / "guide").glob("*.md"))
     in_readme, _ = blocks([DOCS.parent / "README.md"])
     return (
-        f"That is {of_guide} blocks of Python in this guide, {on_site} on {with_code} pages of the "
-        f"site, and {in_readme} in the README."
+        f"This guide has {of_guide} blocks of Python, the whole site {on_site} on {with_code} pages, "
+        f"and the README {in_readme}."
     )

@@ -23,4 +23,4 @@ def table():
         times = [digits(ours / limit), f"{digits(theirs / limit)} ({peer})"]
         rows.append([shape, *times, f"{errors[FASTCE]:.1e}", f"{best:.1e}"])
     header = ["loss and gradient, float32", "fastce, copies", "fastest peer, copies"]
-    return markdown([*header, "error of fastce", "least error of a peer"], rows, 1)
+    return markdown([*header, "error of fastce", "smallest error of a peer"], rows, 1)

@@ -1,4 +1,4 @@
-"""What all losses make of the arguments of a call, and of its results."""
+"""Arguments and results of a call: what is common to all losses."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ def working_type(logits: Array) -> Any:
 
 
 def checked_denominator(total: float, any_counts: bool) -> float:
-    """Return what a mean divides by: NaN where no weight counts, or their sum is infinite."""
+    """Return the denominator of a mean: NaN if no weight counts or their sum is infinite."""
     denominator: float = variants.core.denominator_of(total, any_counts)
     return denominator
 
@@ -41,7 +41,7 @@ def native_float(array: Any) -> Any:
 
 
 def handed_back(out: Any, written: list[Array]) -> list[Array]:
-    """Return the caller's own outputs for the views of them that are written."""
+    """Return the caller's own output arrays instead of the views that were written."""
     if out is None:
         return written
     given = out if isinstance(out, tuple) else (out,)

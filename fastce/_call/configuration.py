@@ -1,4 +1,4 @@
-"""What is in use: for bug reports, and for the head of a benchmark."""
+"""The configuration in use, for bug reports and benchmarks."""
 
 import platform
 
@@ -21,7 +21,7 @@ def show_config() -> None:
     fastce            ...
     instruction set   ...
     """
-    # What the baseline's vectors are called: it names no extension because each processor has it.
+    # The name of the baseline's vectors, which every processor of the architecture has.
     extension = {"x86_64": "SSE2, ", "amd64": "SSE2, ", "aarch64": "NEON, ", "arm64": "NEON, "}
     vectors = variants.selected == "baseline" and variants.core.LANES > 1
     named = extension.get(platform.machine().lower(), "") if vectors else ""

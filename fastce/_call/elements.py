@@ -1,4 +1,4 @@
-"""A call of a sigmoid loss that the compiled entry declines as it is: check, and enter again."""
+"""Calls of sigmoid losses that the compiled entry does not accept: check, convert, call again."""
 
 from typing import Any
 
@@ -62,9 +62,9 @@ def sigmoid_family(
 
 
 def _raise(logits: Array, target: Array, weight: Array | None, mask: Array | None) -> None:
-    """Say what was wrong with numbers that the kernels have looked at."""
+    """Raise the error for invalid numbers that the kernels have found."""
     is_double = logits.dtype.itemsize == 8
-    # No bool is out of range: nothing is looked at, however often a stride of 0 repeats it.
+    # A bool is never out of range, so a broadcast array need not be searched.
     if target.dtype.kind == "b":
         position = -1
     else:

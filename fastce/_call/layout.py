@@ -1,4 +1,4 @@
-"""Views of arrays, in another order of axes or as rows, and new arrays like them."""
+"""Views of arrays with another order of axes or as rows, and new arrays with the same layout."""
 
 import math
 from collections.abc import Collection, Iterator
@@ -12,7 +12,7 @@ Box = tuple[Any, ...]
 
 
 def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
-    """Return (size, stride) of the leading ``axes``, neighbours joined where they can be."""
+    """Return (size, stride) of the leading ``axes``, with adjacent axes joined if possible."""
     joined: list[tuple[int, int]] = []
     for size, stride in zip(array.shape[:axes], array.strides[:axes], strict=True):
         if size == 1:
@@ -25,7 +25,7 @@ def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
 
 
 def matrix(array: Array) -> Array | None:
-    """View (batch axes..., classes) as (rows, classes) or (outer, inner, classes), if it can be."""
+    """View (batch axes..., classes) as (rows, classes) or (outer, inner, classes) if possible."""
     joined = collapsed(array, array.ndim - 1)
     if len(joined) > 2:
         return None
@@ -34,15 +34,14 @@ def matrix(array: Array) -> Array | None:
 
 
 def once(array: Array) -> Array:
-    """View what a stride of 0 repeats once."""
+    """Return a view without the repetitions of broadcast axes."""
     return array[(*(slice(None if stride else 1) for stride in array.strides), ...)]
 
 
 def memory_order(arrays: Collection[Array]) -> list[int]:
-    """Return the axes of arrays of one shape, that of the widest strides first.
+    """Return the axes of arrays of equal shape, the largest strides first.
 
-    An axis along which every array repeats itself comes before all others: then what is repeated
-    is long.
+    An axis along which all arrays are broadcast comes first, so that long blocks are repeated.
     """
     strides = list(zip(*(array.strides for array in arrays), strict=True))
     reach = [sum(map(abs, of_axis)) or math.inf for of_axis in strides]
@@ -50,14 +49,14 @@ def memory_order(arrays: Collection[Array]) -> list[int]:
 
 
 def compact(array: Array) -> Array:
-    """View each element once, in the order of memory."""
+    """Return a view of each element once, in memory order."""
     array = once(array)
     return array.transpose(memory_order([array]))
 
 
 def new_like(logits: Array, dtype: Any = None) -> Array:
-    """Make an array to write to: of the logits' memory order, and their type in native bytes."""
-    # NumPy takes an axis that only repeats for the innermost one.
+    """Allocate an output in the logits' memory order and dtype, in native byte order."""
+    # NumPy would make a broadcast axis the innermost one.
     repeats = any(size > 1 and not s for size, s in zip(logits.shape, logits.strides, strict=True))
     order: Literal["C", "K"] = "C" if repeats else "K"
     return np.empty_like(logits, dtype or logits.dtype.newbyteorder("="), order, subok=False)
@@ -68,7 +67,7 @@ def last_axis(array: Array, axis: int) -> Array:
 
 
 def forwards(arrays: dict[str, Array]) -> dict[str, Array]:
-    """View arrays of one shape in memory order, those axes reversed that mostly go backwards."""
+    """View arrays of equal shape in memory order, reversing axes with mostly negative strides."""
     if all(array.flags.c_contiguous for array in arrays.values()):
         return arrays
     order = memory_order(arrays.values())
@@ -82,7 +81,7 @@ def forwards(arrays: dict[str, Array]) -> dict[str, Array]:
 
 
 def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:
-    """Cover the flat range [start, stop) of an array by boxes: (how far into the range, index)."""
+    """Cover the flat range [start, stop) of an array with boxes: (offset in the range, index)."""
     if start >= stop:
         return
     if not shape:

@@ -1,18 +1,18 @@
-"""Where an element is, in the words of an error: in the whole array, if only a chunk is at hand."""
+"""Positions in error messages. If a call gets a chunk, they refer to the whole array."""
 
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-Starts = dict[str, tuple[int, ...]]  # by the name of an argument, where the chunk of it begins
+Starts = dict[str, tuple[int, ...]]  # the start of the chunk of each argument, by name
 
 _starts: ContextVar[Starts | None] = ContextVar("_starts", default=None)
 
 
 @contextlib.contextmanager
 def counted_from(starts: Starts) -> Iterator[None]:
-    """Let the positions of errors be those in the arrays of which the arguments are chunks."""
+    """Let errors state positions in the whole arrays, of which the arguments are chunks."""
     token = _starts.set(starts)
     try:
         yield
@@ -21,7 +21,7 @@ def counted_from(starts: Starts) -> Iterator[None]:
 
 
 def position(at: tuple[Any, ...], name: str = "") -> str:
-    """Say where an element of the argument ``name`` is; a scalar has no position."""
+    """Describe the position of an element of the argument ``name``; empty for a scalar."""
     start = (_starts.get() or {}).get(name, (0,) * len(at))
     index = tuple(int(i) + first for i, first in zip(at, start, strict=True))
     return f" at position {index[0] if len(index) == 1 else index}" if index else ""

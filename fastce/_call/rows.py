@@ -1,4 +1,4 @@
-"""A call of a loss of rows that the compiled entry declines as it is: check, and enter again."""
+"""Calls of softmax losses that the compiled entry does not accept: check, convert, call again."""
 
 from typing import Any
 

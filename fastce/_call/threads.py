@@ -1,13 +1,12 @@
-"""Ranges of rows over threads.
+"""Threads that share the work of a call, each on ranges of rows.
 
-A call is cut into tasks by its shape alone, never by the number of threads, and the results of the
-tasks are added up exactly: so every number of threads gives the same bits. Between tasks, some
-milliseconds of work at most, Python runs, and an interrupt is seen.
+How a call is split into tasks depends only on its shape, and the results of the tasks are added up
+exactly, so every number of threads gives the same bits. A task takes a few milliseconds at most.
+Python runs between tasks, so an interrupt is noticed.
 
-The threads are made with ``_thread``, and nothing here holds a lock while it hands out work. So a
-call may come from anywhere: from a signal handler or a finaliser that interrupts another call, or
-from a greenlet, after gevent or eventlet has replaced what ``threading`` and
-``concurrent.futures`` are built on.
+The threads are started with ``_thread``, and no lock is held while work is distributed. A call can
+therefore come from a signal handler or finaliser that interrupts another call, or from a greenlet,
+after gevent or eventlet has replaced the primitives of ``threading``.
 """
 
 import ctypes
@@ -23,16 +22,16 @@ from types import BuiltinFunctionType
 from fastce._call import checks
 
 # The fewest elements of a task, which take 50 to 180 microseconds. A smaller call is one task
-# (SINGLE_TASK of the compiled module). A thread wakes up 30 to 100 microseconds late, and takes
-# what is left by then: on two threads, softmax cross-entropy of 4096 x 100 takes 0.62 ns per
-# element, and 0.75 in tasks of half the size; 65536 x 10 takes 0.89 and 0.93. A large call has at
-# least TASKS, of up to LARGEST_TASK: each costs some microseconds of Python and of cold starts.
+# (SINGLE_TASK of the compiled module). A thread needs 30 to 100 microseconds to wake up. On two
+# threads, softmax cross-entropy of 4096 x 100 takes 0.62 ns per element, and 0.75 ns with tasks of
+# half the size; 65536 x 10 takes 0.89 and 0.93. A large call is split into at least TASKS tasks of
+# up to LARGEST_TASK elements: each task costs a few microseconds of Python and cold starts.
 TASK_ELEMENTS = 1 << 17
 LARGEST_TASK = 1 << 20
 TASKS = 32
 
-# Below this many elements a call stays on its thread. Waking another one costs as much as it saves
-# about here, for the loss that is cheapest (`python -m bench.threshold`).
+# A call with fewer elements stays on its thread. For the cheapest loss, waking another thread costs
+# about as much as it saves here (`python -m bench.threshold`).
 THREADED_ELEMENTS = 3 << 17
 
 Task = tuple[int, int]
@@ -42,8 +41,8 @@ _count: int | None = None
 
 
 def _has_threads() -> bool:
-    """Tell whether there are threads that run beside the caller, and may outlive its call."""
-    # After monkey.patch_all() a new thread is a greenlet, which waits for the call to end.
+    """Tell whether threads can run in parallel with the caller and outlive its call."""
+    # After monkey.patch_all() a new thread is a greenlet, which would wait for the call to end.
     if not isinstance(start_new_thread, BuiltinFunctionType):
         return False
     # An interpreter that ends before its threads do is a fatal error; the main one ends last.
@@ -59,10 +58,10 @@ HAS_THREADS = _has_threads()
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that a large call runs on.
+    """Return the number of threads of a large call.
 
-    It is what `set_num_threads` has set, else the environment variable FASTCE_NUM_THREADS, else the
-    number of processors that the process may use.
+    This is the number given to `set_num_threads`, otherwise the environment variable
+    FASTCE_NUM_THREADS, otherwise the number of processors that the process may use.
 
     Returns
     -------
@@ -79,7 +78,7 @@ def get_num_threads() -> int:
 
 @lru_cache
 def _default_count() -> int:
-    # Apart from what is set, which a thread that finds this out meanwhile must not undo.
+    # Kept apart from _count, so that it cannot overwrite a number that another thread has just set.
     text = os.environ.get("FASTCE_NUM_THREADS")
     if text:
         return checks.threads_of_environment(text)
@@ -89,9 +88,9 @@ def _default_count() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Set the number of threads that a large call runs on.
+    """Set the number of threads of a large call.
 
-    The results do not depend on it, to the last bit. Small calls stay on the caller's thread.
+    It does not change the results, not even the last bit. Small calls stay on the calling thread.
 
     Parameters
     ----------
@@ -120,7 +119,7 @@ def set_num_threads(threads: int) -> None:
 
 
 def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
-    """Cut ``count`` rows of ``size`` elements into ranges of a multiple of ``multiple`` rows."""
+    """Split ``count`` rows of ``size`` elements into ranges of a multiple of ``multiple`` rows."""
     if count * size <= TASK_ELEMENTS:
         return [(0, count)] if count else []
     elements = min(max(count * size // TASKS, TASK_ELEMENTS), LARGEST_TASK)
@@ -129,7 +128,7 @@ def tasks_of(count: int, size: int, multiple: int) -> list[Task]:
 
 
 def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
-    """Return ``[work(start, stop) for start, stop in tasks]``, on several threads if it is much."""
+    """Return ``[work(start, stop) for start, stop in tasks]``; large calls use several threads."""
     threads = min(get_num_threads(), len(tasks))
     if threads <= 1 or elements < THREADED_ELEMENTS or not HAS_THREADS:
         return [work(start, stop) for start, stop in tasks]
@@ -145,7 +144,7 @@ def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
 
 
 def total(parts: list[float]) -> float:
-    """Add up exactly, in any order; fsum raises where +inf meets -inf, and NaN is right there."""
+    """Add up exactly, in any order. fsum raises for +inf and -inf, where NaN is right."""
     try:
         return math.fsum(parts)
     except (OverflowError, ValueError):
@@ -153,7 +152,7 @@ def total(parts: list[float]) -> float:
 
 
 class _Call:
-    """The tasks of one call, which its own thread and helpers take one after another."""
+    """The tasks of one call. Its own thread and helpers take them one after another."""
 
     def __init__(self, work: Work, tasks: Sequence[Task]) -> None:
         self.results = [0.0] * len(tasks)
@@ -171,13 +170,13 @@ class _Call:
             results[i] = work(start, stop)
 
     def claim(self) -> LockType:
-        """Return a lock for one helper: who has it first, helper or `close`, may go on."""
+        """Return a lock for one helper. Whoever acquires it first, helper or `close`, proceeds."""
         claim = allocate_lock()
         self._claims.append(claim)
         return claim
 
     def help(self, claim: LockType) -> None:
-        """Drain in a thread of the pool, unless the call is over."""
+        """Work on the tasks in a thread of the pool, unless the call is over."""
         if claim.acquire(False):
             try:
                 self.drain()
@@ -187,7 +186,7 @@ class _Call:
                 claim.release()
 
     def close(self) -> None:
-        """Return when no helper writes, nor will, nor holds an array, even if it comes late."""
+        """Wait until no helper writes or holds an array, and make sure that none will."""
         try:
             self._pending.clear()
             while self._claims:
@@ -199,7 +198,7 @@ class _Call:
 
 
 class _Pool:
-    """Threads that wait for calls to help, from the first large one on."""
+    """Threads that wait for calls to help. The first large call starts them."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[_Call, LockType] | None] = SimpleQueue()
@@ -207,14 +206,14 @@ class _Pool:
         self._growing = allocate_lock()
 
     def help(self, call: _Call, helpers: int) -> None:
-        # Whoever meets another call that starts threads does with those that there are: it must not
-        # wait for one that it has interrupted.
+        # If another call is starting threads, use those that exist: this call may have interrupted
+        # the other one, and must not wait for it.
         if len(self._threads) < helpers and self._growing.acquire(False):
             try:
                 while len(self._threads) < helpers:
                     self._threads.append(start_new_thread(_serve, (self._jobs,)))
             except RuntimeError:
-                pass  # the system has no thread left, or the interpreter is on its way out
+                pass  # the system cannot start a thread, or the interpreter is shutting down
             finally:
                 self._growing.release()
         for _ in range(min(helpers, len(self._threads))):
@@ -233,9 +232,9 @@ def _serve(jobs: SimpleQueue[tuple[_Call, LockType] | None]) -> None:
 
 
 def _forget_pool() -> None:
-    """Start afresh: with another number of threads, or in a forked child, which has none of them.
+    """Use a new pool, for another number of threads, or in a forked child, which has no threads.
 
-    The threads of a pool end when it is gone, after the last call that uses it.
+    The threads of the old pool end when it is deleted, after the last call that uses it.
     """
     global _pool
     _pool = _Pool()

@@ -1,9 +1,9 @@
-"""Picks the variant of the kernels that this machine runs best.
+"""Chooses the best variant of the kernels for this machine.
 
-The kernels are compiled once an instruction set. The best variant that the processor and the
-operating system support is loaded at import and takes the name ``fastce._core``, so that
-``cimport fastce._core`` in other Cython code, and whoever looks for the functions of the C
-interface in it, bind to it too. The environment variable FASTCE_ISA names another one.
+The kernels are compiled once per instruction set. The best variant that the processor and the
+operating system support is loaded at import and becomes ``fastce._core``, so that ``cimport
+fastce._core`` and other users of the C interface bind to it too. The environment variable
+FASTCE_ISA selects another one.
 """
 
 import importlib.util
@@ -16,8 +16,8 @@ from types import ModuleType
 import fastce._core as _baseline
 from fastce._call import checks
 
-# From the most to the least wanted. The last two are built for tests alone: vectors of 64 bytes on
-# AVX2, so that the logic of 16 lanes runs on machines without AVX-512, and no vectors at all.
+# In order of preference. The last two are built for tests only: vectors of 64 bytes on AVX2, which
+# run the logic of 16 lanes on machines without AVX-512, and no vectors at all.
 MODULES = {
     "avx512": "fastce._core_avx512",
     "avx2": "fastce._core_avx2",
@@ -26,12 +26,12 @@ MODULES = {
     "scalar": "fastce._core_scalar",
 }
 
-# The baseline is in every build and runs everywhere: it says what else may be loaded.
+# The baseline is in every build and runs everywhere. It knows which others the machine supports.
 _loaded: dict[str, ModuleType] = {"baseline": _baseline}
 
 
 def available() -> tuple[str, ...]:
-    """Name the variants that were built and that this machine supports, the best one first."""
+    """Return the names of the variants that were built and are supported, the best one first."""
     supported = _baseline.supported()
     return tuple(
         name
@@ -44,7 +44,7 @@ def load(name: str) -> ModuleType:
     """Import the variant ``name``, which the machine must support."""
     if name not in _loaded:
         checks.instruction_set(name, available())
-        # Statements, not names that are put together: PyInstaller and its like look for them.
+        # Import statements rather than computed names, so that PyInstaller finds the modules.
         if name == "avx512":
             import fastce._core_avx512 as module
         elif name == "avx2":
@@ -58,7 +58,7 @@ def load(name: str) -> ModuleType:
 
 
 def use(name: str) -> None:
-    """Make ``name`` the variant that all calls from now on run in."""
+    """Use the variant ``name`` for all further calls."""
     global core, selected
     core = load(name)
     selected = name
@@ -68,7 +68,7 @@ def use(name: str) -> None:
 
 @contextmanager
 def using(name: str) -> Iterator[ModuleType]:
-    """Run a block of code, a test say, in the variant ``name``."""
+    """Run a block of code with the variant ``name``."""
     before = selected
     use(name)
     try:
