@@ -18,6 +18,6 @@ def table():
     of_guide, _ = blocks((DOCS / "guide").glob("*.md"))
     in_readme, _ = blocks([DOCS.parent / "README.md"])
     return (
-        f"This guide has {of_guide} blocks of Python, the whole site {on_site} on {with_code} pages, "
-        f"and the README {in_readme}."
+        f"This guide has {of_guide} blocks of Python. The whole site has {on_site} on {with_code} "
+        f"pages, and the README has {in_readme}."
     )

@@ -1,4 +1,4 @@
-"""The graphs of `dask`: the chunks of one call's arrays aligned, and the layers made of them."""
+"""The graphs of `fastce.dask`: aligned chunks of the arrays of a call, and layers made of them."""
 
 # mypy: allow-untyped-calls
 # (dask has annotations, but not on all that is called here)
@@ -84,7 +84,7 @@ class Graph:
         self.normalizer = self._normalizer(normalizer)
 
     def _take_array_option(self, shape: tuple[int, ...]) -> None:
-        """Part an option that broadcasts to the logits from the loss: each chunk has its own."""
+        """Separate an array option, which broadcasts to the logits, from the loss."""
         for name in ("pos_weight", "alpha"):
             value = getattr(self.loss, name, None)
             if isinstance(value, np.ndarray) and value.ndim:
@@ -106,13 +106,13 @@ class Graph:
         return da.from_array(value, chunks), axes
 
     def _normalizer(self, value: Any) -> Any:
-        """Return None, a float, or a dask array of no axes, which is checked when computed."""
+        """Return None, a float, or a dask array without axes, which is checked when computed."""
         if not isinstance(value, da.Array):
             return checks.normalizer(value)
         checks_bridges.dask_scalar("normalizer", value.shape)
         return da.blockwise(tasks.normalizer, (), value, (), dtype=np.float64, meta=_nothing(0))
 
-    # What is computed -------------------------------------------------------------------------
+    # Results ----------------------------------------------------------------------------------
 
     def value(self) -> DaskArray:
         if self.is_split:
@@ -150,7 +150,7 @@ class Graph:
 
     @functools.cached_property
     def _denominator(self) -> Argument:
-        """What the sum is divided by: a float, or a dask array of no dimension."""
+        """The denominator: a float, or a dask array without axes."""
         if self.loss.reduction != "mean":
             return 1.0, None
         if self.normalizer is not None:
@@ -174,7 +174,7 @@ class Graph:
                 meta=_nothing(len(axes) + 1),
             )
         else:
-            # What broadcasts is counted once, and multiplied.
+            # Broadcast weights are added up once and multiplied.
             where = (None, None) if self.is_softmax else self.where
             given: list[Any] = [pair for pair in (self.sample_weight, where) if pair[1] is not None]
             if not given:
@@ -220,10 +220,10 @@ class Graph:
         return total, ()
 
     def _reduced(self, results: DaskArray) -> DaskArray:
-        """Return the loss from an array whose chunks hold tuples of which it is the first."""
+        """Return the loss, given an array whose chunks hold tuples that begin with it."""
         if self.loss.reduction == "none":
             return self.rows_of(results, 0, self.real)
-        # One task a chunk and few more: each takes dask as long as megabytes of logits take us.
+        # One task per chunk and few others: a task costs Dask as much time as megabytes of logits.
         total = da.reduction(
             results,
             tasks.first,
@@ -242,7 +242,7 @@ class Graph:
     # Layers -----------------------------------------------------------------------------------
 
     def on_chunks(self, function: Any, denominator: Argument = (1.0, None)) -> DaskArray:
-        """Apply a function that gives a tuple to each chunk, which holds whole rows."""
+        """Apply a function that returns a tuple to each chunk of whole rows."""
         return da.blockwise(
             function,
             self.axes,
@@ -263,7 +263,7 @@ class Graph:
         )
 
     def on_rows(self, function: Any, total: DaskArray) -> DaskArray:
-        """Apply a function that gives a tuple to each chunk of summaries of whole rows."""
+        """Apply a function that returns a tuple to each chunk of summaries of whole rows."""
         return da.blockwise(
             function,
             self.rows,
@@ -358,10 +358,10 @@ class Graph:
         return int(self.logits.shape[self.axis])
 
 
-# Summaries of as many chunks of a row are merged by one task.
+# The number of chunks of a row whose summaries are merged by one task.
 MERGED_AT_ONCE = 8
 
-# The losses of as many chunks along an axis are added up by one task.
+# The number of chunks along an axis whose losses are added up by one task.
 ADDED_AT_ONCE = 16
 
 
@@ -371,7 +371,7 @@ def _array(name: str, value: Any) -> Any:
         return None
     if not isinstance(value, da.Array):
         array = checks._array(name, value)
-        # What an empty list holds is anybody's guess.
+        # An empty list has no type of its own.
         return array if array.size or not isinstance(value, list | tuple) else array.astype(int)
     checks_bridges.dask_array(name, value)
     return value

@@ -1,4 +1,4 @@
-"""The tasks of `dask`'s graphs: what is done to one chunk, or to the summaries of a row of chunks.
+"""The tasks of the graphs: operations on one chunk, or on the summaries of a row of chunks.
 
 They take and give NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the sum
 over the chunk, or the losses themselves: what they are divided by is the graph's business.
@@ -45,17 +45,17 @@ def pick(results: Any, i: int, axis: int | None = None) -> Any:
 
 
 def of_chunk(loss: Any, option: str | None, value: Any) -> Any:
-    """Return the loss with the part of an array option that goes with the chunk."""
+    """Return the loss with the part of an array option that belongs to the chunk."""
     return loss if option is None else replace(loss, **{option: value})
 
 
 def as_chunk(value: Any, ndim: int) -> Any:
-    """Return a sum as the one element of a chunk, and losses as they are."""
+    """Return a sum as the single element of a chunk, and losses unchanged."""
     return value if isinstance(value, np.ndarray) else np.full((1,) * ndim, value)
 
 
 def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager[None]:
-    """Let errors name positions in the whole arrays; an axis of None is broadcast."""
+    """Let errors state positions in the whole arrays; None is a broadcast axis."""
     return positions.counted_from(
         {
             name: tuple(0 if i is None else slices[i].start for i in axes)
@@ -74,14 +74,14 @@ def total(parts: Any, axis: Any, keepdims: bool) -> Any:
 
 
 def totals(parts: Any, axis: Any, keepdims: bool) -> Any:
-    """Add up the pairs of chunks along all axes but their own, the last."""
+    """Add up the pairs of chunks along all axes except the last one, that of the pairs."""
     return np.stack(
         [total(column, axis, keepdims) for column in np.moveaxis(parts, -1, 0)], axis=-1
     )
 
 
 # Denominators -------------------------------------------------------------------------------------
-# Of a chunk: the sum of its weights, and 0 only if none of them counts.
+# For a chunk, a pair: the sum of its weights, and a number that is 0 if none of them counts.
 
 
 def weight_of_labels(
@@ -93,7 +93,7 @@ def weight_of_labels(
 
 
 def weight_of_samples(weight: Any, where: Any, slices: Any, ndim: int, located: Located) -> Any:
-    """Of samples, or elements, that `where` leaves in; the two are broadcast to each other."""
+    """Return the pair for the samples or elements that `where` leaves in; both arrays broadcast."""
     if weight is None:
         found: Any = (np.count_nonzero(where),) * 2
     else:
@@ -110,7 +110,7 @@ def weight_of_samples(weight: Any, where: Any, slices: Any, ndim: int, located: 
 
 
 def denominator(sums: Any, factor: float) -> Any:
-    """Return what a mean divides by: 0 if nothing counts, and NaN if the weights overflow."""
+    """Return the denominator of a mean: 0 if nothing counts, NaN if the weights overflow."""
     weight, counts = sums.tolist()
     if counts == 0 or factor == 0:
         return np.asarray(0.0)
@@ -122,7 +122,7 @@ def normalizer(value: Any) -> Any:
 
 
 def quotient(total: Any, denominator: Any) -> Any:
-    """The mean of no weight is NaN."""
+    """Divide; a mean without any weight is NaN."""
     return np.asarray(float(total) / float(denominator) if denominator else math.nan)
 
 
@@ -205,7 +205,7 @@ def summarise_chunk(
 
 
 def merge_along(parts: Any, axis: Any, keepdims: bool) -> Any:
-    """Merge summaries in their order along an axis, and with them what argmax there is."""
+    """Merge summaries in their order along an axis, and their argmax if there is one."""
     parts = np.moveaxis(parts, (axis[0], -1), (0, 1))  # (chunks, numbers, rows...)
     merged = functools.reduce(merge, parts)
     merged = np.moveaxis(merged, 0, -1)

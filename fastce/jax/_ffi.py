@@ -1,4 +1,4 @@
-"""Functions of NumPy arrays as JAX calls them: through XLA's foreign function interface.
+"""Functions of NumPy arrays that JAX calls through XLA's foreign function interface.
 
 XLA hands over the addresses of its arrays, and of those that are to hold the results: nothing is
 copied, and nothing waits for a thread. (`jax.pure_callback` makes JAX arrays of its arguments. For
@@ -32,7 +32,7 @@ METADATA = 1  # the extension by which XLA asks for the version, in place of a c
 EXECUTE = 3  # the stage in which the arrays hold numbers
 INTERNAL = 13  # the code of an error that is the program's fault
 
-# The types by XLA's numbers.
+# The dtypes by XLA's numbers.
 TYPES = {
     1: "bool",
     2: "int8",
@@ -54,7 +54,7 @@ TYPES = {
 
 
 class Sized(Structure):
-    """What all of them start with."""
+    """The common head of all structures."""
 
     _fields_ = [("struct_size", c_size_t), ("extension_start", c_void_p)]
 
@@ -104,7 +104,7 @@ class Buffer(Sized):
 
 @lru_cache
 def _memory(code: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Return the type of an array of XLA's and that of its memory."""
+    """Return the dtype of an XLA array and that of its memory."""
     dtype = np.dtype(TYPES[code])
     return dtype, c_char * (math.prod(shape) * dtype.itemsize)
 
@@ -173,15 +173,15 @@ class CallFrame(Sized):
 
 # Calls --------------------------------------------------------------------------------------------
 
-# Functions are known by a digest of their text, which is short to read. A call carries the text as
-# well: compiled code may be run by another process, which has to find the same function.
+# A function is identified by a digest of its text, which is quick to read. A call also contains the
+# text, because compiled code may run in another process, which has to find the same function.
 _functions: dict[int, Function] = {}
 _read: Callable[[str], Function]
 _thread = threading.local()
 
 
 def _handle(pointer: Any) -> int | None:
-    """Answer XLA: None is success, and anything else an error that XLA has made."""
+    """Handle a call of XLA. None means success; anything else is an error object of XLA."""
     frame = pointer.contents
     if frame.extension_start:
         extension = MetadataExtension.from_address(frame.extension_start)
@@ -193,8 +193,8 @@ def _handle(pointer: Any) -> int | None:
         return None
     try:
         if not hasattr(_thread, "kept"):
-            # Python would make and drop the state of a thread of XLA's in each call, which takes as
-            # long as a small loss. One more `Ensure` than `Release` keeps it.
+            # Python would create and delete the state of an XLA thread in each call, which takes as
+            # long as a small loss. One more `Ensure` than `Release` keeps the state.
             ctypes.pythonapi.PyGILState_Ensure()
             _thread.kept = True
         digest = frame.attrs.digest()
@@ -216,7 +216,7 @@ _ffi.register_ffi_target(TARGET, _ffi.pycapsule(_handler), platform="cpu")
 
 
 def read_functions(read: Callable[[str], Function]) -> None:
-    """Let ``read`` make the functions of the texts that calls carry."""
+    """Register ``read``, which makes a function from the text in a call."""
     global _read
     _read = read
 
@@ -236,8 +236,8 @@ def call(function: str, results: list[tuple[tuple[int, ...], Any]], *arguments: 
     return [_vary(array, axes) for array in returned]
 
 
-# Inside of shard_map an array's type says along which axes of the mesh its values vary. All that a
-# call takes must agree on that, and XLA's interface does not say it of what the call returns.
+# Inside shard_map, the type of an array states along which axes of the mesh its values vary. All
+# arguments of a call must agree on this, and XLA's interface does not set it for the results.
 
 
 def _varies_along(array: Any) -> frozenset[str]:
@@ -260,7 +260,7 @@ def _vary(array: Any, axes: tuple[str, ...]) -> Any:
 
 
 def sharded_like(array: Any, like: Any) -> Any:
-    """Return an array sharded as another is, as far as JAX has that in an array's type."""
+    """Return an array with the sharding of another, if JAX has that in the type of an array."""
     if not hasattr(jax, "typeof"):
         return array
     wanted: Any = jax.typeof(like)

@@ -1,4 +1,4 @@
-"""The numbers behind `sharded`: one shard, with its arguments checked, and rows as a whole."""
+"""The computations of `sharded`: one shard with checked arguments, and whole rows."""
 
 import functools
 import math
@@ -20,12 +20,12 @@ GROUP_ROWS = _thresholds["block rows"]  # which the kernels take together; a tas
 def weights_of_labels(
     target: npt.ArrayLike, loss: Any, classes: int, sample_weight: npt.ArrayLike | None = None
 ) -> tuple[float, bool]:
-    """Check every label and weight; return the sum of the rows' weights, and whether any counts."""
+    """Check labels and weights; return the sum of the weights, and whether any row counts."""
     checks_bridges.softmax_loss(loss)
     classes = checks_bridges.number_of_classes(classes)
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     y = checks._array("target", target)
-    # Of these logits nothing is read but the shape, and no memory is taken.
+    # Only the shape of these logits is used, and they take no memory.
     logits = np.broadcast_to(np.float32(), (*y.shape, classes))
     y, _ = checks.softmax_target(y, logits, logits.ndim - 1, probabilities=False)
     weight = checks.sample_weight(sample_weight, y.shape)
@@ -34,7 +34,7 @@ def weights_of_labels(
 
 
 def _numbers(array: Array | None, dtype: Any = np.float64) -> Array | None:
-    """Return one number per row as the kernels take them, contiguous and in native bytes."""
+    """Return one number per row, contiguous and in native byte order, as the kernels need them."""
     if array is None:
         return None
     return np.require(array.reshape(-1), np.dtype(dtype).newbyteorder("="), ["C", "A"])
@@ -76,7 +76,7 @@ class Shard:
         maximum[:], others[:], target_logit[:] = -np.inf, -1.0, -np.inf
         if self.width == 0:  # and nothing is kept
             return fields
-        # Where the target is in the shard: a row whose target lives elsewhere takes any.
+        # The position of the target in the shard; any position if another shard holds it.
         column = self.target.reshape(-1).astype(np.int64) - self.first
         here = (column >= 0) & (column < self.width)
         here &= self.target.reshape(-1) != self.loss.ignore_index
@@ -91,7 +91,7 @@ class Shard:
             soft = np.full(self.width, smoothing / self.classes)  # t_c
             if self.loss.weight is not None:
                 soft *= self.loss.weight[self.first : self.first + self.width]
-            # The kernel's t_c is class_weight·label_smoothing / its number of classes: these ones.
+            # The kernel computes t_c as class_weight·label_smoothing / (its number of classes).
             options = {"class_weight": soft, "label_smoothing": float(self.width)}
             fields[3] = soft.sum()
             rows["soft_distance"] = fields[4]
@@ -108,8 +108,8 @@ class Shard:
             kept = np.count_nonzero(self.mask, axis=-1).reshape(-1)
             maximum[kept == 0], others[kept == 0] = -np.inf, -1.0
             if smoothing:
-                # ε is spread over those classes of a row that are left in, by all of its shards:
-                # how many is known in the end, and the sums are taken as if they were all.
+                # ε is spread over the classes that are left in, in all shards of the row. Their
+                # number is known only at the end, so the sums are taken as if all were left in.
                 fields[3] = np.einsum("...c,c->...", self.mask, soft).reshape(-1)
                 fields[4] *= kept / self.width  # the kernel spread it over those of this shard
                 fields[5] = kept
@@ -118,7 +118,7 @@ class Shard:
     def over_rows(
         self, run: Callable[..., Any], real: Any, rows: dict[str, Any], grad: Array | None = None
     ) -> None:
-        """Go over the shard, computing in ``real``, or in float64 if scaled logits overflow it.
+        """Process the shard in ``real``, or in float64 if scaled logits overflow it.
 
         ``run`` turns arrays into a function that does some of their rows; ``rows`` are the arrays
         with one number per row.
@@ -166,7 +166,7 @@ class Shard:
 
 
 class Rows:
-    """Whole rows: their summary and their weights, checked, and what a mean divides by."""
+    """Whole rows: their checked summary and weights, and the denominator of a mean."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class Rows:
         }
 
     def losses(self) -> tuple[Array, Array]:
-        """Return the losses times their weights, and the log-sum-exps, flat and in float64."""
+        """Return the weighted losses and the log-sum-exps, flat, in float64."""
         losses, log_sum_exp = np.empty((2, self.fields[0].size))
         work = self.run(**self.numbers, loss=losses, log_sum_exp=log_sum_exp)
         tasks = threads.tasks_of(losses.size, 1, GROUP_ROWS)

@@ -10,7 +10,7 @@ eager calls is quick, and gives the gradient away; the other has the form that t
 transforms of torch.func ask for.
 """
 
-# Where torch is not installed, its classes have no type:
+# If torch is not installed, its classes have no type:
 # mypy: disallow-subclassing-any=False
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SAVED = {
     torch.float64: torch.float64,
 }
 
-# Tensors of other classes may have no values of their own, or more to do with an operator.
+# Tensors of other classes may have no values, or may override an operator.
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -52,7 +52,7 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _array(tensor: Tensor) -> Array:
-    """View a tensor as an array of its type, without a copy."""
+    """View a tensor as an array of the same dtype, without a copy."""
     array: Array
     if tensor.dtype == torch.bfloat16:
         array = tensor.detach().resolve_neg().view(torch.int16).numpy().view(_bfloat16())
@@ -158,7 +158,7 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
     transformable = _transformable(qualified, operator, names)
 
     def apply(*options: Any) -> Tensor:
-        """Return the loss, of the tensors and then of the other options in their order."""
+        """Return the loss, given the tensors and then the other options in their order."""
         inputs, values = options[:count], options[count:]
         is_plain = _check_tensors(names, inputs)
         logits: Tensor = inputs[0]
@@ -167,7 +167,7 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             raise RuntimeError(f"{qualified} has no derivative in forward mode")
         is_traced = jit.is_tracing()  # once more without gradients, to compare
         with_grad = logits.requires_grad and (is_traced or torch.is_grad_enabled())
-        # Under autocast torch's losses take 16-bit logits to float32.
+        # Under autocast, torch's losses convert 16-bit logits to float32.
         autocast = logits.dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
         dtype = torch.float32 if autocast else logits.dtype
         way: Any = evaluate
@@ -192,31 +192,31 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
 
 
 def _text(names: str, values: tuple[Any, ...]) -> str:
-    """Return options as an operator takes them."""
+    """Return options in the form that an operator takes."""
     return ", ".join([f"{k}={v!r}" for k, v in zip(names.split(), values, strict=True)])
 
 
 @lru_cache(maxsize=64)
 def _values(text: str) -> tuple[Any, ...]:
-    """Return the values of options that a text names."""
+    """Return the values of the options named in a string."""
     return tuple(ast.literal_eval(option.split("=")[1]) for option in text.split(", "))
 
 
 def _add_weight(
     call: dict[str, Any], weight: Tensor | None, logits: Tensor, reduction: str
 ) -> None:
-    """Add a weight of each element to the arguments of a call."""
+    """Add element weights to the arguments of a call."""
     if weight is None:
         return
     call["sample_weight"] = _array(weight)
     if reduction == "mean":
-        # torch's mean divides by the number of elements, whatever they weigh.
+        # torch's mean divides by the number of elements, not by the sum of the weights.
         mask = checks.where(call.get("where"), logits.shape)
         call["normalizer"] = (logits.numel() if mask is None else np.count_nonzero(mask)) or None
 
 
 def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
-    """Check the tensors among the arguments, and return whether all are plain ones, with values."""
+    """Check the tensors among the arguments; return whether all are plain tensors with values."""
     logits = inputs[0]
     wants_grad = torch.is_grad_enabled()
     is_plain = True
@@ -228,7 +228,7 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
                 checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
             is_plain = False
         if not tensor.is_cpu:
-            # torch would run an operator for meta tensors if one argument is one: of no values.
+            # If one argument is a meta tensor, torch would run the operator for meta tensors.
             if not (tensor.is_meta and logits.is_meta):
                 got = f"one on {tensor.device}"
                 checks_bridges.host_argument(name, "a tensor on the CPU", got)
@@ -243,7 +243,7 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
 
 
 def _refuse_grad(name: str) -> NoReturn:
-    """Refuse to differentiate with respect to another argument than the logits."""
+    """Reject differentiation with respect to any argument except the logits."""
     checks_bridges.host_argument(name, "detached: only input has a gradient", "requires_grad=True")
 
 
@@ -251,7 +251,7 @@ def _refuse_grad(name: str) -> NoReturn:
 
 
 def _eager(name: str, count: int) -> Function:
-    """Return the autograd function of eager calls, of which the loss is the only result.
+    """Return the autograd function of eager calls, whose only result is the loss.
 
     It takes (the function to compute with, the loss's dtype, options, with_grad) and then
     ``count`` tensors.
@@ -259,7 +259,7 @@ def _eager(name: str, count: int) -> Function:
     refused, gradient = _without_derivative(name)
 
     class Loss(torch.autograd.Function):
-        """The first backward pass gives the gradient away, and later ones compute it anew.
+        """The first backward pass returns the gradient; later ones compute it again.
 
         What has been given away may have been written to, in ways that torch does not see.
         """
@@ -291,7 +291,7 @@ def _eager(name: str, count: int) -> Function:
 
 
 def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
-    """Multiply a gradient that nobody else holds, in place where that can be."""
+    """Multiply a gradient that nobody else holds, in place if possible."""
     if grad_output.ndim:
         grad_output = _over_classes(grad, grad_output)
     try:
@@ -303,7 +303,7 @@ def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
 
 
 def _over_classes(grad: Tensor, grad_output: Tensor) -> Tensor:
-    """Return the factors of losses of rows as they apply to the gradient."""
+    """Return the factors of per-row losses in the shape of the gradient."""
     return grad_output if grad_output.ndim in (0, grad.ndim) else grad_output.unsqueeze(1)
 
 
@@ -365,7 +365,7 @@ def _transformable(name: str, operator: Function, names: list[str]) -> Function:
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-            # What a transform wraps may not say that it requires a gradient.
+            # A tensor that a transform wraps may not report that it requires a gradient.
             *values, with_grad = inputs
             with_grad = with_grad or (torch.is_grad_enabled() and values[0].requires_grad)
             size = info.batch_size
@@ -389,7 +389,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
-    """Return the gradients of an operator itself, which torch.compile takes into its graph."""
+    """Return the gradients of the operator itself, which torch.compile puts into its graph."""
     logits, grad = ctx.saved_tensors
     if not ctx.with_grad:  # as a vmap in a graph, which hides what its logits require
         raise RuntimeError("the loss was computed without the gradient that is now wanted")
