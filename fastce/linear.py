@@ -1,10 +1,11 @@
-"""Cross-entropy of a linear layer: loss and gradients, without all of its logits in memory.
+r"""Cross-entropy of a linear layer: loss and gradients, without all of its logits in memory.
 
-With N rows, D features and K classes, the logits Z = X Wᵀ + b are N·K numbers, often more than
-everything else in a training step. They are computed for one chunk of rows at a time, overwritten
-with their gradient G, and used at once::
+With N rows, D features and K classes, the logits :math:`Z = X W^T + b` are N·K numbers, often more
+than everything else in a training step. They are computed for one chunk of rows at a time,
+overwritten with their gradient G, and used at once. The gradients are G W with respect to X, and
 
-    grad_hidden = G W        grad_weight = Σ_chunks Gᵀ X        grad_bias = Σ_chunks Gᵀ 1
+.. math:: \frac{∂ℓ}{∂W} = \sum_{\text{chunks}} G^T X, \qquad
+          \frac{∂ℓ}{∂b} = \sum_{\text{chunks}} G^T \mathbf{1}
 """
 
 import dataclasses

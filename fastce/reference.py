@@ -281,7 +281,7 @@ def softmax_focal_loss(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    r"""Compute the softmax focal loss of a label y, with q = Σ_{j≠y} p_j.
+    r"""Compute the softmax focal loss of a label y, with :math:`q = \sum_{j≠y} p_j`.
 
     .. math:: ℓ &= −α_y\,q^γ \log p_y \\
               A &= ∂ℓ/∂\log p_y = α_y\,q^γ (γ\,p_y \log p_y / q − 1) \\
@@ -392,15 +392,15 @@ def sigmoid_focal_loss(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    r"""Compute the sigmoid focal loss of hard or soft targets, ℓ = a q^γ c.
+    r"""Compute the sigmoid focal loss of hard or soft targets, :math:`ℓ = a\,q^γ\,c`.
 
-    c = y softplus(−z) + (1−y) softplus(z) is the cross-entropy, q = y σ(−z) + (1−y) σ(z) the
-    probability of not drawing the target, and a = α y + (1−α)(1−y), or 1 if α is None. Let c′ and
-    c″ be the derivatives of c, q′ = (1−2y) σ(z) σ(−z) that of q, and r = q′/q. Then
-    q″/q = r (σ(−z) − σ(z)), and
+    :math:`c = y\,\softplus(−z) + (1−y)\,\softplus(z)` is the cross-entropy,
+    :math:`q = y\,σ(−z) + (1−y)\,σ(z)` the probability of not drawing the target, and
+    :math:`a = α\,y + (1−α)(1−y)`, or 1 if α is None. With :math:`q' = (1−2y)\,σ(z)\,σ(−z)` and
+    :math:`r = q'/q`, we have :math:`q''/q = r\,(σ(−z) − σ(z))`, and
 
-    .. math:: ∂ℓ/∂z &= a\,q^γ (c′ + γ\,c\,r) \\
-              ∂^2ℓ/∂z^2 &= a\,q^γ (c″ + 2γ\,c′ r + γ\,c\,r\,[(γ−1)\,r + σ(−z) − σ(z)])
+    .. math:: ∂ℓ/∂z &= a\,q^γ (c' + γ\,c\,r) \\
+              ∂^2ℓ/∂z^2 &= a\,q^γ (c'' + 2γ\,c' r + γ\,c\,r\,[(γ−1)\,r + σ(−z) − σ(z)])
     """
     z = _to_real(logits)
     y, not_y = _smoothed(target, label_smoothing)
@@ -436,21 +436,21 @@ def sigmoid_focal_loss(
 
 @np.errstate(all="ignore")
 def softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:
-    """Compute p_j = exp(z_j) / Σ_i exp(z_i)."""
+    r"""Compute :math:`p_j = \exp z_j / \sum_i \exp z_i`."""
     rows = _softmax_of(np.moveaxis(_to_real(logits), axis, -1))
     return np.moveaxis(rows.p, -1, axis)
 
 
 @np.errstate(all="ignore")
 def log_softmax(logits: npt.ArrayLike, axis: int = -1) -> Array:
-    """Compute log p_j = z_j − log Σ_i exp(z_i)."""
+    r"""Compute :math:`\log p_j = z_j − \log \sum_i \exp z_i`."""
     rows = _softmax_of(np.moveaxis(_to_real(logits), axis, -1))
     return np.moveaxis(-rows.surprise, -1, axis)
 
 
 @np.errstate(all="ignore")
 def logsumexp(logits: npt.ArrayLike, axis: int = -1) -> Array:
-    """Compute log Σ_i exp(z_i): +inf if a logit is +inf, −inf if all are −inf."""
+    r"""Compute :math:`\log \sum_i \exp z_i`: +inf if a logit is +inf, −inf if all are −inf."""
     z = _to_real(logits)
     rows = _softmax_of(np.moveaxis(z, axis, -1))
     largest = np.max(z, axis=axis)

@@ -1,4 +1,4 @@
-"""Objectives, metrics and initial scores for XGBoost, LightGBM and CatBoost, from any loss.
+r"""Objectives, metrics and initial scores for XGBoost, LightGBM and CatBoost, from any loss.
 
 The objective of a boosting library returns the gradient and the diagonal of the Hessian of the
 weighted *sum* of the losses, with respect to the raw scores. ``XGBoostObjective(loss)`` and the
@@ -8,31 +8,32 @@ host.
 The Hessian of a loss cannot always be used as it is, for two reasons:
 
 1. *It can be negative.* Focal loss is not convex if a prediction is badly wrong. The value of a
-   leaf is −Σg / (Σh + λ), so a negative h steps uphill, and the step is unbounded if Σh + λ is
-   close to 0.
+   leaf is :math:`−\sum g / (\sum h + λ)`, so a negative h steps uphill, and the step is unbounded
+   if the denominator is close to 0.
 2. *The diagonal is not the whole matrix.* The trees of all K classes step at once. For
-   cross-entropy the matrix is H = diag(p) − p·pᵀ, and a step with a diagonal D cannot overshoot (to
-   second order) if D − H is positive semi-definite. D_j = 2·p_j (1−p_j) is enough: D − H has
-   p_j (1−p_j) on its diagonal, and the other entries of row j add up to the same number,
-   p_j·Σ_{k≠j} p_k (diagonal dominance). XGBoost uses this bound. LightGBM uses K/(K−1)·p_j (1−p_j),
-   after Friedman, because the K scores have one redundant degree of freedom. CatBoost solves with
-   the matrix itself.
+   cross-entropy the matrix is :math:`H = \mathrm{diag}(p) − p\,p^T`, and a step with a diagonal D
+   cannot overshoot (to second order) if D − H is positive semi-definite.
+   :math:`D_j = 2\,p_j (1−p_j)` is enough: D − H has :math:`p_j (1−p_j)` on its diagonal, and the
+   other entries of row j add up to the same number, :math:`p_j \sum_{k≠j} p_k` (diagonal
+   dominance). XGBoost uses this bound. LightGBM uses :math:`p_j (1−p_j)\,K/(K−1)`, after Friedman,
+   because the K scores have one redundant degree of freedom. CatBoost solves with the matrix.
 
 The choices of the Hessian:
 
 ``"positive"`` (default)
     The diagonal, times the host's own factor for softmax losses (2, K/(K−1), or CatBoost's matrix),
-    and then at least ``floor·|gradient|`` and at least 1e-16. With plain cross-entropy this is the
-    Hessian of the host itself, and gives the same model.
+    and then at least `floor` times the absolute gradient and at least 1e-16. With plain
+    cross-entropy this is the Hessian of the host itself, and gives the same model.
 ``"exact"``
     The second derivatives as they are. They may be negative.
 ``"upper"``
     A diagonal D for which D − H is positive semi-definite, for each sample. For sigmoid losses it
     is the same as "positive", and for cross-entropy twice the diagonal. Softmax focal loss has
-    H = a·(diag(p) − p·pᵀ) + b·v·vᵀ with v_j = δ_jy − p_j, and with a = −A and b = p_y·B in the
-    notation of `SoftmaxFocalLoss`. The first part is bounded as above. In the second, v·vᵀ is at
-    most ``diag(|v_j|·Σ_k |v_k|)``, and ``Σ_k |v_k| = 2q``. Hence
-    ``D_j = 2a·p_j (1−p_j) + 2·max(b, 0)·q·|v_j|``.
+    :math:`H = a\,(\mathrm{diag}(p) − p\,p^T) + b\,v\,v^T` with :math:`v_j = δ_{jy} − p_j`,
+    :math:`a = −A` and :math:`b = p_y B`, with A and B from `SoftmaxFocalLoss`. The first part is
+    bounded as above. In the second, :math:`v\,v^T` is at most the diagonal matrix of
+    :math:`|v_j| \sum_k |v_k|`, and :math:`\sum_k |v_k| = 2q`. Hence
+    :math:`D_j = 2a\,p_j (1−p_j) + 2 \max(b, 0)\,q\,|v_j|`.
 
 References
 ----------
@@ -216,7 +217,7 @@ class LightGBMObjective(Objective):
 
 
 class CatBoostObjective(Objective):
-    """An objective for CatBoost, which is also its metric.
+    r"""An objective for CatBoost, which is also its metric.
 
     Pass the instance as ``loss_function`` and ``eval_metric`` of ``CatBoostClassifier``. It may
     also be the ``eval_metric`` of a built-in objective. Pass ``class_names``, the labels in order.
@@ -227,10 +228,10 @@ class CatBoostObjective(Objective):
     CatBoost makes one Python call per row. It does not accept negative weights.
     ``prediction_type="RawFormulaVal"`` returns raw scores.
 
-    With "positive" and "exact", the Hessian of a softmax loss is the whole matrix:
-    c·(diag(p) − p·pᵀ) for cross-entropy, and the one at the top of the module for focal loss, with
-    max(b, 0) instead of b for "positive". With `z_loss` or `softcap` it is the diagonal. CatBoost
-    maximises, so it gets the derivatives of minus the loss.
+    With "positive" and "exact", the Hessian of a softmax loss is the whole matrix: a multiple of
+    :math:`\mathrm{diag}(p) − p\,p^T` for cross-entropy, and the one at the top of the module for
+    focal loss, with max(b, 0) instead of b for "positive". With `z_loss` or `softcap` it is the
+    diagonal. CatBoost maximises, so it gets the derivatives of minus the loss.
 
     Parameters and errors are those of `Objective`.
 

@@ -1,12 +1,12 @@
-"""Softmax losses of rows whose classes are distributed over shards, for any transport.
+r"""Softmax losses of rows whose classes are distributed over shards, for any transport.
 
-A shard of a row is summarised by a few numbers. With u its logits after scale and cap::
+A shard of a row is summarised by a few numbers. With its logits u after scale and cap, they are
 
-    m = max u        A = Σ exp(u_j − m) over all of its classes except one maximum
+.. math:: m = \max_j u_j, \qquad A = \sum_j \exp(u_j − m) \text{ over all but one maximum,}
 
-A summary also has the logit of the target, if the shard holds it. Two summaries are merged by::
+and the logit of the target, if the shard holds it. Two summaries are merged by
 
-    (m₁, A₁) + (m₂, A₂) = (m₁, A₁ + (1 + A₂)·exp(m₂ − m₁)),    m₁ ≥ m₂
+.. math:: (m_1, A_1) + (m_2, A_2) = (m_1,\; A_1 + (1 + A_2) \exp(m_2 − m_1)), \quad m_1 ≥ m_2
 
 (−∞, −1) is the summary of no class. Merging is associative up to rounding and exact in the tail: A
 is a sum of terms of one sign, and the loss is log1p(A), so that 1 + A is never rounded. A
@@ -134,9 +134,8 @@ def summarise(
 def merge(a: Summary, b: Summary) -> Summary:
     """Return the summary of the classes of two shards.
 
-    Let m be the larger of the two maxima, and A_m the sum of its shard. The sum of the merged
-    summary is A_m + (1 + A_other)·exp(m_other − m), and Σ t_c (m − u_c) grows by Σ t_c times the
-    increase of m.
+    `fastce.sharded` has the formula. With label smoothing, the sum of t_c (m − u_c) also grows, by
+    the sum of t_c times the increase of m.
 
     Parameters
     ----------
@@ -254,10 +253,10 @@ def gradient(
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Return the gradient of the loss with respect to the logits of one shard.
+    r"""Return the gradient of the loss with respect to the logits of one shard.
 
-    Except at the target, the gradient of a row is a·exp(u_j − m) − b·t_j. The summary of the row
-    gives m, a and b, so each shard computes its part without the other shards.
+    Except at the target, the gradient of a row is :math:`a \exp(u_j − m) − b\,t_j`. The summary
+    of the row gives m, a and b, so each shard computes its part without the other shards.
 
     Parameters
     ----------
@@ -316,8 +315,8 @@ def total_weight(
     """Return the sum of the weights of these rows, which is the denominator of their mean.
 
     If rows are distributed, add up the sums of all processes and pass the total as `normalizer`.
-    The sum is Σᵢ sample_weightᵢ·weight[yᵢ] over the rows that are not ignored. The `alpha` of a
-    focal loss does not count as a weight.
+    Each row that is not ignored counts with its sample weight, times the class weight of its label.
+    The `alpha` of a focal loss does not count as a weight.
 
     Parameters
     ----------
