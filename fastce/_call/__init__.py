@@ -1,1 +1,1 @@
-"""What a call goes through in Python, between the public functions and the kernels."""
+"""The Python part of a call, between the public functions and the kernels."""

@@ -1,8 +1,7 @@
-"""Second derivatives of losses, as boosted trees need them.
+"""Second derivatives for boosted trees.
 
-The formulas, and where they come from, stand at the top of ``fastce.objectives``. Throughout, v_j
-is δ_jy − p_j and q = 1 − p_y; a softmax focal loss has the gradient −a·v and the Hessian
-a·(diag(p) − p·pᵀ) + b·v·vᵀ.
+The formulas and their derivation are in ``fastce.objectives``. Throughout, v_j = δ_jy − p_j and
+q = 1 − p_y; softmax focal loss has the gradient −a·v and the Hessian a·(diag(p) − p·pᵀ) + b·v·vᵀ.
 """
 
 from typing import Any, Literal
@@ -13,15 +12,15 @@ from fastce._call import checks_bridges
 from fastce._call.loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
-# XGBoost's own least second derivative. A leaf whose second derivatives add up to 0 gets no value.
+# XGBoost's smallest second derivative. A leaf whose second derivatives sum to 0 gets no value.
 LEAST_HESSIAN = 1e-16
 
-# Elements that are worked on while they are in cache: temporaries of the arrays' size would cost
-# more than the arithmetic, because the system hands out their memory page by page.
+# Elements per block, which stays in cache. Temporaries of the full size would cost more than the
+# arithmetic, because the system allocates their memory page by page.
 BLOCK = 1 << 14
 
 
-# The loss whose derivatives are a softmax's own. Objectives of an equal loss hold this one.
+# Plain cross-entropy. Objectives of an equal loss share this object.
 PLAIN = SoftmaxCrossEntropy(reduction="sum")
 
 
@@ -37,8 +36,8 @@ def one_hot(labels: Array, classes: int, dtype: Any, order: Literal["C", "F"]) -
 
 
 def raise_to_floor(hess: Array, grad: Array, factor: float, floor: float) -> None:
-    """Multiply by the factor, and raise to max(floor·|grad|, 1e-16), in place."""
-    h, g = hess.ravel(order="K"), grad.ravel(order="K")  # views: both were made in one order
+    """Multiply by the factor and raise to at least max(floor·|grad|, 1e-16), in place."""
+    h, g = hess.ravel(order="K"), grad.ravel(order="K")  # views: both have the same memory order
     room = np.empty(min(BLOCK, h.size), h.dtype)
     for first in range(0, h.size, BLOCK):
         block = h[first : first + BLOCK]
@@ -56,7 +55,7 @@ def focal_bound(grad: Array, hess: Array, p: Array, labels: Array) -> Array:
     """Return the diagonal bound of a softmax focal loss, (n, K).
 
     a·|v_j| is |g_j|, and b·q² is h_y − |g_y|·p_y. With r = max(b, 0)·q / a the bound is
-    D_j = 2·|g_j|·(1 − p_j + r), with p_y in the place of 1 − p_y at the label.
+    D_j = 2·|g_j|·(1 − p_j + r), with p_y instead of 1 − p_y at the label.
     """
     size, at = np.abs(grad), labels[:, None].clip(0, p.shape[1] - 1)
     g_y, h_y, p_y = (np.take_along_axis(array, at, axis=1) for array in (size, hess, p))

@@ -1,16 +1,16 @@
-"""The constant score with the least loss: where boosting starts.
+"""The constant score with the smallest loss, from which boosting starts.
 
-Among the constants that give each class a probability of at least 1e-15, so that each is finite.
-Then a class without samples has its score at that bound. So has one whose negative weights outweigh
-the others, because the loss falls without end as its score falls.
+Each class has a probability of at least 1e-15, so that all scores are finite. A class without
+samples has its score at that bound. So has a class whose weights have a negative sum, because the
+loss decreases without bound as its score decreases.
 
-A constant gives all samples one distribution p, and the loss of the batch depends on sums over the
-samples alone:
+A constant gives all samples the same distribution p, and the loss of the batch depends only on sums
+over the samples:
 
 * sigmoid losses: one sum of weights for each value of the target, and a function of one score;
-* cross-entropy: Σ_c m_c (lse − u_c) + λ·N·lse², with the mass m_c that class c has in the targets
-  of all samples, and N samples. Its least is at p_c = m_c / Σ m and lse = 0;
-* softmax focal loss: Σ_c m_c f(p_c) with f(p) = −(1−p)^γ log p, which is convex. At the least,
+* cross-entropy: Σ_c m_c (lse − u_c) + λ·N·lse², with the mass m_c of class c in the targets of all
+  N samples. The minimum is at p_c = m_c / Σ m and lse = 0;
+* softmax focal loss: Σ_c m_c f(p_c) with f(p) = −(1−p)^γ log p, which is convex. At the minimum,
   −m_c f'(p_c) is the same for all classes within the bounds (Lagrange), and Σ p = 1.
 """
 
@@ -26,21 +26,21 @@ from fastce._call.loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.softmax import log_softmax
 
-# Of a class's probability. LightGBM, too, takes the share of an absent class for 1e-15.
+# The smallest probability of a class. LightGBM also uses 1e-15 for the share of an absent class.
 LEAST_SHARE = 1e-15
 LEAST_SCORE = math.log(LEAST_SHARE)
 
 # Halvings of the range of scores, which leave less than 1e-14 of it.
 HALVINGS = 53
 
-# Scores at which a function is looked at before its range is halved: steps of about 1, in which a
-# function of log-odds changes little.
+# The number of scores at which a function is evaluated before its range is halved. Their distance
+# is about 1, over which a function of log-odds changes little.
 SCAN = 65
 
 
 def start_weights(value: Any, samples: int) -> Array | None:
     """Return float64 weights, (n,), scaled by a power of two so that no sum overflows."""
-    if value is None or np.size(value) == 0:  # XGBoost's way to say none
+    if value is None or np.size(value) == 0:  # XGBoost passes an empty array for no weights
         return None
     weight = np.ascontiguousarray(checks.sample_weight(value, (samples,)), np.float64)
     exponent = int(np.frexp(np.abs(weight).max(initial=0))[1])
@@ -50,7 +50,7 @@ def start_weights(value: Any, samples: int) -> Array | None:
 def sums_by_index(index: Array, weight: Array | None, count: int) -> Array:
     """Return the sum of the weights at each index, (count,).
 
-    Sorted by index, they are summed by NumPy in pairs; ``bincount`` would add one by one.
+    NumPy adds sorted weights pairwise, which is more accurate than ``bincount``.
     """
     if weight is None:
         return np.bincount(index, minlength=count).astype(np.float64)
@@ -65,10 +65,10 @@ def sums_by_index(index: Array, weight: Array | None, count: int) -> Array:
 def least(
     value_and_slope: Callable[[Array], tuple[Array, Array]], low: float, high: float, count: int
 ) -> Array:
-    """Return where each of ``count`` functions on [low, high] is least, (count,).
+    """Return the minimiser of each of ``count`` functions on [low, high], (count,).
 
-    A scan finds the interval, and halving it the root of the slope. Of equal values the one nearest
-    to 0 counts.
+    A scan finds the interval, and bisection the root of the slope. If several values are equal, the
+    score closest to 0 is used.
     """
     grid = np.linspace(low, high, SCAN)
     order = np.argsort(np.abs(grid), kind="stable")
@@ -144,10 +144,10 @@ def _cross_entropy_start(loss: SoftmaxCrossEntropy, mass: Array, total: float) -
 
 
 def _bounded_start(loss: SoftmaxCrossEntropy, u: Array, mass: Array) -> Array:
-    """Return the best shift of ``u``, cut off at the bounds of its range.
+    """Return the best shift of ``u``, clipped to the bounds of its range.
 
-    For a given lse, the least of −Σ m_c u_c within bounds is at u_c = log m_c + shift, cut off: one
-    number remains to be found.
+    For a given lse, the minimum of −Σ m_c u_c within the bounds is at u_c = log m_c + shift,
+    clipped, so that only the shift remains to be found.
     """
     bound = -LEAST_SCORE if loss.softcap is None else loss.softcap * (1 - LEAST_SHARE)
     free = SoftmaxCrossEntropy(z_loss=loss.z_loss, reduction="sum")
@@ -163,10 +163,10 @@ def _bounded_start(loss: SoftmaxCrossEntropy, u: Array, mass: Array) -> Array:
 
 
 def _focal_start(loss: SoftmaxFocalLoss, mass: Array) -> Array:
-    """Halve the range of the largest class's log-odds t until the probabilities add up to 1.
+    """Bisect for the log-odds t of the largest class at which the probabilities sum to 1.
 
-    With p = σ(t), −f'(p) is −dloss/dt / (p (1−p)), and falls as t rises. So those of the others
-    that have the multiplier of the largest are found by halving, too.
+    With p = σ(t), −f'(p) is −dloss/dt / (p (1−p)), which decreases as t increases. The log-odds of
+    the other classes, which have the same multiplier, are therefore found by bisection too.
     """
     alone = replace(loss, alpha=None, ignore_index=-1, reduction="none")
 
