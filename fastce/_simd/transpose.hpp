@@ -167,6 +167,15 @@ template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x)
     }
     return x[0];
 }
+// The sums of halves of vectors: those of all first halves, then those of all second ones.
+template <int Width = 1> FASTCE_INLINE vec<double> sums_of_halves(vec<double> *x) {
+    if constexpr (2 * Width < int(vec<double>::lanes)) {
+        for (int i = 0; i < int(vec<double>::lanes) / Width / 4; ++i)
+            x[i] = alternate<0, Width>(x[2 * i], x[2 * i + 1]) + alternate<1, Width>(x[2 * i], x[2 * i + 1]);
+        return sums_of_halves<2 * Width>(x);
+    }
+    return x[0];
+}
 // The largest lanes, likewise.
 template <class T, int Width = 1> FASTCE_INLINE vec<T> maxima_of_lanes(vec<T> *x) {
     if constexpr (Width < int(vec<T>::lanes)) {
