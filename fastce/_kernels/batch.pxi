@@ -84,7 +84,7 @@ cdef struct Batch:
     double* maximum           # of RowBlock, or NULL: what is known of a row before it is finished
     double* others
     double* target_logit
-    double* soft_distance
+    double* soft_gap
 
 
 cdef struct RowBlock:
@@ -96,7 +96,7 @@ cdef struct RowBlock:
     double hard_mass[BLOCK_ROWS]      # target mass on the label alone
     double soft_mass[BLOCK_ROWS]      # sum of the target mass t_c that every class has
     double soft_at_target[BLOCK_ROWS]  # t_y
-    double soft_distance[BLOCK_ROWS]  # sum of t_c (m - u_c)
+    double soft_gap[BLOCK_ROWS]  # sum of t_c (m - u_c)
     double weight[BLOCK_ROWS]         # of the loss
     double factor[BLOCK_ROWS]         # of the gradient
     # What the formulas make of them (see formulas.pxi).

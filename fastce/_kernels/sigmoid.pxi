@@ -91,7 +91,7 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
                 store(<real*> chunk.e + i, exp(z_i))
             i += width
     if options is Ordinary:
-        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
+        chunk.not_ordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
                                or (sigmoid_loss is SigmoidFocal and between.any_nonzero_below(<real> 1)))
     chunk.maybe_bad_target |= targets.exceeds(<real> 1)
 
@@ -240,9 +240,9 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
                 if is_of(&arrays.hess, tag) and not streams:
                     chunk.hess = <real*> arrays.hess.data + first
         chunk.maybe_bad_target = False
-        if not chunk.extraordinary:
+        if not chunk.not_ordinary:
             exponentials_of_chunk(&chunk, count, loss, is_ordinary_chunk, tag)
-        if chunk.extraordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
+        if chunk.not_ordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
             exponentials_of_chunk(&chunk, count, loss, is_plain_chunk, tag)
         if chunk.maybe_bad_target and not maybe_bad_target:
             maybe_bad_target = any_outside(used_targets(arrays, first, count, <const real*> chunk.y,
@@ -252,7 +252,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
         if plain:
             # Whole strides; what is left of a short chunk ends within a vector.
             whole = count - count % (STRIDE_VECTORS * lanes(tag))
-            if chunk.extraordinary or smooth:
+            if chunk.not_ordinary or smooth:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_plain_chunk, tag, &sum)
             else:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_ordinary_chunk, tag, &sum)
