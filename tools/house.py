@@ -1,17 +1,13 @@
 """Draw the floors of the package, and who uses whom, from its imports, into CONTRIBUTING.md.
 
-    python tools/house.py           # write the picture into CONTRIBUTING.md
-    python tools/house.py --check   # fail if another one stands there
-
-tests/kernels/test_includes.py checks the floors with the functions of this file.
+Run: python tools/house.py. tests/kernels/test_includes.py checks the floors with the functions of
+this file, and that the picture is that of the imports.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -83,10 +79,8 @@ def floor_of(module: str) -> int:
 def arrows() -> set[tuple[str, str]]:
     """Who imports from whom, but for what a way through other rooms says already."""
     direct = {(room_of(a), room_of(b)) for a in MODULES for b in imported_by(a)}
-    if 'include "_kernels/' in CORE:
-        direct.add(("_core", "_kernels"))
-    if "from fastce._simd cimport" in CORE:
-        direct.add(("_kernels", "_simd"))  # which are one compiled module with the core
+    if 'include "_kernels/' in CORE and "from fastce._simd cimport" in CORE:
+        direct |= {("_core", "_kernels"), ("_kernels", "_simd")}
     drawn = {room for rooms in FLOORS.values() for room in rooms}
     direct = {(a, b) for a, b in direct if a != b and {a, b} <= drawn}
 
@@ -122,17 +116,7 @@ def picture() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    document = ROOT / "CONTRIBUTING.md"
-    text = document.read_text(encoding="utf-8")
-    drawn = PICTURE.sub(lambda _: picture(), text)
-    if parser.parse_args().check:
-        return int(drawn != text)
-    document.write_text(drawn, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    document = ROOT / "CONTRIBUTING.md"
+    drawn = PICTURE.sub(lambda _: picture(), document.read_text(encoding="utf-8"))
+    document.write_text(drawn, encoding="utf-8")

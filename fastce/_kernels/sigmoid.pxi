@@ -92,7 +92,7 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
             i += width
     if options is Ordinary:
         chunk.not_ordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
-                               or (sigmoid_loss is SigmoidFocal and between.any_nonzero_below(<real> 1)))
+                              or (sigmoid_loss is SigmoidFocal and between.any_nonzero_below(<real> 1)))
     chunk.maybe_bad_target |= targets.exceeds(<real> 1)
 
 

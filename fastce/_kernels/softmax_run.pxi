@@ -440,14 +440,14 @@ cdef class SoftmaxRun:
                 if self.gathered[which].data != NULL:
                     if not is_output(which):
                         self.gather(which, self.first_number(which, first), self.first_number(which, last - first),
-                                   block[which])
+                                    block[which])
                     point_at(&batch, which, block[which] - first * size[which], self.storage[which])
             status = run_softmax(&batch, first, last, self.double_precision, total)
             if status == OK:
                 for which in range(FLAT):
                     if self.gathered[which].data != NULL and is_output(which):
                         self.write_back(which, self.first_number(which, first), self.first_number(which, last - first),
-                                 block[which])
+                                        block[which])
             first = last
         free(memory)
         return status
