@@ -2,7 +2,7 @@
 
 On a shared machine the noise of a minute then hits all runs alike, and the ratios within a
 comparison stay meaningful where absolute times do not. All that is timed in this folder is timed
-here, but for the steps of MPI processes, which wait for each other (``processes.py``).
+here.
 """
 
 from __future__ import annotations
