@@ -24,9 +24,8 @@ from fastce._call import checks
 
 # The fewest elements of a task, which take 50 to 180 microseconds. A smaller call is one task
 # (SINGLE_TASK of the compiled module). A thread wakes up 30 to 100 microseconds late, and takes
-# what is left by then: on two threads, softmax cross-entropy of 4096 x 100 takes 0.62 ns per
-# element, and 0.75 in tasks of half the size; 65536 x 10 takes 0.89 and 0.93. A large call has at
-# least TASKS, of up to LARGEST_TASK: each costs some microseconds of Python and of cold starts.
+# what is left by then. A large call has at least TASKS, of up to LARGEST_TASK: each costs some
+# microseconds of Python and of cold starts (`python -m bench -k "65536x10 or 65536x100"`).
 TASK_ELEMENTS = 1 << 17
 LARGEST_TASK = 1 << 20
 TASKS = 32

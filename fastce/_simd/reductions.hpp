@@ -7,7 +7,7 @@ namespace {
 namespace simd {
 
 // Lanes as doubles, in one vector of doubles or two. By intrinsics where a vector is twice the other:
-// GCC splits a loop over lanes into single ones (10 classes with AVX-512: 1 of 9 ns per row).
+// GCC splits a loop over lanes into single ones.
 template <class T> struct wide_vec {
     enum { parts = int(vec<T>::lanes) / int(vec<double>::lanes) };
     vec<double> part[parts];
