@@ -1,50 +1,42 @@
-"""``python -m bench``: the whole comparison, as one Markdown table, JSON and plots.
-
-Nothing heavy is imported at the top: worker processes import this module again before they are
-held to their threads.
-"""
+"""``python -m bench``: pytest-benchmark on every cell, and the report of what it measured."""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
-from bench.threads import available_cpus
-
-RESULTS = Path(__file__).parent / "results"
+from bench import RESULTS, report
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds, no sweeps, no plots")
-    parser.add_argument(
-        "--only", default="*", metavar="PATTERN", help="cells whose name matches, e.g. '*x32000*'"
-    )
-    parser.add_argument(
-        "--subjects", default="*", metavar="NAMES", help="e.g. limit,fastce,JAX (patterns too)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds, no sweeps")
+    parser.add_argument("-k", metavar="EXPRESSION", help="a part, in pytest's way: '32000 and JAX'")
     parser.add_argument("--threads", default="1,2", metavar="N,N", help="default: 1,2")
     parser.add_argument(
         "--output",
         type=Path,
-        help=f"where to write table.md, summary.md, results.json and plots "
-        f"(default: {RESULTS.parent.name}/{RESULTS.name} for a full run, nowhere for a part)",
+        help="where to write table.md, summary.md and results.json "
+        "(default: bench/results for a full run, nowhere for a part)",
     )
     arguments = parser.parse_args()
-    threads = [int(n) for n in arguments.threads.split(",")]
-    threads = [n for n in threads if n <= len(available_cpus())] or [1]
-    partial = arguments.quick or arguments.only != "*" or arguments.subjects != "*"
-
-    from bench.run import run
-
-    return run(
-        threads=threads,
-        quick=arguments.quick,
-        only=arguments.only,
-        names=arguments.subjects.split(","),
-        sweeps=not partial,
-        output=arguments.output or (None if partial else RESULTS),
-    )
+    partial = arguments.quick or arguments.k
+    output = arguments.output or (None if partial else RESULTS)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "benchmark.json"
+        command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), "--benchmark-only"]
+        command += [f"--benchmark-json={file}", "--benchmark-quiet", "--threads", arguments.threads]
+        command += ["--quick"] * arguments.quick + ["-k", arguments.k] * bool(arguments.k)
+        code = subprocess.call(command)
+        if file.exists() and file.stat().st_size:
+            results = report.read(file)
+            print(report.full(results))
+            if output is not None:
+                report.write(results, output)
+    return code
 
 
 if __name__ == "__main__":

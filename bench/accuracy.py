@@ -1,15 +1,56 @@
-"""Errors of what a subject returns: relative, in ULP, and against a derived bound."""
+"""Errors of what a subject returns: relative, in ULP, and against a derived bound.
+
+The truth is ``fastce.reference`` in ``np.longdouble``, which has 64 bits of significand on x86-64.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.problems import Problem, floating_dtype
-from bench.truth import Answer
+from fastce import reference
 
 Array = np.ndarray[Any, Any]
+
+
+class Answer(NamedTuple):
+    """A value and perhaps a gradient, with the magnitude that errors are relative to.
+
+    The magnitude is the answer itself, except where the answer is a difference of two terms that
+    may be equal (p − q with probabilities as target): there it is the larger term.
+    """
+
+    value: Array
+    gradient: Array | None = None
+    gradient_magnitude: Array | None = None
+
+
+def extended_precision() -> bool:
+    """Whether ``np.longdouble`` is wider than float64 on this platform."""
+    return bool(np.finfo(np.longdouble).eps < np.finfo(np.float64).eps)
+
+
+def true_answer(problem: Problem) -> Answer:
+    """Per-sample values and unscaled gradient of ``problem``, in extended precision."""
+    cell, target = problem.cell, problem.target
+    z = problem.logits.astype(np.float64).astype(np.longdouble)
+    function = getattr(reference, cell.operation)
+    if cell.operation == "token_log_probs":
+        return Answer(function(z, target).log_prob)
+    if cell.target == "none":
+        return Answer(function(z, axis=cell.axis))
+    if cell.target == "probabilities":
+        target = target.astype(np.longdouble)
+    long = {k: np.longdouble(v) if isinstance(v, float) else v for k, v in cell.options.items()}
+    value, gradient, _ = function(z, target, reduction="none", **long)
+    magnitude = np.abs(gradient)
+    if cell.target == "probabilities" or cell.label_smoothing:
+        mass = target.sum(axis=cell.axis, keepdims=True) if cell.target == "probabilities" else 1
+        p = reference.softmax(z, axis=cell.axis) * mass
+        magnitude = np.maximum(p, p - gradient)  # the gradient is p − q
+    return Answer(value, gradient, magnitude)
 
 
 def as_longdouble(result: Any) -> Array:

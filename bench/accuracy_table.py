@@ -1,8 +1,8 @@
 """``python -m bench.accuracy_table``: errors of every loss, dtype, instruction set and peer.
 
 Writes ``results/accuracy.md``. Errors are the worst over 2 to 131,072 classes and over thousands of
-rows of each kind of logits in ``accuracy_problems.py``, against the extended precision of
-``truth.py``.
+rows of each kind of logits in ``accuracy_problems.py``, against the reference in extended
+precision.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import machine, subjects
+from bench import RESULTS, machine, subjects
 from bench.accuracy import (
     Yardstick,
+    extended_precision,
     floating_working,
     rounded_differences,
+    true_answer,
     ulp_of,
 )
 from bench.accuracy_problems import Group, make, part
@@ -30,9 +31,7 @@ from bench.cells import CROSS_ENTROPY, Cell
 from bench.problems import Problem, floating_dtype
 from bench.report import table
 from bench.subjects import OURS
-from bench.truth import extended_precision, true_answer
 
-RESULTS = Path(__file__).parent / "results"
 CLASSES = (2, 10, 100, 1000, 131_072)
 CLASSES_16_BIT = (10, 1000)  # float32 underneath
 ELEMENTS = 2**15  # of each kind

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
-from bench import machine
+from bench import RESULTS, machine
 
-OUTPUT = Path(__file__).parent / "results" / "bridges.md"
+OUTPUT = RESULTS / "bridges.md"
 COMMANDS = {
     "bench.objectives": "Boosting objectives",
     "bench.torch_bridge": "torch",

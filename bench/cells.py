@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 Target = Literal["labels", "probabilities", "binary", "none"]
 Limit = Literal["copy", "multiply", "max"]
@@ -54,6 +54,17 @@ class Cell:
     def per_call(self) -> bool:
         """Small enough that the time of a call says more than the time of an element."""
         return self.elements < 10_000
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The loss's options, but for the reduction, as fastce and its reference name them."""
+        if self.operation == "sigmoid_focal_loss":
+            return {"gamma": self.gamma, "alpha": self.alpha}
+        if self.operation == "softmax_focal_loss":
+            return {"gamma": self.gamma, "axis": self.axis}
+        if self.operation == "softmax_cross_entropy":
+            return {"label_smoothing": self.label_smoothing, "axis": self.axis}
+        return {}
 
     @property
     def group(self) -> str:
@@ -134,12 +145,14 @@ CELLS = [
 
 # The two sweeps behind the plots. The first keeps the number of elements, so that only the
 # classes vary; its arrays are larger than a last-level cache, so that the limit is memory.
-CLASS_SWEEP = [
-    Cell(CROSS_ENTROPY, (2 * ELEMENTS // classes, classes))
-    for classes in (2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384, 65536, 262144)
-]
-ROW_SWEEP = [
-    Cell(CROSS_ENTROPY, (rows, 100))
-    for rows in (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
-]
+SWEEPS = {
+    "classes": [
+        Cell(CROSS_ENTROPY, (2 * ELEMENTS // classes, classes))
+        for classes in (2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384, 65536, 262144)
+    ],
+    "rows": [
+        Cell(CROSS_ENTROPY, (rows, 100))
+        for rows in (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+    ],
+}
 SWEEP_SUBJECTS = ("limit", "fastce", "NumPy", "torch", "JAX", "Numba")

@@ -17,8 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import machine
-from bench.__main__ import RESULTS
+from bench import RESULTS, machine
 from bench.threads import hold_to
 from bench.timing import FULL, QUICK, Budget, Run, least, prepare
 

@@ -1,42 +1,146 @@
-"""``pytest bench --benchmark-only [--threads N]``: hold the process to its threads first of all."""
+"""``pytest bench``: pytest-benchmark, given the times of subjects that take turns.
+
+Each number of threads has a worker process of its own, which is held to that many processors before
+it imports anything. The first test of a cell has the worker time all the subjects of the cell that
+were selected; each subject's test hands pytest-benchmark its own times.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.threads import available_cpus, hold_to
+from bench.timing import FULL, QUICK, SWEEP, Budget
 
-MODEST_SECONDS = "0.25"
+if TYPE_CHECKING:
+    from bench.cells import Cell
+    from bench.measure import Measured
+
+DRY_RUN = Budget(0, 1)  # with --benchmark-disable
+LEFT_OUT = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--threads", type=int, default=1, help="threads of every subject in bench/ (default 1)"
+        "--threads",
+        type=lambda text: [int(n) for n in text.split(",")],
+        default=[1, 2],
+        help="threads of every subject in bench/, each number in turn (default 1,2)",
     )
+    parser.addoption("--quick", action="store_true", help="fewer rounds in bench/, and no sweeps")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    hold_to(min(config.getoption("--threads"), len(available_cpus())))
+    processors = len(available_cpus())
+    config.option.threads = [n for n in config.option.threads if n <= processors] or [1]
+    config.stash[LEFT_OUT] = []
     # The package's own tests make every warning an error; the peers' warnings are not ours.
     config.addinivalue_line("filterwarnings", "default")
-    # A hundred and more subjects: a second each, the plugin's default, is too long. A value given
-    # on the command line stands.
-    given = any(str(a).startswith("--benchmark-max-time") for a in config.invocation_params.args)
-    if not given and hasattr(config.option, "benchmark_max_time"):
-        from pytest_benchmark.utils import SecondsDecimal
 
-        config.option.benchmark_max_time = SecondsDecimal(MODEST_SECONDS)
+
+class Replay:
+    """A clock that shows times measured elsewhere: each call takes the next of them."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.samples: Iterator[float] = iter(())
+
+    def clock(self) -> float:
+        return self.now
+
+    def call(self) -> None:
+        self.now += next(self.samples, 0.0)
+
+
+REPLAY = Replay()
 
 
 @pytest.fixture(scope="session")
-def threads(request: pytest.FixtureRequest) -> int:
-    return min(int(request.config.getoption("--threads")), len(available_cpus()))
+def measured(request: pytest.FixtureRequest) -> Iterator[Callable[..., Measured]]:
+    """``measured(cell, threads, sweep)``: its subjects that were selected, timed once for all."""
+    config = request.config
+    workers: dict[int, ProcessPoolExecutor] = {}
+    selected: dict[Any, list[str]] = {}
+    for item in request.session.items:
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        if "subject" in given:
+            place = given["cell"], given["threads"], given["sweep"]
+            selected.setdefault(place, []).append(given["subject"])
+
+    @cache
+    def measured(cell: Cell, threads: int, sweep: str | None) -> Measured:
+        from bench.measure import measure
+
+        if threads not in workers:
+            workers[threads] = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=hold_to,
+                initargs=(threads,),
+            )
+        budget = QUICK if config.option.quick else SWEEP if sweep else FULL
+        if config.getoption("benchmark_disable", False):
+            budget = DRY_RUN
+        # Errors do not depend on the number of threads: weighed once.
+        weigh = not sweep and threads == config.option.threads[0]
+        names = selected[cell, threads, sweep]
+        return workers[threads].submit(measure, cell, threads, budget, names, weigh).result()
+
+    yield measured
+    for worker in workers.values():
+        worker.shutdown()
+
+
+@pytest.fixture
+def hand_over(
+    benchmark: Any, measured: Callable[..., Measured], request: pytest.FixtureRequest
+) -> Callable[..., None]:
+    """``hand_over(cell, threads, subject, sweep)`` gives pytest-benchmark a subject's times."""
+
+    def hand_over(cell: Cell, threads: int, subject: str, sweep: str | None) -> None:
+        from bench.subjects import OURS
+
+        found = measured(cell, threads, sweep)
+        if subject in found.left_out:
+            reason = found.left_out[subject]
+            place = {"cell": cell.group, "threads": threads, "sweep": sweep}
+            left_out = request.config.stash[LEFT_OUT]
+            left_out.append({**place, "subject": subject, "reason": reason})
+            (pytest.fail if subject in OURS else pytest.skip)(f"{subject}: {reason}")
+        samples = found.seconds[subject]
+        benchmark.group = f"{cell.group}-threads={threads}"
+        benchmark.extra_info.update(
+            cell=cell.group,
+            threads=threads,
+            subject=subject,
+            sweep=sweep,
+            elements=cell.elements,
+            classes=cell.classes,
+            errors=found.errors.get(subject, {}),
+            nanoseconds_per_element=1e9 * min(samples) / cell.elements,
+        )
+        REPLAY.samples = iter(samples)
+        benchmark.pedantic(REPLAY.call, rounds=len(samples))
+
+    return hand_over
 
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     from bench import machine
 
-    machine_info["bench"] = machine.facts([config.getoption("--threads")])
+    machine_info["bench"] = machine.facts(config.option.threads)
+
+
+def pytest_benchmark_update_json(config: Any, output_json: dict[str, Any]) -> None:
+    """Add who was left out: a comparison with few peers must not pass for a full one."""
+    from bench import subjects
+
+    output_json["left_out"] = config.stash[LEFT_OUT]
+    output_json["missing"] = subjects.load()

@@ -9,10 +9,8 @@ for them.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 
-from bench.threads import available_cpus, hold_to
+from bench.threads import available_cpus, hold_to, measure_on
 from bench.timing import Budget, least
 
 SHAPES = ((64, 10), (1000, 500), (8192, 1000), (1024, 32000))
@@ -64,7 +62,7 @@ def measure(threads: int) -> None:
         difference = max(
             abs(float(loss / results["fastce"][0]) - 1) for loss, _ in results.values()
         )
-        best = least(runs, Budget(3.0, (4, 20)))
+        best = least(runs, Budget(3.0, 4))
         line = "  ".join(
             f"{name} {1e3 * seconds:9.3f} ms ({seconds / best['fastce']:4.1f})"
             for name, seconds in best.items()
@@ -81,10 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if len(arguments.threads) == 1:
         measure(arguments.threads[0])
-        return
-    for threads in arguments.threads:
-        command = [sys.executable, "-m", "bench.jax_bridge", "--threads", str(threads)]
-        subprocess.run(command, check=True)
+    else:
+        measure_on(arguments.threads, "bench.jax_bridge")
 
 
 if __name__ == "__main__":

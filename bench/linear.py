@@ -12,6 +12,7 @@ import time
 import tracemalloc
 
 from bench.threads import hold_to
+from bench.timing import Budget, least
 
 
 def main() -> None:
@@ -73,18 +74,14 @@ def main() -> None:
     }
     runs = {name: runs[name] for name in arguments.only or runs}
     outputs = hidden.nbytes + weight.nbytes
-    seconds = dict.fromkeys(runs, float("inf"))
     memory, results = {}, {}
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            tracemalloc.start()
-            start = time.process_time()
-            results[name] = run()
-            seconds[name] = min(seconds[name], time.process_time() - start)
-            memory[name] = (tracemalloc.get_traced_memory()[1] - outputs) / 2**20
-            tracemalloc.stop()
-            if name == "products":
-                results[name] = None
+    for name, run in runs.items():
+        tracemalloc.start()
+        results[name] = run()
+        memory[name] = (tracemalloc.get_traced_memory()[1] - outputs) / 2**20
+        tracemalloc.stop()
+    results["products"] = None
+    seconds = least(runs, Budget(0, arguments.rounds), time.process_time)
     for name in runs:
         line = (
             f"{name:9} {seconds[name]:8.3f} s  ratio {seconds[name] / min(seconds.values()):5.2f}"

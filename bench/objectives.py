@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import fastce
+from bench.timing import Budget, least
 from fastce.objectives import CatBoostObjective, LightGBMObjective, XGBoostObjective
 
 GAMMA = 2.0
@@ -77,21 +78,10 @@ HAND_WRITTEN: dict[str, Callable[..., Any]] = {
 }
 
 
-def least(seconds: dict[str, float], runs: dict[str, Callable[[], Any]]) -> None:
-    """Give every run a turn, and keep the least processor time of each.
-
-    A busy machine stretches the time on the wall more. With one thread the two are the same.
-    """
-    for key, run in runs.items():
-        start = time.process_time()
-        run()
-        seconds[key] = min(time.process_time() - start, seconds.get(key, np.inf))
-
-
 # One call -----------------------------------------------------------------------------------------
 
 
-def calls(rows: int, classes: int, turns: int = 9) -> None:
+def calls(rows: int, classes: int) -> None:
     print(f"One call, {rows} rows; nanoseconds of processor time per element\n")
     print("| loss | classes | as | fastce | NumPy | ratio | largest difference |")
     print("|---|---|---|---|---|---|---|")
@@ -117,9 +107,7 @@ def calls(rows: int, classes: int, turns: int = 9) -> None:
             }
             pairs = zip(runs["fastce"](), runs["NumPy"](), strict=True)
             difference = max(float(np.abs(a - b).max()) for a, b in pairs)
-            seconds: dict[str, float] = {}
-            for _ in range(turns):
-                least(seconds, runs)
+            seconds = least(runs, Budget(0, 9), time.process_time)
             ours, theirs = (1e9 * seconds[key] / given.size for key in ("fastce", "NumPy"))
             order = "class-major" if several and host == "LightGBM" else "by rows"
             kind = f"{host}, {given.dtype}, {order}"
@@ -154,12 +142,10 @@ def rounds(rows: int, classes: int, threads: int, count: int = 5) -> None:
             if run is None:
                 print(f"| {host} | not installed | | | | |")
                 break
-            best: dict[str, float] = {}
-            for _ in range(3):
-                least(best, {key: partial(one, count) for key, one in run.items()})
-            best = {key: seconds / count for key, seconds in best.items()}
+            of_count = {key: partial(one, count) for key, one in run.items()}
+            best = least(of_count, Budget(0, 3), time.process_time)
             cells = (
-                f"{1e3 * best[key]:.1f}" if key in best else "none"
+                f"{1e3 * best[key] / count:.1f}" if key in best else "none"
                 for key in ("built in", "fastce", "NumPy")
             )
             print(f"| {host} | {name} | {used} | {' | '.join(cells)} |", flush=True)

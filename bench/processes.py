@@ -23,6 +23,7 @@ import numpy as np
 
 import fastce
 from bench.scale import problem
+from bench.timing import Budget, Run, call_seconds, least
 from fastce import sharded
 
 PROCESSES = (1, 2, 4)
@@ -33,52 +34,49 @@ LOSS = fastce.SoftmaxCrossEntropy(reduction="sum")
 # On each process ----------------------------------------------------------------------------------
 
 
-class Stopwatch:
-    """The least time of each part of a step: of the processor, or by the clock for what waits."""
-
-    def __init__(self) -> None:
-        self.least: dict[str, float] = {}
-
-    def time(self, part: str, function: Any, clock: Any = time.process_time) -> Any:
-        start = clock()
-        result = function()
-        self.least[part] = min(self.least.get(part, np.inf), clock() - start)
-        return result
-
-
 def share(count: int, comm: Any) -> slice:
     return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
 
 
-def step_on_rows(comm: Any, watch: Stopwatch, logits: Any, y: Any, out: Any) -> int:
-    """The loss of this process's rows, added up over all; returns the bytes that it sends."""
-    call = functools.partial(LOSS.value_and_grad, logits, y, out=out)
-    value, _ = watch.time("unsplit", call)
-    sent = np.array([value])
-    comm.Barrier()
-    watch.time("exchange", lambda: comm.allreduce(sent), time.perf_counter)
-    return sent.nbytes
+def step_on_rows(comm: Any, logits: Any, y: Any, out: Any) -> tuple[dict[str, Run], Run, int]:
+    """What is computed for this process's rows; what is exchanged, and how many bytes are sent."""
+    unsplit = functools.partial(LOSS.value_and_grad, logits, y, out=out)
+    sent = np.array([unsplit()[0]])
+    return {"unsplit": unsplit}, lambda: comm.allreduce(sent), sent.nbytes
 
 
 def step_on_classes(
-    comm: Any, watch: Stopwatch, logits: Any, y: Any, out: Any, first: int, classes: int
-) -> int:
+    comm: Any, logits: Any, y: Any, out: Any, first: int, classes: int
+) -> tuple[dict[str, Run], Run, int]:
     """The same for this process's classes of all the rows."""
     place = (y, first)
-    part = watch.time("summarise", lambda: sharded.summarise(logits, *place, LOSS, classes=classes))
+    summarise = functools.partial(sharded.summarise, logits, *place, LOSS, classes=classes)
+    part = summarise()
     sent = part.packed()
     received = np.empty((comm.size, *sent.shape))
-    comm.Barrier()
-    watch.time("exchange", lambda: comm.Allgather(sent, received), time.perf_counter)
+    comm.Allgather(sent, received)
     parts = [sharded.Summary(*fields) for fields in received]
-    total = watch.time("merge", lambda: functools.reduce(sharded.merge, parts))
-    watch.time("one merge", lambda: sharded.merge(part, part))
-    watch.time("finish", lambda: sharded.finish(total, y, LOSS, classes=classes))
-    watch.time(
-        "gradient",
-        lambda: sharded.gradient(logits, *place, part, total, LOSS, classes=classes, out=out),
-    )
-    return sent.nbytes
+    merge = functools.partial(functools.reduce, sharded.merge, parts)
+    total = merge()
+    computed = {
+        "summarise": summarise,
+        "merge": merge,
+        "one merge": functools.partial(sharded.merge, part, part),
+        "finish": functools.partial(sharded.finish, total, y, LOSS, classes=classes),
+        "gradient": functools.partial(
+            sharded.gradient, logits, *place, part, total, LOSS, classes=classes, out=out
+        ),
+    }
+    return computed, lambda: comm.Allgather(sent, received), sent.nbytes
+
+
+def exchange_seconds(comm: Any, exchange: Run) -> float:
+    """The least time of exchanges that all processes begin together: they wait for each other."""
+    seconds = []
+    for _ in range(ROUNDS):
+        comm.Barrier()
+        seconds.append(call_seconds(exchange, 1, time.perf_counter))
+    return min(seconds)
 
 
 def on_each_process(rows: int, classes: int) -> None:
@@ -89,20 +87,19 @@ def on_each_process(rows: int, classes: int) -> None:
     figures: dict[str, Any] = {}
     for split in ("rows", "classes"):
         mine = share(rows if split == "rows" else classes, comm)
-        shape = (
-            (mine.stop - mine.start, classes) if split == "rows" else (rows, mine.stop - mine.start)
-        )
-        logits, _ = problem(*shape, seed=comm.rank)
-        y = np.random.default_rng(1).integers(classes, size=shape[0])
-        out, watch = np.empty_like(logits), Stopwatch()
-        for _ in range(ROUNDS):
-            if split == "rows":
-                sent = step_on_rows(comm, watch, logits, y, out)
-            else:
-                sent = step_on_classes(comm, watch, logits, y, out, mine.start, classes)
-        gathered = comm.gather(watch.least)
+        count = mine.stop - mine.start
+        logits, _ = problem(*((count, classes) if split == "rows" else (rows, count)), comm.rank)
+        y = np.random.default_rng(1).integers(classes, size=len(logits))
+        out = np.empty_like(logits)
+        if split == "rows":
+            computed, exchange, sent = step_on_rows(comm, logits, y, out)
+        else:
+            computed, exchange, sent = step_on_classes(comm, logits, y, out, mine.start, classes)
+        times = least(computed, Budget(0, ROUNDS), time.process_time)
+        times["exchange"] = exchange_seconds(comm, exchange)
+        gathered = comm.gather(times)
         if comm.rank == 0:
-            figures[split] = {part: max(t[part] for t in gathered) for part in watch.least}
+            figures[split] = {part: max(t[part] for t in gathered) for part in times}
             figures[split]["sent"] = sent
     if comm.rank == 0:
         print(json.dumps(figures))

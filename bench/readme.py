@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import RESULTS
-from bench.report import FASTCE, digits, fastest_peer, minimum, table, time_of
+from bench import RESULTS
+from bench.report import FASTCE, digits, fastest_peer, minimum, read, table, time_of
 from bench.subjects import LIMIT, OURS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -70,7 +69,7 @@ def block(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    results = json.loads((RESULTS / "results.json").read_text("utf-8"))
+    results = read(RESULTS / "results.json")
     before, rest = README.read_text("utf-8").split(START)
     after = rest.split(END)[1]
     README.write_text(before + START + block(results) + END + after, "utf-8")

@@ -1,6 +1,7 @@
 """Results as Markdown: the full table, the summary for the README, what is lost, the speed-up.
 
-``python -m bench.report [results.json]`` prints the report of an earlier run again.
+``python -m bench.report [FILE]`` prints the report of an earlier run again: of a file that
+``pytest bench --benchmark-json FILE`` has written, or of the last full run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import RESULTS, machine
 from bench.cells import CELLS, Cell
 from bench.subjects import LIMIT, OURS
 
@@ -244,7 +245,49 @@ def full(results: Measured) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def read(file: Path) -> Measured:
+    """Read pytest-benchmark's JSON, or what ``write`` has made of it."""
+    data: Measured = json.loads(file.read_text(encoding="utf-8"))
+    if "benchmarks" not in data:
+        return data
+    found: dict[tuple[str, int, str | None], Measured] = {}
+
+    def entry(place: Measured) -> Measured:
+        key = place["cell"], place["threads"], place["sweep"]
+        empty: Measured = {"seconds": {}, "errors": {}, "left_out": {}}
+        return found.setdefault(key, {"cell": key[0], "threads": key[1], **empty})
+
+    for benchmark in data["benchmarks"]:
+        info, stats = benchmark["extra_info"], benchmark["stats"]
+        measured, subject = entry(info), info["subject"]
+        measured["elements"] = info["elements"]
+        if info["sweep"]:
+            measured |= {"classes": info["classes"], "rows": info["elements"] // info["classes"]}
+        times = {"minimum": stats["min"], "median": stats["median"], "rounds": stats["rounds"]}
+        measured["seconds"][subject] = times
+        if info["errors"]:
+            measured["errors"][subject] = info["errors"]
+    for item in data["left_out"]:
+        entry(item)["left_out"][item["subject"]] = item["reason"]
+    sweeps: dict[str, list[Measured]] = {}
+    for (_, _, sweep), measured in found.items():
+        if sweep:
+            sweeps.setdefault(sweep, []).append(measured)
+    return {
+        "machine": data["machine_info"]["bench"],
+        "missing": data["missing"],
+        "cells": [measured for (_, _, sweep), measured in found.items() if not sweep],
+        "sweeps": sweeps,
+    }
+
+
+def write(results: Measured, output: Path) -> None:
+    """Write table.md, summary.md and results.json."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (output / "table.md").write_text(full(results), encoding="utf-8")
+    (output / "summary.md").write_text(summary(results), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    default = Path(__file__).parent / "results" / "results.json"
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else default
-    print(full(json.loads(source.read_text(encoding="utf-8"))))
+    print(full(read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / "results.json")))

@@ -15,23 +15,14 @@ from typing import Any
 import numpy as np
 
 import fastce
+from bench.timing import Budget, least
 from fastce import sharded
 
 CLASSES = 32_000
 CHUNK_ROWS = 264  # of 32000 float32 classes: 32 MiB
 
 
-def seconds(function: Any, rounds: int = 7) -> tuple[float, float]:
-    """The least time of several rounds: by the clock, and of the processors.
-
-    On a machine with other things to do, the second one means more.
-    """
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter(), time.process_time()
-        function()
-        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    return tuple(min(column) for column in zip(*times, strict=True))
+CLOCKS = {"clock": time.perf_counter, "processors": time.process_time}
 
 
 def problem(rows: int, classes: int, seed: int = 0) -> tuple[Any, Any]:
@@ -54,21 +45,20 @@ def shards() -> None:
         loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
         summarise = functools.partial(sharded.summarise, logits, y, 0, loss, classes=CLASSES)
         part = summarise()
-        element = [
-            seconds(functools.partial(loss.value_and_grad, logits, y, out=out)),
-            seconds(summarise),
-            seconds(
-                functools.partial(
-                    sharded.gradient, logits, y, 0, part, part, loss, classes=CLASSES, out=out
-                )
+        element = {
+            "unsplit": functools.partial(loss.value_and_grad, logits, y, out=out),
+            "summarise": summarise,
+            "gradient": functools.partial(
+                sharded.gradient, logits, y, 0, part, part, loss, classes=CLASSES, out=out
             ),
-        ]
-        row = [
-            seconds(functools.partial(sharded.merge, part, part)),
-            seconds(functools.partial(sharded.finish, part, y, loss, classes=CLASSES)),
-        ]
-        cells = [f"{t / logits.size * 1e9:.2f} ns" for _, t in element]
-        cells += [f"{t / len(y) * 1e6:.2f} µs" for _, t in row]
+        }
+        row = {
+            "merge": functools.partial(sharded.merge, part, part),
+            "finish": functools.partial(sharded.finish, part, y, loss, classes=CLASSES),
+        }
+        best = least(element | row, Budget(0, 7), time.process_time)
+        cells = [f"{best[step] / logits.size * 1e9:.2f} ns" for step in element]
+        cells += [f"{best[step] / len(y) * 1e6:.2f} µs" for step in row]
         print(f"| label_smoothing={smoothing} | {' | '.join(cells)} | {8 * len(part.packed())} |")
 
 
@@ -130,15 +120,13 @@ def overhead_of_chunks(chunks: int, rows: int) -> None:
             (a, a_norms), (b, b_norms) = loop(), graph()
             assert math.isclose(a, b, rel_tol=1e-14)  # dask adds in another order
             assert np.array_equal(a_norms, b_norms)
-            rounds = [[seconds(f, 1) for f in (loop, graph, as_it_is)] for _ in range(40)]
-            for clock, name in enumerate(("clock", "processors")):
-                least = [
-                    min(times[clock] for times in column) for column in zip(*rounds, strict=True)
-                ]
+            runs = {"loop": loop, "graph": graph, "as it is": as_it_is}
+            for name, clock in CLOCKS.items():
+                base, *others = least(runs, Budget(0, 40), clock).values()
                 cells = [f"{chunks} of {block.nbytes / 2**20:.0f} MiB", str(threads), name]
-                cells += [f"{least[0] * 1e3:.0f} ms"]
-                for t in least[1:]:
-                    cells += [f"{t * 1e3:.0f} ms", f"{t / least[0] - 1:+.1%}"]
+                cells += [f"{base * 1e3:.0f} ms"]
+                for t in others:
+                    cells += [f"{t * 1e3:.0f} ms", f"{t / base - 1:+.1%}"]
                 print(f"| {' | '.join(cells)} |")
 
 

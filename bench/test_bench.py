@@ -1,45 +1,44 @@
-"""The cells under pytest-benchmark, for its comparisons, histograms and saved runs."""
+"""Every cell and subject on each number of threads: ``pytest bench --benchmark-only``."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from bench import subjects
-from bench.cells import CELLS, Cell
-from bench.problems import Problem, make_problem
+from bench.cells import CELLS, SWEEP_SUBJECTS, SWEEPS, Cell
+from bench.conftest import REPLAY
 
 MISSING = subjects.load()
 
-CASES = [
-    pytest.param(cell, subject, id=f"{cell.group}-{subject.name.replace(', ', '-')}")
-    for cell in CELLS
-    for subject in subjects.subjects_of(cell)
-]
+
+def cases(threads: list[int], quick: bool) -> Iterator[Any]:
+    """Yield cells, thread counts and subjects in the order in which they take turns."""
+    places = [(cell, n, None) for cell in CELLS for n in threads]
+    if not quick:
+        places += [(cell, threads[0], name) for name, sweep in SWEEPS.items() for cell in sweep]
+    for cell, n, sweep in places:
+        for subject in subjects.subjects_of(cell):
+            if sweep is None or subject.name in SWEEP_SUBJECTS:
+                name = subject.name.replace(", ", "-")
+                name = f"{cell.group}-threads={n}-{name}" + f"-over-{sweep}" * bool(sweep)
+                yield pytest.param(cell, n, subject.name, sweep, id=name)
 
 
-@lru_cache(maxsize=1)
-def problem_of(cell: Cell, threads: int) -> Problem:
-    return make_problem(cell, threads)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" in metafunc.fixturenames:
+        options = metafunc.config.option
+        given = list(cases(options.threads, options.quick))
+        metafunc.parametrize(("cell", "threads", "subject", "sweep"), given)
 
 
-@pytest.mark.parametrize(("cell", "subject"), CASES)
-def test_speed(benchmark: Any, cell: Cell, subject: subjects.Subject, threads: int) -> None:
-    benchmark.group = f"{cell.group}-threads={threads}"
-    benchmark.extra_info.update(elements=cell.elements, threads=threads, subject=subject.name)
-    try:
-        run = subject.prepare(problem_of(cell, threads))
-        run()
-    except Exception as error:
-        if subject.name in subjects.OURS:
-            raise
-        pytest.skip(f"{subject.name}: {error}")
-    benchmark(run)
-    if benchmark.enabled and benchmark.stats is not None:
-        nanoseconds = benchmark.stats["min"] / cell.elements * 1e9
-        benchmark.extra_info["nanoseconds_per_element"] = nanoseconds
+@pytest.mark.benchmark(timer=REPLAY.clock)
+def test_speed(
+    hand_over: Callable[..., None], cell: Cell, threads: int, subject: str, sweep: str | None
+) -> None:
+    hand_over(cell, threads, subject, sweep)
 
 
 @pytest.mark.parametrize("peer", sorted(MISSING))

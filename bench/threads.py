@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 POOL_SIZES = (
     "OMP_NUM_THREADS",
@@ -40,3 +42,10 @@ def hold_to(threads: int) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus[-threads:])
+
+
+def measure_on(counts: list[int], module: str, *options: str) -> None:
+    """Run ``python -m module --threads N`` for each number of threads, in a process of its own."""
+    for threads in counts:
+        command = [sys.executable, "-m", module, "--threads", str(threads), *options]
+        subprocess.run(command, check=True)

@@ -6,16 +6,16 @@ thread and on two, whatever the size, in turns, and prints the medians in micros
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from statistics import median
 
 import numpy as np
 
 import fastce
+from bench.timing import Budget, interleave
 from fastce._call import threads
 
-ROUNDS = 200
+ROUNDS = 50
 SIZES = [1 << 18, 5 << 16, 3 << 17, 1 << 19, 1 << 20, 1 << 21]  # smaller calls are one task
 
 
@@ -37,14 +37,8 @@ def calls(elements: int) -> dict[str, Callable[[], object]]:
 
 def microseconds(call: Callable[[], object], counts: tuple[int, ...]) -> list[float]:
     """Median time of a call on each number of threads, taken in turns."""
-    times: dict[int, list[float]] = {count: [] for count in counts}
-    for _ in range(ROUNDS):
-        for count in counts:
-            fastce.set_num_threads(count)
-            call()  # the pool is new
-            start = time.perf_counter()
-            call()
-            times[count].append(time.perf_counter() - start)
+    runs = dict.fromkeys(counts, call)
+    times = interleave(runs, Budget(0, ROUNDS), before_turn=fastce.set_num_threads)
     return [median(times[count]) * 1e6 for count in counts]
 
 

@@ -1,7 +1,8 @@
-"""Interleaved timing: every subject of a cell takes its turn in every round.
+"""Interleaved timing: every run takes its turn in every round.
 
-On a shared machine the noise of a minute then hits all subjects alike, and the ratios within a
-cell stay meaningful where absolute times do not.
+On a shared machine the noise of a minute then hits all runs alike, and the ratios within a
+comparison stay meaningful where absolute times do not. All that is timed in this folder is timed
+here.
 """
 
 from __future__ import annotations
@@ -10,34 +11,33 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Run = Callable[[], Any]
+Clock = Callable[[], float]
 
 SHORTEST_SAMPLE = 5e-3  # seconds: long against the clock's resolution and a timer interrupt
 WARMED_BELOW = 20e-3  # seconds: longer calls stream through the caches whatever came before
-PAUSE = 2e-3  # seconds: lets the worker threads of the subject before stop spinning
+PAUSE = 2e-3  # seconds: lets the worker threads of the run before stop spinning
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long a cell may be timed: at least ``rounds[0]`` rounds, at most ``rounds[1]``."""
+class Budget(NamedTuple):
+    """How long runs may be timed, all together, and how many rounds there are at the least."""
 
     seconds: float
-    rounds: tuple[int, int]
+    rounds: int
 
 
-FULL = Budget(1.5, (4, 30))
-SWEEP = Budget(0.7, (3, 15))
-QUICK = Budget(0.5, (3, 10))
+FULL = Budget(1.5, 4)
+SWEEP = Budget(0.7, 3)
+QUICK = Budget(0.5, 3)
 
 
-def call_seconds(run: Run, calls: int) -> float:
-    start = time.perf_counter()
+def call_seconds(run: Run, calls: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(calls):
         run()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def prepare(makers: Mapping[str, Callable[[], Run]]) -> tuple[dict[str, Run], dict[str, str]]:
@@ -54,33 +54,49 @@ def prepare(makers: Mapping[str, Callable[[], Run]]) -> tuple[dict[str, Run], di
     return runs, failed
 
 
-def least(runs: Mapping[str, Run], budget: Budget) -> dict[str, float]:
+def least(
+    runs: Mapping[Any, Run], budget: Budget, clock: Clock = time.perf_counter
+) -> dict[Any, float]:
     """Seconds a call, the least of the rounds, for each of ``runs``."""
-    return {name: min(samples) for name, samples in interleave(runs, budget).items()}
+    return {name: min(samples) for name, samples in interleave(runs, budget, clock).items()}
 
 
-def interleave(runs: Mapping[str, Run], budget: Budget) -> dict[str, list[float]]:
-    """Seconds a call, one sample a round, for each of ``runs``, which have all been called once."""
-    seconds = {}
-    for name, run in runs.items():
-        seconds[name] = call_seconds(run, 1)
-        if seconds[name] < WARMED_BELOW:
-            seconds[name] = min(call_seconds(run, 1), call_seconds(run, 1))
-    calls = {name: max(1, math.ceil(SHORTEST_SAMPLE / seconds[name])) for name in runs}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    fewest, most = budget.rounds
+def interleave(
+    runs: Mapping[Any, Run],
+    budget: Budget,
+    clock: Clock = time.perf_counter,
+    before_turn: Callable[[Any], Any] = lambda name: None,
+) -> dict[Any, list[float]]:
+    """Seconds a call, one sample a round, for each of ``runs``, which have all been called once.
+
+    ``time.process_time`` as the clock counts what the processors spend, over all threads: other
+    programs disturb it less. ``before_turn(name)`` is called before each turn, outside the time.
+    """
+    samples: dict[Any, list[float]] = {name: [] for name in runs}
+    calls = dict.fromkeys(runs, 1)
+    short = set()
     started = time.perf_counter()
     gc.collect()
     gc.disable()
     try:
-        for done in range(most):
-            if done >= fewest and time.perf_counter() - started > budget.seconds:
-                break
+        for name, run in runs.items():
+            before_turn(name)
+            seconds = call_seconds(run, 1, clock)
+            if seconds < WARMED_BELOW:
+                short.add(name)
+                seconds = min(call_seconds(run, 1, clock), call_seconds(run, 1, clock))
+                calls[name] = math.ceil(SHORTEST_SAMPLE / max(seconds, 1e-9))
+            else:
+                samples[name].append(seconds)
+        rounds = 0 if short else 1
+        while rounds < budget.rounds or time.perf_counter() - started < budget.seconds:
+            rounds += 1
             for name, run in runs.items():
+                before_turn(name)
                 time.sleep(PAUSE)
-                if seconds[name] < WARMED_BELOW:
+                if name in short:
                     run()
-                samples[name].append(call_seconds(run, calls[name]))
+                samples[name].append(call_seconds(run, calls[name], clock))
     finally:
         gc.enable()
     return samples

@@ -30,7 +30,6 @@ extensions = [
     "myst_parser",
     "sphinx_copybutton",
     "sphinx_design",
-    "code_blocks",
     "computed",
 ]
 exclude_patterns = ["_build"]

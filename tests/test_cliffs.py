@@ -10,7 +10,7 @@ from bench import cliffs, variations
 from bench.timing import Budget
 from fastce import reference
 
-ONCE = Budget(0.0, (1, 1))
+ONCE = Budget(0.0, 1)
 ELEMENTS = 640
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6, "float16": 2e-3, "bfloat16": 1e-2}
 GROUPS = {

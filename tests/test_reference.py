@@ -118,33 +118,44 @@ def exact_sigmoid_focal(y, *, gamma, alpha, label_smoothing=0):
     return f
 
 
-def assert_equals(result, exact, rtol, atol=0.0):
-    for actual, truth in zip(result, exact, strict=True):
-        truth = np.array(truth, dtype=float).reshape(np.shape(actual))
-        np.testing.assert_allclose(actual, truth, rtol=rtol, atol=atol)
+def assert_equals(function, z, target, exact, rtol, atol=0.0, **options):
+    """The loss of z and its derivatives, in float64 and in longdouble, to as many digits."""
+    for dtype in (np.float64, LONG):
+        finer = float(np.finfo(dtype).eps / np.finfo(np.float64).eps)
+        given = {name: in_precision(option, dtype) for name, option in options.items()}
+        target = in_precision(target, dtype)
+        result = function(np.asarray(z, dtype), target, reduction="none", **given)
+        for actual, truth in zip(result, exact, strict=True):
+            assert actual.dtype == dtype
+            digits = [LONG(mpmath.nstr(x, 30)) for x in np.ravel(truth)]
+            truth = np.reshape(digits, actual.shape)
+            np.testing.assert_allclose(actual, truth, rtol=rtol * finer, atol=atol * finer)
+
+
+def in_precision(value, dtype):
+    """Take numbers with a point to a dtype; labels, masks and None are left as they are."""
+    array = np.asarray(value)
+    return array.astype(dtype)[()] if array.dtype == np.float64 else value
 
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("options", CROSS_ENTROPY)
 def test_cross_entropy_of_a_label(options, row):
-    options = CROSS_ENTROPY[options]
-    z = [mpmath.mpf(x) for x in ROWS[row]]
-    exact = derivatives(exact_cross_entropy([1, 0, 0, 0], **options), z)
-    result = reference.softmax_cross_entropy(ROWS[row], 0, reduction="sum", **options)
+    options, z = CROSS_ENTROPY[options], ROWS[row]
+    exact = derivatives(exact_cross_entropy([1, 0, 0, 0], **options), [mpmath.mpf(x) for x in z])
     # Where nothing cancels every digit is right, down to tails of 1e-26.
-    cancels = options.keys() - {"weight", "where"}
-    assert_equals(result, exact, rtol=1e-13, atol=1e-15 if cancels else 0)
+    atol = 1e-15 if options.keys() - {"weight", "where"} else 0
+    assert_equals(reference.softmax_cross_entropy, z, 0, exact, 1e-13, atol, **options)
 
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("options", CROSS_ENTROPY)
 def test_cross_entropy_of_probabilities(options, row):
-    options = CROSS_ENTROPY[options]
+    options, z = CROSS_ENTROPY[options], ROWS[row]
     q = [0.6, 0.15, 0.0, 0.3] if "where" in options else PROBABILITIES
-    z = [mpmath.mpf(x) for x in ROWS[row]]
-    exact = derivatives(exact_cross_entropy([mpmath.mpf(x) for x in q], **options), z)
-    result = reference.softmax_cross_entropy(ROWS[row], q, reduction="sum", **options)
-    assert_equals(result, exact, rtol=1e-13, atol=1e-15)
+    f = exact_cross_entropy([mpmath.mpf(x) for x in q], **options)
+    exact = derivatives(f, [mpmath.mpf(x) for x in z])
+    assert_equals(reference.softmax_cross_entropy, z, q, exact, 1e-13, 1e-15, **options)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -159,12 +170,11 @@ def test_one_hot_probabilities_keep_the_tails(row):
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_softmax_focal(gamma, row, masked):
-    where = KEPT if masked else [True] * 4
-    z = [mpmath.mpf(x) for x in ROWS[row]]
-    exact = derivatives(exact_softmax_focal(gamma=gamma, alpha=0.75, where=where), z)
-    alpha = [0.75, 1.0, 1.0, 1.0]
-    result = reference.softmax_focal_loss(ROWS[row], 0, gamma=gamma, alpha=alpha, where=where)
-    assert_equals(result, exact, rtol=2e-13)
+    where, z = KEPT if masked else [True] * 4, ROWS[row]
+    f = exact_softmax_focal(gamma=gamma, alpha=0.75, where=where)
+    exact = derivatives(f, [mpmath.mpf(x) for x in z])
+    options = {"gamma": gamma, "alpha": [0.75, 1.0, 1.0, 1.0], "where": where}
+    assert_equals(reference.softmax_focal_loss, z, 0, exact, 2e-13, **options)
 
 
 @pytest.mark.parametrize("z", [-60.0, -10.25, -0.5, 0.0, 1.0, 17.0, 60.0])
@@ -172,12 +182,10 @@ def test_softmax_focal(gamma, row, masked):
 @pytest.mark.parametrize("pos_weight", [1.0, 2.5])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_bce(z, y, pos_weight, smoothing):
-    f = exact_bce(mpmath.mpf(y), pos_weight=pos_weight, label_smoothing=smoothing)
-    result = reference.bce_with_logits(
-        z, y, pos_weight=pos_weight, label_smoothing=smoothing, reduction="none"
-    )
-    soft = smoothing or 0 < y < 1
-    assert_equals(result, derivatives(f, [mpmath.mpf(z)]), rtol=1e-14, atol=1e-15 if soft else 0)
+    options = {"pos_weight": pos_weight, "label_smoothing": smoothing}
+    exact = derivatives(exact_bce(mpmath.mpf(y), **options), [mpmath.mpf(z)])
+    atol = 1e-15 if smoothing or 0 < y < 1 else 0
+    assert_equals(reference.bce_with_logits, z, y, exact, 1e-14, atol, **options)
 
 
 @pytest.mark.parametrize("z", [-60.0, -10.25, -0.5, 0.0, 1.0, 17.0, 60.0])
@@ -185,12 +193,10 @@ def test_bce(z, y, pos_weight, smoothing):
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize(("alpha", "smoothing"), [(0.25, 0.0), (None, 0.0), (0.9, 0.2)])
 def test_sigmoid_focal(z, y, gamma, alpha, smoothing):
-    f = exact_sigmoid_focal(mpmath.mpf(y), gamma=gamma, alpha=alpha, label_smoothing=smoothing)
-    result = reference.sigmoid_focal_loss(
-        z, y, gamma=gamma, alpha=alpha, label_smoothing=smoothing, reduction="none"
-    )
-    soft = smoothing or 0 < y < 1
-    assert_equals(result, derivatives(f, [mpmath.mpf(z)]), rtol=2e-13, atol=1e-15 if soft else 0)
+    options = {"gamma": gamma, "alpha": alpha, "label_smoothing": smoothing}
+    exact = derivatives(exact_sigmoid_focal(mpmath.mpf(y), **options), [mpmath.mpf(z)])
+    atol = 1e-15 if smoothing or 0 < y < 1 else 0
+    assert_equals(reference.sigmoid_focal_loss, z, y, exact, 2e-13, atol, **options)
 
 
 @pytest.mark.parametrize("c", CASES, ids=str)
@@ -307,12 +313,6 @@ def test_every_dtype_is_computed_in_float64(dtype):
         batch.logits.astype(np.float64), batch.target, **c.options, **batch.call
     )
     np.testing.assert_array_equal(grad, same[1])
-
-
-def test_longdouble_stays_longdouble():
-    z = np.array([[30, 0, -1]], LONG)
-    loss, grad, hess = reference.softmax_cross_entropy(z, [0], reduction="none")
-    assert loss.dtype == grad.dtype == hess.dtype == LONG
 
 
 @pytest.mark.skipif(np.finfo(LONG).eps == np.finfo(float).eps, reason="longdouble is float64")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("fastce", "tests", "bench", "docs", "examples")  # tests import from all of them
-PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("fastce", "tests", "bench", "docs", "examples", "tools")  # tests import from all of them
+PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "CONTRIBUTING.md", "README.md", "LICENSE")
 LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis", "_build")
 
 # An editable install finds what the copy has not built in the checkout: kernels that are not

@@ -15,15 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import machine
+from bench import RESULTS, machine
 from fastce._call import variants
 
-OUTPUT = Path(__file__).resolve().parent.parent / "bench" / "results" / "exhaustive.md"
+OUTPUT = RESULTS / "exhaustive.md"
 CHUNK = 2**17  # numbers whose float64 truth and differences stay in the second-level cache
 SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 

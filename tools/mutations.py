@@ -59,7 +59,7 @@ MUTATIONS = [
     Mutation(
         "a pivot that is no target without its gradient",
         "_kernels/pivots.pxi",
-        "e[i * classes + s.pivot[i]] = <real> s.pivot_exp[i]",
+        "e[i * classes + s.pivot[i]] = <real> at_pivot[is_target]",
         "pass",
         SOFTMAX,
     ),
@@ -71,10 +71,10 @@ MUTATIONS = [
         MODERATE,
     ),
     Mutation(
-        "others without the unit of their row",
+        "sums without the unit of their row",
         "_kernels/pivots.pxi",
-        "store(&block.sum_without_pivot[i], others * unit)",
-        "store(&block.sum_without_pivot[i], others)",
+        "store(&block.sum_without_pivot[i], sum_without_pivot * unit)",
+        "store(&block.sum_without_pivot[i], sum_without_pivot)",
         SOFTMAX,
     ),
     Mutation(
@@ -102,8 +102,8 @@ MUTATIONS = [
     Mutation(
         "the sum of losses without the products",
         "_kernels/formulas.pxi",
-        "fma(above, pivot + others, others * below)",
-        "fma(above, pivot, others * below)",
+        "fma(above, pivot + sum_without_pivot, sum_without_pivot * below)",
+        "fma(above, pivot, sum_without_pivot * below)",
         MODERATE,
     ),
     Mutation(
@@ -181,8 +181,8 @@ MUTATIONS = [
     Mutation(
         "an extreme logit in an ordinary chunk",
         "_kernels/sigmoid.pxi",
-        "chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag)",
-        "chunk.extraordinary = (False and logits.exceeds(smallest_normal_exp(tag)",
+        "chunk.not_ordinary = (logits.exceeds(smallest_normal_exp(tag)",
+        "chunk.not_ordinary = (False and logits.exceeds(smallest_normal_exp(tag)",
         CHUNKS,
     ),
     Mutation(

@@ -1,5 +1,6 @@
 # One plan for each batch of a softmax loss: which kernel takes it, and how its scratch is packed. All thresholds
-# stand here, each with the measurement that set it.
+# stand here. To measure one again, compare two builds by `python -m bench.cliffs --only softmax --classes K,K`, on both
+# sides of it; those below were set with AVX-512 on Zen 4, on one thread.
 # Needs batch.pxi.
 
 cdef enum:  # plans
@@ -11,8 +12,8 @@ PLANS = ("block by rows", "block interleaved", "block by planes")
 """The plans by their numbers."""
 
 cdef enum:
-    INTERLEAVED_CLASSES = 6  # the most classes of a row that is packed class by class: with 6, AVX-512 and float32,
-    #                          the gradient takes 1.15 ns per element so, and 1.22 by rows, the Hessian 2.1 and 3.0
+    INTERLEAVED_CLASSES = 6  # the most classes of a row that is packed class by class: with 6, the gradient of float32
+    #                          takes 1.15 ns per element so, and 1.22 by rows, the Hessian 2.1 and 3.0
     INTERLEAVED_ROWS = 256   # of a run of them
     SPREAD_CLASSES = 24      # the most classes for which a look-up spreads the numbers of rows over vectors
     BLOCK_BYTES = 16384      # of a block of longer rows, if these are at least LEAST_ROWS: with 8 KB, 64 classes take
@@ -27,7 +28,6 @@ cdef enum:
     LEAST_PLANE_ROWS = 128   # so many rows, if no scratch is needed for them: lines far apart cost more than the
     #                          cache saves. 64 class-major rows of 32,769 classes take 0.40 ns per element at once,
     #                          1.15 in runs of 16; 128 rows take 0.48, 0.67 in runs of 64, 3.3 in runs of 16
-    #                          (Zen 4, AVX-512, one thread)
     CLASSES_TOGETHER = 16    # of a run that are summed up while they are in the cache: always so many, for the
     #                          bits of a row's sum must not depend on the size of its run
     STREAMED_ROW_BYTES = 65536  # of one row, which waits in scratch to go past the caches

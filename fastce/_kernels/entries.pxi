@@ -8,9 +8,8 @@ cdef enum:
     SINGLE_TASK = 1 << 17    # TASK_ELEMENTS of _call/threads.py: the sums are the same with tasks and without
     FACTOR_BITS = 100        # factors of up to 2^100 either way are multiplied in float32, which ends at 2^128. What
     #                          makes a product larger, or a part of it smaller, is computed in float64
-    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: 2 million elements of
-    #                          float32 take 0.47 ns each so, and 0.51 otherwise, 3 million 0.49 and 0.68,
-    #                          1.5 million 0.48 either way (Zen 4, 32 MB of last-level cache)
+    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: about a quarter of a last-level
+    #                          cache of 32 MB (see "rows" of `python -m bench`: 10,000 to 30,000 rows of 100 classes)
 
 
 cdef enum:

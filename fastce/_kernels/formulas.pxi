@@ -17,7 +17,7 @@ cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
 
 cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ssize_t i, const double* pivots,
                                       bint plain, bint wants_values, bint wants_derivatives) noexcept nogil:
-    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(others).
+    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(sum_without_pivot).
     # What is 0 for all rows, soft target mass and z_loss, is left out where it is; if all of it is, as the
     # caller knows, nothing is asked for each vector.
     cdef bint soft_targets = not plain and is_soft(batch)
@@ -25,23 +25,23 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     cdef vec[double] pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
     # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
-    cdef vec[double] others = load(&block.sum_without_pivot[i]) + (m - m)
+    cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] hard = load(&block.hard_mass[i])
-    cdef vec[double] pull = hard, towards = zero, at_target = hard, soft = zero
-    cdef vec[double] log_total, lse, total, value, e, inverse, scale, target_others, square, product
+    cdef vec[double] softmax_coefficient = hard, coefficient_less_target = zero, target_mass = hard, soft = zero
+    cdef vec[double] log_total, lse, total, value, e, inverse, row_scale, sum_without_label, square, product
     if soft_targets:
         soft = load(&block.soft_mass[i])
-        at_target = load(&block.soft_at_target[i])
-        pull = hard + soft
-        towards = soft - at_target
-        at_target = hard + at_target
+        target_mass = load(&block.soft_at_target[i])
+        softmax_coefficient = hard + soft
+        coefficient_less_target = soft - target_mass
+        target_mass = hard + target_mass
     if wants_values:
-        log_total = log1p(others / pivot)
-        # keep: a class of weight 0 has no loss, even where its logit is -inf.
+        log_total = log1p(sum_without_pivot / pivot)
+        # zero_unless: a class of weight 0 has no loss, even where its logit is -inf.
         value = zero_unless(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
         value = fma(soft, log_total, value)
         if soft_targets:
-            value = value + load(&block.soft_distance[i])
+            value = value + load(&block.soft_gap[i])
         if not plain and (batch.z_loss != 0.0 or batch.log_sum_exp):
             lse = m + log_total
             # Infinite where the maximum is: the loss alone is NaN then.
@@ -49,24 +49,25 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
             store(&block.log_sum_exp[i], select(equal(abs(m), splat(<double> INFINITY)) & equal(total, total), m, lse))
             if batch.z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
                 value = value + splat(batch.z_loss) * lse * lse
-                pull = pull + two_z * lse
-                towards = towards + two_z * lse
+                softmax_coefficient = softmax_coefficient + two_z * lse
+                coefficient_less_target = coefficient_less_target + two_z * lse
         store(&block.value[i], value)
     if not wants_derivatives:
         return
     e = load(&block.target_exp[i])
-    inverse = splat(1.0) / (pivot + others)
-    target_others = others + (pivot - e)
-    scale = load(&block.factor[i]) * inverse
-    store(&block.softmax_coefficient[i], pull)
-    store(&block.row_scale[i], scale)
-    store(&block.grad_at_label[i], scale * subtract_product(towards * e, at_target, target_others))
+    inverse = splat(1.0) / (pivot + sum_without_pivot)
+    sum_without_label = sum_without_pivot + (pivot - e)
+    row_scale = load(&block.factor[i]) * inverse
+    store(&block.softmax_coefficient[i], softmax_coefficient)
+    store(&block.row_scale[i], row_scale)
+    store(&block.grad_at_label[i],
+          row_scale * subtract_product(coefficient_less_target * e, target_mass, sum_without_label))
     if not plain and batch.hess.data != NULL:
-        product = pull * scale * inverse
-        square = two_z * scale * inverse
+        product = softmax_coefficient * row_scale * inverse
+        square = two_z * row_scale * inverse
         store(&block.hess_product[i], product)
         store(&block.hess_square[i], square)
-        store(&block.hess_at_label[i], product * e * target_others + square * e * e)
+        store(&block.hess_at_label[i], product * e * sum_without_label + square * e * e)
 
 
 cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
@@ -79,19 +80,21 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
 
 cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows,
                           bint has_logits) noexcept nogil:
-    # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x = others /
-    # pivot and y, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels, nor if both are
-    # fractions: four rows share a division and a logarithm. Their pivots are 2^-126 at least and sums 2^88 at
-    # most, so that products of four, and the quotient, are normal numbers in double.
-    cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one, others, pivot
+    # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x of one row,
+    # sum_without_pivot / pivot, and y of another, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing
+    # cancels, nor if both are fractions: four rows share a division and a logarithm. Their pivots are 2^-126 at
+    # least and sums 2^88 at most, so that products of four, and the quotient, are normal numbers in double.
+    cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
+    cdef vec[double] sum_without_pivot, pivot, m
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.sum_without_pivot[i])
+        sum_without_pivot = load(&block.sum_without_pivot[i])
         pivot = load(pivots + i)
         if has_logits:  # otherwise all are relative to the target's
-            others = others + (load(&block.maximum[i]) - load(&block.maximum[i]))  # NaN of an infinite one
-            sum = sum + (load(&block.maximum[i]) - load(&block.target_logit[i]))
-        above = fma(above, pivot + others, others * below)  # one operation waits for the last one
+            m = load(&block.maximum[i])
+            sum_without_pivot = sum_without_pivot + (m - m)  # NaN of an infinite one
+            sum = sum + (m - load(&block.target_logit[i]))
+        above = fma(above, pivot + sum_without_pivot, sum_without_pivot * below)  # one operation waits for the last one
         below = below * pivot
         i += lanes(<double> 0)
         if i % (4 * lanes(<double> 0)) == 0 and i < rows:
@@ -120,7 +123,7 @@ cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision
 
 cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivots, double gamma,
                               bint double_precision, bint wants_hess) noexcept nogil:
-    # p = p_y, q = 1 - p = others_y / S, ce = -log p:
+    # p = p_y, q = 1 - p = sum_without_label / S, ce = -log p:
     #     loss = alpha q^gamma ce
     #     grad_j = A (delta_jy - p_j),      A = -alpha q^gamma (1 + gamma p ce / q)
     #     hess_jj = p B (delta_jy - p_j)^2 - A p_j (1 - p_j)
@@ -128,32 +131,33 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     # ce / q tends to 1 where q underflows, p ce to 0 where p does.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma), pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
-    cdef vec[double] others = load(&block.sum_without_pivot[i]) + (m - m)
+    cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] e = load(&block.target_exp[i])
     cdef vec[double] alpha = load(&block.hard_mass[i])
     cdef vec[double] factor = load(&block.factor[i])
-    cdef vec[double] total = pivot + others
-    cdef vec[double] target_others = others + (pivot - e)
-    cdef mask[double] is_certain = equal(target_others, zero)
-    cdef vec[double] divisor = select(is_certain, one, target_others)
-    cdef vec[double] inverse, log_total, p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square
+    cdef vec[double] total = pivot + sum_without_pivot
+    cdef vec[double] sum_without_label = sum_without_pivot + (pivot - e)
+    cdef mask[double] is_certain = equal(sum_without_label, zero)
+    cdef vec[double] divisor = select(is_certain, one, sum_without_label)
+    cdef vec[double] inverse, log_total, p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square, nothing
     if double_precision:
         inverse = inverse_q = one / total
-        log_total = log1p(others / pivot)
+        log_total = log1p(sum_without_pivot / pivot)
     else:  # one division for all three: a product of three float sums is a normal number in double
         square = one / (pivot * total * divisor)
         inverse = pivot * divisor * square
         inverse_q = pivot * total * total * square
-        log_total = log1p(others * divisor * total * square)
+        log_total = log1p(sum_without_pivot * divisor * total * square)
     p = e * inverse
-    q = target_others * inverse
+    q = sum_without_label * inverse
     is_certain = equal(q, zero)
     ce = (m - load(&block.target_logit[i])) + log_total
-    p_ce = select(equal(p, zero), others - others, p * ce)
+    nothing = sum_without_pivot - sum_without_pivot  # 0; NaN where the row holds NaN or +inf
+    p_ce = select(equal(p, zero), nothing, p * ce)
     ratio = select(is_certain, p, p_ce / q if double_precision else p_ce * inverse_q)
     modulation = power(q, gamma, double_precision)
     a = -(alpha * modulation * (one + g * ratio))
-    store(&block.value[i], select(equal(alpha * modulation, zero), others - others, alpha * modulation * ce))
+    store(&block.value[i], select(equal(alpha * modulation, zero), nothing, alpha * modulation * ce))
     store(&block.log_sum_exp[i], m + log_total)
     store(&block.softmax_coefficient[i], -a)
     store(&block.row_scale[i], factor * inverse)
@@ -177,15 +181,15 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double*
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
     cdef vec[double] m = load(&block.maximum[i]), pivot = load(pivots + i)
-    cdef vec[double] others = load(&block.sum_without_pivot[i])
+    cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i])
     cdef vec[double] log_total = one, value
     if wants_value or logs:
-        log_total = log1p(others / pivot)
-        value = select(equal(abs(m), infinity) & equal(others, others), m, m + log_total)
+        log_total = log1p(sum_without_pivot / pivot)
+        value = select(equal(abs(m), infinity) & equal(sum_without_pivot, sum_without_pivot), m, m + log_total)
         store(&block.value[i], value)
         store(&block.log_sum_exp[i], value)
     store(&block.softmax_coefficient[i], log_total + (m - m) if logs else one)
-    store(&block.row_scale[i], load(&block.factor[i]) / (pivot + others + (m - m)))
+    store(&block.row_scale[i], load(&block.factor[i]) / (pivot + sum_without_pivot + (m - m)))
     store(&block.grad_at_label[i], one)
 
 

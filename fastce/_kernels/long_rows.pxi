@@ -25,8 +25,8 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
     pivot_exp[0] = 0.0
     while first < s.classes:
         count = min_size(CHUNK, s.classes - first)
-        # Beside reads and writes of the gradient, prefetching does harm: 512 x 32000 takes 0.40 ns per element
-        # with it, and 0.34 without; 1024 x 10000, in scratch, 0.40 and 0.57 (Zen 4, AVX-512, one thread).
+        # Exponentials in scratch need the logits of the next chunk prefetched; beside reads and writes of the
+        # gradient, prefetching does harm (`python -m bench -k 1024x32000`).
         ahead = <const char*> (u + first) + (ROWS_AHEAD * sizeof(real) if s.logits != s.u and not s.in_gradient else 0)
         begin_extremes(&extremes[0])
         if taken == OUT_OF_RANGE_OF_EXP:

@@ -297,12 +297,12 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
         store(reference + i, zero_unless(less(abs(m), infinity), m))
         i += lanes(tag)
     if s.is_long:
-        soft_sums_of_long_row(s, reference[0], &block.soft_mass[0], &block.soft_distance[0])
+        soft_sums_of_long_row(s, reference[0], &block.soft_mass[0], &block.soft_gap[0])
     elif s.by_classes:
         soft_sums_by_classes(u + first, s.logits_class_apart, t + (first if s.t_apart else 0), s.t_apart,
-                             <const real*> reference, s.classes, rows, &block.soft_mass[0], &block.soft_distance[0])
+                             <const real*> reference, s.classes, rows, &block.soft_mass[0], &block.soft_gap[0])
     else:
-        distances_by_rows(u, t, <const real*> reference, rows, s.classes, &block.soft_distance[0])
+        distances_by_rows(u, t, <const real*> reference, rows, s.classes, &block.soft_gap[0])
         if s.t_apart:
             sums_by_rows(t, rows, s.classes, False, &block.soft_mass[0], NULL)
     if not s.t_apart:
@@ -310,7 +310,7 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
             block.soft_mass[i] = s.shared_mass
     for i in range(0 if block.all_active else rows):
         if not block.active[i]:
-            block.soft_mass[i] = block.soft_distance[i] = 0.0
+            block.soft_mass[i] = block.soft_gap[i] = 0.0
     if batch.labels.data == NULL:
         return
     if s.by_classes and s.t_apart:
@@ -326,14 +326,14 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
 cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                                 real tag) noexcept nogil:
     # Makes the sum of each row lie in [1, 2), for coefficients that square it: exactly, by a power of two.
-    cdef vec[double] unit, others, pivot
+    cdef vec[double] unit, sum_without_pivot, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
-        others = load(&block.sum_without_pivot[i])
+        sum_without_pivot = load(&block.sum_without_pivot[i])
         pivot = load(s.pivot_exp + first + i)
-        unit = inverse_power(others + pivot)
+        unit = inverse_power(sum_without_pivot + pivot)
         store(&s.unit[i], unit)
-        store(&block.sum_without_pivot[i], others * unit)
+        store(&block.sum_without_pivot[i], sum_without_pivot * unit)
         store(s.pivot_exp + first + i, pivot * unit)
         store(&block.target_exp[i], load(&block.target_exp[i]) * unit)
         i += lanes(<double> 0)

@@ -102,4 +102,4 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
     write_rows(batch.maximum, first, rows, &block.maximum[0])
     write_rows(batch.others, first, rows, &block.sum_without_pivot[0])
     write_rows(batch.target_logit, first, rows, &block.target_logit[0])
-    write_rows(batch.soft_distance, first, rows, &block.soft_distance[0])
+    write_rows(batch.soft_gap, first, rows, &block.soft_gap[0])

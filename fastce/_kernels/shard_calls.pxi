@@ -18,7 +18,7 @@ cdef class ShardRun:
     cdef tuple arrays  # keeps the memory alive
 
     def __init__(self, SoftmaxKernel kernel, double scale, Py_ssize_t classes, *, cnp.ndarray labels, maximum, others,
-                 target_logit, soft_mass=None, soft_distance=None, kept=None, sample_weight=None, grad_output=None,
+                 target_logit, soft_mass=None, soft_gap=None, kept=None, sample_weight=None, grad_output=None,
                  loss=None, log_sum_exp=None, own_maximum=None, Py_ssize_t first_class=0, logits=None, mask=None,
                  grad=None):
         memset(&self.shard, 0, sizeof(self.shard))
@@ -47,11 +47,11 @@ cdef class ShardRun:
         self.shard.others = doubles_of(others)
         self.shard.target_logit = doubles_of(target_logit)
         self.shard.soft_mass = doubles_of(soft_mass)
-        self.shard.soft_distance = doubles_of(soft_distance)
+        self.shard.soft_gap = doubles_of(soft_gap)
         self.shard.kept = doubles_of(kept)
         self.shard.own_maximum = doubles_of(own_maximum)
         self.shard.first_class = first_class
-        self.arrays = (kernel, labels, maximum, others, target_logit, soft_mass, soft_distance, kept, sample_weight,
+        self.arrays = (kernel, labels, maximum, others, target_logit, soft_mass, soft_gap, kept, sample_weight,
                        grad_output, loss, log_sum_exp, own_maximum, logits, mask, grad, soft_weight)
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop):

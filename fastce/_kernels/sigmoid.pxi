@@ -2,9 +2,8 @@
 # Needs sigmoid_formulas.pxi, sigmoid_checks.pxi.
 #
 # A chunk goes through in several loops, with what one makes for the next in the first-level cache. In one
-# loop a vector takes a chain of about 100 cycles, and a processor that looks some hundred operations ahead
-# starts few others meanwhile: focal loss takes 30 cycles for 8 lanes then (AVX2 on Zen 3), 20.3 in two loops,
-# and 19.2 in three.
+# loop a vector would wait for one long chain of operations, and a processor that looks some hundred operations
+# ahead would start few others meanwhile.
 
 cdef enum:
     STRIDE_VECTORS = 8  # vectors that are added up in the working precision before they are widened
@@ -22,8 +21,7 @@ cdef inline bint adds_logarithms_apart(const sigmoid_loss* loss, options kind, r
 
 cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
     # Over whole strides, with a logarithm for up to 512 numbers, each of them at most 1: in float for a
-    # stride, by pairs of pairs, for three roundings in a row, then in double. With AVX2 on Zen 3 BCE takes
-    # 11.6 cycles for 8 numbers so, and 17.1 with as many logarithms.
+    # stride, by pairs of pairs, for three roundings in a row, then in double.
     cdef int width = lanes(<float> 0), k
     cdef vec[float] x[STRIDE_VECTORS]
     cdef wide_vec[float] wide, product
@@ -51,8 +49,7 @@ cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
 
 cdef enum:
     CHUNK_AHEAD = 4096  # bytes from a logit to the one that is prefetched meanwhile: a chunk is a page, at whose
-    #                     end the processor's own prefetching stops. From memory, BCE takes 0.77 ns per element
-    #                     with it and 0.84 without, focal loss 1.18 and 1.29; from the cache, 1.5 and 3 % more
+    #                     end the processor's own prefetching stops
 
 
 cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
@@ -69,7 +66,7 @@ cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
 cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss, options kind,
                                 real tag) noexcept nogil:
     # e = exp(-|z|), and whether this chunk is Ordinary. Prefetches the lines that the next chunk reads and, for
-    # BCE, this one writes: 0.77 ns per element with the latter, 0.81 without.
+    # BCE, this one writes.
     cdef int width = lanes(tag)
     cdef const real* z = <const real*> chunk.z
     cdef const real* y = <const real*> chunk.y
@@ -94,16 +91,15 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
                 store(<real*> chunk.e + i, exp(z_i))
             i += width
     if options is Ordinary:
-        chunk.extraordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
-                               or (sigmoid_loss is SigmoidFocal and between.any_nonzero_below(<real> 1)))
+        chunk.not_ordinary = (logits.exceeds(smallest_normal_exp(tag) if real is float else <real> -345)
+                              or (sigmoid_loss is SigmoidFocal and between.any_nonzero_below(<real> 1)))
     chunk.maybe_bad_target |= targets.exceeds(<real> 1)
 
 
 cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count, const SigmoidFocal* loss,
                             options kind, real tag) noexcept nogil:
     # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Prefetches
-    # the lines that the next loop will write: from memory, focal loss takes 1.09 ns per element, 1.13 if they
-    # are prefetched one loop earlier, and 1.18 without.
+    # the lines that the next loop will write; a loop earlier would be too early.
     cdef const real* e = <const real*> chunk.e
     cdef Py_ssize_t i = begin
     cdef vec[real] e_i, x, smaller
@@ -144,7 +140,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     cdef mask[real] unused
     cdef Py_ssize_t i = begin, stop, streamed = begin
     # A copy, which no store in the loop can change. Otherwise the compiler reads and converts the options again for
-    # each vector: focal loss then takes 1.04 ns per element from the cache, and 0.97 with the copy.
+    # each vector.
     cdef sigmoid_loss own = loss[0]
     if sigmoid_loss is SigmoidFocal:
         logistic_of_chunk(chunk, begin, count, &own, kind, tag)
@@ -244,9 +240,9 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
                 if is_of(&arrays.hess, tag) and not streams:
                     chunk.hess = <real*> arrays.hess.data + first
         chunk.maybe_bad_target = False
-        if not chunk.extraordinary:
+        if not chunk.not_ordinary:
             exponentials_of_chunk(&chunk, count, loss, is_ordinary_chunk, tag)
-        if chunk.extraordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
+        if chunk.not_ordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
             exponentials_of_chunk(&chunk, count, loss, is_plain_chunk, tag)
         if chunk.maybe_bad_target and not maybe_bad_target:
             maybe_bad_target = any_outside(used_targets(arrays, first, count, <const real*> chunk.y,
@@ -256,7 +252,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
         if plain:
             # Whole strides; what is left of a short chunk ends within a vector.
             whole = count - count % (STRIDE_VECTORS * lanes(tag))
-            if chunk.extraordinary or smooth:
+            if chunk.not_ordinary or smooth:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_plain_chunk, tag, &sum)
             else:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_ordinary_chunk, tag, &sum)

@@ -35,7 +35,7 @@ cdef struct Chunk:
     double scale
     bint has_values     # whether single losses are wanted
     bint maybe_bad_target        # whether a target may lie outside [0, 1]
-    bint extraordinary  # whether this chunk, or one before it, is not Ordinary
+    bint not_ordinary  # whether this chunk, or one before it, is not Ordinary
 
 
 cdef inline void* option_chunk(const Numbers* option, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,

@@ -30,7 +30,7 @@ cdef class SoftmaxRun:
     def __init__(self, SoftmaxOptions kernel, double scale, logits, labels=None,
                  probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
                  grad=None, hess=None, log_sum_exp=None, argmax=None, maximum=None, others=None,
-                 target_logit=None, soft_distance=None):
+                 target_logit=None, soft_gap=None):
         """Take arrays that have been checked, the class axis last, and contiguous outputs of one number per row."""
         if not self.begin(kernel, logits, -1, 1):
             raise AssertionError(f"no kernel for {logits.dtype}")
@@ -54,8 +54,8 @@ cdef class SoftmaxRun:
         self.batch.maximum = <double*> data_of(maximum)
         self.batch.others = <double*> data_of(others)
         self.batch.target_logit = <double*> data_of(target_logit)
-        self.batch.soft_distance = <double*> data_of(soft_distance)
-        self.arrays += [log_sum_exp, argmax, maximum, others, target_logit, soft_distance]
+        self.batch.soft_gap = <double*> data_of(soft_gap)
+        self.arrays += [log_sum_exp, argmax, maximum, others, target_logit, soft_gap]
 
     def __dealloc__(self):
         free(self.axes)
@@ -292,7 +292,7 @@ cdef class SoftmaxRun:
                          double* buffer) noexcept nogil:
         if self.gathered[which].data == NULL:
             return data + first * stride if data != NULL else NULL
-        self.fetch(which, first, count, buffer)
+        self.gather(which, first, count, buffer)
         return <char*> buffer
 
     cpdef double weigh(self, Py_ssize_t start, Py_ssize_t stop):
@@ -439,15 +439,15 @@ cdef class SoftmaxRun:
             for which in range(FLAT):
                 if self.gathered[which].data != NULL:
                     if not is_output(which):
-                        self.fetch(which, self.first_number(which, first), self.first_number(which, last - first),
-                                   block[which])
+                        self.gather(which, self.first_number(which, first), self.first_number(which, last - first),
+                                    block[which])
                     point_at(&batch, which, block[which] - first * size[which], self.storage[which])
             status = run_softmax(&batch, first, last, self.double_precision, total)
             if status == OK:
                 for which in range(FLAT):
                     if self.gathered[which].data != NULL and is_output(which):
-                        self.put(which, self.first_number(which, first), self.first_number(which, last - first),
-                                 block[which])
+                        self.write_back(which, self.first_number(which, first), self.first_number(which, last - first),
+                                        block[which])
             first = last
         free(memory)
         return status
@@ -455,7 +455,7 @@ cdef class SoftmaxRun:
     cdef inline Py_ssize_t first_number(self, int which, Py_ssize_t row) noexcept nogil:
         return row * self.batch.classes if which < LABELS else row
 
-    cdef void fetch(self, int which, Py_ssize_t first, Py_ssize_t count, void* to) noexcept nogil:
+    cdef void gather(self, int which, Py_ssize_t first, Py_ssize_t count, void* to) noexcept nogil:
         cdef const Numbers* numbers = &self.gathered[which]
         if count == 0:
             return
@@ -466,7 +466,7 @@ cdef class SoftmaxRun:
         else:
             widen_all(numbers, first, count, <float*> to)
 
-    cdef void put(self, int which, Py_ssize_t first, Py_ssize_t count, void* block) noexcept nogil:
+    cdef void write_back(self, int which, Py_ssize_t first, Py_ssize_t count, void* block) noexcept nogil:
         cdef const Numbers* numbers = &self.gathered[which]
         if count == 0:
             return

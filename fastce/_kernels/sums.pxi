@@ -18,6 +18,13 @@ cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noex
     return sum
 
 
+cdef inline vec[double] sums_of_pair(vec[real] x, vec[real] y) noexcept nogil:
+    # Of x in the first half, of y in the second. In float alone.
+    if real is float:
+        return folded_twice(x, y)
+    return splat(0.0)
+
+
 cdef inline vec[real] distance(vec[real] x, vec[real] t, vec[real] reference) noexcept nogil:
     # t (m - u): what a soft target adds to the loss. A class without one may have a logit of -inf.
     return zero_unless(less(splat(<real> 0), abs(t)), t * (reference - x))
@@ -33,6 +40,15 @@ cdef inline vec[real] first_terms(const real* x, const real* t, vec[real] refere
     # The same of a few, 0 behind.
     cdef vec[real] terms = load_first(x, count, <real> 0)
     return distance(terms, load_first(t, count, <real> 0), reference) if distances else terms
+
+
+cdef inline vec[real] short_sum(const real* x, const real* t, vec[real] reference, Py_ssize_t classes,
+                                bint distances) noexcept nogil:
+    # Of up to two vectors, lane by lane.
+    cdef int width = lanes(<real> 0)
+    if classes <= width:
+        return first_terms(x, t, reference, classes, distances)
+    return term(x, t, reference, distances) + first_terms(x + width, t + width, reference, classes - width, distances)
 
 
 cdef inline vec[double] row_sum(const float* x, const float* t, vec[float] reference, Py_ssize_t classes, bint exactly,
@@ -84,12 +100,24 @@ cdef inline void sums_of_rows(const real* x, const real* t, const real* referenc
     # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP. `low`, if it
     # is not NULL, gets what they leave of a sum in double.
     cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
-    cdef Py_ssize_t row = 0, rest, at
+    cdef Py_ssize_t row = 0, rest, at, at_2
     cdef vec[double] sums[8]
     cdef vec[double] errors[8]
     cdef vec[double] total
-    cdef vec[real] zero = splat(<real> 0), m = zero
+    cdef vec[real] zero = splat(<real> 0), m = zero, m_2 = zero
     cdef wide_sum[double] nothing, sum
+    while row < rows and real is float and not exactly and classes <= 2 * width and together > 1:
+        # Two of the rows in each vector: with 10 classes, AVX-512, 1.1 ns per row for 1.9 (perf record).
+        for k in range(together // 2):
+            if distances:
+                m = splat(reference[min_size(row + k, rows - 1)])
+                m_2 = splat(reference[min_size(row + k + together // 2, rows - 1)])
+            at = min_size(row + k, rows - 1) * classes
+            at_2 = min_size(row + k + together // 2, rows - 1) * classes
+            sums[k] = sums_of_pair(short_sum(x + at, t + at, m, classes, distances),
+                                   short_sum(x + at_2, t + at_2, m_2, classes, distances))
+        store(to + row, sums_of_halves(&sums[0]))
+        row += together
     while row < rows and real is float and classes < 4 * width:
         # Vectors go in pairs, the last one filled up with zeros. Rows past the last are the last one again: memory
         # may end behind it.

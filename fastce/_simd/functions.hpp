@@ -1,4 +1,10 @@
 // exp, log1p and log of SIMD vectors. Included by simd.hpp, which states the conventions.
+//
+// The head of each function says for which lanes and range it is, its largest error in ULP, how that was measured,
+// and where the method is from. `tools.exhaustive` is `python -m tools.exhaustive --only NAME`, over every float of
+// the range; its last results are in bench/results/exhaustive.md. `test_elementary` is
+// `pytest tests/kernels/test_elementary.py`, which holds both precisions to these errors on samples.
+// `tools/polynomials.py` computes the polynomials and tables, and states what it approximates.
 #pragma once
 
 #include "simd.hpp"
@@ -78,11 +84,16 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
 #endif
 }
 
-// 2^power e^(x - excess) for 0 >= x, |excess| tiny; 0 where 2^power e^x would be subnormal (many
-// processors make subnormal numbers far more slowly than others, and a row masked with -1e9 would pay
-// for it on every element), so e^-inf = 0. Without a power, x may be up to 88 (float) or 709 (double).
-// x = k ln2 + r; adding the rounder leaves k + bias + power in the low bits of the sum, from where one
-// shift moves it into the exponent. Where it is negative, the maximum with 0 makes 0.0 of it.
+// 2^power e^(x - excess), |excess| tiny.
+//   Lanes   float, double
+//   Range   x <= 0; x <= 88 (float) or 709 (double) without a power. 0 where the result would be subnormal (many
+//           processors make subnormal numbers far more slowly than others, and a row masked with -1e9 would pay for
+//           it on every element), so e^-inf = 0. NaN passes through. With `normal` no result may be subnormal.
+//   Error   that of `exp` below
+//   Source  W. J. Cody and W. Waite, "Software Manual for the Elementary Functions", Prentice-Hall 1980
+// x = k ln2 + r, |r| <= ln2 / 2, with ln2 in two parts of which the first times k is exact. Adding biased_rounder
+// leaves k + bias + power in the low bits of `shifted`, from where one shift moves it into the exponent of `scale`;
+// where it is negative, the maximum with 0 makes 0.0 of it. Then e_less_1 = e^r - 1 = r + r^2 P(r).
 template <class T>
 FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool normal = false) {
     typedef constants<T> c;
@@ -104,9 +115,8 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
 
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES >= 32
 // In float, where one instruction looks a number up for every lane: x = (n / 16) ln2 + r, so |r| is a
-// sixteenth of what it is above and the polynomial three terms shorter: 9.6 cycles for 16 lanes with AVX-512,
-// 10.8 with a table of 8. AVX2 has such an instruction for 4 numbers, the same in both halves of the vector;
-// that for 8 is two operations of 8 cycles on Zen 3 (a row's exponentials: 6.9 cycles for 8 lanes, 7.9 by 8).
+// sixteenth of what it is above and the polynomial three terms shorter. AVX-512 has such an instruction for 16
+// numbers, AVX2 for 4, the same in both halves of the vector (that for 8 is slow on Zen 3): there x = (n / 4) ln2 + r.
 enum { table_bits = FASTCE_VECTOR_BYTES == 64 ? 4 : 2, table_size = 1 << table_bits };
 // A table's entries as bits, each less its part of a power of two: what is then added to the exponent is all
 // of n.
@@ -141,8 +151,15 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
     return fma(pair(0x1.556dfcp-3f, 0x1.5565c4p-5f, r), r, half);
 }
 
-// e^(x - excess) times a power of two that the table has, and a factor. What rounding took from the table's
-// powers is added from another, by 4 if it has to be.
+// e^(x - excess) times a power of two that the table has, and a factor.
+//   Lanes   float
+//   Range   where that product is a normal number
+//   Error   that of `exp` and `exp_in_safe_range` below
+//   Source  P. T. P. Tang, "Table-driven implementation of the exponential function in IEEE floating-point
+//           arithmetic", ACM Transactions on Mathematical Software 15 (1989)
+// n = k 2^table_bits is the integer in the low bits of `shifted`. The table's entry of its last bits, with the rest
+// of n added to the exponent, is 2^k, up to what rounding took from the entry: `losses`, in parts of it. Then
+// e_less_1 = e^r - 1 + losses, and the result is scale (1 + e_less_1).
 FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table,
                                       bool with_losses) {
     typedef native_of<float>::unsigned_bits bits;  // what is dropped below may overflow
@@ -162,13 +179,11 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
         losses[lane] = exp2_table_low[lane % table_size * (16 / table_size)];
 #if FASTCE_VECTOR_BYTES == 64
     (void)with_losses;
-    // The error is 0.9 ULP without them, for a twentieth of the time of BCE. By 16, r is at most 0.022, and
-    // the polynomial does not notice what is added.
+    // By 16, r is at most 0.022, and the polynomial does not notice what is added.
     const vec<float> low = fma(k, ln2_low, look_up(losses, n));
     const vec<float> e_less_1 = fma(fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f)), r, low);
 #else
-    // 1.2 ULP without them, for an eighth of the time of exponentials: on Zen 3 a look-up takes a
-    // multiplier's place.
+    // Without losses where the error they leave is not multiplied: on Zen 3 a look-up takes a multiplier's place.
     const vec<float> low = fma(k, ln2_low, look_up(losses, n)), p = quarter_exp_polynomial(r);
     const vec<float> e_less_1 =
         with_losses ? fma(fma(p, r, low + 1.0f), r, low) : fma(p, r * r, fma(k, ln2_low, r));
@@ -188,7 +203,12 @@ FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int po
 }
 #endif
 
-// Worst error 1.2 ULP, by a table of 16 0.7, over every float whose exponential is a normal number.
+// e^x.
+//   Lanes   float, double
+//   Range   x <= 88 (float), 709 (double); -inf and NaN too. 0 where e^x would be subnormal.
+//   Error   float 0.68 ULP with vectors of 64 bytes, 1.20 with AVX2, 1.09 without FMA (tools.exhaustive);
+//           double 1.1 ULP (test_elementary)
+//   Source  exp_times_power
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0);
 }
@@ -196,8 +216,13 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
-// safe_range_unit exp(x), where no x is below `smallest_normal_exp`: a row's exponentials are wanted in
-// proportion to each other. With multiples of the unit in a table of 4 rounding takes nothing (0.9 ULP).
+// safe_range_unit e^x: a row's exponentials are wanted in proportion to each other.
+//   Lanes   float, double
+//   Range   from safe_range_lowest to safe_range_highest, NaN too
+//   Error   float 0.67 ULP with vectors of 64 bytes, 0.93 with AVX2, 1.09 without FMA (tools.exhaustive);
+//           double 1.1 ULP (test_elementary)
+//   Source  exp_by_table; S. Gal's choice of a table's numbers (see tables.hpp): multiples of a unit that are floats,
+//           so that rounding takes nothing from a table of 4
 template <class T> FASTCE_INLINE double safe_range_unit(T) { return 1.0; }
 template <class T> FASTCE_INLINE vec<T> exp_in_safe_range(vec<T> x) { return normal_exp(x); }
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
@@ -232,12 +257,16 @@ template <class T> FASTCE_INLINE double smallest_inverse_exp_scale(T) {
     return double(std::numeric_limits<T>::min()) / constants<T>::inverse_exp_scale();
 }
 
-// log(1 + x) in float for x in [0, 1]: all that softplus and its tail need.
+// log(1 + x).
+//   Lanes   float, double
+//   Range   float 0 <= x <= 1, all that softplus and its tail need; double 0 <= x < 2^53. NaN passes through.
+//   Error   float 1.25 ULP with vectors of 64 bytes, 1.55 with AVX2, 1.43 without FMA (tools.exhaustive);
+//           double 1.6 ULP (test_elementary)
+//   Source  of each form, below
 template <class T> vec<T> log1p(vec<T> x);
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 64
 // Where an instruction looks one of 32 numbers up: log(1 + x) = log(1 + r) - log c, r = (1 + x) c - 1 with
-// c near 1 / (1 + n / 31) for the n nearest to 31 x, so |r| is at most 1 / 62. BCE takes 27.9 cycles for 16
-// lanes with it, and 28.8 with the formula below. Worst error 1.3 ULP.
+// c near 1 / (1 + n / 31) for the n nearest to 31 x, so |r| is at most 1 / 62. Source: S. Gal (see tables.hpp).
 FASTCE_INLINE vec<float> look_up(const float (&table)[32], native_of<float>::bits index) {
 #if defined(__AVX512F__)
     return vec<float>(_mm512_permutex2var_ps(load(table).v, bit_cast<__m512i>(index), load(table + 16).v));
@@ -260,9 +289,9 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
     return fma(fma(log1p_polynomial(r), r, one), r, look_up(logarithms, n));
 }
 #elif defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
-// A polynomial: beside another division, one less counts for more than five multiplications more. Focal loss
-// takes 0.98 ns per element with it, and 1.02 with the formula below (AVX2 on Zen 3). Worst error 1.6 ULP.
-// (log(1 + x) - x) / x^2 for x from 0 to 1.
+// A polynomial alone, x + x^2 P(x): the losses divide beside it, and one division less counts for more than five
+// multiplications more.
+// P(x) = (log(1 + x) - x) / x^2 for x from 0 to 1.
 FASTCE_INLINE vec<float> whole_log1p_polynomial(vec<float> x) {
     const vec<float> x2 = x * x;
     const vec<float> p01 = pair(-0x1.fffffep-2f, 0x1.55540cp-2f, x);
@@ -276,8 +305,8 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
     return fma(whole_log1p_polynomial(x), x * x, x);
 }
 #else
-// log(1 + x) = 2 atanh(s), s = x / (2 + x), written x - s (x - tail) so that x itself enters unrounded. Worst
-// error 1.5 ULP, over every float in the range.
+// log(1 + x) = 2 atanh(s), s = x / (2 + x), written x - s (x - tail) so that x itself enters unrounded. Source: as
+// log_of_parts.
 FASTCE_INLINE vec<float> wide_atanh_polynomial(vec<float> z) {
     const vec<float> p01 = pair(0x1.55554cp-1f, 0x1.99ad8cp-2f, z);
     const vec<float> p23 = pair(0x1.2120c4p-2f, 0x1.13115cp-2f, z);
@@ -304,7 +333,8 @@ FASTCE_INLINE vec<double> atanh_polynomial(vec<double> z) {
 }
 
 // log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)): log(1 + f) = 2 atanh(s), s = f / (2 + f), written
-// f - s (f - tail) so that f itself enters unrounded.
+// f - s (f - tail), tail = z P(z) with z = s^2, so that f itself enters unrounded.
+// Source: K. C. Ng in fdlibm (Sun Microsystems, 1993), e_log.c.
 template <class T> FASTCE_INLINE vec<T> log_of_parts(vec<T> f, vec<T> k) {
     typedef constants<T> c;
     const vec<T> s = f / (f + vec<T>(T(2)));
@@ -313,9 +343,12 @@ template <class T> FASTCE_INLINE vec<T> log_of_parts(vec<T> f, vec<T> k) {
     return fma(k, vec<T>(c::ln2_high()), f + rest);
 }
 
-// log(u + low) for normal u up to 2^127 (float) or 2^1023 (double), low being what rounding lost of u.
-// NaN passes through; 0 and subnormal numbers give about log of the smallest normal number.
-// Worst error 1.0 ULP.
+// log(u + low), low being what rounding lost of u.
+//   Lanes   float, double
+//   Range   normal u up to 2^127 (float) or 2^1023 (double). NaN passes through; 0 and subnormal numbers give about
+//           log of the smallest normal number.
+//   Error   float 0.96 ULP (tools.exhaustive); double 1.0 ULP (test_elementary)
+//   Source  log_of_parts
 template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
     typedef constants<T> c;
     typedef typename vec<T>::native native;
@@ -335,7 +368,7 @@ template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
 }
 template <class T> FASTCE_INLINE vec<T> log(vec<T> u) { return log(u, vec<T>(T(0))); }
 
-// log(1 + x) in double for 0 <= x < 2^53; NaN passes through. Worst error 1.6 ULP.
+// In double by u = 1 + x and what rounding lost of it.
 template <> FASTCE_INLINE vec<double> log1p(vec<double> x) {
     const vec<double> one(1.0), u = x + one, low = x - (u - one);
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)

@@ -168,6 +168,6 @@ def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenL
             tasks.token_log_probs_of_total, graph.merged(graph.parts(argmax=True))
         )
     else:
-        found = graph.on_chunks(tasks.token_log_probs_of_chunk)
+        found = graph.on_chunks(tasks.token_log_probs_of_rows)
     dtypes = (graph.real, graph.real, np.dtype(np.int64))
     return TokenLogProbs(*(graph.rows_of(found, i, dtype) for i, dtype in enumerate(dtypes)))

@@ -117,12 +117,12 @@ class Graph:
     def value(self) -> DaskArray:
         if self.is_split:
             return self._reduced(self.on_rows(tasks.finish, self.merged(self.parts())))
-        return self._reduced(self.on_chunks(tasks.value_of_chunk))
+        return self._reduced(self.on_chunks(tasks.value))
 
     def value_and_grad(self) -> tuple[DaskArray, DaskArray]:
         dtype = self.logits.dtype
         if not self.is_split:
-            both = self.on_chunks(tasks.value_and_grad_of_chunk, self._denominator)
+            both = self.on_chunks(tasks.value_and_grad, self._denominator)
             grad = da.map_blocks(tasks.pick, both, 1, dtype=dtype, meta=_nothing(both.ndim, dtype))
             return self._reduced(both), grad
         parts = self.parts()
@@ -244,7 +244,7 @@ class Graph:
     def on_chunks(self, function: Any, denominator: Argument = (1.0, None)) -> DaskArray:
         """Apply a function that returns a tuple to each chunk of whole rows."""
         return da.blockwise(
-            function,
+            tasks.on_chunk,
             self.axes,
             *(self.logits, self.axes),
             *self.target,
@@ -253,9 +253,11 @@ class Graph:
             *self.value_of_option,
             *denominator,
             *self._slices(self.axes),
+            function=function,
             located=self._located(self.axes),
             loss=self.loss_of_chunk,
             option=self.option,
+            token=function.__name__,
             concatenate=True,
             align_arrays=False,
             dtype=self.logits.dtype,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -129,7 +129,7 @@ def quotient(total: Any, denominator: Any) -> Any:
 # Chunks of whole rows -----------------------------------------------------------------------------
 
 
-def value_of_chunk(
+def on_chunk(
     z: Any,
     y: Any,
     weight: Any,
@@ -137,50 +137,32 @@ def value_of_chunk(
     value_of_option: Any,
     denominator: Any,
     slices: Any,
+    function: Callable[..., tuple[Any, ...]],
     loss: Any,
     option: str | None,
     located: Located,
 ) -> tuple[Any, ...]:
     with in_whole(slices, located):
-        loss = of_chunk(loss, option, value_of_option)
-        return (as_chunk(loss(z, y, sample_weight=weight, where=where), z.ndim),)
+        return function(of_chunk(loss, option, value_of_option), z, y, weight, where, denominator)
 
 
-def value_and_grad_of_chunk(
-    z: Any,
-    y: Any,
-    weight: Any,
-    where: Any,
-    value_of_option: Any,
-    denominator: Any,
-    slices: Any,
-    loss: Any,
-    option: str | None,
-    located: Located,
+def value(loss: Any, z: Any, y: Any, weight: Any, where: Any, denominator: Any) -> tuple[Any, ...]:
+    return (as_chunk(loss(z, y, sample_weight=weight, where=where), z.ndim),)
+
+
+def value_and_grad(
+    loss: Any, z: Any, y: Any, weight: Any, where: Any, denominator: Any
 ) -> tuple[Any, ...]:
     if not denominator:
         return np.zeros((1,) * z.ndim), np.zeros_like(z)
-    with in_whole(slices, located):
-        value, grad = of_chunk(loss, option, value_of_option).value_and_grad(
-            z, y, sample_weight=weight, where=where, grad_output=1.0 / float(denominator)
-        )
+    value, grad = loss.value_and_grad(
+        z, y, sample_weight=weight, where=where, grad_output=1.0 / float(denominator)
+    )
     return as_chunk(value, z.ndim), grad
 
 
-def token_log_probs_of_chunk(
-    z: Any,
-    y: Any,
-    weight: Any,
-    where: Any,
-    value_of_option: Any,
-    denominator: Any,
-    slices: Any,
-    loss: Any,
-    option: str | None,
-    located: Located,
-) -> tuple[Any, ...]:
-    with in_whole(slices, located):
-        return token_log_probs(z, y, axis=loss.axis)
+def token_log_probs_of_rows(loss: Any, z: Any, y: Any, *unused: Any) -> tuple[Any, ...]:
+    return token_log_probs(z, y, axis=loss.axis)
 
 
 # Chunks of parts of rows --------------------------------------------------------------------------

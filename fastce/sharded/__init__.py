@@ -61,7 +61,7 @@ class Summary(NamedTuple):
     """u of the target; −inf if another shard holds it."""
     soft_mass: Array | None = None
     """With label smoothing ε, Σ t_c of these classes, t_c = w_c·ε/K."""
-    soft_distance: Array | None = None
+    soft_gap: Array | None = None
     """With label smoothing, Σ t_c (m − u_c)."""
 
     kept: Array | None = None
@@ -175,11 +175,11 @@ def merge(a: Summary, b: Summary) -> Summary:
         target_logit = np.maximum(a.target_logit, b.target_logit)
         if a.soft_mass is None or b.soft_mass is None:
             return Summary(maximum, others, target_logit)
-        a_distance = a.soft_distance + _times(a.soft_mass, a_fall)
-        b_distance = b.soft_distance + _times(b.soft_mass, b_fall)
+        a_gap = a.soft_gap + _times(a.soft_mass, a_fall)
+        b_gap = b.soft_gap + _times(b.soft_mass, b_fall)
         mass = a.soft_mass + b.soft_mass
         kept = None if a.kept is None else a.kept + b.kept
-        return Summary(maximum, others, target_logit, mass, a_distance + b_distance, kept)
+        return Summary(maximum, others, target_logit, mass, a_gap + b_gap, kept)
 
 
 def finish(

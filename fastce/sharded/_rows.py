@@ -94,7 +94,7 @@ class Shard:
             # The kernel computes t_c as class_weight·label_smoothing / (its number of classes).
             options = {"class_weight": soft, "label_smoothing": float(self.width)}
             fields[3] = soft.sum()
-            rows["soft_distance"] = fields[4]
+            rows["soft_gap"] = fields[4]
         kernel = variants.core.SoftmaxKernel(
             "cross_entropy",
             logit_scale=getattr(self.loss, "logit_scale", 1.0),
@@ -193,7 +193,7 @@ class Rows:
         self.scale = (1.0 if isinstance(factor, np.ndarray) else factor) / self.denominator
         self.loss = loss
         self.run = functools.partial(variants.core.ShardRun, loss.kernel(), self.scale, classes)
-        names = ("maximum", "others", "target_logit", "soft_mass", "soft_distance", "kept")
+        names = ("maximum", "others", "target_logit", "soft_mass", "soft_gap", "kept")
         self.numbers = {
             "labels": _numbers(y, np.int64),
             "sample_weight": _numbers(self.weight),

@@ -18,15 +18,6 @@ from fastce._call.loss import Loss  # noqa: E402
 
 
 @pytest.fixture
-def double():
-    """Let JAX compute in float64."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
-@pytest.fixture
 def batch(rng):
     logits = rng.normal(0, 2, (12, 7)).astype(np.float32)
     return jnp.asarray(logits), jnp.asarray(rng.integers(0, 7, 12))

@@ -21,15 +21,6 @@ from fastce.jax import _ffi  # noqa: E402
 
 
 @pytest.fixture
-def double():
-    """Let JAX compute in float64."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
-@pytest.fixture
 def functions(monkeypatch):
     """Return a dict in which calls look up the functions of their texts."""
     texts: dict[str, _ffi.Function] = {}

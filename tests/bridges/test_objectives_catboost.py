@@ -24,11 +24,6 @@ import fastce
 from fastce.objectives import CatBoostObjective
 
 
-@pytest.fixture(scope="module")
-def catboost():
-    return pytest.importorskip("catboost")
-
-
 class TestPeerCatBoost:
     """Equal where CatBoost's defaults for custom objectives, which are others, are set alike."""
 

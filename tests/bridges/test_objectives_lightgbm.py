@@ -15,15 +15,11 @@ from boosting import (
     halves,
     in_another_process,
     is_least,
+    search,
 )
 
 import fastce
 from fastce.objectives import LightGBMObjective
-
-
-@pytest.fixture(scope="module")
-def lightgbm():
-    return pytest.importorskip("lightgbm")
 
 
 class TestPeerLightGBM:
@@ -242,21 +238,12 @@ class TestLifeCycle:
         assert means[-1] < means[0]
 
     def test_clone_grid_search_and_score(self, lightgbm, several):
-        base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
-        features, labels, _ = several
-        model = self.classifier(lightgbm)
-        assert base.clone(model).objective == model.objective
         choices = [LightGBMObjective(loss).sklearn for loss in (FOCAL, CROSS_ENTROPY)]
 
         def score(model, x, y):
             return (model.predict(x, raw_score=True).argmax(axis=1) == y).mean()
 
-        search = selection.GridSearchCV(
-            model, {"objective": choices, "num_leaves": [3, 7]}, cv=3, scoring=score,
-            error_score="raise",
-        ).fit(features, labels)  # fmt: skip
-        assert search.best_score_ > 0.5
-        assert search.best_estimator_.objective in choices
+        search(self.classifier(lightgbm), choices, several, score, num_leaves=[3, 7])
 
     def test_another_process(self, lightgbm, several, tmp_path):
         features, labels, _ = several

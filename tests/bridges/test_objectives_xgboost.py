@@ -15,15 +15,11 @@ from boosting import (
     halves,
     in_another_process,
     is_least,
+    search,
 )
 
 import fastce
 from fastce.objectives import XGBoostObjective
-
-
-@pytest.fixture(scope="module")
-def xgboost():
-    return pytest.importorskip("xgboost")
 
 
 class TestPeerXGBoost:
@@ -226,16 +222,8 @@ class TestLifeCycle:
         assert means[-1] < means[0]
 
     def test_clone_grid_search_and_score(self, xgboost, several):
-        base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
-        features, labels, _ = several
-        model = self.classifier(xgboost)
-        assert base.clone(model).objective == model.objective
         choices = [XGBoostObjective(loss).sklearn for loss in (FOCAL, CROSS_ENTROPY)]
-        search = selection.GridSearchCV(
-            model, {"objective": choices, "max_depth": [1, 3]}, cv=3, error_score="raise"
-        ).fit(features, labels)
-        assert search.best_score_ > 0.5
-        assert search.best_estimator_.objective in choices
+        search(self.classifier(xgboost), choices, several, max_depth=[1, 3])
 
     def test_another_process(self, xgboost, several, tmp_path):
         features, labels, _ = several

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from processes import output_of
+from processes import LARGE_CALL, output_of
 
 pytest.importorskip("gevent")
 
 # The bits are those of one thread in a process that knows nothing of gevent.
-CODE = """
+CODE = (
+    """
     if PATCH == "before the import":
         from gevent import monkey; monkey.patch_all()
-    import numpy
-    import fastce
-    z = numpy.random.default_rng(0).normal(size=(100_000, 10)).astype("f4")
-    y = numpy.arange(100_000) % 10
-    loss = fastce.SoftmaxCrossEntropy()
-
-    def call():
-        value, grad = loss.value_and_grad(z, y)
-        return value, grad.tobytes()
-
-    fastce.set_num_threads(1)
-    expected = call()
-    fastce.set_num_threads(3)
+    """
+    + LARGE_CALL
+    + """
     if PATCH == "after a large call":
         assert call() == expected
     if PATCH.startswith("after"):
@@ -47,7 +38,8 @@ CODE = """
     print(len(results), set(results) == {expected})
     fastce.set_num_threads(2)
     print(call() == expected)
-"""
+    """
+)
 
 
 @pytest.mark.parametrize("caller", ["main", "greenlets", "native threads", "threading"])

@@ -11,27 +11,10 @@ import time
 import numpy as np
 import pytest
 from batches import on_grid
-from processes import output_of
+from processes import LARGE_CALL, output_of
 
 import fastce
 from fastce._call import threads
-
-BATCH = """
-    import sys
-    import numpy
-    import fastce
-    z = numpy.random.default_rng(0).normal(size=(50_000, 10)).astype("f4")
-    y = numpy.arange(50_000) % 10
-    loss = fastce.SoftmaxCrossEntropy()
-
-    def call():
-        value, grad = loss.value_and_grad(z, y)
-        return value, grad.tobytes()
-
-    fastce.set_num_threads(1)
-    expected = call()
-    fastce.set_num_threads(3)
-"""
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer signals")
@@ -39,7 +22,7 @@ BATCH = """
 def test_a_signal_handler_during_a_call(change):
     """It interrupts a call at any point, also where that hands work to other threads."""
     code = (
-        BATCH
+        LARGE_CALL
         + """
     import signal, time
     handled = []
@@ -96,7 +79,7 @@ def test_an_interrupt_leaves_no_helper_at_work():
 def test_a_finaliser_during_a_call():
     """The garbage collector runs it wherever something is allocated."""
     code = (
-        BATCH
+        LARGE_CALL
         + """
     import gc
     gc.set_threshold(5)
@@ -138,7 +121,7 @@ def test_asyncio_runs_calls_in_its_threads(threads, rng):
 
 def test_a_daemon_thread_that_calls_until_the_process_ends():
     code = (
-        BATCH
+        LARGE_CALL
         + """
     import threading, time
 

@@ -13,10 +13,10 @@ import mpmath
 import numpy as np
 import pytest
 
+from bench.accuracy import extended_precision, true_answer
 from bench.accuracy_problems import KINDS, make, part
 from bench.accuracy_table import LOSSES, yardsticks
 from bench.subjects import with_fastce
-from bench.truth import extended_precision, true_answer
 
 ELEMENTS = 2**12  # of each kind of logits
 CLASSES = (2, 3, 10, 64, 100, 1000)

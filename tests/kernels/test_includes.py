@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-import fastce
+from tools.house import (
+    CORE,
+    FLOORS,
+    MODULES,
+    PACKAGE,
+    PICTURE,
+    ROOT,
+    called_by_core,
+    floor_of,
+    imported_by,
+    picture,
+)
 
-PACKAGE = Path(fastce.__file__).parent
 KERNELS = PACKAGE / "_kernels"
-CORE = (PACKAGE / "_core.pyx").read_text(encoding="utf-8")
 INCLUDED = re.findall(r'^include "_kernels/(\w+\.pxi)"$', CORE, re.MULTILINE)
 
 # Kernels ------------------------------------------------------------------------------------------
@@ -103,40 +110,6 @@ def test_a_head_names_what_the_file_needs(name):
 
 # Modules ------------------------------------------------------------------------------------------
 
-BRIDGES = ("objectives", "torch", "jax", "dask", "sharded")
-
-
-def module_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts).removesuffix(".__init__")
-
-
-MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def floor_of(module: str) -> int:
-    """0 is the lowest. The package's own namespace, on the roof, is what users import."""
-    first = [*module.split("."), ""][1]
-    if first in ("", "__main__"):
-        return 4
-    if first in BRIDGES:
-        return 3
-    return 0 if first.startswith("_core") else 1 if first == "_call" else 2
-
-
-@cache
-def imported_by(module: str) -> set[str]:
-    """The modules of the package that a module names in its import statements."""
-    found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{module} imports by a relative name"
-            whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in whole}
-    return {name for name in found if name == "fastce" or str(name).startswith("fastce.")}
-
 
 def all_imported_by(modules: set[str]) -> set[str]:
     """What modules import, and what that imports, the compiled ones left out."""
@@ -164,11 +137,17 @@ def test_the_reference_imports_nothing_of_the_package():
 
 def test_the_core_and_what_it_calls_need_no_variant():
     """They are imported while the compiled module is, and before there is a variant to choose."""
-    (names,) = re.findall(r"^from fastce\._call import (.*)$", CORE, re.MULTILINE)
-    called = {f"fastce._call.{name}" for name in names.split(", ")}
+    called = called_by_core()
     assert called <= set(MODULES)
-    assert not {name for name in all_imported_by(called) if floor_of(name) > 1}
+    calls = [*reversed(FLOORS)].index("calls")
+    assert not {name for name in all_imported_by(called) if floor_of(name) > calls}
     assert "fastce._call.variants" not in all_imported_by(called)
+
+
+def test_the_picture_is_that_of_the_imports():
+    """`python tools/house.py` draws it again."""
+    (drawn,) = PICTURE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert drawn == picture()
 
 
 # Folders ------------------------------------------------------------------------------------------

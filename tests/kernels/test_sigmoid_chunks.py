@@ -79,7 +79,7 @@ def test_a_soft_target(name, dtype, soft, chunk, isa, rng):
 
 @pytest.mark.parametrize("chunk", [0, 2, CHUNKS - 1])
 @pytest.mark.parametrize("name", LOSSES)
-def test_an_extraordinary_chunk_adds_up_like_others(name, chunk, isa, rng):
+def test_a_chunk_that_is_not_ordinary_adds_up_like_others(name, chunk, isa, rng):
     """Whether a loss is 0 or too small to be seen in a sum makes no difference to its bits."""
     build, _, options = LOSSES[name]
     z, y = arrays(np.float32, rng)

@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 from batches import confident, on_grid
-from bounds import assert_within, tolerances, ulps, working
+from bounds import assert_equals_reference, ulps
 from cases import DTYPES, SIGMOID_CASES
 
 import fastce
@@ -19,26 +19,7 @@ Z = np.concatenate([np.linspace(-100, 100, 161), [-0.03125, 0.0078125, 0.3125, 1
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c", SIGMOID_CASES, ids=str)
 def test_equals_the_reference(c, dtype, isa):
-    batch = c.batch(dtype)
-    truth = c.truth(batch)
-    bound = tolerances(c, batch)
-    loss = c.build()
-    forward = {key: x for key, x in batch.call.items() if key != "grad_output"}
-
-    value = loss(batch.logits, batch.target, **forward)
-    value_1, grad_1 = loss.value_and_grad(batch.logits, batch.target, **batch.call)
-    value_2, grad_2, hess = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
-
-    value_dtype = working(batch.logits.dtype)
-    for v in (value, value_1, value_2):
-        if c.reduction == "none":
-            assert v.dtype == value_dtype
-        else:
-            assert type(v) is float
-        assert_within(v, truth[0], bound[0], value_dtype)
-    for x, i in ((grad_1, 1), (grad_2, 1), (hess, 2)):
-        assert x.dtype == batch.logits.dtype
-        assert_within(x, truth[i], bound[i], batch.logits.dtype)
+    assert_equals_reference(c, dtype)
 
 
 # Against 50 digits --------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from batches import confident, equal, far_apart, on_grid
-from bounds import assert_within, spacing, tolerances, ulps, working
+from bounds import assert_equals_reference, assert_within, spacing, ulps, working
 from cases import DTYPES, SOFTMAX_CASES, case
 from layouts import LAYOUTS
 
@@ -18,26 +18,7 @@ CLASSES = (2, 3, 5, 8, 10, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257, 1000, 4097)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c", SOFTMAX_CASES, ids=str)
 def test_equals_the_reference(c, dtype, isa):
-    batch = c.batch(dtype)
-    truth = c.truth(batch)
-    bound = tolerances(c, batch)
-    loss = c.build()
-    forward = {key: x for key, x in batch.call.items() if key != "grad_output"}
-
-    value = loss(batch.logits, batch.target, **forward)
-    value_1, grad_1 = loss.value_and_grad(batch.logits, batch.target, **batch.call)
-    value_2, grad_2, hess = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
-
-    value_dtype = working(batch.logits.dtype)
-    for v in (value, value_1, value_2):
-        if c.reduction == "none":
-            assert v.dtype == value_dtype
-        else:
-            assert type(v) is float
-        assert_within(v, truth[0], bound[0], value_dtype)
-    for x, i in ((grad_1, 1), (grad_2, 1), (hess, 2)):
-        assert x.dtype == batch.logits.dtype
-        assert_within(x, truth[i], bound[i], batch.logits.dtype)
+    assert_equals_reference(c, dtype)
 
 
 # Labels, no options: 4 ULP, wherever the logits' differences are exact ----------------------------

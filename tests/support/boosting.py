@@ -75,3 +75,15 @@ def halves(samples):
 def is_least(history, best):
     assert best == int(np.argmin(history))
     assert best < len(history) - 1  # it did stop early
+
+
+def search(model, objectives, samples, scoring=None, **grid):
+    """A clone has the model's objective, and a grid search finds one of several that predicts."""
+    base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
+    features, labels, _ = samples
+    assert base.clone(model).objective == model.objective
+    grid["objective"] = objectives
+    found = selection.GridSearchCV(model, grid, cv=3, scoring=scoring, error_score="raise")
+    found.fit(features, labels)
+    assert found.best_score_ > 0.5
+    assert found.best_estimator_.objective in objectives

@@ -71,6 +71,30 @@ def assert_within(actual, truth, tolerance, result_dtype):
         )
 
 
+def assert_equals_reference(c: Case, dtype: str):
+    """Value, gradient and Hessian of a case, by each of the three methods."""
+    batch = c.batch(dtype)
+    truth = c.truth(batch)
+    bound = tolerances(c, batch)
+    loss = c.build()
+    forward = {key: x for key, x in batch.call.items() if key != "grad_output"}
+
+    value = loss(batch.logits, batch.target, **forward)
+    value_1, grad_1 = loss.value_and_grad(batch.logits, batch.target, **batch.call)
+    value_2, grad_2, hess = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
+
+    value_dtype = working(batch.logits.dtype)
+    for v in (value, value_1, value_2):
+        if c.reduction == "none":
+            assert v.dtype == value_dtype
+        else:
+            assert type(v) is float
+        assert_within(v, truth[0], bound[0], value_dtype)
+    for x, i in ((grad_1, 1), (grad_2, 1), (hess, 2)):
+        assert x.dtype == batch.logits.dtype
+        assert_within(x, truth[i], bound[i], batch.logits.dtype)
+
+
 @np.errstate(all="ignore")
 def tolerances(case: Case, batch: Batch):
     """Absolute bounds on the error of value, gradient and Hessian."""

@@ -15,6 +15,25 @@ ROOT = str(Path(fastce.__file__).parents[1])
 SUPPORT = Path(__file__).parent  # programs that tests run are there
 
 
+# What a process needs to make a call that is spread over threads, and its bits from one thread.
+LARGE_CALL = """
+    import sys
+    import numpy
+    import fastce
+    z = numpy.random.default_rng(0).normal(size=(50_000, 10)).astype("f4")
+    y = numpy.arange(50_000) % 10
+    loss = fastce.SoftmaxCrossEntropy()
+
+    def call():
+        value, grad = loss.value_and_grad(z, y)
+        return value, grad.tobytes()
+
+    fastce.set_num_threads(1)
+    expected = call()
+    fastce.set_num_threads(3)
+"""
+
+
 def environment(**changes):
     """The environment of a process that imports this very package."""
     path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,122 @@
+"""Draw the floors of the package, and who uses whom, from its imports, into CONTRIBUTING.md.
+
+Run: python tools/house.py. tests/kernels/test_includes.py checks the floors with the functions of
+this file, and that the picture is that of the imports.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "fastce"
+CORE = (PACKAGE / "_core.pyx").read_text(encoding="utf-8")
+BRIDGES = ("objectives", "torch", "jax", "dask", "sharded")
+PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```\n)", re.S)
+
+# From the roof down: the floors, and what stands on each.
+FLOORS = {
+    "bridges": BRIDGES,
+    "public modules": ("public",),
+    "calls": ("_call",),
+    "core": ("_core",),
+    "kernels": ("_kernels",),
+    "vectors": ("_simd",),
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def imported_by(module: str) -> set[str]:
+    """The modules of the package that a module names in its import statements."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} imports by a relative name"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in whole}
+    return {name for name in found if name == "fastce" or str(name).startswith("fastce.")}
+
+
+def called_by_core() -> set[str]:
+    """The modules that the compiled module imports."""
+    (names,) = re.findall(r"^from fastce\._call import (.*)$", CORE, re.MULTILINE)
+    return {f"fastce._call.{name}" for name in names.split(", ")}
+
+
+def room_of(module: str) -> str:
+    """The node of the picture that a module belongs to."""
+    first = [*module.split("."), ""][1]
+    if first.startswith("_core"):
+        return "_core"
+    if first in (*BRIDGES, "_call", "reference"):
+        return first
+    return "public"
+
+
+def floor_of(module: str) -> int:
+    """0 is the lowest. The package's own namespace, on the roof, is what users import."""
+    if module in ("fastce", "fastce.__main__"):
+        return len(FLOORS)
+    for height, rooms in enumerate(reversed(FLOORS.values())):
+        if room_of(module) in rooms:
+            return height
+    return 0
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Who imports from whom, but for what a way through other rooms says already."""
+    direct = {(room_of(a), room_of(b)) for a in MODULES for b in imported_by(a)}
+    if 'include "_kernels/' in CORE and "from fastce._simd cimport" in CORE:
+        direct |= {("_core", "_kernels"), ("_kernels", "_simd")}
+    drawn = {room for rooms in FLOORS.values() for room in rooms}
+    direct = {(a, b) for a, b in direct if a != b and {a, b} <= drawn}
+
+    def reaches(a: str, b: str) -> bool:
+        return (a, b) in direct or any(reaches(c, b) for d, c in direct if d == a)
+
+    return {
+        (a, b) for a, b in direct if not any(d == a and c != b and reaches(c, b) for d, c in direct)
+    }
+
+
+def label_of(room: str) -> str:
+    if room == "public":
+        names = [name.partition(".")[2] for name in MODULES if room_of(name) == room]
+        return "<br>".join(f"{name}.py" for name in names if name not in ("", "__main__"))
+    if room == "_core":
+        return "_core.pyx, _core.pxd"
+    return f"{room}/"
+
+
+def picture() -> str:
+    """The package as a flow chart of Mermaid, which code hosts draw."""
+    lines = ["flowchart TD"]
+    for floor, rooms in FLOORS.items():
+        lines.append(f'  subgraph floor_{floor.split()[0]}["{floor}"]')
+        lines += [f'    {room.strip("_")}["{label_of(room)}"]' for room in rooms]
+        lines.append("  end")
+    lines += [f"  {a.strip('_')} --> {b.strip('_')}" for a, b in sorted(arrows())]
+    names = ", ".join(sorted(name.rpartition(".")[2] for name in called_by_core()))
+    lines.append(f'  core -. "{names}" .-> call')
+    assert not imported_by("fastce.reference")
+    lines.append('  reference["reference.py"]')
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    document = ROOT / "CONTRIBUTING.md"
+    drawn = PICTURE.sub(lambda _: picture(), document.read_text(encoding="utf-8"))
+    document.write_text(drawn, encoding="utf-8")
