@@ -38,35 +38,35 @@ def copy_tree(to: Path) -> None:
     (to / "sitecustomize.py").write_text(NO_OTHER_COPY, "utf-8")
 
 
-def restrict(tree: Path, variants: Sequence[str], flags: Sequence[str] = ()) -> None:
-    """Let the copy's setup.py build these variants alone, with these flags after its own."""
-    script = tree / "setup.py"
-    text = script.read_text("utf-8")
-    last = "MODULES = "
-    if text.count(last) != 1:
-        raise SystemExit(f"{script} has no longer one {last!r}: follow it here")
-    wanted = (
-        f"INSTRUCTION_SETS = {{name: INSTRUCTION_SETS[name] for name in {list(variants)!r}}}\n"
-        f"FLAGS += {list(flags)!r}\n"
-    )
-    script.write_text(text.replace(last, wanted + last), "utf-8")
-
-
 def environment(tree: Path) -> dict[str, str]:
     """Make processes import the copy, whatever is installed."""
     return {**os.environ, "PYTHONPATH": str(tree), "FASTCE_ISA": ""}
 
 
-def build(tree: Path, link_flags: str = "") -> None:
-    """Build the extension modules in place; a failure shows what the compiler said."""
-    flags = {"FASTCE_BUILD_TEST_VARIANTS": "1", "LDFLAGS": link_flags}
+def build(
+    tree: Path,
+    variants: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    **more: str,
+) -> str:
+    """Build these variants in place, or all, with these flags after setup.py's own.
+
+    Return what the compiler said: that ends the process if it fails.
+    """
+    wanted = {
+        "FASTCE_BUILD_TEST_VARIANTS": "1",
+        "FASTCE_BUILD_ONLY": ",".join(variants),
+        "FASTCE_FLAGS": " ".join(flags),
+        **more,
+    }
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=tree,
-        env={**os.environ, **flags},
+        env={**os.environ, **wanted},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
         raise SystemExit(f"the build in {tree} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stderr
