@@ -3,8 +3,8 @@
     python tools/aarch64.py                  the tests below
     python tools/aarch64.py tests/kernels    further words are handed to pytest
 
-On Debian, with g++-aarch64-linux-gnu and qemu-user-static. Debian's arm64 Python and wheels for it are
-unpacked in a folder, where the emulator finds them: nothing is installed, nor is root needed.
+On Debian, with g++-aarch64-linux-gnu and qemu-user-static. Debian's arm64 Python and wheels for it
+are unpacked in a folder, where the emulator finds them: nothing is installed, nor is root needed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ import build_copy
 from Cython.Build import cythonize
 from setuptools import Extension
 
-os.chdir(build_copy.ROOT)
-sys.path.insert(0, str(build_copy.ROOT))
-
-import setup
+setup = build_copy.import_setup()
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 PACKAGES = ("python3", "libpython3-dev", "libstdc++6")
@@ -64,11 +61,13 @@ def main() -> None:
     for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR, "qemu-user-static")):
         if not shutil.which(tool):
             raise SystemExit(f"there is no {tool}: apt install {package}")
+    os.chdir(build_copy.ROOT)
     with tempfile.TemporaryDirectory(prefix="fastce-aarch64-") as name:
         folder = Path(name)
         root, wheels, tree = unpack_python(folder), folder / "wheels", folder / "tree"
         python = (root / "usr" / "bin" / "python3").readlink().name  # python3.11
         version = python.removeprefix("python")
+        digits = version.replace(".", "")
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
         pip += ["--target", str(wheels), "--only-binary=:all:", "--python-version", version]
         for system in ("manylinux_2_17", "manylinux2014", "manylinux_2_27", "manylinux_2_28"):
@@ -86,7 +85,7 @@ def main() -> None:
             *(f"-I{path}" for path in (*include, "fastce/_simd")),
             *("-idirafter", root / "usr" / "include"),  # pyconfig.h of the architecture
             folder / "fastce" / "_core.cpp",
-            *("-o", tree / "fastce" / f"_core.cpython-{version.replace('.', '')}-aarch64-linux-gnu.so"),
+            *("-o", tree / "fastce" / f"_core.cpython-{digits}-aarch64-linux-gnu.so"),
         )
         emulated = [EMULATOR, "-L", root, "-E", f"PYTHONPATH={tree}:{wheels}"]
         emulated.append(root / "usr" / "bin" / python)

@@ -5,12 +5,14 @@ What breaks or instruments the kernels on purpose never does it in the checkout.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("fastce", "tests", "bench", "docs", "examples")  # tests import from all of them
@@ -24,6 +26,14 @@ import sys
 
 sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_EditableFinder"]
 """
+
+
+def import_setup() -> ModuleType:
+    """Import setup.py, for the flags of compilers and of instruction sets."""
+    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def copy_tree(to: Path) -> None:

@@ -3,8 +3,8 @@
     python tools/clang.py               with clang++
     python tools/clang.py clang++-19    with another
 
-The bits have to be those of GCC: tests/kernels/golden_bits.txt has them. Further words are handed to
-pytest, in place of the tests below.
+The bits have to be those of GCC: tests/kernels/golden_bits.txt has them. Further words are handed
+to pytest, in place of the tests below.
 """
 
 from __future__ import annotations

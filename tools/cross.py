@@ -17,15 +17,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import build_copy
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension
 
-ROOT = Path(__file__).resolve().parent.parent
-os.chdir(ROOT)
-sys.path.insert(0, str(ROOT))
-
-import setup
+ROOT = build_copy.ROOT
+setup = build_copy.import_setup()
 
 X86, ARM = ([], setup.AVX2, setup.AVX512), ([],)
 TARGETS = {
@@ -83,6 +81,7 @@ def compile_for(target: str, flags: list[str], source: Path, folder: Path) -> st
 
 def main() -> None:
     failed = False
+    os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
         (folder / "not_linux").mkdir()

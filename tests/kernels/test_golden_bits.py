@@ -1,4 +1,4 @@
-"""The same bits from GCC and Clang, of any version: a compiler may fuse, reorder and split nothing."""
+"""The same bits from each compiler: it may fuse, reorder and split nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 
 RECORDED = golden.recorded()
 
-# `pow`, which a focal loss with a fractional gamma calls once a row, is the C library's: glibc's and
-# musl's are one.
+# `pow`, which focal losses in float64 with a fractional gamma call once per row, is the C library's.
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
     reason="the bits are recorded for Linux on x86-64",
