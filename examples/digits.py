@@ -1,4 +1,4 @@
-"""Train a network with one hidden layer on handwritten digits: plain NumPy, and fastce for the loss.
+"""Train a network with one hidden layer on handwritten digits, in plain NumPy with fastce.
 
 Run: pip install fastce scikit-learn; python digits.py
 """

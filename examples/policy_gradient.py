@@ -1,7 +1,7 @@
 """Balance a pole by policy gradient: cross-entropy of the actions, weighted by their advantages.
 
 REINFORCE maximises the mean of advantage times log-probability of the action taken. With a minus
-sign that is cross-entropy with `sample_weight=advantage`. Where an advantage is negative, its action
+sign that is cross-entropy with `sample_weight=advantage`. If an advantage is negative, its action
 becomes less probable. The weights sum to 0 here, so they have no weighted mean: `normalizer` gives
 the denominator. Run: pip install fastce; python policy_gradient.py
 """
@@ -15,7 +15,7 @@ POLES, STEPS, DISCOUNT = 32, 200, 0.99
 
 def moved(state, action):
     """One step of 20 ms of the cart-pole of Barto, Sutton and Anderson (1983), for many at once."""
-    x, v, angle, spin = state.T
+    _, v, angle, spin = state.T
     force = np.where(action == 1, 10.0, -10.0)
     sine, cosine = np.sin(angle), np.cos(angle)
     pushed = (force + 0.05 * spin**2 * sine) / 1.1
@@ -56,8 +56,12 @@ def train(rounds=40, rate=0.3):
     w1, w2 = rng.normal(0, 0.7, (4, 32)), np.zeros((32, 2))
     loss = fastce.SoftmaxCrossEntropy()
     scale = np.array([1.0, 0.5, 10.0, 0.5])  # of position, speed, angle and spin
+
+    def policy(states):
+        return np.tanh(states * scale @ w1) @ w2
+
     for _ in range(rounds):
-        states, actions, stands = play(lambda s: np.tanh(s * scale @ w1) @ w2, rng)
+        states, actions, stands = play(policy, rng)
         x, advantage = states * scale, advantages(stands)
         hidden = np.tanh(x @ w1)
         _, d_logits = loss.value_and_grad(

@@ -84,6 +84,7 @@ if __name__ == "__main__":
     *_, logits = forward(x_test, w1, w2)
     predicted, counted = logits.argmax(axis=1), y_test != VOID
     print(f"logits {logits.shape}, target {y_test.shape} of {y_test.dtype}")
-    print(f"void: {1 - counted.mean():.0%}, background: {(y_test == BACKGROUND).mean():.0%} of pixels")
+    background = (y_test == BACKGROUND).mean()
+    print(f"void: {1 - counted.mean():.0%}, background: {background:.0%} of the pixels")
     print(f"held-out pixels: accuracy {(predicted == y_test)[counted].mean():.1%}, "
           f"mean intersection over union {mean_iou(predicted, y_test):.3f}")

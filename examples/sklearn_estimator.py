@@ -52,9 +52,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
 
         options = {"maxiter": self.max_iter, "gtol": self.tol, "ftol": 0}
         with threadpool_limits(1, "blas"):  # small products: threads would only wait for each other
-            found = minimize(
-                value_and_grad, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options
-            )
+            start = np.zeros(shape).ravel()
+            found = minimize(value_and_grad, start, jac=True, method="L-BFGS-B", options=options)
         w = found.x.reshape(shape)
         self.coef_, self.intercept_ = w[:-1].T, w[-1]
         self.n_iter_ = found.nit
@@ -62,7 +61,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X):
         check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False) @ self.coef_.T + self.intercept_
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return X @ self.coef_.T + self.intercept_
 
     def decision_function(self, X):
         logits = self._logits(X)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from coming_from import CE, EACH, LOG_P, ONE_HOT, P, Q, S, T, W, Y, Z, Checks, rng, same
+from coming_from import CE, EACH, LOG_P, ONE_HOT, Checks, P, Q, S, T, W, Y, Z, rng, same
 
 import fastce
 from fastce import information

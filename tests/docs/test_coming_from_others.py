@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from coming_from import BOOSTING, CE, P, S, Y, Z, Checks, rng, same
+from coming_from import BOOSTING, CE, Checks, P, S, Y, Z, rng, same
 from numpy.testing import assert_allclose
 
 import fastce
