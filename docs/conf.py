@@ -28,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "computed",
+    "gallery",
 ]
 exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]

@@ -1,0 +1,38 @@
+"""What the last full run says, in sentences: every number is computed from its results."""
+
+from statistics import median
+
+from bench_results import RESULTS
+
+from bench.report import FASTCE, digits, fastest_peer, minimum
+from bench.subjects import LIMIT, OURS
+
+
+def names(cells):
+    return ", ".join(f"`{cell['cell']}`" for cell in cells)
+
+
+def table():
+    machine = RESULTS["machine"]
+    peers = {name for cell in RESULTS["cells"] for name in cell["seconds"]} - {LIMIT, *OURS}
+    lines = [
+        f"The run of {machine['date']} has {len(RESULTS['cells'])} cells, an operation on a shape with "
+        f"a number of threads each. {len(peers)} peers took part: {', '.join(sorted(peers))}.",
+        "",
+    ]
+    for threads in machine["threads"]:
+        cells = [m for m in RESULTS["cells"] if m["threads"] == threads]
+        leads = {m["cell"]: fastest_peer(m)[1] / minimum(m, FASTCE) for m in cells}
+        over = [minimum(m, FASTCE) / minimum(m, LIMIT) for m in cells if minimum(m, LIMIT)]
+        behind = [m for m in cells if leads[m["cell"]] < 1]
+        least, most = min(leads, key=leads.get), max(leads, key=leads.get)
+        lines.append(
+            f"- **{threads} thread{'s' * (threads > 1)}.** fastce is the fastest in "
+            f"{len(cells) - len(behind)} of {len(cells)} cells"
+            + (f", and behind in {names(behind)}. " if behind else ". ")
+            + f"The fastest peer takes {digits(median(leads.values()))} times as long in the median "
+            f"cell, {digits(leads[least])} times in `{least}` and {digits(leads[most])} times in "
+            f"`{most}`. fastce takes {digits(min(over))} to {digits(max(over))} times as long as the "
+            f"memory limit, {digits(median(over))} times in the median cell."
+        )
+    return "\n".join(lines)
