@@ -16,5 +16,6 @@ def table():
             times = {name: minimum(m, name) for name in names}
             shown = ["–" if t is None else time_of(m, t) for t in times.values()]
             rows.append([m["cell"].replace("-", " "), *shown])
-        parts += [f"**{threads} thread{'s' * (threads > 1)}**", "", markdown(["cell", *names], rows, 1), ""]
+        parts += [f"**{threads} thread{'s' * (threads > 1)}**", ""]
+        parts += [markdown(["cell", *names], rows, 1), ""]
     return "\n".join(parts)

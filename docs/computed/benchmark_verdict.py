@@ -16,8 +16,8 @@ def table():
     machine = RESULTS["machine"]
     peers = {name for cell in RESULTS["cells"] for name in cell["seconds"]} - {LIMIT, *OURS}
     lines = [
-        f"The run of {machine['date']} has {len(RESULTS['cells'])} cells, an operation on a shape with "
-        f"a number of threads each. {len(peers)} peers took part: {', '.join(sorted(peers))}.",
+        f"The run of {machine['date']} has {len(RESULTS['cells'])} cells: an operation on a shape, "
+        f"with a number of threads. {len(peers)} peers took part: {', '.join(sorted(peers))}.",
         "",
     ]
     for threads in machine["threads"]:
@@ -30,9 +30,10 @@ def table():
             f"- **{threads} thread{'s' * (threads > 1)}.** fastce is the fastest in "
             f"{len(cells) - len(behind)} of {len(cells)} cells"
             + (f", and behind in {names(behind)}. " if behind else ". ")
-            + f"The fastest peer takes {digits(median(leads.values()))} times as long in the median "
-            f"cell, {digits(leads[least])} times in `{least}` and {digits(leads[most])} times in "
-            f"`{most}`. fastce takes {digits(min(over))} to {digits(max(over))} times as long as the "
-            f"memory limit, {digits(median(over))} times in the median cell."
+            + "The fastest peer of a cell takes as long as fastce, times "
+            f"{digits(median(leads.values()))} in the median, {digits(leads[least])} in `{least}` "
+            f"and {digits(leads[most])} in `{most}`. fastce takes the time of the limit, times "
+            f"{digits(median(over))} in the median, {digits(min(over))} at least and "
+            f"{digits(max(over))} at most."
         )
     return "\n".join(lines)

@@ -16,7 +16,7 @@ def rows_of_block():
 
 
 def strip(ax, x, y, color, highlighted, label):
-    """An array in memory: rows in blocks, of which one is on its way, and the next is prefetched."""
+    """An array in memory, in blocks of rows: one is on its way, and the next is prefetched."""
     for block in range(7):
         alpha = {highlighted: 0.95, highlighted - 1: 0.35}.get(block, 0.12)
         ax.add_patch(Rectangle((x, y + 0.62 * block), 1.5, 0.56, color=color, alpha=alpha))
@@ -24,7 +24,8 @@ def strip(ax, x, y, color, highlighted, label):
 
 
 def arrow(ax, start, end, ink, **style):
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=ink, **style))
+    style |= {"arrowstyle": "-|>", "mutation_scale": 13, "color": ink}
+    ax.add_patch(FancyArrowPatch(start, end, **style))
 
 
 def draw():

@@ -1,4 +1,4 @@
-"""The examples, each with the first sentence of its docstring, and what it imports besides NumPy."""
+"""The examples: the first sentence of each docstring, and the packages that it imports."""
 
 import ast
 import re
