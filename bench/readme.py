@@ -35,8 +35,8 @@ BLOCK = """\
 Float32, one thread of an {processor} with {instruction_set}, {date}: microseconds per call for
 64×10, else nanoseconds per element. A copy is `np.copyto`, and for the last two rows a product of
 two arrays. [bench/results/summary.md](bench/results/summary.md) has every cell, also those in which
-a peer is ahead. On confident, correct predictions the largest relative error of softmax cross-entropy is
-{ours:.1e}; the best peer's is {theirs:.2g}{meaning}.
+a peer is ahead. On confident, correct predictions the largest relative error of softmax
+cross-entropy is {ours:.1e}; the best peer's is {theirs:.2g}{meaning}.
 """
 
 

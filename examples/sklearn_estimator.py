@@ -46,9 +46,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
         def value_and_grad(parameters):
             w = parameters.reshape(shape)
             value, grad = loss.value_and_grad(x @ w, label, sample_weight=sample_weight)
-            by_w = x.T @ grad
-            by_w[:-1] += self.alpha * w[:-1]  # the last row, the intercepts, has no penalty
-            return value + self.alpha / 2 * np.sum(w[:-1] ** 2), by_w.ravel()
+            d_w = x.T @ grad
+            d_w[:-1] += self.alpha * w[:-1]  # the last row, the intercepts, has no penalty
+            return value + self.alpha / 2 * np.sum(w[:-1] ** 2), d_w.ravel()
 
         options = {"maxiter": self.max_iter, "gtol": self.tol, "ftol": 0}
         with threadpool_limits(1, "blas"):  # small products: threads would only wait for each other

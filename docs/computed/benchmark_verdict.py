@@ -30,9 +30,9 @@ def table():
             f"- **{threads} thread{'s' * (threads > 1)}.** fastce is the fastest in "
             f"{len(cells) - len(behind)} of {len(cells)} cells"
             + (f", and behind in {names(behind)}. " if behind else ". ")
-            + "The fastest peer of a cell takes as long as fastce, times "
-            f"{digits(median(leads.values()))} in the median, {digits(leads[least])} in `{least}` "
-            f"and {digits(leads[most])} in `{most}`. fastce takes the time of the limit, times "
+            + "The time of a cell's fastest peer over that of fastce: "
+            f"{digits(median(leads.values()))} in the median, {digits(leads[least])} in `{least}`, "
+            f"{digits(leads[most])} in `{most}`. The time of fastce over the memory limit: "
             f"{digits(median(over))} in the median, {digits(min(over))} at least and "
             f"{digits(max(over))} at most."
         )
