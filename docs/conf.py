@@ -29,6 +29,7 @@ extensions = [
     "sphinx_design",
     "computed",
     "gallery",
+    "notebooks",
 ]
 exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]
