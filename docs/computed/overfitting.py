@@ -11,7 +11,7 @@ def draw():
         training, held_out, accuracy, _ = train(decay, set(steps)).T
         losses.plot(steps, training, color, linestyle="--", label=f"training{name}")
         losses.plot(steps, held_out, color, label=f"new{name}")
-        accuracies.plot(steps, accuracy, color, label=f"new{name}")
+        accuracies.plot(steps, accuracy, color, label=f"decay {decay:g}" if decay else "no decay")
         if not decay:
             best = steps[held_out.argmin()]
     for ax in (losses, accuracies):

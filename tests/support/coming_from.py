@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 
 import fastce
@@ -23,6 +22,10 @@ HOSTS = {
     "scikit-learn": ["sklearn", "scipy"],
     BOOSTING: ["xgboost", "lightgbm", "catboost"],
 }
+# Keras chooses its backend when it is imported, and writes the choice to a file.
+os.environ.setdefault("KERAS_BACKEND", "numpy")
+os.environ.setdefault("KERAS_HOME", tempfile.gettempdir())
+
 # Too large to be installed for a test; the page says when its rows were checked.
 NOT_INSTALLED = {"TensorFlow"}
 
@@ -80,15 +83,6 @@ class Checks(dict):
             for host, theirs in self
             if host not in NOT_INSTALLED or all(map(importlib.util.find_spec, HOSTS[host]))
         ]
-
-    def run(self, host, theirs):
-        if host == "Keras":
-            # It chooses its backend when it is imported, and writes the choice to a file.
-            os.environ.setdefault("KERAS_BACKEND", "numpy")
-            os.environ.setdefault("KERAS_HOME", tempfile.gettempdir())
-        for package in HOSTS[host]:
-            pytest.importorskip(package)
-        self[host, theirs]()
 
 
 def same(theirs, ours, rtol=2e-6):
