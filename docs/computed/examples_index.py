@@ -7,7 +7,9 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 GROUPS = {
-    "Train": ["digits", "train_digits", "multi_label", "segmentation", "policy_gradient"],
+    "Train": [
+        "digits", "train_digits", "distil_digits", "multi_label", "segmentation", "policy_gradient",
+    ],
     "Fit with another library": ["logistic_regression_scipy", "sklearn_estimator", "torch_swap"],
     "Boost": ["lightgbm_multiclass", "xgboost_focal", "boosting_on_dask"],
     "Large vocabularies and many processes": [
@@ -40,9 +42,8 @@ def about(name):
 def table():
     grouped = [name for names in GROUPS.values() for name in names]
     here = {path.stem for path in EXAMPLES.glob("*.py")} | {"cython_trainer/train"}
-    missing = here.symmetric_difference(grouped)
-    # An example of another branch of work may come before its line here.
-    groups = GROUPS | ({"Others": sorted(missing & here)} if missing & here else {})
+    ungrouped = sorted(here.difference(grouped))
+    groups = GROUPS | ({"Others": ungrouped} if ungrouped else {})
     lines = []
     for group, names in groups.items():
         lines += [f"**{group}**", "", "| example | what it does | needs |", "|---|---|---|"]
