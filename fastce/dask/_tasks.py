@@ -22,6 +22,7 @@ import numpy as np
 from fastce import sharded
 from fastce._call import checks, layout, positions, threads
 from fastce._call.arguments import checked_denominator
+from fastce.evaluation import Evaluation, evaluate
 from fastce.sharded._rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 
@@ -163,6 +164,41 @@ def value_and_grad(
 
 def token_log_probs_of_rows(loss: Any, z: Any, y: Any, *unused: Any) -> tuple[Any, ...]:
     return token_log_probs(z, y, axis=loss.axis)
+
+
+def checked_options(
+    axis: Any, ignore_index: Any, temperature: Any, bins: Any, max_rank: Any
+) -> dict[str, Any]:
+    """Check the options of an evaluation, on no rows at all."""
+    options = {"ignore_index": ignore_index, "bins": bins, "max_rank": max_rank}
+    options["temperature"] = temperature
+    evaluate(np.zeros((0, 1)), np.zeros(0, int), **options)
+    return {"axis": axis, **options}
+
+
+def evaluation_of_chunk(
+    z: Any,
+    y: Any,
+    weight: Any,
+    where: Any,
+    value_of_option: Any,
+    denominator: Any,
+    slices: Any,
+    loss: Any,
+    option: str | None,
+    located: Located,
+    options: dict[str, Any],
+) -> Evaluation:
+    with in_whole(slices, located):
+        return evaluate(z, y, **options)
+
+
+def merged_evaluations(parts: Any, axis: Any, keepdims: bool) -> Evaluation:
+    """Add up evaluations, in nested lists as dask has the chunks of several axes."""
+    if isinstance(parts, Evaluation):
+        return parts
+    merged: Evaluation = sum(merged_evaluations(part, axis, keepdims) for part in parts)
+    return merged
 
 
 # Chunks of parts of rows --------------------------------------------------------------------------
