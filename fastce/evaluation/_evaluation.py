@@ -30,6 +30,10 @@ def mean(total: float, count: int) -> float:
     return total / count if count else math.nan
 
 
+def readable(number: float) -> str:
+    return f"{number:,.1f}" if number >= 100 else f"{number:.4g}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Sums, counts, bins and ranks of the rows of a classifier's logits; it merges with ``+``.
@@ -224,7 +228,7 @@ class Evaluation:
         k = min(5, self.max_rank)
         return {
             "loss": f"{self.loss:.5f} nats",
-            "perplexity": f"{self.perplexity:,.4g}",
+            "perplexity": readable(self.perplexity),
             "accuracy": f"{self.accuracy:.2%}".replace("%", " %"),
             f"top-{k} accuracy": f"{self.top_k(k):.2%}".replace("%", " %"),
             "entropy": f"{self.entropy:.5f} nats",

@@ -63,9 +63,9 @@ def mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int)
     row = math.prod(shape[1:]) * dtype.itemsize
 
     def read(start: int, stop: int) -> Array:
-        if start == stop or row == 0:
-            return np.empty((stop - start, *shape[1:]), dtype)
         part: tuple[int, ...] = (stop - start, *shape[1:])
+        if 0 in part or row == 0:  # which cannot be mapped
+            return np.empty(part, dtype)
         return np.memmap(path, dtype, "r", offset + start * row, part)
 
     return Rows(shape, dtype, read)
@@ -97,14 +97,17 @@ def in_raw(path: str, name: str | None, columns: int | None) -> Rows:
 
 def in_safetensors(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
     try:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
     except ImportError as error:
         checks_bridges.missing_host("safetensors", "evaluation", error)
-    with safe_open(path, "np") as file:
-        chosen = checks_evaluation.chosen(path, list(file.keys()), key, names)
-        part = file.get_slice(chosen)
-        shape, kind = tuple(part.get_shape()), part.get_dtype()
-        dtype = checks_evaluation.tensor_dtype(path, kind)
+    try:
+        with safe_open(path, "np") as file:
+            chosen = checks_evaluation.chosen(path, list(file.keys()), key, names)
+            part = file.get_slice(chosen)
+            shape, kind = tuple(part.get_shape()), part.get_dtype()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no file of safetensors: {error}") from error
+    dtype = checks_evaluation.tensor_dtype(path, kind)
 
     def read(start: int, stop: int) -> Array:
         # Opened anew, so that what was read before is not kept mapped.

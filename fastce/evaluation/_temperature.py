@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastce._call import checks_evaluation as checks
 from fastce.evaluation._evaluate import checked, read
-from fastce.evaluation._evaluation import Evaluation
+from fastce.evaluation._evaluation import Evaluation, readable
 
 TOLERANCE = 1e-9  # of the temperature, relative: the next step would be its square
 MOST_STEPS = 100
@@ -28,7 +28,7 @@ class Temperature(float):
     before, after : Evaluation
         Of the logits as they are, and divided by the temperature.
     reads : int
-        How many times the logits were read.
+        How many times the logits were read: once more than Newton's method took steps.
     """
 
     before: Evaluation
@@ -49,16 +49,19 @@ class Temperature(float):
         lines = [f"{'temperature':<26}{float(self):.6g} ({self.reads} reads)"]
         lines.append(f"{'':<26}{'before':<16}after")
         rows = {
-            "loss": ("loss", ".5f"),
-            "perplexity": ("perplexity", ",.4g"),
-            "entropy": ("entropy", ".5f"),
-            "Brier score": ("brier", ".5f"),
-            "calibration error": ("calibration_error", ".5f"),
-            "largest of a bin": ("max_calibration_error", ".5f"),
+            "loss": "loss",
+            "perplexity": "perplexity",
+            "entropy": "entropy",
+            "Brier score": "brier",
+            "calibration error": "calibration_error",
+            "largest of a bin": "max_calibration_error",
         }
-        for name, (attribute, form) in rows.items():
-            before, after = getattr(self.before, attribute), getattr(self.after, attribute)
-            lines.append(f"{name:<26}{format(before, form):<16}{format(after, form)}")
+        for name, attribute in rows.items():
+            before, after = (
+                readable(x) if name == "perplexity" else f"{x:.5f}"
+                for x in (getattr(self.before, attribute), getattr(self.after, attribute))
+            )
+            lines.append(f"{name:<26}{before:<16}{after}")
         return "\n".join(lines)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce._call import checks, positions
+from fastce._call import positions
 from fastce._call.checks_evaluation import WrongUsage, files_fit
 from fastce.evaluation._evaluate import Options, checked, read
 from fastce.evaluation._evaluation import Evaluation
@@ -19,6 +21,7 @@ from fastce.evaluation._temperature import Temperature, minimise
 
 BLOCK_BYTES = 32 << 20  # of logits that are read at once
 USAGE, DATA = 2, 1  # exit codes
+BAD_DATA = (ValueError, TypeError, IndexError, OSError, EOFError, ImportError, zipfile.BadZipFile)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,9 +32,23 @@ def main(arguments: Sequence[str]) -> int:
         run(given)
     except WrongUsage as error:
         parser.exit(USAGE, f"fastce evaluate: {error}\n")
-    except (ValueError, TypeError, IndexError, OSError, ImportError) as error:
+    except BAD_DATA as error:
         parser.exit(DATA, f"fastce evaluate: {error}\n")
     return 0
+
+
+def at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and greater than 0, got {text}")
+    return value
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -50,14 +67,14 @@ def argument_parser() -> argparse.ArgumentParser:
     add("logits", help=".npy, .npz, .safetensors, or raw numbers with --dtype and --classes")
     add("labels", help="a file of integers, one a row; raw with --labels-dtype")
     add("--ignore-index", type=int, default=-100, help="label of rows that do not count (-100)")
-    add("--temperature", type=float, default=1.0, help="what logits are divided by (1)")
+    add("--temperature", type=positive, default=1.0, help="what logits are divided by (1)")
     add("--fit-temperature", action="store_true", help="find the temperature of the least loss")
-    add("--bins", type=int, default=15, help="of the calibration error (15)")
-    add("--max-rank", type=int, default=100, help="classes before the target told apart (100)")
+    add("--bins", type=at_least_one, default=15, help="of the calibration error (15)")
+    add("--max-rank", type=at_least_one, default=100, help="classes before the target told apart (100)")
     add("--plot", metavar="FILE", help="draw reliability, confidence and ranks: .png, .svg, .pdf")
     add("--json", action="store_true", help="print JSON")
     add("--dtype", help="of raw logits: float32, float16, bfloat16, float64")
-    add("--classes", type=int, help="of raw logits: numbers in a row")
+    add("--classes", type=at_least_one, help="of raw logits: numbers in a row")
     add("--labels-dtype", help="of raw labels: int64, int32, ...")
     add("--logits-key", help="which array of .npz or .safetensors holds the logits")
     add("--labels-key", help="which one holds the labels")
@@ -73,7 +90,7 @@ def run(given: argparse.Namespace) -> None:
         temperature = minimise(lambda t: problem.evaluate(t, double_precision=True))
         result = temperature.after
     else:
-        result = problem.evaluate(checks.number("temperature", given.temperature, above=0.0))
+        result = problem.evaluate(given.temperature)
     if given.plot:
         draw(given.plot, result, temperature)
     print(as_json(result, temperature) if given.json else as_text(result, temperature))
@@ -88,8 +105,6 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Problem:
-        if given.classes is not None and given.classes < 1:
-            raise WrongUsage(f"--classes must be at least 1, got {given.classes}")
         if given.dtype is not None and given.classes is None:
             raise WrongUsage("--dtype needs --classes")
         logits = opened(
