@@ -1,4 +1,4 @@
-"""``python -m fastce`` prints what is in use; ``python -m fastce evaluate`` reads files of logits."""
+"""``python -m fastce`` prints what is in use; ``python -m fastce evaluate`` reads logits."""
 
 import sys
 

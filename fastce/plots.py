@@ -84,15 +84,13 @@ def loss_curves(
     return axes
 
 
-def evaluation_curves(
-    evaluations: Any, *, axes: Iterable[Axes] | None = None
-) -> list[Axes]:
+def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
     """Draw how reliable a classifier's probabilities are, and where its targets rank.
 
     The first picture has the accuracy of each bin against its mean confidence: on the diagonal, a
     classifier that is 80 % sure is right four times out of five; below it, it is over-confident.
-    The second has the share of rows in each bin, the third the accuracy among the k most probable
-    classes against k.
+    The second has the share of rows in each bin, and says the expected calibration error (ECE); the
+    third has the accuracy among the k most probable classes against k.
 
     Parameters
     ----------
@@ -119,11 +117,10 @@ def evaluation_curves(
     >>> from fastce.plots import evaluation_curves
     >>> logits = np.random.default_rng(0).normal(size=(100, 10))
     >>> target = logits.argmax(axis=1)
-    >>> reliability, confidence, ranks = evaluation_curves(
-    ...     {"as they are": evaluate(logits, target), "T = 3": evaluate(logits, target, temperature=3)}
-    ... )
+    >>> before, after = (evaluate(logits, target, temperature=t) for t in (1, 3))
+    >>> reliability, shares, ranks = evaluation_curves({"before": before, "T = 3": after})
     >>> [line.get_label() for line in ranks.get_lines()]
-    ['as they are', 'T = 3']
+    ['before', 'T = 3']
     """
     labelled = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
     axes = new_axes(3) if axes is None else list(axes)
@@ -133,22 +130,20 @@ def evaluation_curves(
     for label, evaluation in labelled.items():
         confidence, accuracy, rows = evaluation.reliability()
         filled = rows > 0
-        error = evaluation.calibration_error
-        reliability.plot(
-            confidence[filled],
-            accuracy[filled],
-            marker="o",
-            label=f"{label}{': ' if label else ''}calibration error {error:.3f}",
+        reliability.plot(confidence[filled], accuracy[filled], marker="o", label=label)
+        shares.stairs(
+            rows / max(evaluation.rows, 1),
+            np.linspace(0, 1, evaluation.bins + 1),
+            label=f"{label}{': ' if label else ''}ECE {evaluation.calibration_error:.3f}",
+            linewidth=1.5,
         )
-        edges = np.linspace(0, 1, evaluation.bins + 1)
-        shares.stairs(rows / max(evaluation.rows, 1), edges, label=label, linewidth=1.5)
         k = np.arange(1, evaluation.max_rank + 1)
         among = np.cumsum(evaluation.rank_rows[:-1]) / max(evaluation.rows, 1)
         ranks.plot(k, among, label=label)
     reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel="confidence", ylabel="share of rows", xlim=(0, 1))
     ranks.set(xlabel="k", ylabel="accuracy among the first k", xscale="log")
-    reliability.legend(loc="upper left")
+    shares.legend()
     return axes
 
 

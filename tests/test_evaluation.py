@@ -220,9 +220,7 @@ def test_merged_is_whole(pieces, problem, rng):
     z, y = problem
     y[:3] = -100
     whole = evaluate(z, y)
-    parts = [
-        evaluate(a, b) for a, b in zip(np.split(z, pieces), np.split(y, pieces), strict=True)
-    ]
+    parts = [evaluate(a, b) for a, b in zip(np.split(z, pieces), np.split(y, pieces), strict=True)]
     assert_same(sum(parts), whole)
     rng.shuffle(parts)
     assert_same(sum(parts), whole)

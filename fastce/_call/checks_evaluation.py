@@ -66,8 +66,8 @@ def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...])
 def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
     if name is None:
         raise WrongUsage(
-            f"{path} is none of .npy, .npz, .safetensors: for raw logits pass --dtype and --classes,"
-            " for raw labels --labels-dtype"
+            f"{path} is none of .npy, .npz, .safetensors: for raw logits pass --dtype and"
+            " --classes, for raw labels --labels-dtype"
         )
     if name == "bfloat16":
         return bfloat16()
@@ -82,7 +82,8 @@ def bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         checks_bridges.missing_host("ml_dtypes", "evaluation", error)
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:

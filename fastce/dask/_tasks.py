@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -197,8 +198,9 @@ def merged_evaluations(parts: Any, axis: Any, keepdims: bool) -> Evaluation:
     """Add up evaluations, in nested lists as dask has the chunks of several axes."""
     if isinstance(parts, Evaluation):
         return parts
-    merged: Evaluation = sum(merged_evaluations(part, axis, keepdims) for part in parts)
-    return merged
+    return functools.reduce(
+        operator.add, (merged_evaluations(part, axis, keepdims) for part in parts)
+    )
 
 
 # Chunks of parts of rows --------------------------------------------------------------------------

@@ -10,8 +10,8 @@
 ``python -m fastce evaluate logits.npy labels.npy`` does the same for files.
 """
 
-from fastce.evaluation._evaluation import Evaluation
 from fastce.evaluation._evaluate import evaluate
+from fastce.evaluation._evaluation import Evaluation
 from fastce.evaluation._temperature import Temperature, fit_temperature
 
 __all__ = ["Evaluation", "Temperature", "evaluate", "fit_temperature"]

@@ -145,7 +145,9 @@ class Evaluation:
     def calibration_error(self) -> float:
         """Σ_b n_b/n |accuracy − confidence| over the bins: the expected calibration error (ECE)."""
         gaps = self._gaps()
-        return mean(math.fsum(n * gap for n, gap in zip(self.bin_rows, gaps, strict=True)), self.rows)
+        return mean(
+            math.fsum(n * gap for n, gap in zip(self.bin_rows, gaps, strict=True)), self.rows
+        )
 
     @property
     def max_calibration_error(self) -> float:
@@ -286,9 +288,7 @@ class Evaluation:
             )
         }
         said |= {f"top_{k}": self.top_k(k) for k in (1, 5, 10) if k <= self.max_rank}
-        said = {
-            name: value if math.isfinite(value) else None for name, value in said.items()
-        }
+        said = {name: value if math.isfinite(value) else None for name, value in said.items()}
         return json.dumps(said | {"state": _written(asdict(self))}, allow_nan=False)
 
     @classmethod

@@ -38,7 +38,9 @@ class Rows(NamedTuple):
         return Rows((count, *kept), self.dtype, read)
 
 
-def opened(path: str, key: str | None, names: tuple[str, ...], dtype: str | None, rows: int | None) -> Rows:
+def opened(
+    path: str, key: str | None, names: tuple[str, ...], dtype: str | None, rows: int | None
+) -> Rows:
     """Open an array by its file's suffix; of several in a file, the one called ``key`` or a name.
 
     A file of another suffix is raw: numbers of ``dtype``, ``rows`` in a row, or one if it is None.

@@ -1,4 +1,4 @@
-"""The temperature with the least loss: Newton's method on one scalar, a read of the logits a step."""
+"""The temperature with the least loss: Newton's method, one read of the logits a step."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def fit_temperature(
 ) -> Temperature:
     """Return the temperature T for which softmax(logits / T) has the least loss.
 
-    With u = z/T, and mean and variance over the rows, the derivatives by log T are those of
-    Newton's method: of the loss, −E_p[u] + u_y, which is entropy less loss, and of that the variance
-    of u under p, so that each step is one read of the logits. The loss is convex in 1/T. Sums and
-    exponentials are in float64, whatever the logits are.
+    With b = 1/T and u = bz, the derivative of a row's loss by log b is E_p[u] − u_y, which is loss
+    less entropy, and b² times the second derivative by b is the variance of u under p. So each step
+    of Newton's method is one read of the logits. The loss is convex in b. Exponentials and sums are
+    in float64, whatever the logits are.
 
     Fit it on rows that the classifier was not trained on, and not on those that are reported.
 

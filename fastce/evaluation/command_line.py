@@ -19,6 +19,8 @@ from fastce.evaluation._evaluation import Evaluation
 from fastce.evaluation._files import Rows, opened
 from fastce.evaluation._temperature import Temperature, minimise
 
+__all__ = ["main"]
+
 BLOCK_BYTES = 32 << 20  # of logits that are read at once
 USAGE, DATA = 2, 1  # exit codes
 BAD_DATA = (ValueError, TypeError, IndexError, OSError, EOFError, ImportError, zipfile.BadZipFile)
@@ -70,7 +72,12 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--temperature", type=positive, default=1.0, help="what logits are divided by (1)")
     add("--fit-temperature", action="store_true", help="find the temperature of the least loss")
     add("--bins", type=at_least_one, default=15, help="of the calibration error (15)")
-    add("--max-rank", type=at_least_one, default=100, help="classes before the target told apart (100)")
+    add(
+        "--max-rank",
+        type=at_least_one,
+        default=100,
+        help="classes before the target told apart (100)",
+    )
     add("--plot", metavar="FILE", help="draw reliability, confidence and ranks: .png, .svg, .pdf")
     add("--json", action="store_true", help="print JSON")
     add("--dtype", help="of raw logits: float32, float16, bfloat16, float64")
@@ -107,11 +114,13 @@ class Problem(NamedTuple):
     def of(cls, given: argparse.Namespace) -> Problem:
         if given.dtype is not None and given.classes is None:
             raise WrongUsage("--dtype needs --classes")
-        logits = opened(
-            given.logits, given.logits_key, ("logits",), given.dtype, given.classes
-        )
+        logits = opened(given.logits, given.logits_key, ("logits",), given.dtype, given.classes)
         labels = opened(
-            given.labels, given.labels_key, ("labels", "target", "targets"), given.labels_dtype, None
+            given.labels,
+            given.labels_key,
+            ("labels", "target", "targets"),
+            given.labels_dtype,
+            None,
         )
         if len(labels.shape) == 1 and len(logits.shape) > 2:
             logits = logits.flat(1)
@@ -146,7 +155,9 @@ def progress(count: int) -> Iterator[Any]:
         yield lambda rows: None
         return
     # None: only on a terminal
-    with tqdm(total=count, unit=" rows", unit_scale=True, delay=1, disable=None, leave=False) as bar:
+    with tqdm(
+        total=count, unit=" rows", unit_scale=True, delay=1, disable=None, leave=False
+    ) as bar:
         yield bar.update
 
 
@@ -173,4 +184,3 @@ def draw(path: str, result: Evaluation, temperature: Temperature | None) -> None
     if temperature is not None:
         results = {"before": temperature.before, f"T = {float(temperature):.3g}": result}
     evaluation_curves(results)[0].get_figure().savefig(path)
-

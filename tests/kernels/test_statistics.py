@@ -1,4 +1,4 @@
-"""What the kernel tells of a row besides its loss, against arbitrary precision and by identities."""
+"""What the kernel tells of a row besides its loss: against mpmath, and by identities."""
 
 from __future__ import annotations
 
@@ -153,9 +153,7 @@ def test_moments_are_derivatives_by_the_temperature(classes, isa, rng):
     y = rng.integers(classes, size=4)
     (log_prob, lse, _), found = statistics(z, y)
     step = 1e-4
-    losses = [
-        -statistics(z, y, logit_scale=scale)[0][0] for scale in (1 - step, 1, 1 + step)
-    ]
+    losses = [-statistics(z, y, logit_scale=scale)[0][0] for scale in (1 - step, 1, 1 + step)]
     slope = -log_prob - found["entropy"]
     np.testing.assert_allclose((losses[2] - losses[0]) / (2 * step), slope, rtol=1e-6, atol=1e-7)
     second = (losses[2] - 2 * losses[1] + losses[0]) / step**2
