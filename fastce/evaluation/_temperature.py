@@ -113,12 +113,12 @@ def fit_temperature(
     >>> print(f"{temperature:.6f} {4 / np.log(3):.6f}")
     3.640957 3.640957
     >>> print(temperature)
-    temperature               3.64096 (6 reads)
+    temperature               3.64096 (7 reads)
                               before          after
     loss                      1.01815         0.56234
     perplexity                2.768           1.755
     entropy                   0.09009         0.56234
-    Brier score               0.46464         0.37500
+    Brier score               0.48266         0.37500
     calibration error         0.23201         0.00000
     largest of a bin          0.23201         0.00000
     """
