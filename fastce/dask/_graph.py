@@ -241,8 +241,8 @@ class Graph:
 
     def merged_evaluations(self, options: dict[str, Any]) -> Any:
         """Return the evaluation of all rows, as a delayed object."""
-        function = functools.partial(tasks.evaluation_of_chunk, options=options)
-        chunks = self.on_chunks(function)
+        function = functools.partial(tasks.evaluation_of_rows, options=options)
+        chunks = self.on_chunks(functools.update_wrapper(function, tasks.evaluation_of_rows))
         total = da.reduction(
             chunks,
             tasks.unchanged,

@@ -139,11 +139,11 @@ def on_chunk(
     value_of_option: Any,
     denominator: Any,
     slices: Any,
-    function: Callable[..., tuple[Any, ...]],
+    function: Callable[..., Any],
     loss: Any,
     option: str | None,
     located: Located,
-) -> tuple[Any, ...]:
+) -> Any:
     with in_whole(slices, located):
         return function(of_chunk(loss, option, value_of_option), z, y, weight, where, denominator)
 
@@ -177,21 +177,10 @@ def checked_options(
     return {"axis": axis, **options}
 
 
-def evaluation_of_chunk(
-    z: Any,
-    y: Any,
-    weight: Any,
-    where: Any,
-    value_of_option: Any,
-    denominator: Any,
-    slices: Any,
-    loss: Any,
-    option: str | None,
-    located: Located,
-    options: dict[str, Any],
+def evaluation_of_rows(
+    loss: Any, z: Any, y: Any, *unused: Any, options: dict[str, Any]
 ) -> Evaluation:
-    with in_whole(slices, located):
-        return evaluate(z, y, **options)
+    return evaluate(z, y, **options)
 
 
 def merged_evaluations(parts: Any, axis: Any, keepdims: bool) -> Evaluation:
