@@ -13,7 +13,8 @@ from fastce.evaluation._evaluation import Evaluation
 
 Array = npt.NDArray[Any]
 
-BLOCK_ROWS = 1 << 16  # the numbers of so many rows are held at once: 6 MB
+BLOCK_ROWS = 1 << 14  # the numbers of so many rows are held at once: with 10 classes, 119 ns per
+# row are spent so, and 144 with four times as many
 
 
 class Options(NamedTuple):
@@ -46,7 +47,7 @@ def evaluate(
     """Return how good the softmax of some logits is at their targets, from one read of them.
 
     There is no temporary of the logits' size: they are read where they lie, memory-mapped files
-    included, and what is kept are some numbers for each of 65,536 rows.
+    included, and what is kept are some numbers for each of 16,384 rows.
 
     Parameters
     ----------
