@@ -15,8 +15,8 @@ from cases import DTYPES
 from processes import output_of, peak
 
 import fastce
-from fastce.evaluation import evaluate
 from fastce._call import variants
+from fastce.evaluation import evaluate
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 MIB = 1 << 20
