@@ -40,7 +40,8 @@ def main() -> None:
 
         def calibration(confidence, right, np=np):
             which = np.minimum((confidence * BINS).astype(int), BINS - 1)
-            gap = np.bincount(which, right, BINS) - np.bincount(which, confidence.astype(float), BINS)
+            confidence = confidence.astype(float)
+            gap = np.bincount(which, right, BINS) - np.bincount(which, confidence, BINS)
             return np.abs(gap).sum() / len(right)
 
         def of_fastce(logits=logits, target=target):
