@@ -1,7 +1,8 @@
 """``python -m bench.bridges`` compares the bridges with their hosts: results/bridges.md.
 
-It runs, one after another, ``bench.objectives``, ``bench.torch_bridge``, ``bench.jax_bridge`` and
-``bench.linear``, and keeps what they print. All optional packages have to be installed.
+It runs, one after another, ``bench.objectives``, ``bench.torch_bridge``, ``bench.jax_bridge``,
+``bench.linear`` and ``bench.evaluation``, and keeps what they print. All optional packages have to
+be installed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ COMMANDS = {
     "bench.torch_bridge": "torch",
     "bench.jax_bridge": "JAX",
     "bench.linear": "A linear layer",
+    "bench.evaluation": "Evaluation",
 }
 
 

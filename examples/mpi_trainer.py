@@ -6,6 +6,8 @@ rows:    each process has all weights and some rows; the gradient with respect t
          added up over the processes (data-parallel training).
 classes: each process has all rows and the weights of some classes; it sends three numbers per row
          instead of logits (vocabulary-parallel training).
+
+In the end each process evaluates some rows, and the evaluations are added up.
 """
 
 import functools
@@ -16,6 +18,7 @@ from mpi4py import MPI
 
 import fastce
 from fastce import sharded
+from fastce.evaluation import evaluate
 
 ROWS, FEATURES, CLASSES, STEPS, LEARNING_RATE = 256, 16, 1000, 20, 20.0
 BYTES = np.dtype(np.float64).itemsize
@@ -70,14 +73,20 @@ def main(split="classes", path=None):
     comm = MPI.COMM_WORLD
     loss = fastce.SoftmaxCrossEntropy(z_loss=1e-4)
     train = {"rows": train_on_rows, "classes": train_on_classes}[split]
-    *steps, weights = train(comm, loss, *data(ROWS))
+    x, y = data(ROWS)
+    *steps, weights = train(comm, loss, x, y)
+    mine = share(ROWS, comm)
+    evaluation = comm.allreduce(evaluate(x[mine] @ weights, y[mine]))
     if comm.rank == 0:
         sent = steps[0][1]
         print(f"{comm.size} processes, {ROWS} rows, {CLASSES} classes, split over {split}")
         print(f"loss {steps[0][0]:.12f} at first, {steps[-1][0]:.12f} after {len(steps)} steps")
         print(f"a process sends {sent} bytes a step, {sent / ROWS / BYTES:g} numbers a row")
+        print(evaluation)
         if path:
-            np.savez(path, losses=[value for value, _ in steps], weights=weights, sent=sent)
+            losses = [value for value, _ in steps]
+            said = evaluation.to_json()
+            np.savez(path, losses=losses, weights=weights, sent=sent, evaluation=said)
 
 
 if __name__ == "__main__":

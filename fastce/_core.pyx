@@ -15,7 +15,7 @@ from fastce._call import checks, layout, threads
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.math cimport fabs, log2
+from libc.math cimport fabs, log2, nextafter, nextafterf
 from libc.math cimport pow as scalar_pow
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -35,6 +35,7 @@ include "_kernels/packing.pxi"
 include "_kernels/run_passes.pxi"
 include "_kernels/exponentials.pxi"
 include "_kernels/sums.pxi"
+include "_kernels/statistics.pxi"
 include "_kernels/long_rows.pxi"
 include "_kernels/pivots.pxi"
 include "_kernels/scratch.pxi"

@@ -1,4 +1,4 @@
-"""Plots of the losses. They need matplotlib, which is an optional dependency."""
+"""Plots of losses and evaluations. They need matplotlib, which is an optional dependency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastce._call import checks, checks_bridges
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["loss_curves"]
+__all__ = ["evaluation_curves", "loss_curves"]
 
 Array = npt.NDArray[Any]
 
@@ -81,6 +81,69 @@ def loss_curves(
     for ax, quantity in zip(axes, quantities, strict=True):
         ax.set(xlabel="logit z", ylabel=quantity)
     axes[0].legend()
+    return axes
+
+
+def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
+    """Draw how reliable a classifier's probabilities are, and where its targets rank.
+
+    The first picture has the accuracy of each bin against its mean confidence: on the diagonal, a
+    classifier that is 80 % sure is right four times out of five; below it, it is over-confident.
+    The second has the share of rows in each bin, and says the expected calibration error (ECE); the
+    third has the accuracy among the k most probable classes against k.
+
+    Parameters
+    ----------
+    evaluations : Evaluation, or mapping from labels to evaluations
+        What to draw, into the same axes.
+    axes : iterable of three matplotlib axes, optional
+        Where to draw. A new figure by default.
+
+    Returns
+    -------
+    list of matplotlib axes
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is not installed; the message says how to install it.
+    ValueError
+        Where the number of axes is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastce.evaluation import evaluate
+    >>> from fastce.plots import evaluation_curves
+    >>> logits = np.random.default_rng(0).normal(size=(100, 10))
+    >>> target = logits.argmax(axis=1)
+    >>> before, after = (evaluate(logits, target, temperature=t) for t in (1, 3))
+    >>> reliability, shares, ranks = evaluation_curves({"before": before, "T = 3": after})
+    >>> [line.get_label() for line in ranks.get_lines()]
+    ['before', 'T = 3']
+    """
+    labelled = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
+    axes = new_axes(3) if axes is None else list(axes)
+    checks.drawn_on(axes, 3)
+    reliability, shares, ranks = axes
+    reliability.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    for label, evaluation in labelled.items():
+        confidence, accuracy, rows = evaluation.reliability()
+        filled = rows > 0
+        reliability.plot(confidence[filled], accuracy[filled], marker="o", label=label)
+        shares.stairs(
+            rows / max(evaluation.rows, 1),
+            np.linspace(0, 1, evaluation.bins + 1),
+            label=f"{label}{': ' if label else ''}ECE {evaluation.calibration_error:.3f}",
+            linewidth=1.5,
+        )
+        k = np.arange(1, evaluation.max_rank + 1)
+        among = np.cumsum(evaluation.rank_rows[:-1]) / max(evaluation.rows, 1)
+        ranks.plot(k, among, label=label)
+    reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    shares.set(xlabel="confidence", ylabel="share of rows", xlim=(0, 1))
+    ranks.set(xlabel="k", ylabel="accuracy among the first k", xscale="log")
+    shares.legend()
     return axes
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.plots import loss_curves
+from fastce.evaluation import evaluate
+from fastce.plots import evaluation_curves, loss_curves
 
 matplotlib.use("Agg")
 
@@ -82,7 +83,8 @@ def test_without_matplotlib():
 import sys
 sys.modules["matplotlib"] = None
 import fastce
-from fastce.plots import loss_curves
+from fastce.evaluation import evaluate
+from fastce.plots import evaluation_curves, loss_curves
 try:
     loss_curves(fastce.BCEWithLogits())
 except ImportError as error:
@@ -91,3 +93,30 @@ except ImportError as error:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("matplotlib could not be imported")
     assert run.stdout.strip().endswith("pip install 'fastce[plots]'")
+
+
+def test_evaluation_curves_are_the_evaluations(rng):
+    z = rng.normal(scale=3, size=(500, 12))
+    target = (z / 2 + rng.gumbel(size=z.shape)).argmax(axis=1)
+    before = evaluate(z, target, max_rank=6)
+    after = evaluate(z, target, max_rank=6, temperature=2)
+    reliability, shares, ranks = evaluation_curves({"before": before, "after": after})
+    for i, result in enumerate((before, after)):
+        confidence, accuracy, rows = result.reliability()
+        drawn = reliability.get_lines()[i + 1]  # the first is the diagonal
+        np.testing.assert_array_equal(drawn.get_xdata(), confidence[rows > 0])
+        np.testing.assert_array_equal(drawn.get_ydata(), accuracy[rows > 0])
+        np.testing.assert_allclose(shares.patches[i].get_data().values * 500, rows)
+        np.testing.assert_allclose(line(ranks, i), [result.top_k(k) for k in range(1, 7)])
+    texts = [text.get_text() for text in shares.get_legend().get_texts()]
+    assert texts[1] == f"after: ECE {after.calibration_error:.3f}"
+
+
+def test_the_plot_of_an_evaluation():
+    result = evaluate(np.eye(4), [0, 1, 2, 2])
+    figure = result.plot()
+    assert len(figure.axes) == 3
+    figure.canvas.draw()
+    evaluate(np.zeros((0, 4)), np.zeros(0, int)).plot().canvas.draw()
+    with pytest.raises(ValueError, match="3"):
+        evaluation_curves(result, axes=figure.axes[:2])

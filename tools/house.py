@@ -94,8 +94,9 @@ def arrows() -> set[tuple[str, str]]:
 
 def label_of(room: str) -> str:
     if room == "public":
-        names = [name.partition(".")[2] for name in MODULES if room_of(name) == room]
-        return "<br>".join(f"{name}.py" for name in names if name not in ("", "__main__"))
+        names = {name.split(".")[1] for name in MODULES if room_of(name) == room and "." in name}
+        ends = ((name, "/" if (PACKAGE / name).is_dir() else ".py") for name in sorted(names))
+        return "<br>".join(name + end for name, end in ends if name != "__main__")
     if room == "_core":
         return "_core.pyx, _core.pxd"
     return f"{room}/"

@@ -85,6 +85,8 @@ cdef struct Batch:
     double* others
     double* target_logit
     double* soft_gap
+    double* statistics        # of all rows, each of statistics.pxi so many numbers behind the last one, or NULL
+    Py_ssize_t statistics_apart
 
 
 cdef struct RowBlock:

@@ -157,6 +157,8 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         find_pivots_by_classes(batch, s, first, rows, block, <const real*> e)
     else:
         find_pivots_by_rows(batch, s, row + first, rows, block, e)
+    if s.statistics != NULL:
+        write_statistics(batch, s, row + first, first, rows, block, e)
     if is_soft(batch):
         find_soft_sums(batch, s, first, rows, block, <real> 0)
     if real is double or s.exact:

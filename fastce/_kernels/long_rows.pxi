@@ -1,5 +1,5 @@
 # Rows that are a run of their own: stages 1 and 2 take them chunk by chunk, while the first-level cache has each.
-# Needs exponentials.pxi, sums.pxi.
+# Needs exponentials.pxi, statistics.pxi.
 
 cdef enum:  # what the logits of a row are taken for
     IN_RANGE = 0
@@ -7,15 +7,20 @@ cdef enum:  # what the logits of a row are taken for
     OUT_OF_RANGE_OF_EXP = 2
 
 
+cdef inline double total_of(vec[double] float_sum, wide_sum[double]* sum, real tag) noexcept nogil:
+    return reduce_add(float_sum) if real is float else sum.total()
+
+
 cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint exactly, real highest,
-                        long long* pivot, double* pivot_exp, double* sum_without_pivot) noexcept nogil:
+                        long long* pivot, double* pivot_exp, double* sum_without_pivot,
+                        RowMoments* moments) noexcept nogil:
     # The exponentials of a row, and their sum but for the pivot's; a pivot of -1 becomes the class of the largest
     # logit. False, at the first logit that is not in range, unless it is sure that all are as they are taken. Out of
     # range, the exponentials are relative to the highest logit, and the pivot is given.
     cdef const real* u = <const real*> s.logits
     cdef const char* ahead
     cdef Py_ssize_t first = 0, count, at
-    cdef bint wants_largest = pivot[0] < 0
+    cdef bint wants_largest = pivot[0] < 0, is_in_range = taken != OUT_OF_RANGE_OF_EXP
     cdef real extremes[32]
     cdef vec[double] float_sum = splat(0.0)
     cdef wide_sum[double] sum
@@ -46,6 +51,14 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
         if 0 <= at < count:
             at_pivot = e[at]
             e[at] = 0
+        if moments != NULL:
+            if first == 0:
+                begin_moments(moments, highest, unit_for(0.0, 1.0 / inverse_exp_scale(highest), is_in_range, highest),
+                              taken != IN_RANGE)
+            if wants_largest and 0 <= at < count:
+                move_reference(moments, largest, total_of(float_sum, &sum, highest) + passed_over + pivot_exp[0],
+                               pivot_exp[0], unit_for(largest, at_pivot, is_in_range, highest))
+            add_chunk(u + first, <const real*> e, first, count, moments)
         if real is float:
             float_sum = float_sum + row_sum(<const float*> e, <const float*> e, splat(<float> 0), count, exactly, False)
         else:
@@ -62,10 +75,7 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
             e += count
     if wants_largest:
         pivot[0] = where_largest
-    if real is float:
-        sum_without_pivot[0] = reduce_add(float_sum) + passed_over
-    else:
-        sum_without_pivot[0] = sum.total() + passed_over
+    sum_without_pivot[0] = total_of(float_sum, &sum, highest) + passed_over
     return True
 
 
@@ -74,26 +84,33 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
     cdef const real* u = <const real*> s.logits
     cdef bint exactly = batch.kind == FOCAL
     cdef real lowest = 0, highest = 0
+    cdef RowMoments of_row
+    cdef RowMoments* moments = NULL
     s.pivot[0] = -1 if s.largest_pivot else max_size(block.label[0], 0)
     if s.pivot[0] >= 0 and not read(u + s.pivot[0]) > -INFINITY:  # nothing is relative to -inf
         s.pivot[0] = -1
+    if s.statistics != NULL:
+        moments = &of_row
+        moments.label = block.label[0]
+        moments.target_logit = read(u + max_size(block.label[0], 0))
     s.in_range = False
     if not s.mostly_out:
         if not s.holes:
             s.in_range = sum_in_chunks(s, e, IN_RANGE, False, exactly, highest, s.pivot, s.pivot_exp,
-                                       &block.sum_without_pivot[0])
+                                       &block.sum_without_pivot[0], moments)
         if not s.in_range:
             s.in_range = sum_in_chunks(s, e, IN_RANGE_WITH_HOLES, False, exactly, highest, s.pivot, s.pivot_exp,
-                                       &block.sum_without_pivot[0])
+                                       &block.sum_without_pivot[0], moments)
             s.holes = s.in_range
-    if s.in_range:
-        return
-    highest = extremes_of_row(u, s.classes, &lowest)
-    s.mostly_out = is_out_of_range(lowest, highest)
-    if s.mostly_out:
-        s.pivot[0] = position_of(u, s.classes, highest)
-    sum_in_chunks(s, e, OUT_OF_RANGE_OF_EXP if s.mostly_out else IN_RANGE_WITH_HOLES, True, exactly, highest,
-                  s.pivot, s.pivot_exp, &block.sum_without_pivot[0])
+    if not s.in_range:
+        highest = extremes_of_row(u, s.classes, &lowest)
+        s.mostly_out = is_out_of_range(lowest, highest)
+        if s.mostly_out:
+            s.pivot[0] = position_of(u, s.classes, highest)
+        sum_in_chunks(s, e, OUT_OF_RANGE_OF_EXP if s.mostly_out else IN_RANGE_WITH_HOLES, True, exactly, highest,
+                      s.pivot, s.pivot_exp, &block.sum_without_pivot[0], moments)
+    if moments != NULL:
+        put_moments(moments, s.statistics)
 
 
 cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance_sum) noexcept nogil:

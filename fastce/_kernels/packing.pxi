@@ -44,6 +44,7 @@ cdef struct Scratch:
     double* pivot_exp
     double* whole_sum   # for a Hessian: the sum without the pivot as exactly as double has it
     double* whole_low   # and what that leaves, of float64
+    double* statistics  # of a block of rows, if they are wanted: BLOCK_ROWS of each
     long long* pivot
     long long* labels   # of a run that is packed class by class
     double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)

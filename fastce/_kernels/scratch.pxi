@@ -1,5 +1,5 @@
 # How the scratch of a batch is divided, and what does not change from run to run.
-# Needs sums.pxi.
+# Needs statistics.pxi.
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
     # Whether logits enter the softmax as they are.
@@ -81,6 +81,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.labels = <long long*> part(&memory, numbers * sizeof(long long))
     if wants_hess and not s.direct_hess:
         s.hess = part(&memory, elements * size)
+    if batch.statistics != NULL:
+        s.statistics = <double*> part(&memory, STATISTICS * BLOCK_ROWS * sizeof(double))
     if wants_hess and not s.by_classes:
         s.dominated = <int*> part(&memory, (1 if s.is_long else elements) * sizeof(int))
     if batch.softcap != 0.0:
@@ -128,6 +130,8 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             s.rows //= 2
         while s.rows > 1 and s.rows * classes * size > LARGEST_BLOCK_BYTES:
             s.rows //= 2
+        if batch.statistics != NULL:
+            s.rows = min_size(s.rows, max_size(STATISTICS_BYTES // max_size(classes * size, 1), 1))
     s.streams = (batch.streams and not s.by_classes and classes * size <= STREAMED_ROW_BYTES
                  and lies_as_scratch(s, &batch.grad, tag))
     s.in_gradient = (not s.streams and batch.grad.data != NULL and batch.grad.data != batch.logits.data

@@ -113,21 +113,34 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         # As NumPy's own functions give a scalar.
         return result[()] if out is None and wants_values and run.batch_axes == 0 else result
 
-    def read_tokens(self, logits, target, *, bint checked=False):
-        """Return (loss, log-sum-exp, argmax) of each row, from one read of the logits; or None."""
+    def read_tokens(self, logits, target, *, bint statistics=False, bint double_precision=False, bint checked=False):
+        """Return (loss, log-sum-exp, argmax) of each row, from one read of the logits; or None.
+
+        With ``statistics``, also an array of the numbers that statistics.pxi names, for each row.
+        """
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         cdef double denominator
         if not (run.begin(self, logits, self.axis, 1) and run.take_target(target)
                 and self.find_denominator(run, None, None, checked, &denominator)):
             return None
         run.batch.scale = 1.0
-        loss = run.output(LOSS, None, True)
-        lse = run.new_rows(cnp.PyArray_TYPE(<cnp.ndarray> loss))
+        if double_precision:
+            run.use_double_precision()
+        else:
+            run.choose_precision()
+        loss = run.output(LOSS, run.new_rows(working_type(run.double_precision)), True)
+        lse = run.new_rows(working_type(run.double_precision))
         argmax = run.new_rows(cnp.NPY_INT64)
         run.batch.log_sum_exp = data_of(lse)
         run.batch.argmax = <long long*> data_of(argmax)
+        found = (loss, lse, argmax)
+        if statistics:
+            numbers = np.empty((STATISTICS, *(<object> loss).shape))
+            run.batch.statistics = <double*> data_of(numbers)
+            run.batch.statistics_apart = run.rows
+            found += (numbers,)
         run.total()
-        return loss, lse, argmax
+        return found
 
 
 def plan_of(cnp.ndarray logits, int axis=-1):

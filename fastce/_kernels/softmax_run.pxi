@@ -241,6 +241,13 @@ cdef class SoftmaxRun:
 
     # What is looked at before anything is written.
 
+    cdef int use_double_precision(self) except -1:
+        if not self.double_precision:
+            self.double_precision = True
+            self.batch.logits.data = NULL
+            self.gather_matrix(LOGITS, <cnp.ndarray> self.arrays[0])
+        return 0
+
     cdef int choose_precision(self) except -1:
         # float64 where factors may leave the range of float32, or the scale takes a logit out of it.
         cdef double factor = 1.0
@@ -251,9 +258,7 @@ cdef class SoftmaxRun:
             factor = self.largest(GRAD_OUTPUT)
         if (leaves_float32(self.batch.scale, self.largest_weight, self.kernel.largest_factor, factor)
                 or self.scale_overflows()):
-            self.double_precision = True
-            self.batch.logits.data = NULL
-            self.gather_matrix(LOGITS, <cnp.ndarray> self.arrays[0])
+            self.use_double_precision()
         return 0
 
     cdef int weigh_part(self, Py_ssize_t start, Py_ssize_t stop, WeightSum* sum, Py_ssize_t* position) noexcept nogil:

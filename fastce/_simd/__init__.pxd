@@ -66,6 +66,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] subtract_product[T](vec[T], vec[T], vec[T])  # c - a * b, given c, a, b
 
     vec[T] load[T](const T*)
+    vec[T] load_once[T](const T*)
     vec[T] load_first[T](const T*, Py_ssize_t, T)
     void store[T](T*, vec[T])
     void store_first[T](T*, Py_ssize_t, vec[T])

@@ -357,6 +357,17 @@ template <class T> FASTCE_INLINE vec<T> load(const T *from) {
     std::memcpy(&x.v, from, sizeof x.v);
     return x;
 }
+// Read once, for several uses: GCC would rather read memory for each of them, and loads that cross a line take
+// the place of two.
+template <class T> FASTCE_INLINE vec<T> load_once(const T *from) {
+    vec<T> x = load(from);
+#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    asm("" : "+v"(x.v));
+#elif FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+    asm("" : "+x"(x.v));
+#endif
+    return x;
+}
 template <class T> FASTCE_INLINE void store(T *to, vec<T> x) { std::memcpy(to, &x.v, sizeof x.v); }
 
 // The first `count` < lanes elements, `fill` in the rest; nothing past them is read.

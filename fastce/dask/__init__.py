@@ -25,7 +25,7 @@ from fastce.dask._graph import DaskArray, Graph
 from fastce.losses import SoftmaxCrossEntropy
 from fastce.softmax import TokenLogProbs
 
-__all__ = ["token_log_probs", "value", "value_and_grad"]
+__all__ = ["evaluate", "token_log_probs", "value", "value_and_grad"]
 
 
 def value(
@@ -126,6 +126,55 @@ def value_and_grad(
     [-3.  1.  1.  1.]
     """
     return Graph(loss, logits, target, sample_weight, where, normalizer).value_and_grad()
+
+
+def evaluate(
+    logits: DaskArray,
+    target: Any,
+    *,
+    axis: int = -1,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    bins: int = 15,
+    max_rank: int = 100,
+) -> Any:
+    """Return what `fastce.evaluation.evaluate` does, lazily: chunks are evaluated, and merged.
+
+    Parameters
+    ----------
+    logits : dask array of float16, bfloat16, float32 or float64
+        Of any chunks; those that split the class axis are joined along it.
+    target : dask array or array_like of integers
+        Of the logits' shape less the class axis, in [0, K) or `ignore_index`.
+    axis, ignore_index, temperature, bins, max_rank
+        As for `fastce.evaluation.evaluate`.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        Its ``compute()`` gives the `Evaluation`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit: at once.
+    IndexError
+        A label is neither in [0, K) nor `ignore_index`: when that is computed.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastce.dask
+    >>> result = fastce.dask.evaluate(da.eye(4, chunks=2) * 20, [0, 1, 2, 2])
+    >>> round(result.compute().perplexity, 3)
+    148.413
+    """
+    options = tasks.checked_options(axis, ignore_index, temperature, bins, max_rank)
+    loss = SoftmaxCrossEntropy(ignore_index=ignore_index, axis=axis, reduction="none")
+    graph = Graph(loss, logits, target, probabilities=False)
+    if graph.is_split:
+        graph = Graph(loss, logits.rechunk({graph.axis: -1}), target, probabilities=False)
+    return graph.merged_evaluations(options)
 
 
 def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenLogProbs:

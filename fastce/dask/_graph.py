@@ -239,6 +239,22 @@ class Graph:
             tasks.quotient, (), total, (), *self._denominator, dtype=np.float64, meta=_nothing(0)
         )
 
+    def merged_evaluations(self, options: dict[str, Any]) -> Any:
+        """Return the evaluation of all rows, as a delayed object."""
+        function = functools.partial(tasks.evaluation_of_rows, options=options)
+        chunks = self.on_chunks(functools.update_wrapper(function, tasks.evaluation_of_rows))
+        total = da.reduction(
+            chunks,
+            tasks.unchanged,
+            tasks.merged_evaluations,
+            axis=tuple(range(chunks.ndim)),
+            split_every=dict.fromkeys(range(chunks.ndim), ADDED_AT_ONCE),
+            concatenate=False,
+            dtype=np.float64,
+            meta=_nothing(0),
+        )
+        return total.to_delayed().item()
+
     # Layers -----------------------------------------------------------------------------------
 
     def on_chunks(self, function: Any, denominator: Argument = (1.0, None)) -> DaskArray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 from fastce import sharded
 from fastce._call import checks, layout, positions, threads
 from fastce._call.arguments import checked_denominator
+from fastce.evaluation import Evaluation, evaluate
 from fastce.sharded._rows import Rows, weights_of_labels
 from fastce.softmax import token_log_probs
 
@@ -137,11 +139,11 @@ def on_chunk(
     value_of_option: Any,
     denominator: Any,
     slices: Any,
-    function: Callable[..., tuple[Any, ...]],
+    function: Callable[..., Any],
     loss: Any,
     option: str | None,
     located: Located,
-) -> tuple[Any, ...]:
+) -> Any:
     with in_whole(slices, located):
         return function(of_chunk(loss, option, value_of_option), z, y, weight, where, denominator)
 
@@ -163,6 +165,31 @@ def value_and_grad(
 
 def token_log_probs_of_rows(loss: Any, z: Any, y: Any, *unused: Any) -> tuple[Any, ...]:
     return token_log_probs(z, y, axis=loss.axis)
+
+
+def checked_options(
+    axis: Any, ignore_index: Any, temperature: Any, bins: Any, max_rank: Any
+) -> dict[str, Any]:
+    """Check the options of an evaluation, on no rows at all."""
+    options = {"ignore_index": ignore_index, "bins": bins, "max_rank": max_rank}
+    options["temperature"] = temperature
+    evaluate(np.zeros((0, 1)), np.zeros(0, int), **options)
+    return {"axis": axis, **options}
+
+
+def evaluation_of_rows(
+    loss: Any, z: Any, y: Any, *unused: Any, options: dict[str, Any]
+) -> Evaluation:
+    return evaluate(z, y, **options)
+
+
+def merged_evaluations(parts: Any, axis: Any, keepdims: bool) -> Evaluation:
+    """Add up evaluations, in nested lists as dask has the chunks of several axes."""
+    if isinstance(parts, Evaluation):
+        return parts
+    return functools.reduce(
+        operator.add, (merged_evaluations(part, axis, keepdims) for part in parts)
+    )
 
 
 # Chunks of parts of rows --------------------------------------------------------------------------

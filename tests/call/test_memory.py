@@ -16,6 +16,7 @@ from processes import output_of, peak
 
 import fastce
 from fastce._call import variants
+from fastce.evaluation import evaluate
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 MIB = 1 << 20
@@ -88,6 +89,7 @@ def test_peak_memory_of_the_functions(dtype, rng):
         assert peak(lambda name=name: getattr(fastce, name)(z, out=z)) < MIB
     assert peak(lambda: fastce.logsumexp(z)) < MIB
     assert peak(lambda: fastce.token_log_probs(z, y)) < MIB
+    assert peak(lambda: evaluate(z, y)) < MIB
 
 
 def resident():
@@ -114,6 +116,7 @@ def small_calls():
         lambda: bce.value_grad_hess(z, soft, sample_weight=0.5),
         lambda: fastce.SigmoidFocalLoss()(z.T, soft.T.astype(">f8")),
         lambda: fastce.token_log_probs(z, y),
+        lambda: evaluate(z, y),
         lambda: fastce.softmax(z, out=out),
         construct,
     ]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce.evaluation import Evaluation, evaluate
 
 pytest.importorskip("mpi4py")
 
@@ -84,6 +85,12 @@ def test_equals_a_single_process(split, processes, mpiexec, trainer, expected, t
         np.testing.assert_allclose(trained["losses"], losses, rtol=1e-11)
         np.testing.assert_allclose(trained["weights"], weights, rtol=1e-9, atol=1e-12)
         sent = int(trained["sent"])
+        merged = Evaluation.from_json(str(trained["evaluation"]))
+    x, y = trainer["data"](trainer["ROWS"])
+    whole = evaluate(x @ weights, y)
+    assert (merged.rank_rows, merged.bin_rows) == (whole.rank_rows, whole.bin_rows)
+    assert merged.loss == pytest.approx(whole.loss, rel=1e-9)
+    assert merged.entropy == pytest.approx(whole.entropy, rel=1e-9)
     assert f"{processes} processes" in finished.stdout
 
     # What moves: three float64 a row, or the gradient by the weights.

@@ -12,6 +12,7 @@ from cases import DTYPES
 from guarded import AVAILABLE, Arena
 
 import fastce
+from fastce.evaluation import evaluate
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="mprotect is called through Linux's libc")
 
@@ -138,6 +139,7 @@ def test_functions(layout, dtype, isa, arena, rng):
             working = np.float64 if dtype == "float64" else np.float32
             fastce.logsumexp(logits, out=arena.empty((rows,), working, at_end=at_end))
             fastce.token_log_probs(logits, target)
+            evaluate(logits, target)
 
 
 @pytest.mark.parametrize("place", ["array[array.size]", "array[-1]"])

@@ -1,0 +1,120 @@
+"""Errors about evaluations, and about the files of logits that the command line reads."""
+
+import os
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastce._call import checks, checks_bridges
+
+
+def at_least_one(name: str, value: Any) -> int:
+    result = checks.integer(name, value)
+    if result < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return result
+
+
+def top_k(k: Any, max_rank: int, beyond: int) -> int:
+    """Return the k of top-k accuracy; ``beyond`` rows have a target of a rank that is not told."""
+    result = at_least_one("k", k)
+    if result > max_rank and beyond:
+        raise ValueError(
+            f"k must be from 1 to {max_rank}, the max_rank of the evaluation, got {k!r}"
+        )
+    return result
+
+
+def mergeable(own: tuple[int, int], other: tuple[int, int]) -> None:
+    """Check that bins and ranks are those of the other evaluation."""
+    for name, a, b in zip(("bins", "max_rank"), own, other, strict=True):
+        if a != b:
+            raise ValueError(f"evaluations must have the same {name}, got {a} and {b}")
+
+
+def not_written(error: Exception) -> NoReturn:
+    raise ValueError(f"text must be JSON that Evaluation.to_json wrote: {error!r}") from error
+
+
+def no_temperature(why: str) -> NoReturn:
+    raise ValueError(f"no temperature minimises the loss: {why}")
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+class WrongUsage(Exception):
+    """The command line asks for something else than it may."""
+
+
+def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...]) -> str:
+    """Return which array of a file is meant."""
+    if key is not None:
+        if key not in found:
+            raise WrongUsage(f"{path} has no array {key!r}: it has {', '.join(found)}")
+        return key
+    if len(found) == 1:
+        return found[0]
+    for name in names:
+        if name in found:
+            return name
+    raise WrongUsage(
+        f"{path} has several arrays: {', '.join(found) or 'none'}; say which with --{names[0]}-key"
+    )
+
+
+def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
+    if name is None:
+        raise WrongUsage(
+            f"{path} is none of .npy, .npz, .safetensors: for raw logits pass --dtype and"
+            " --classes, for raw labels --labels-dtype"
+        )
+    if name == "bfloat16":
+        return bfloat16()
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise WrongUsage(f"{name!r} is no dtype") from None
+
+
+def bfloat16() -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        checks_bridges.missing_host("ml_dtypes", "evaluation", error)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:
+    """Return NumPy's type for one of safetensors'."""
+    if kind == "BF16":
+        return bfloat16()
+    letter, bits = kind[0], kind[1:]
+    if letter not in "FIU" or bits not in ("8", "16", "32", "64") or kind == "F8":
+        raise ValueError(f"{path} holds {kind}, which is neither logits nor labels")
+    return np.dtype(f"{letter.lower()}{int(bits) // 8}")
+
+
+def rows_of_raw(path: str, size: int, row: int) -> int:
+    if row == 0 or size % row:
+        raise ValueError(f"{path} has {size} bytes, no multiple of the {row} of a row")
+    return size // row
+
+
+def whole_file(path: str, size: int) -> None:
+    found = os.path.getsize(path)
+    if found < size:
+        raise ValueError(f"{path} is cut short: it has {found} of {size} bytes")
+
+
+def files_fit(logits: tuple[int, ...], labels: tuple[int, ...], is_integer: bool) -> None:
+    if len(logits) < 2:
+        raise ValueError(f"logits must have a row for each label, got shape {logits}")
+    if not is_integer:
+        raise ValueError("labels must be integers")
+    if labels != logits[:-1]:
+        raise ValueError(
+            f"labels of shape {labels} do not fit logits of shape {logits}: they must have shape"
+            f" {logits[:-1]}"
+        )

@@ -1,0 +1,323 @@
+"""What is known of a classifier from the rows that it was tried on: sums that merge."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from fastce._call import checks_evaluation as checks
+
+Sum = tuple[float, float]  # a sum, and what its last rounding lost
+Counts = tuple[int, ...]
+
+
+def added(a: Sum, b: Sum) -> Sum:
+    """Add two sums with the rounding error beside them (Knuth's two-sum)."""
+    total = a[0] + b[0]
+    if not math.isfinite(total):
+        return total, 0.0
+    rounded = total - a[0]
+    lost = (a[0] - (total - rounded)) + (b[0] - rounded) + (a[1] + b[1])
+    high = total + lost
+    return high, lost - (high - total)
+
+
+def mean(total: float, count: int) -> float:
+    return total / count if count else math.nan
+
+
+def readable(number: float) -> str:
+    return f"{number:,.1f}" if number >= 100 else f"{number:.4g}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums, counts, bins and ranks of the rows of a classifier's logits; it merges with ``+``.
+
+    `evaluate` makes it. Two of different rows add up to that of all rows: exactly in its counts,
+    and in its sums to their rounding, of which the errors are carried along. So chunks, files and
+    processes may be merged in any order; ``sum(results)`` works. It is immutable, compares by
+    value, can be pickled, and becomes JSON. Losses and entropies are in nats.
+
+    With p the probabilities of a row, y its target, and means over the rows that count:
+
+    =====================  ====================================================================
+    `loss`                 −log p_y
+    `perplexity`           exp(loss)
+    `accuracy`             whether the first class of the largest logit is y
+    ``top_k(k)``           whether less than k classes come before y (see there)
+    `entropy`              −Σ_j p_j log p_j, the loss that the classifier expects
+    `brier`                Σ_j (p_j − δ_jy)², between 0 and 2
+    `calibration_error`    Σ_b n_b/n |accuracy − confidence| over bins of max_j p_j
+    =====================  ====================================================================
+
+    A row without a softmax (with NaN or +∞, or of −∞ alone) is wrong, and makes all but `accuracy`
+    and `top_k` NaN; `invalid` counts them. A target of probability 0 makes `loss` infinite.
+
+    Attributes
+    ----------
+    rows : int
+        How many rows count.
+    ignored : int
+        How many do not: their label is `ignore_index`.
+    invalid : int
+        How many of `rows` have no softmax.
+    correct : int
+        In how many the first class of the largest logit is the target.
+    loss_sum, entropy_sum, brier_sum, variance_sum : tuple of two floats
+        Sums over the rows: a number, and what that leaves. The variance is that of the logits
+        under p.
+    bin_rows, bin_correct : tuple of ints
+        The rows whose largest probability lies in each bin [b/bins, (b+1)/bins), 1 in the last; and
+        how many of them are correct.
+    bin_confidence : tuple of tuples of two floats
+        The sum of these probabilities.
+    rank_rows : tuple of ints
+        How many rows have 0, 1, ... classes before the target; last, those with more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastce.evaluation import evaluate
+    >>> logits = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> result = evaluate(logits, [0, 1, 1])
+    >>> print(round(result.loss, 6), round(result.perplexity, 6), round(result.top_k(2), 6))
+    0.986945 2.683026 1.0
+    >>> parts = evaluate(logits[:1], [0]) + evaluate(logits[1:], [1, 1])
+    >>> parts.rank_rows == result.rank_rows
+    True
+    >>> print(result)
+    rows                      3
+    loss                      0.98695 nats
+    perplexity                2.683
+    accuracy                  66.67 %
+    top-5 accuracy            100.00 %
+    entropy                   0.72172 nats
+    Brier score               0.61199
+    calibration error         0.49356 (largest of 15 bins: 0.84379)
+    """
+
+    rows: int
+    ignored: int
+    invalid: int
+    correct: int
+    loss_sum: Sum
+    entropy_sum: Sum
+    brier_sum: Sum
+    variance_sum: Sum
+    bin_rows: Counts
+    bin_correct: Counts
+    bin_confidence: tuple[Sum, ...]
+    rank_rows: Counts
+
+    # What it says ---------------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> float:
+        """The mean of −log p_y, in nats: cross-entropy, or negative log-likelihood."""
+        return self._mean(self.loss_sum)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.loss))
+
+    @property
+    def accuracy(self) -> float:
+        """The share of rows in which the first class of the largest logit is the target."""
+        return mean(self.correct, self.rows)
+
+    @property
+    def entropy(self) -> float:
+        """The mean entropy of p, in nats: the loss that the classifier expects."""
+        return self._mean(self.entropy_sum)
+
+    @property
+    def brier(self) -> float:
+        """The mean of Σ_j (p_j − δ_jy)²: between 0 and 2, as in Brier's paper of 1950."""
+        return self._mean(self.brier_sum)
+
+    @property
+    def calibration_error(self) -> float:
+        """Σ_b n_b/n |accuracy − confidence| over the bins: the expected calibration error (ECE)."""
+        gaps = self._gaps()
+        return mean(
+            math.fsum(n * gap for n, gap in zip(self.bin_rows, gaps, strict=True)), self.rows
+        )
+
+    @property
+    def max_calibration_error(self) -> float:
+        """The largest |accuracy − confidence| of a bin: the maximum calibration error (MCE)."""
+        gaps = self._gaps()
+        return mean(max(gaps), 1) if self.rows and not self.invalid else math.nan
+
+    @property
+    def bins(self) -> int:
+        """How many bins there are for the largest probability."""
+        return len(self.bin_rows)
+
+    @property
+    def max_rank(self) -> int:
+        """How many classes before the target are told apart: `top_k` takes up to so many."""
+        return len(self.rank_rows) - 1
+
+    def top_k(self, k: int) -> float:
+        """Return the share of rows in which less than k classes come before the target.
+
+        These are the classes with a larger logit, and those of a higher index with the same. So
+        ties count as scikit-learn's ``top_k_accuracy_score`` counts them; ``top_k(1)`` is less than
+        `accuracy`, which takes the first of several largest logits, where the target ties with a
+        later class.
+
+        Parameters
+        ----------
+        k : int
+            From 1 to `max_rank`; or more, if no target has so many classes before it.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        TypeError, ValueError
+            k is no integer, or out of range.
+        """
+        k = checks.top_k(k, self.max_rank, self.rank_rows[-1])
+        return mean(sum(self.rank_rows[: min(k, self.max_rank)]), self.rows)
+
+    def reliability(self) -> tuple[Any, Any, Any]:
+        """Return the mean confidence, the accuracy and the number of rows of each bin, as arrays.
+
+        Confidence and accuracy of an empty bin are NaN.
+        """
+        n = np.array(self.bin_rows)
+        with np.errstate(invalid="ignore"):
+            confidence = np.array([high + low for high, low in self.bin_confidence]) / n
+            return confidence, np.array(self.bin_correct) / n, n
+
+    def plot(self) -> Any:
+        """Draw the reliability diagram, the histogram of confidence, and the rank curve.
+
+        Returns
+        -------
+        matplotlib figure
+            Of three axes; `fastce.plots.evaluation_curves` draws several evaluations into one.
+
+        Raises
+        ------
+        ImportError
+            Where matplotlib is not installed; the message says how to install it.
+        """
+        from fastce.plots import evaluation_curves
+
+        return evaluation_curves(self)[0].get_figure()
+
+    def __str__(self) -> str:
+        ignored = f" ({self.ignored:,} ignored)" if self.ignored else ""
+        lines = {"rows": f"{self.rows:,}{ignored}"}
+        if self.invalid:
+            lines["without a softmax"] = f"{self.invalid:,}"
+        lines |= self.figures()
+        return "\n".join(f"{name:<26}{value}" for name, value in lines.items())
+
+    def figures(self) -> dict[str, str]:
+        """Return what the table says, by its lines."""
+        k = min(5, self.max_rank)
+        return {
+            "loss": f"{self.loss:.5f} nats",
+            "perplexity": readable(self.perplexity),
+            "accuracy": f"{self.accuracy:.2%}".replace("%", " %"),
+            f"top-{k} accuracy": f"{self.top_k(k):.2%}".replace("%", " %"),
+            "entropy": f"{self.entropy:.5f} nats",
+            "Brier score": f"{self.brier:.5f}",
+            "calibration error": f"{self.calibration_error:.5f}"
+            f" (largest of {self.bins} bins: {self.max_calibration_error:.5f})",
+        }
+
+    def _mean(self, total: Sum) -> float:
+        return math.nan if self.invalid else mean(total[0] + total[1], self.rows)
+
+    def _gaps(self) -> list[float]:
+        if self.invalid:
+            return [math.nan] * self.bins
+        return [
+            abs(correct / n - (high + low) / n) if n else 0.0
+            for n, correct, (high, low) in zip(
+                self.bin_rows, self.bin_correct, self.bin_confidence, strict=True
+            )
+        ]
+
+    # How it merges, and travels -------------------------------------------------------------------
+
+    def __add__(self, other: object) -> Evaluation:
+        if not isinstance(other, Evaluation):
+            return NotImplemented
+        checks.mergeable((self.bins, self.max_rank), (other.bins, other.max_rank))
+        merged: dict[str, Any] = {}
+        for field in fields(self):
+            a, b = getattr(self, field.name), getattr(other, field.name)
+            if field.name.endswith("_sum"):
+                merged[field.name] = added(a, b)
+            elif field.name == "bin_confidence":
+                merged[field.name] = tuple(map(added, a, b))
+            elif isinstance(a, tuple):
+                merged[field.name] = tuple(m + n for m, n in zip(a, b, strict=True))
+            else:
+                merged[field.name] = a + b
+        return Evaluation(**merged)
+
+    def __radd__(self, other: object) -> Evaluation:
+        # sum() begins with 0
+        return self if type(other) is int and other == 0 else NotImplemented
+
+    def to_json(self) -> str:
+        """Return it as JSON: what it says, for readers, and under "state" all that it holds.
+
+        A number that is not finite is null, in the state a string.
+        """
+        said = {
+            name: getattr(self, name)
+            for name in (
+                *("rows", "ignored", "invalid", "loss", "perplexity", "accuracy", "entropy"),
+                *("brier", "calibration_error", "max_calibration_error", "bins", "max_rank"),
+            )
+        }
+        said |= {f"top_{k}": self.top_k(k) for k in (1, 5, 10) if k <= self.max_rank}
+        said = {name: value if math.isfinite(value) else None for name, value in said.items()}
+        return json.dumps(said | {"state": _written(asdict(self))}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Return the evaluation that `to_json` has written.
+
+        Raises
+        ------
+        ValueError
+            The text is none that `to_json` writes.
+        """
+        try:
+            state = json.loads(text)["state"]
+            return cls(**{field.name: _read(state[field.name]) for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            checks.not_written(error)
+
+
+def _written(value: Any) -> Any:
+    """Return a value of JSON, which has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {name: _written(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_written(item) for item in value]
+    return value if math.isfinite(value) else str(value)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_read(item) for item in value)
+    return float(value) if isinstance(value, str) else value

@@ -1,0 +1,120 @@
+"""Arrays in files, row by row: what the command line reads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce._call import checks_bridges, checks_evaluation
+
+Array = npt.NDArray[Any]
+
+
+class Rows(NamedTuple):
+    """An array in a file, and how a range of its first axis is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], Array]
+
+    def flat(self, axes: int) -> Rows:
+        """Join the first axes but for the last ``axes``: the rows of all batches and positions."""
+        kept = self.shape[len(self.shape) - axes :]
+        count = math.prod(self.shape[: len(self.shape) - axes])
+        if self.shape == (count, *kept):
+            return self
+        inner = count // max(self.shape[0], 1)
+
+        def read(start: int, stop: int) -> Array:
+            first = start // inner
+            part = self.read(first, -(-stop // inner)).reshape(-1, *kept)
+            return part[start - first * inner : stop - first * inner]
+
+        return Rows((count, *kept), self.dtype, read)
+
+
+def opened(
+    path: str, key: str | None, names: tuple[str, ...], dtype: str | None, rows: int | None
+) -> Rows:
+    """Open an array by its file's suffix; of several in a file, the one called ``key`` or a name.
+
+    A file of another suffix is raw: numbers of ``dtype``, ``rows`` in a row, or one if it is None.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        return in_npy(path)
+    if suffix == ".npz":
+        with np.load(path) as arrays:
+            return in_memory(arrays[checks_evaluation.chosen(path, list(arrays), key, names)])
+    if suffix == ".safetensors":
+        return in_safetensors(path, key, names)
+    return in_raw(path, dtype, rows)
+
+
+def in_memory(array: Array) -> Rows:
+    return Rows(array.shape, array.dtype, lambda start, stop: array[start:stop])
+
+
+def mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> Rows:
+    """Map one block after the other, so that none stays in the memory of the process."""
+    row = math.prod(shape[1:]) * dtype.itemsize
+
+    def read(start: int, stop: int) -> Array:
+        part: tuple[int, ...] = (stop - start, *shape[1:])
+        if 0 in part or row == 0:  # which cannot be mapped
+            return np.empty(part, dtype)
+        return np.memmap(path, dtype, "r", offset + start * row, part)
+
+    return Rows(shape, dtype, read)
+
+
+def in_npy(path: str) -> Rows:
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            return in_memory(np.load(path, mmap_mode="r"))
+        shape, fortran_order, dtype = read_header(file)
+        offset = file.tell()
+    checks_evaluation.whole_file(path, offset + math.prod(shape) * dtype.itemsize)
+    if fortran_order and len(shape) > 1:
+        return in_memory(np.load(path, mmap_mode="r"))
+    return mapped(path, dtype, shape, offset)
+
+
+def in_raw(path: str, name: str | None, columns: int | None) -> Rows:
+    dtype = checks_evaluation.raw_dtype(path, name)
+    row = dtype.itemsize * (1 if columns is None else columns)
+    count = checks_evaluation.rows_of_raw(path, os.path.getsize(path), row)
+    return mapped(path, dtype, (count,) if columns is None else (count, columns), 0)
+
+
+def in_safetensors(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        checks_bridges.missing_host("safetensors", "evaluation", error)
+    try:
+        with safe_open(path, "np") as file:
+            chosen = checks_evaluation.chosen(path, list(file.keys()), key, names)
+            part = file.get_slice(chosen)
+            shape, kind = tuple(part.get_shape()), part.get_dtype()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no file of safetensors: {error}") from error
+    dtype = checks_evaluation.tensor_dtype(path, kind)
+
+    def read(start: int, stop: int) -> Array:
+        # Opened anew, so that what was read before is not kept mapped.
+        with safe_open(path, "np") as file:
+            found: Array = file.get_slice(chosen)[start:stop]
+        return found
+
+    return Rows(shape, dtype, read)

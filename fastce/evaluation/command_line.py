@@ -1,0 +1,186 @@
+"""``python -m fastce evaluate``: files of logits and labels to a table, JSON or a picture."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastce._call import positions
+from fastce._call.checks_evaluation import WrongUsage, files_fit
+from fastce.evaluation._evaluate import Options, checked, read
+from fastce.evaluation._evaluation import Evaluation
+from fastce.evaluation._files import Rows, opened
+from fastce.evaluation._temperature import Temperature, minimise
+
+__all__ = ["main"]
+
+BLOCK_BYTES = 32 << 20  # of logits that are read at once
+USAGE, DATA = 2, 1  # exit codes
+BAD_DATA = (ValueError, TypeError, IndexError, OSError, EOFError, ImportError, zipfile.BadZipFile)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    parser = argument_parser()
+    given = parser.parse_args(arguments)
+    try:
+        run(given)
+    except WrongUsage as error:
+        parser.exit(USAGE, f"fastce evaluate: {error}\n")
+    except BAD_DATA as error:
+        parser.exit(DATA, f"fastce evaluate: {error}\n")
+    return 0
+
+
+def at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and greater than 0, got {text}")
+    return value
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastce",
+        description="Without a command, show the configuration.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="evaluate")
+    command = commands.add_parser(
+        "evaluate",
+        help="perplexity, accuracy and calibration of logits in a file",
+        description="Perplexity, accuracy and calibration of logits in a file, which is read once,"
+        " block by block. The class axis is the last; those before it are rows.",
+    )
+    add = command.add_argument
+    add("logits", help=".npy, .npz, .safetensors, or raw numbers with --dtype and --classes")
+    add("labels", help="a file of integers, one a row; raw with --labels-dtype")
+    add("--ignore-index", type=int, default=-100, help="label of rows that do not count (-100)")
+    add("--temperature", type=positive, default=1.0, help="what logits are divided by (1)")
+    add("--fit-temperature", action="store_true", help="find the temperature of the least loss")
+    add("--bins", type=at_least_one, default=15, help="of the calibration error (15)")
+    add(
+        "--max-rank",
+        type=at_least_one,
+        default=100,
+        help="classes before the target told apart (100)",
+    )
+    add("--plot", metavar="FILE", help="draw reliability, confidence and ranks: .png, .svg, .pdf")
+    add("--json", action="store_true", help="print JSON")
+    add("--dtype", help="of raw logits: float32, float16, bfloat16, float64")
+    add("--classes", type=at_least_one, help="of raw logits: numbers in a row")
+    add("--labels-dtype", help="of raw labels: int64, int32, ...")
+    add("--logits-key", help="which array of .npz or .safetensors holds the logits")
+    add("--labels-key", help="which one holds the labels")
+    return parser
+
+
+def run(given: argparse.Namespace) -> None:
+    if given.fit_temperature and given.temperature != 1.0:
+        raise WrongUsage("--temperature and --fit-temperature exclude each other")
+    problem = Problem.of(given)
+    temperature = None
+    if given.fit_temperature:
+        temperature = minimise(lambda t: problem.evaluate(t, double_precision=True))
+        result = temperature.after
+    else:
+        result = problem.evaluate(given.temperature)
+    if given.plot:
+        draw(given.plot, result, temperature)
+    print(as_json(result, temperature) if given.json else as_text(result, temperature))
+
+
+class Problem(NamedTuple):
+    """Logits and labels in files, and what is asked of them."""
+
+    logits: Rows
+    labels: Rows
+    options: Options
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Problem:
+        if given.dtype is not None and given.classes is None:
+            raise WrongUsage("--dtype needs --classes")
+        logits = opened(given.logits, given.logits_key, ("logits",), given.dtype, given.classes)
+        labels = opened(
+            given.labels,
+            given.labels_key,
+            ("labels", "target", "targets"),
+            given.labels_dtype,
+            None,
+        )
+        if len(labels.shape) == 1 and len(logits.shape) > 2:
+            logits = logits.flat(1)
+        files_fit(logits.shape, labels.shape, labels.dtype.kind in "iu")
+        nothing = np.empty((0, logits.shape[-1]), logits.dtype), np.empty(0, labels.dtype)
+        *_, options = checked(*nothing, -1, given.ignore_index, given.bins, given.max_rank)
+        return cls(logits.flat(1), labels.flat(0), options)
+
+    def evaluate(self, temperature: float, *, double_precision: bool = False) -> Evaluation:
+        count, classes = self.logits.shape
+        step = max(BLOCK_BYTES // max(classes * self.logits.dtype.itemsize, 1), 1)
+        total = None
+        with progress(count) as advance:
+            for start in range(0, max(count, 1), step):
+                stop = min(start + step, count)
+                logits, labels = self.logits.read(start, stop), self.labels.read(start, stop)
+                with positions.counted_from({"target": (start,)}):
+                    z, y, _ = checked(logits, labels, -1, *self.options[1:])
+                part = read(z, y, self.options, temperature, double_precision=double_precision)
+                total = part if total is None else total + part
+                advance(stop - start)
+        assert total is not None
+        return total
+
+
+@contextlib.contextmanager
+def progress(count: int) -> Iterator[Any]:
+    """Show a bar on a terminal, once there was a second of work, if tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda rows: None
+        return
+    # None: only on a terminal
+    with tqdm(
+        total=count, unit=" rows", unit_scale=True, delay=1, disable=None, leave=False
+    ) as bar:
+        yield bar.update
+
+
+def as_text(result: Evaluation, temperature: Temperature | None) -> str:
+    return str(result) if temperature is None else f"{result}\n\n{temperature}"
+
+
+def as_json(result: Evaluation, temperature: Temperature | None) -> str:
+    if temperature is None:
+        return result.to_json()
+    return json.dumps(
+        {
+            "temperature": float(temperature),
+            "before": json.loads(temperature.before.to_json()),
+            "after": json.loads(result.to_json()),
+        }
+    )
+
+
+def draw(path: str, result: Evaluation, temperature: Temperature | None) -> None:
+    from fastce.plots import evaluation_curves
+
+    results: Any = result
+    if temperature is not None:
+        results = {"before": temperature.before, f"T = {float(temperature):.3g}": result}
+    evaluation_curves(results)[0].get_figure().savefig(path)

@@ -1,0 +1,186 @@
+"""What the kernel tells of a row besides its loss: against mpmath, and by identities."""
+
+from __future__ import annotations
+
+import functools
+
+import mpmath
+import numpy as np
+import pytest
+from bounds import working
+from cases import DTYPES
+
+import fastce
+from fastce._call import variants
+
+NAMES = ("top_prob", "entropy", "other_squares", "rank", "variance")
+
+
+def statistics(z, y, axis=-1, **options):
+    """(log_prob, lse, argmax) as token_log_probs has them, and the statistics by name."""
+    kernel = variants.core.SoftmaxKernel("cross_entropy", axis=axis, **options)
+    loss, lse, argmax, numbers = kernel.read_tokens(z, y, statistics=True, checked=True)
+    return (-loss, lse, argmax), dict(zip(NAMES, numbers, strict=True))
+
+
+@functools.cache  # the same for all instruction sets and layouts
+def of_row(numbers, dtype, y):
+    """The statistics of one row with 40 digits."""
+    with mpmath.workdps(40):
+        u = [mpmath.mpf(float(x)) for x in np.frombuffer(numbers, dtype)]
+        top = max(u)
+        e = [mpmath.exp(x - top) if x > -mpmath.inf else mpmath.mpf(0) for x in u]
+        total = mpmath.fsum(e)
+        others = total - 1
+        p = [x / total for x in e]
+        finite = [(q, top - x) for q, x in zip(p, u, strict=True) if q]
+        mean = mpmath.fsum(q * d for q, d in finite)
+        largest = max(range(len(u)), key=lambda j: (p[j], -j))
+        before = sum(x > u[y] or (x == u[y] and j > y) for j, x in enumerate(u))
+        return {
+            "top_prob": p[largest],
+            "entropy": mpmath.log1p(others) + mean,
+            "other_squares": mpmath.fsum(q * q for j, q in enumerate(p) if j != largest),
+            "rank": mpmath.mpf(before),
+            "variance": mpmath.fsum(q * (d - mean) ** 2 for q, d in finite),
+        }
+
+
+def rows_of(kind, shape, rng):
+    z = rng.normal(scale=3, size=shape)
+    if kind == "sure":
+        z[..., shape[-1] // 2] += 25
+    elif kind == "holes" and shape[-1] > 1:
+        z[rng.random(shape) < 0.3] = -np.inf
+        z[..., -1] = 1.0
+    elif kind == "ties":
+        z = np.round(z / 2)
+    elif kind == "far below":  # exponentials whose squares are no normal numbers in float32
+        z -= 55
+    elif kind == "wide":  # out of the range of exp
+        z *= 40
+    elif kind == "late":  # the largest logits come last, far from the first ones
+        z[..., : shape[-1] // 2] -= 50
+    return z
+
+
+KINDS = ["plain", "sure", "holes", "ties", "far below", "wide", "late"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [1, 2, 6, 7, 40, 300, 4500])
+def test_statistics(classes, dtype, order, kind, isa, rng):
+    rows = 1 if classes > 500 else 5
+    z = np.asarray(rows_of(kind, (rows, classes), rng), dtype, order=order)
+    y = rng.integers(classes, size=rows)
+    _, found = statistics(z, y)
+    eps = float(np.finfo(dtype).eps)
+    # An exponential has the rounding of its distance from the largest logit; sums of long double
+    # planes are not compensated class by class.
+    spread = float(np.ptp(np.where(np.isfinite(z), z, z.max()))) if kind == "wide" else 0.0
+    bound = (8 + 2 * min(spread, 100.0) + classes / 256) * eps
+    for i in range(rows):
+        truth = of_row(z[i].tobytes(), dtype, int(y[i]))
+        assert found["rank"][i] == truth["rank"]
+        # What is below 1e-30 of a probability, or its square, may vanish.
+        for name in ("top_prob", "entropy", "other_squares"):
+            expected = float(truth[name])
+            assert found[name][i] == pytest.approx(expected, rel=2 * bound, abs=1e-32), name
+        mean = float(truth["entropy"])  # at least the mean distance
+        variance = float(truth["variance"])
+        assert abs(found["variance"][i] - variance) <= 4 * bound * (variance + mean**2) + 1e-30
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [5, 50, 5000])
+def test_the_rest_is_token_log_probs(classes, dtype, isa, rng):
+    """Bit for bit: it is the same kernel."""
+    z = (3 * rng.normal(size=(7, classes))).astype(DTYPES[dtype])
+    y = rng.integers(classes, size=7)
+    same, _ = statistics(z, y)
+    for a, b in zip(same, fastce.token_log_probs(z, y), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [4, 30, 3000])
+def test_every_dtype_and_layout(classes, dtype, isa, rng):
+    z = (3 * rng.normal(size=(6, 4, classes))).astype(DTYPES[dtype])
+    y = rng.integers(classes, size=(6, 4))
+    wide = z.astype(working(z.dtype))
+    _, expected = statistics(wide, y)
+    for logits, axis in ((z, -1), (np.moveaxis(z, -1, 1), 1), (z[::-1, ::-1][::-1, ::-1], -1)):
+        _, found = statistics(logits, y, axis)
+        for name in NAMES:
+            assert found[name].shape == (6, 4)
+            np.testing.assert_allclose(
+                found[name], expected[name], rtol=100 * np.finfo(wide.dtype).eps, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("classes", [3, 20, 2500, 5000])
+def test_a_row_does_not_depend_on_its_neighbours(classes, isa, rng):
+    z = (3 * rng.normal(size=(21, classes))).astype(np.float32)
+    y = rng.integers(classes, size=21)
+    _, whole = statistics(z, y)
+    for rows in (slice(0, 1), slice(3, 20), slice(20, 21)):
+        _, part = statistics(z[rows], y[rows])
+        for name in NAMES:
+            np.testing.assert_array_equal(part[name], whole[name][rows], err_msg=name)
+
+
+@pytest.mark.parametrize("classes", [2, 12, 6000])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, "nothing"])
+def test_a_row_without_a_softmax_is_nan(classes, bad, isa, rng):
+    z = rng.normal(size=(5, classes)).astype(np.float32)
+    z[2] = -np.inf if bad == "nothing" else z[2]
+    z[2, 1] = -np.inf if bad == "nothing" else bad
+    y = np.zeros(5, int)
+    _, found = statistics(z, y)
+    _, alone = statistics(z[[0, 1, 3, 4]], y[:4])
+    for name in NAMES:
+        assert np.isnan(found[name][2]), name
+        np.testing.assert_allclose(found[name][[0, 1, 3, 4]], alone[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [5, 300, 5000])
+def test_moments_are_derivatives_by_the_temperature(classes, isa, rng):
+    """In float64, of the loss by log b: loss − entropy; and b² d²/db² is the variance."""
+    z = rng.normal(scale=2, size=(4, classes))
+    y = rng.integers(classes, size=4)
+    (log_prob, lse, _), found = statistics(z, y)
+    step = 1e-4
+    losses = [-statistics(z, y, logit_scale=scale)[0][0] for scale in (1 - step, 1, 1 + step)]
+    slope = -log_prob - found["entropy"]
+    np.testing.assert_allclose((losses[2] - losses[0]) / (2 * step), slope, rtol=1e-6, atol=1e-7)
+    second = (losses[2] - 2 * losses[1] + losses[0]) / step**2
+    np.testing.assert_allclose(second, found["variance"], rtol=1e-5, atol=1e-5)
+    mean = (fastce.softmax(z) * z).sum(axis=-1)
+    np.testing.assert_allclose(lse - found["entropy"], mean, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("where", ["before", "behind", "far behind"])
+@pytest.mark.parametrize("classes", [7, 600, 9000])
+def test_ties_go_to_the_higher_index(where, classes, isa):
+    z = np.zeros((1, classes), np.float32)
+    y = np.array([classes // 2])
+    z[0, y] = 1.0
+    other = {"before": y - 1, "behind": y + 1, "far behind": [classes - 1]}[where]
+    z[0, other] = 1.0
+    _, found = statistics(z, y)
+    assert found["rank"] == [0.0 if where == "before" else 1.0]
+
+
+@pytest.mark.parametrize("classes", [4, 40, 4400])
+def test_float64_on_request(classes, isa, rng):
+    z = rng.normal(size=(6, classes)).astype(np.float32)
+    y = rng.integers(classes, size=6)
+    kernel = variants.core.SoftmaxKernel("cross_entropy", logit_scale=0.7)
+    *a, x = kernel.read_tokens(z, y, statistics=True, double_precision=True, checked=True)
+    *b, e = kernel.read_tokens(z.astype(float), y, statistics=True, checked=True)
+    for first, second in zip([*a, x], [*b, e], strict=True):
+        np.testing.assert_array_equal(first, second)
+        assert first.dtype == second.dtype

@@ -1,0 +1,242 @@
+"""`python -m fastce evaluate`, as a process on files and, where that says as much, in this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from processes import run
+
+from fastce.evaluation import Evaluation, command_line, evaluate, fit_temperature
+
+
+@pytest.fixture
+def problem(rng):
+    z = rng.normal(scale=3, size=(900, 7)).astype(np.float32)
+    y = (z / 2 + rng.gumbel(size=z.shape)).argmax(axis=1)
+    y[::10] = -100
+    return z, y
+
+
+@pytest.fixture
+def folder(problem, tmp_path, monkeypatch):
+    z, y = problem
+    np.save(tmp_path / "z.npy", z)
+    np.save(tmp_path / "y.npy", y)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(capsys, *arguments):
+    """The evaluation that the command prints as JSON."""
+    assert command_line.main(["evaluate", *map(str, arguments), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    return Evaluation.from_json(out)
+
+
+def refused(capsys, code, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["evaluate", *map(str, arguments)])
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert not out
+    return err
+
+
+# As a process -------------------------------------------------------------------------------------
+
+
+def test_a_process(problem, folder):
+    finished = run("-m", "fastce", "evaluate", "z.npy", "y.npy", directory=folder)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == f"{evaluate(*problem)}\n"
+    assert finished.stderr == ""
+
+
+def test_no_command_shows_the_configuration():
+    finished = run("-m", "fastce")
+    assert finished.returncode == 0
+    assert finished.stdout.startswith("fastce  ")
+
+
+def test_an_unknown_command():
+    finished = run("-m", "fastce", "estimate")
+    assert finished.returncode == 2
+    assert "usage: python -m fastce" in finished.stderr
+
+
+# The peak of memory since the program began; that of getrusage has the process before it in it.
+LARGE = """
+import re, sys
+from fastce.evaluation import command_line
+
+code = command_line.main(["evaluate", *sys.argv[1:], "--json"])
+with open("/proc/self/status") as file:
+    print(1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", file.read())[1]), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is asked of Linux")
+def test_a_file_larger_than_the_memory_that_is_used(tmp_path):
+    """A sparse file of 1.5 GB, under 300 MB; the how-to page has one of 4 GB."""
+    rows, classes = 24_000, 32_000
+    with open(tmp_path / "z.npy", "wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (rows, classes)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 2 * rows * classes)
+    np.save(tmp_path / "y.npy", np.arange(rows))
+    finished = run("-c", LARGE, "z.npy", "y.npy", directory=tmp_path, FASTCE_NUM_THREADS="1")
+    assert finished.returncode == 0, finished.stderr
+    result = Evaluation.from_json(finished.stdout)
+    assert result.rows == rows
+    assert result.loss == pytest.approx(np.log(classes), rel=1e-7)
+    assert result.correct == 1
+    assert result.rank_rows[-1] == rows  # of equal logits, those of a higher index come before
+    assert int(finished.stderr) < 300e6
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def test_kinds_of_files(problem, folder, capsys):
+    z, y = problem
+    expected = evaluate(z, y)
+    np.savez(folder / "b.npz", logits=z, labels=y)
+    z.tofile(folder / "z.bin")
+    y.astype(np.int16).tofile(folder / "y.raw")
+    raw = ["--dtype", "float32", "--classes", 7]
+    assert said(capsys, "z.npy", "y.npy") == expected
+    assert said(capsys, "b.npz", "b.npz") == expected
+    assert said(capsys, "z.bin", "y.npy", *raw) == expected
+    assert said(capsys, "z.bin", "y.raw", *raw, "--labels-dtype", "int16") == expected
+    np.savez(folder / "c.npz", a=z, b=y)
+    keys = ["--logits-key", "a", "--labels-key", "b"]
+    assert said(capsys, "c.npz", "c.npz", *keys) == expected
+    half = z.astype(ml_dtypes.bfloat16)
+    half.tofile(folder / "half.bin")
+    raw[1] = "bfloat16"
+    assert said(capsys, "half.bin", "y.npy", *raw) == evaluate(half, y)
+
+
+def test_safetensors(problem, folder, capsys):
+    numpy = pytest.importorskip("safetensors.numpy")
+    z, y = problem
+    numpy.save_file({"logits": z, "labels": y}, folder / "b.safetensors")
+    assert said(capsys, "b.safetensors", "b.safetensors") == evaluate(z, y)
+    half = z.astype(ml_dtypes.bfloat16)
+    numpy.save_file({"x": half}, folder / "h.safetensors")
+    assert said(capsys, "h.safetensors", "y.npy") == evaluate(half, y)
+    (folder / "bad.safetensors").write_bytes(b"no tensors")
+    assert "is no file of safetensors" in refused(capsys, 1, "bad.safetensors", "y.npy")
+    assert "no array 'q'" in refused(capsys, 2, "b.safetensors", "y.npy", "--logits-key", "q")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_blocks_of_several_axes(order, problem, folder, capsys, monkeypatch):
+    """Of a file that is read in blocks, whose ends are no ends of a sequence."""
+    z, y = problem
+    monkeypatch.setattr(command_line, "BLOCK_BYTES", 7 * 4 * 33)
+    np.save(folder / "z3.npy", np.asarray(z.reshape(9, 100, 7), order=order))
+    np.save(folder / "y3.npy", y.reshape(9, 100))
+    for labels in ("y3.npy", "y.npy"):
+        result = said(capsys, "z3.npy", labels)
+        assert result.rank_rows == evaluate(z, y).rank_rows
+        assert result.loss == pytest.approx(evaluate(z, y).loss, rel=1e-13)
+
+
+def test_options(problem, folder, capsys):
+    z, y = problem
+    options = ["--bins", 7, "--max-rank", 3, "--temperature", 2.5]
+    expected = evaluate(z, y, bins=7, max_rank=3, temperature=2.5)
+    assert said(capsys, "z.npy", "y.npy", *options) == expected
+    np.save(folder / "y.npy", np.where(y < 0, 99, y))
+    assert said(capsys, "z.npy", "y.npy", "--ignore-index", 99, *options) == expected
+
+
+def test_fit_temperature_and_plot(problem, folder, capsys):
+    z, y = problem
+    expected = fit_temperature(z, y)
+    assert command_line.main(
+        ["evaluate", "z.npy", "y.npy", "--fit-temperature", "--plot", "o.png"]
+    ) in (0,)
+    out, _ = capsys.readouterr()
+    assert out == f"{expected.after}\n\n{expected}\n"
+    assert (folder / "o.png").read_bytes().startswith(b"\x89PNG")
+    command_line.main(["evaluate", "z.npy", "y.npy", "--fit-temperature", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["temperature"] == pytest.approx(expected, rel=1e-12)
+    assert found["after"]["loss"] < found["before"]["loss"]
+
+
+def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    made = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **options):
+            made.append(options)
+            super().__init__(**{**options, "disable": True})
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    command_line.main(["evaluate", "z.npy", "y.npy"])
+    (options,) = made
+    assert (options["total"], options["delay"], options["disable"]) == (900, 1, None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # it is not needed
+    assert command_line.main(["evaluate", "z.npy", "y.npy"]) == 0
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required"),
+        (["z.npy", "y.npy", "--bins", "0"], "--bins: must be at least 1, got 0"),
+        (["z.npy", "y.npy", "--bins", "x"], "invalid at_least_one value"),
+        (["z.npy", "y.npy", "--temperature", "0"], "must be finite and greater than 0"),
+        (["z.npy", "y.npy", "--temperature", "2", "--fit-temperature"], "exclude each other"),
+        (["z.bin", "y.npy"], "for raw logits pass --dtype and --classes"),
+        (["z.bin", "y.npy", "--dtype", "float32"], "--dtype needs --classes"),
+        (["z.bin", "y.npy", "--dtype", "float99", "--classes", "7"], "'float99' is no dtype"),
+        (["b.npz", "y.npy"], "several arrays: a, b; say which with --logits-key"),
+    ],
+)
+def test_wrong_usage(arguments, message, problem, folder, capsys):
+    problem[0].tofile(folder / "z.bin")
+    np.savez(folder / "b.npz", a=problem[0], b=problem[1])
+    assert message in refused(capsys, 2, *arguments)
+
+
+def test_bad_data(problem, folder, capsys):
+    z, y = problem
+    assert "No such file" in refused(capsys, 1, "none.npy", "y.npy")
+    assert "labels must be integers" in refused(capsys, 1, "z.npy", "z.npy")
+    np.save("short.npy", y[:-1])
+    message = refused(capsys, 1, "z.npy", "short.npy")
+    assert "labels of shape (899,) do not fit logits of shape (900, 7)" in message
+    assert "a row for each label" in refused(capsys, 1, "y.npy", "y.npy")
+    np.save("integers.npy", z.astype(int))
+    assert "logits must be float16" in refused(capsys, 1, "integers.npy", "y.npy")
+    (folder / "text.npy").write_text("no array")
+    assert "magic string" in refused(capsys, 1, "text.npy", "y.npy")
+    (folder / "cut.npy").write_bytes((folder / "z.npy").read_bytes()[:-100])
+    assert "is cut short" in refused(capsys, 1, "cut.npy", "y.npy")
+    (folder / "text.npz").write_text("no arrays")
+    assert refused(capsys, 1, "text.npz", "y.npy")
+    z.tofile(folder / "z.bin")
+    message = refused(capsys, 1, "z.bin", "y.npy", "--dtype", "float64", "--classes", 11)
+    assert "25200 bytes, no multiple of the 88 of a row" in message
+
+
+def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys, monkeypatch):
+    y = problem[1]
+    y[777] = 7
+    np.save(folder / "y.npy", y)
+    monkeypatch.setattr(command_line, "BLOCK_BYTES", 7 * 4 * 50)
+    assert "the label 7 at position 777" in refused(capsys, 1, "z.npy", "y.npy")

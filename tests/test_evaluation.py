@@ -1,0 +1,384 @@
+"""Evaluations: against plain NumPy, by identities, and as things that merge and travel."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss, top_k_accuracy_score
+
+import fastce
+from fastce import information
+from fastce.evaluation import Evaluation, Temperature, evaluate, fit_temperature
+
+SUMS = ("loss_sum", "entropy_sum", "brier_sum", "variance_sum")
+
+
+@pytest.fixture
+def problem(rng):
+    """An over-confident classifier: targets are drawn at a temperature of 2.5."""
+    z = rng.normal(scale=3, size=(700, 12))
+    return z, (z / 2.5 + rng.gumbel(size=z.shape)).argmax(axis=1)
+
+
+def assert_same(a, b, rel=1e-12):
+    """Counts exactly, sums to rounding."""
+    for name in ("rows", "ignored", "invalid", "correct", "bin_rows", "bin_correct", "rank_rows"):
+        assert getattr(a, name) == getattr(b, name), name
+    for name in SUMS:
+        assert sum(getattr(a, name)) == pytest.approx(sum(getattr(b, name)), rel=rel), name
+    for x, y in zip(a.bin_confidence, b.bin_confidence, strict=True):
+        assert sum(x) == pytest.approx(sum(y), rel=rel)
+
+
+# What it says -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_plain_numpy(dtype, problem):
+    z, y = problem[0].astype(dtype), problem[1]
+    result = evaluate(z, y)
+    p = fastce.softmax(z.astype(np.float64))
+    rows = np.arange(len(y))
+    rel = 1e-12 if dtype == np.float64 else 1e-6
+    assert result.rows == 700
+    assert result.loss == pytest.approx(log_loss(y, p, labels=range(12)), rel=rel)
+    assert result.loss == pytest.approx(fastce.SoftmaxCrossEntropy()(z, y), rel=rel)
+    assert result.perplexity == pytest.approx(math.exp(result.loss), rel=1e-14)
+    assert result.accuracy == (p.argmax(axis=1) == y).mean()
+    assert result.entropy == pytest.approx(information.entropy(p).mean(), rel=rel)
+    assert result.brier == pytest.approx(((p - np.eye(12)[y]) ** 2).sum(axis=1).mean(), rel=rel)
+    assert sum(result.variance_sum) == pytest.approx(
+        ((p * z.astype(float) ** 2).sum(1) - (p * z.astype(float)).sum(1) ** 2).sum(), rel=10 * rel
+    )
+    ranks = (z.astype(float) > z.astype(float)[rows, y][:, None]).sum(axis=1)
+    for k in (1, 2, 5, 11) if dtype == np.float64 else ():
+        assert result.top_k(k) == (ranks < k).mean()
+    assert result.top_k(500) == 1.0  # no target has so many classes before it
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_calibration_error_by_its_formula(bins, problem):
+    z, y = problem
+    result = evaluate(z, y, bins=bins)
+    p = fastce.softmax(z).max(axis=1)
+    right = z.argmax(axis=1) == y
+    gaps, shares = [], []
+    for b in range(bins):
+        inside = (p >= b / bins) & ((p < (b + 1) / bins) | (b == bins - 1))
+        if inside.any():
+            gaps.append(abs(right[inside].mean() - p[inside].mean()))
+            shares.append(inside.mean())
+    assert result.calibration_error == pytest.approx(np.dot(gaps, shares), rel=1e-12)
+    assert result.max_calibration_error == pytest.approx(max(gaps), rel=1e-12)
+    confidence, accuracy, rows = result.reliability()
+    assert rows.sum() == 700
+    assert np.isnan(confidence[rows == 0]).all()
+    filled = rows > 0
+    assert (accuracy[filled] * rows[filled]).sum() == pytest.approx(700 * result.accuracy)
+
+
+def test_confidence_of_one_is_in_the_last_bin():
+    result = evaluate(np.array([[200.0, 0.0], [0.0, 200.0]]), [0, 0])
+    assert result.bin_rows == (0,) * 14 + (2,)
+    assert result.calibration_error == pytest.approx(0.5)
+
+
+def test_top_k_as_scikit_learn_counts_ties(rng):
+    z = rng.integers(3, size=(400, 9)).astype(float)
+    y = rng.integers(9, size=400)
+    result = evaluate(z, y)
+    for k in range(1, 9):
+        expected = top_k_accuracy_score(y, z, k=k, labels=range(9))
+        assert result.top_k(k) == pytest.approx(expected, abs=1e-15)
+    # The first of several largest logits is the prediction, and top_k(1) takes the last.
+    assert result.accuracy == (z.argmax(axis=1) == y).mean()
+    assert result.top_k(1) == (8 - z[:, ::-1].argmax(axis=1) == y).mean()
+
+
+def test_brier_keeps_its_digits_where_the_classifier_is_sure():
+    z = np.array([[40.0, 0.0, 1.0]])
+    p, q = math.exp(-40), math.exp(-39)
+    expected = (p + q) ** 2 + p * p + q * q
+    assert evaluate(z, [0]).brier == pytest.approx(expected, rel=1e-13)
+    assert evaluate(z, [1]).brier == pytest.approx(2.0, rel=1e-13)
+
+
+def test_max_rank(problem):
+    z, y = problem
+    whole, short = evaluate(z, y), evaluate(z, y, max_rank=3)
+    assert short.max_rank == 3
+    assert short.top_k(3) == whole.top_k(3)
+    assert sum(short.rank_rows) == 700
+    with pytest.raises(ValueError, match="k must be from 1 to 3"):
+        short.top_k(4)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        short.top_k(0)
+    with pytest.raises(TypeError, match="k must be an integer"):
+        short.top_k(1.5)
+
+
+def test_entropy_is_the_loss_that_is_expected(rng):
+    """Over targets that are drawn from p; and KL = cross-entropy − entropy is what T does to it."""
+    z = rng.normal(size=(1, 5))
+    p = fastce.softmax(z)[0]
+    results = [evaluate(z, [j]) for j in range(5)]
+    assert np.dot(p, [r.loss for r in results]) == pytest.approx(results[0].entropy, rel=1e-13)
+
+
+def test_every_temperature(problem):
+    z, y = problem
+    for t in (0.3, 2.0, 1000.0):
+        assert_same(evaluate(z, y, temperature=t), evaluate(z / t, y), rel=1e-9)
+    assert evaluate(z, y, temperature=1e9).loss == pytest.approx(math.log(12), rel=1e-8)
+
+
+def test_a_temperature_that_takes_float32_out_of_its_range():
+    z = np.array([[1e38, 0.0], [0.0, 1.0]], np.float32)
+    assert evaluate(z, [0, 0], temperature=0.01).loss == pytest.approx(50.0)
+
+
+# Rows that do not count, and rows without a softmax -----------------------------------------------
+
+
+def test_ignored_rows(problem):
+    z, y = problem
+    y = y.copy()
+    y[::3] = -100
+    z[0] = np.nan
+    kept = y != -100
+    result = evaluate(z, y)
+    assert_same(result, evaluate(z[kept], y[kept]) + evaluate(z[~kept], y[~kept]))
+    assert result.rows == kept.sum()
+    assert result.ignored == (~kept).sum()
+    other = evaluate(z, np.where(kept, y, -1), ignore_index=-1)
+    assert other == result
+    assert evaluate(z, y, ignore_index=-100).loss == pytest.approx(
+        fastce.SoftmaxCrossEntropy()(z, y), rel=1e-12
+    )
+
+
+def test_nothing():
+    for result in (
+        evaluate(np.zeros((0, 4)), np.zeros(0, int)),
+        evaluate(np.zeros((3, 4)), [-100] * 3),
+        evaluate(np.zeros((2, 0)), [-100] * 2),
+    ):
+        assert result.rows == 0
+        for name in ("loss", "perplexity", "accuracy", "entropy", "brier", "calibration_error"):
+            assert math.isnan(getattr(result, name)), name
+        assert math.isnan(result.top_k(1))
+        assert str(result).startswith("rows                      0")
+        assert Evaluation.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_without_a_softmax(bad, problem):
+    z, y = problem
+    z[5, 3] = bad
+    z[6] = -np.inf
+    result = evaluate(z, y)
+    good = np.delete(np.arange(700), [5, 6])
+    rest = evaluate(z[good], y[good])
+    assert result.invalid == 2
+    assert result.rows == 700
+    assert result.correct == rest.correct
+    assert result.top_k(3) == pytest.approx(rest.top_k(3) * 698 / 700)
+    for name in ("loss", "perplexity", "entropy", "brier", "calibration_error"):
+        assert math.isnan(getattr(result, name)), name
+    assert math.isnan(result.max_calibration_error)
+    assert "without a softmax         2" in str(result)
+    assert json.loads(result.to_json())["loss"] is None
+
+
+def test_a_target_of_probability_zero():
+    result = evaluate(np.array([[0.0, -np.inf], [0.0, 1.0]]), [1, 1])
+    assert result.loss == result.perplexity == math.inf
+    assert result.brier < 2
+    assert Evaluation.from_json(result.to_json()) == result
+    assert (result + result).loss == math.inf
+
+
+def test_one_class():
+    result = evaluate(np.full((3, 1), 7.0), [0, 0, 0])
+    assert (result.loss, result.entropy, result.brier) == (0.0, 0.0, 0.0)
+    assert result.accuracy == result.top_k(1) == 1.0
+    assert result.calibration_error == 0.0
+
+
+# How it merges ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [[100, 350], [1], [0, 700], list(range(50, 700, 50))])
+def test_merged_is_whole(pieces, problem, rng):
+    z, y = problem
+    y[:3] = -100
+    whole = evaluate(z, y)
+    parts = [evaluate(a, b) for a, b in zip(np.split(z, pieces), np.split(y, pieces), strict=True)]
+    assert_same(sum(parts), whole)
+    rng.shuffle(parts)
+    assert_same(sum(parts), whole)
+
+
+def test_sums_carry_their_rounding_errors(rng):
+    """A million merges lose nothing that a double has."""
+    small = evaluate(np.array([[0.1, 0.0]]), [0])
+    large = evaluate(np.array([[1e8, 0.0]]), [1])
+    total = large
+    for _ in range(1000):
+        total = total + small
+    assert sum(total.loss_sum) - 1e8 == pytest.approx(1000 * small.loss, rel=1e-7)
+    high, low = total.loss_sum
+    assert (high - 1e8) + low == pytest.approx(1000 * small.loss, rel=1e-11)
+
+
+def test_blocks_and_axes(problem, monkeypatch):
+    z, y = problem
+    whole = evaluate(z, y)
+    monkeypatch.setattr("fastce.evaluation._evaluate.BLOCK_ROWS", 64)
+    assert_same(evaluate(z, y), whole)
+    shaped, labels = z.reshape(7, 5, 20, 12), y.reshape(7, 5, 20)
+    assert_same(evaluate(shaped, labels), whole)
+    assert_same(evaluate(np.moveaxis(shaped, -1, 1), labels, axis=1), whole)
+    assert_same(evaluate(z[0], y[0]), evaluate(z[:1], y[:1]))
+    assert_same(evaluate(z.tolist(), y.tolist()), whole)
+
+
+def test_memory_mapped(problem, tmp_path):
+    z, y = problem
+    np.save(tmp_path / "z.npy", z)
+    assert evaluate(np.load(tmp_path / "z.npy", mmap_mode="r"), y) == evaluate(z, y)
+
+
+def test_evaluations_that_do_not_merge(problem):
+    z, y = problem
+    result = evaluate(z, y)
+    with pytest.raises(ValueError, match="same bins, got 15 and 10"):
+        result + evaluate(z, y, bins=10)
+    with pytest.raises(ValueError, match="same max_rank, got 100 and 5"):
+        result + evaluate(z, y, max_rank=5)
+    for other in (1, 0.0, None, "x"):
+        with pytest.raises(TypeError):
+            result + other
+        with pytest.raises(TypeError):
+            other + result
+
+
+def test_it_travels(problem):
+    z, y = problem
+    result = evaluate(z, y)
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert copy.deepcopy(result) == result
+    assert hash(result) == hash(evaluate(z, y))
+    assert Evaluation.from_json(result.to_json()) == result
+    said = json.loads(result.to_json())
+    assert said["perplexity"] == result.perplexity
+    assert said["top_5"] == result.top_k(5)
+    for text in ("", "{}", "[1]", '{"state": {}}'):
+        with pytest.raises(ValueError, match="JSON that Evaluation"):
+            Evaluation.from_json(text)
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"axis": 2}, np.exceptions.AxisError, "axis=2 is out of bounds"),
+        ({"bins": 0}, ValueError, "bins must be at least 1, got 0"),
+        ({"bins": 1.5}, TypeError, "bins must be an integer"),
+        ({"max_rank": 0}, ValueError, "max_rank must be at least 1, got 0"),
+        ({"ignore_index": 0.5}, TypeError, "ignore_index must be an integer"),
+        ({"temperature": 0}, ValueError, "temperature must be finite and greater than 0"),
+        ({"temperature": "x"}, TypeError, "temperature must be a real number"),
+        ({"target": [0, 1]}, ValueError, r"class labels must have shape \(3,\)"),
+        ({"target": [0.0, 1, 1]}, TypeError, "target must be integer class labels"),
+        ({"target": [0, 4, 0]}, IndexError, r"label 4 at position 1, but the labels of 4 classes"),
+        ({"logits": np.zeros((3, 4), int)}, TypeError, "logits must be float16"),
+    ],
+)
+def test_refusals(arguments, error, message):
+    call = {"logits": np.zeros((3, 4)), "target": [0, 1, 2], **arguments}
+    with pytest.raises(error, match=message):
+        evaluate(**call)
+    if "temperature" not in arguments:
+        with pytest.raises(error, match=message):
+            fit_temperature(**call)
+
+
+def test_the_position_of_a_bad_label_is_in_the_whole_array(monkeypatch):
+    monkeypatch.setattr("fastce.evaluation._evaluate.BLOCK_ROWS", 4)
+    y = np.zeros(20, int)
+    y[17] = 9
+    with pytest.raises(IndexError, match="label 9 at position 17"):
+        evaluate(np.zeros((20, 4)), y)
+
+
+# Temperature --------------------------------------------------------------------------------------
+
+
+def best_by_scipy(z, y):
+    ce = fastce.SoftmaxCrossEntropy()
+    found = minimize_scalar(
+        lambda b: ce(z * b, y), bounds=(1e-3, 50), method="bounded", options={"xatol": 1e-12}
+    )
+    # A minimiser sees the loss to its rounding alone: the root of its slope says more.
+    slope = lambda b: np.sum(fastce.softmax(z * b) * z) - z[np.arange(len(y)), y].sum()  # noqa: E731
+    from scipy.optimize import brentq
+
+    root = brentq(slope, found.x * 0.9, found.x * 1.1, xtol=1e-14, rtol=1e-14)
+    assert found.x == pytest.approx(root, rel=1e-6)
+    return 1 / root
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.4, 1.0, 4.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_fit_temperature_agrees_with_scipy(scale, dtype, problem):
+    z, y = (problem[0] * scale).astype(dtype), problem[1]
+    temperature = fit_temperature(z, y)
+    assert isinstance(temperature, float)
+    assert temperature == pytest.approx(best_by_scipy(z.astype(float), y), rel=1e-8)
+    assert temperature.reads <= 8
+    assert_same(temperature.before, evaluate(z.astype(float), y), rel=1e-9)
+    after = evaluate(z.astype(float), y, temperature=temperature)
+    assert_same(temperature.after, after, rel=1e-9)
+    # At the optimum the classifier expects the loss that it has.
+    assert after.loss == pytest.approx(after.entropy, rel=1e-8)
+    assert after.loss <= temperature.before.loss
+
+
+def test_a_fit_prints_and_travels(problem):
+    z, y = problem
+    temperature = fit_temperature(z, y)
+    for copied in (pickle.loads(pickle.dumps(temperature)), copy.deepcopy(temperature)):
+        assert type(copied) is Temperature
+        assert copied == temperature
+        assert copied.after == temperature.after
+    text = str(temperature)
+    assert f"{temperature.before.loss:.5f}" in text
+    assert f"{temperature.after.calibration_error:.5f}" in text
+    assert f"{temperature:.3f}" == f"{float(temperature):.3f}"
+
+
+@pytest.mark.parametrize(
+    ("z", "y", "message"),
+    [
+        ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0, since every target has the largest"),
+        ([[0.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0"),
+        ([[2.0, 0.0], [0.0, 1.0]], [1, 0], "as the temperature grows"),
+        ([[0.0, 0.0]], [0], "tends to 0"),
+        ([[0.0, -np.inf], [0.0, 1.0]], [1, 0], "infinite, for a target has the logit -inf"),
+        ([[0.0, np.nan], [0.0, 1.0]], [1, 0], "1 rows have no softmax"),
+        ([[0.0, 1.0]], [-100], "no row counts"),
+    ],
+)
+def test_no_temperature(z, y, message):
+    with pytest.raises(ValueError, match=f"no temperature minimises the loss: .*{message}"):
+        fit_temperature(np.array(z), y)
