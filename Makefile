@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 30
+CLANG ?= clang++
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -18,13 +19,18 @@ KERNELS := $(wildcard fastce/_core.p* fastce/_kernels/*.pxi $(addprefix fastce/_
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-all sanitize fuzz mutate exhaustive bench cliffs docs lint dist clean
+.PHONY: help demo test test-all test-clang test-aarch64 golden cross sanitize fuzz mutate exhaustive
+.PHONY: bench cliffs docs lint dist clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo        train a digit classifier with fastce as its loss, and draw the run'
 	@echo 'make test        build the package and run the test suite'
 	@echo 'make test-all    the same with torch, JAX and all other optional packages installed'
+	@echo 'make test-clang  a copy built with CLANG=clang++: the bits are those of GCC'
+	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; as root, on Debian'
+	@echo 'make golden      record the bits of all results anew, after a change that is meant to change them'
+	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm; nothing is linked or run'
 	@echo 'make sanitize    the tests under AddressSanitizer and UBSan, those of threads under ThreadSanitizer'
 	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
 	@echo 'make mutate      break the package on purpose, and see that the tests notice'
@@ -32,7 +38,7 @@ help:
 	@echo 'make bench       time and error of each loss, compared with peers and a copy of the array'
 	@echo 'make cliffs      time of each option, layout and type relative to the plain call'
 	@echo 'make docs        the documentation, in docs/_build/html'
-	@echo 'make lint        ruff, mypy --strict, cython-lint'
+	@echo 'make lint        ruff, mypy --strict, cython-lint; the workflows: their schema, zizmor'
 	@echo 'make dist        an sdist, and a wheel built from it'
 	@echo 'make clean       remove all that was built, and the environment'
 	@echo 'Choose the interpreter with PYTHON=, the environment with VENV=;'
@@ -41,18 +47,30 @@ help:
 demo: $(STAMPS)/package $(STAMPS)/group-demo
 	$(BIN)/python examples/train_digits.py
 
-test test-all fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
+test test-all golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
 
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
 
 # The imports come first, so that a package that is missing or broken is an error, no skipped test.
 test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
-	$(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, lightgbm, mpi4py, numba, PyInstaller, statsmodels, torch, xgboost'
+	KERAS_BACKEND=numpy KERAS_HOME=$(VENV)/keras $(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, keras, lightgbm, mpi4py, numba, optax, PyInstaller, statsmodels, torch, xgboost'
 	$(BIN)/python -m pytest $(ARGS)
 
+golden: $(STAMPS)/package-for-tests $(STAMPS)/group-test
+	$(BIN)/python tools/golden_bits.py
+
 # Objects alone, in a temporary folder.
-# These two build copies of their own, elsewhere.
+cross: $(STAMPS)/group-cross
+	$(BIN)/python tools/cross.py $(ARGS)
+
+# These build copies of their own, elsewhere.
+test-clang: $(STAMPS)/group-build $(STAMPS)/group-test
+	$(BIN)/python tools/clang.py $(CLANG) $(ARGS)
+
+test-aarch64: $(STAMPS)/group-build
+	$(BIN)/python tools/aarch64.py $(ARGS)
+
 sanitize: $(STAMPS)/group-build $(STAMPS)/group-test
 	$(BIN)/python tools/sanitize.py address
 	$(BIN)/python tools/sanitize.py thread
@@ -80,6 +98,8 @@ lint: $(STAMPS)/group-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastce  # it calls pycodestyle
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor -q --offline .github/workflows
 
 dist: $(STAMPS)/group-dist
 	rm -rf build dist

@@ -18,7 +18,8 @@ DEPENDS = [
     str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").rglob(f"*.{suffix}")
 ]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-SANITIZE = os.environ.get("FASTCE_SANITIZE")
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl"))]
 
 NO_COMPILER = """
 fastce is compiled from C++17, and no compiler for it was found ({problem}). To install one:
@@ -56,10 +57,6 @@ def flags_of_compiler(kind: str) -> list[str]:
         # line, and export them.
         flags += ["-fno-inline-functions-called-once", "-fno-inline-functions"]
         flags.append("-fno-inline-small-functions")
-    if SANITIZE:
-        flags = [flag for flag in flags if flag not in ("-O3", "-g0")]
-        flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
-        flags.append("-fno-sanitize-recover=all")
     return flags
 
 
@@ -67,16 +64,14 @@ def instruction_sets() -> dict[str, list[str]]:
     """Modules, and the flags of each; Clang's flags are GCC's but for two."""
     modules: dict[str, list[str]] = {"_core": []}
     if X86:
-        avx2 = ["-mavx2", "-mfma", "-mf16c"]
-        avx512 = ["-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
-        modules["_core_avx2"] = avx2
-        modules["_core_avx512"] = [*avx2, *avx512, "-mprefer-vector-width=512"]
+        modules["_core_avx2"] = AVX2
+        modules["_core_avx512"] = [*AVX512, "-mprefer-vector-width=512"]
         if os.environ.get("FASTCE_BUILD_TEST_VARIANTS"):
             # For tests: 16 lanes without AVX-512, and no vector extension at all.
-            modules["_core_wide"] = [*avx2, "-DFASTCE_VECTOR_BYTES=64"]
+            modules["_core_wide"] = [*AVX2, "-DFASTCE_VECTOR_BYTES=64"]
             modules["_core_scalar"] = ["-DFASTCE_VECTOR_BYTES=0"]
-    # For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others (the baseline is always
-    # needed); FASTCE_SANITIZE=address,undefined (or thread) builds them with a sanitizer.
+    # For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others; the baseline is always
+    # needed.
     only = os.environ.get("FASTCE_BUILD_ONLY")
     return {name: modules[name] for name in only.split(",")} if only else modules
 
@@ -91,7 +86,6 @@ def extension(name: str) -> Extension:
         depends=DEPENDS,
         language="c++",
         include_dirs=[numpy.get_include(), "fastce/_simd"],
-        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     )
 
@@ -111,12 +105,14 @@ class Build(build_ext):
         count = len(self.extensions)
         print(f"fastce: compiling {count} modules takes about two minutes", flush=True)
         flags = flags_of_compiler(kind)
+        more = os.environ.get("FASTCE_FLAGS", "").split()  # of a sanitizer, say
         for module in self.extensions:
             self.generate(module)
             module.extra_compile_args = flags + INSTRUCTION_SETS[module.name.partition(".")[2]]
             if kind == "gcc" and module.name.endswith("avx512"):
                 # GCC warns of its own header, hundreds of times: what is undefined is meant so.
                 module.extra_compile_args += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+            module.extra_compile_args += more
             if kind != "msvc":
                 # A formula that is called for every vector must not become a function call: focal
                 # loss took 1.4 times as long where GCC decided so.
@@ -145,8 +141,9 @@ class Build(build_ext):
         module.sources, module.depends = made.sources, made.depends
 
 
-setup(
-    ext_modules=[extension(name) for name in INSTRUCTION_SETS],
-    cmdclass={"build_ext": Build},
-    options={"build_ext": {"parallel": True}},  # as many compilers as there are processors
-)
+if __name__ == "__main__":  # tools take the flags from here
+    setup(
+        ext_modules=[extension(name) for name in INSTRUCTION_SETS],
+        cmdclass={"build_ext": Build},
+        options={"build_ext": {"parallel": True}},  # as many compilers as there are processors
+    )

@@ -31,6 +31,8 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "computed",
+    "gallery",
+    "notebooks",
 ]
 exclude_patterns = ["_build"]
 suppress_warnings = ["config.cache"]

@@ -5,12 +5,14 @@ What breaks or instruments the kernels on purpose never does it in the checkout.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("fastce", "tests", "bench", "docs", "examples", "tools")  # tests import from all of them
@@ -26,6 +28,14 @@ sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_
 """
 
 
+def import_setup() -> ModuleType:
+    """Import setup.py, for the flags of compilers and of instruction sets."""
+    spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def copy_tree(to: Path) -> None:
     """Copy what is needed to build the package and to run its tests."""
     to.mkdir(parents=True, exist_ok=True)
@@ -38,35 +48,35 @@ def copy_tree(to: Path) -> None:
     (to / "sitecustomize.py").write_text(NO_OTHER_COPY, "utf-8")
 
 
-def restrict(tree: Path, variants: Sequence[str], flags: Sequence[str] = ()) -> None:
-    """Let the copy's setup.py build these variants alone, with these flags after its own."""
-    script = tree / "setup.py"
-    text = script.read_text("utf-8")
-    last = "MODULES = "
-    if text.count(last) != 1:
-        raise SystemExit(f"{script} has no longer one {last!r}: follow it here")
-    wanted = (
-        f"INSTRUCTION_SETS = {{name: INSTRUCTION_SETS[name] for name in {list(variants)!r}}}\n"
-        f"FLAGS += {list(flags)!r}\n"
-    )
-    script.write_text(text.replace(last, wanted + last), "utf-8")
-
-
 def environment(tree: Path) -> dict[str, str]:
     """Make processes import the copy, whatever is installed."""
     return {**os.environ, "PYTHONPATH": str(tree), "FASTCE_ISA": ""}
 
 
-def build(tree: Path, link_flags: str = "") -> None:
-    """Build the extension modules in place; a failure shows what the compiler said."""
-    flags = {"FASTCE_BUILD_TEST_VARIANTS": "1", "LDFLAGS": link_flags}
+def build(
+    tree: Path,
+    variants: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    **more: str,
+) -> str:
+    """Build these variants in place, or all, with these flags after setup.py's own.
+
+    Return what the compiler said: that ends the process if it fails.
+    """
+    wanted = {
+        "FASTCE_BUILD_TEST_VARIANTS": "1",
+        "FASTCE_BUILD_ONLY": ",".join(variants),
+        "FASTCE_FLAGS": " ".join(flags),
+        **more,
+    }
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=tree,
-        env={**os.environ, **flags},
+        env={**os.environ, **wanted},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
         raise SystemExit(f"the build in {tree} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stderr

@@ -83,8 +83,8 @@ def survivors(chosen: list[Mutation], variant: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="fastce-mutate-") as folder:
         tree = Path(folder)
         build_copy.copy_tree(tree)
-        build_copy.restrict(tree, sorted({"_core", variant}), FLAGS)
-        build_copy.build(tree)
+        modules = sorted({"_core", variant})
+        build_copy.build(tree, modules, FLAGS)
         files = tuple(sorted({test for m in chosen for test in m.tests}))
         if not tests_pass(tree, files, show=True):
             raise SystemExit("the tests fail before anything is broken")
@@ -96,7 +96,7 @@ def survivors(chosen: list[Mutation], variant: str) -> list[str]:
             text = source.read_text("utf-8")
             source.write_text(text.replace(m.old, m.new), "utf-8")
             if source.suffix != ".py":
-                build_copy.build(tree)
+                build_copy.build(tree, modules, FLAGS)
             caught = not tests_pass(tree, m.tests, show=False)
             source.write_text(text, "utf-8")
             seconds = time.monotonic() - began

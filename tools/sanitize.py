@@ -64,9 +64,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fastce-sanitize-") as folder:
         tree, log = Path(folder) / "tree", Path(folder) / "log"
         build_copy.copy_tree(tree)
-        build_copy.restrict(tree, VARIANTS, flags)
         began = time.monotonic()
-        build_copy.build(tree, f"-fsanitize={sanitizers}")
+        build_copy.build(tree, VARIANTS, flags, LDFLAGS=f"-fsanitize={sanitizers}")
         print(f"built with -fsanitize={sanitizers} in {time.monotonic() - began:.0f} s", flush=True)
         # libstdc++ has to be there before the sanitizer looks for the functions that it wraps.
         preload = " ".join(library(name) for name in (*libraries, "libstdc++.so.6"))

@@ -17,6 +17,7 @@ imports docs/computed/errors.py and shows the Markdown that its `table()` return
 sentence with a number in it.
 """
 
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -84,6 +85,7 @@ def load(script):
     return module
 
 
+@functools.cache  # a page and the gallery show the same pictures
 def draw(script, folder):
     """Draw a script's figure in each style; return the paths of the pictures, and their width."""
     module = load(script)

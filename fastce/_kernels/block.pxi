@@ -148,7 +148,8 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     # Stage 2 of rows from `first` of a run.
     cdef bint only_sum = wants_only_their_sum(batch), wants_grad = batch.grad.data != NULL
     cdef Py_ssize_t i
-    cdef int status = begin_rows(batch, row + first, rows, s.labels + first if s.has_labels else NULL, s.any_ignored, block)
+    cdef int status = begin_rows(batch, row + first, rows, s.labels + first if s.has_labels else NULL,
+                                 s.any_ignored, block)
     if status != OK:
         return status
     s.all_active = s.all_active and block.all_active

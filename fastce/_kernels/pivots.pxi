@@ -153,7 +153,8 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
             s.moved_count += 1
 
 
-cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
+cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block,
+                                 real* e) noexcept nogil:
     # Where the pivot is not the target, its derivative is that of any class.
     cdef Py_ssize_t classes = s.classes, i, k
     cdef bint all_moved = s.largest_pivot or batch.labels.data == NULL, is_target

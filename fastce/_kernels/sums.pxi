@@ -131,14 +131,14 @@ cdef inline void sums_of_rows(const real* x, const real* t, const real* referenc
                 sums[k] = widened_sum(first_terms(x + at, t + at, m, classes, distances), zero, exactly)
             else:
                 sums[k] = widened_sum(term(x + at, t + at, m, distances),
-                                      first_terms(x + at + width, t + at + width, m,
-                                                               min_size(rest, width), distances), exactly)
+                                      first_terms(x + at + width, t + at + width, m, min_size(rest, width),
+                                                  distances), exactly)
             if rest > width:
                 at += 2 * width
                 sums[k] = sums[k] + widened_sum(
                     first_terms(x + at, t + at, m, min_size(rest - width, width), distances),
-                    first_terms(x + at + width, t + at + width, m, max_size(rest - 2 * width, 0),
-                                             distances), exactly)
+                    first_terms(x + at + width, t + at + width, m, max_size(rest - 2 * width, 0), distances),
+                    exactly)
         store(to + row, sums_of_lanes(&sums[0]))
         row += together
     while row < rows:

@@ -97,8 +97,9 @@ class TestPeerCatBoost:
         count = 4_000_000
         zeros = np.zeros(count)
         error, total = objective.evaluate((zeros,), zeros, np.full(count, 0.1))
-        assert total == pytest.approx(0.1 * count, rel=5e-16)
-        assert objective.get_final_error(error, total) == pytest.approx(np.log(2), rel=5e-16)
+        # NumPy's sum, of 4 million numbers in double: 2.0 is off by 9e-15, 2.4 by less than 5e-16.
+        assert total == pytest.approx(0.1 * count, rel=2e-14)
+        assert objective.get_final_error(error, total) == pytest.approx(np.log(2), rel=2e-14)
         parts = objective.evaluate((zeros[:4],), zeros[:4], np.full(4, 1e308))
         assert np.isnan(objective.get_final_error(*parts))
 

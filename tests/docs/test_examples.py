@@ -1,15 +1,19 @@
 """Every example runs, from another directory, and says what it promises."""
 
 import ast
+import importlib
 import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from processes import environment
+
+import fastce
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -31,6 +35,7 @@ ALSO_NEEDED = {"boosting_on_dask.py": {"pyarrow"}}
 
 def run(example, directory):
     imported = imported_packages(example.read_text(encoding="utf-8"))
+    imported -= {neighbour.stem for neighbour in EXAMPLES.glob("*.py")}
     missing = [
         name
         for name in sorted(imported | ALSO_NEEDED.get(example.name, set()))
@@ -68,6 +73,41 @@ def check_train_digits(printed, directory):
     picture = Path(re.search(r"^picture of the run: (.+)$", printed, re.M).group(1))
     assert picture.parent == directory.resolve()
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def check_digits(printed, tmp_path):
+    assert float(re.search(r"([\d.]+)% held-out accuracy", printed)[1]) >= 97
+
+
+def check_segmentation(printed, tmp_path):
+    """Pixels of digits are found, not background alone, which would give a mean of 1/11."""
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
+    assert losses[-1] < losses[0] / 4
+    assert "logits (32, 11, 40, 40), target (32, 40, 40) of uint8" in printed
+    share = float(re.search(r"background: (\d+)%", printed)[1])
+    accuracy, iou = re.search(r"accuracy ([\d.]+)%, mean .* ([\d.]+)$", printed, re.M).groups()
+    assert float(accuracy) > share + 5
+    assert float(iou) > 0.5
+
+
+def check_multi_label(printed, tmp_path):
+    rows = re.findall(r"tags right ([\d.]+)%, .* yes ([\d.]+), true share ([\d.]+)", printed)
+    (as_no, said_as_no, true), (masked, said, _) = (map(float, row) for row in rows)
+    assert masked > 90
+    assert masked > as_no + 20
+    assert abs(said - true) < 0.05 < true - said_as_no
+
+
+def check_policy_gradient(printed, tmp_path):
+    steps = [float(number) for number in re.findall(r"stands for +([\d.]+)", printed)]
+    assert steps[0] < 50
+    assert steps[-1] > 180
+    assert all(int(share) > 0 for share in re.findall(r"(\d+)% of the advantages", printed))
+
+
+def check_sklearn_estimator(printed, tmp_path):
+    assert "best of 10: {'softmaxclassifier__alpha'" in printed
+    assert float(re.search(r"held-out log loss ([\d.]+)", printed)[1]) < 0.25
 
 
 def check_evaluate_logits(printed, tmp_path):
@@ -149,12 +189,17 @@ def check_linear_cross_entropy(printed, tmp_path):
 CHECKS = {
     "boosting_on_dask.py": check_boosting_on_dask,
     "ctypes_caller.py": check_ctypes_caller,
+    "digits.py": check_digits,
     "evaluate_logits.py": check_evaluate_logits,
     "lightgbm_multiclass.py": check_lightgbm_multiclass,
     "linear_cross_entropy.py": check_linear_cross_entropy,
     "logistic_regression_scipy.py": check_logistic_regression_scipy,
     "mpi_trainer.py": None,  # test_mpi.py runs it on several processes, and checks what it says
+    "multi_label.py": check_multi_label,
     "numba_trainer.py": check_numba_trainer,
+    "policy_gradient.py": check_policy_gradient,
+    "segmentation.py": check_segmentation,
+    "sklearn_estimator.py": check_sklearn_estimator,
     "torch_swap.py": check_torch_swap,
     "train_digits.py": check_train_digits,
     "xgboost_focal.py": check_xgboost_focal,
@@ -178,6 +223,18 @@ def test_cython_trainer_builds_and_runs(tmp_path):
     assert len(losses) == 4
     assert list(losses) == sorted(losses, reverse=True)
     assert max(accuracies) >= 96
+
+
+@pytest.mark.parametrize("loss", [None, fastce.SoftmaxFocalLoss(gamma=2.0)], ids=str)
+def test_estimator_passes_the_common_tests_of_scikit_learn(loss, monkeypatch):
+    checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    estimator = importlib.import_module("sklearn_estimator").SoftmaxClassifier(loss)
+    with warnings.catch_warnings(action="ignore"):  # some checks give data on which it warns
+        results = checks.check_estimator(estimator, on_fail=None)
+    failed = [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"]
+    assert not failed
+    assert sum(result["status"] == "passed" for result in results) > 40
 
 
 SOURCES = [path for path in sorted(EXAMPLES.rglob("*")) if path.suffix in (".py", ".pyx")]

@@ -1,0 +1,100 @@
+"""Cross-compiles the package for 64-bit Arm, and runs tests of the kernels there, emulated.
+
+    python tools/aarch64.py                  the tests below
+    python tools/aarch64.py tests/kernels    further words are handed to pytest
+
+On Debian, with g++-aarch64-linux-gnu and qemu-user-static. Debian's arm64 Python and wheels for it
+are unpacked in a folder, where the emulator finds them: nothing is installed, nor is root needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import build_copy
+from Cython.Build import cythonize
+from setuptools import Extension
+
+setup = build_copy.import_setup()
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+PACKAGES = ("python3", "libpython3-dev", "libstdc++6")
+WHEELS = ("numpy", "hypothesis", "ml_dtypes", "mpmath", "pytest")
+TESTS = [
+    *(
+        f"tests/kernels/test_{name}.py"
+        for name in ("softmax_losses", "sigmoid_losses", "edge_cases", "elementary", "guard_pages")
+    ),
+    "tests/call/test_layouts.py",
+]
+
+
+def run(*command: str | Path, **options) -> None:
+    subprocess.run([str(word) for word in command], check=True, **options)
+
+
+def unpack_python(folder: Path) -> Path:
+    """Unpack an arm64 Python with its headers; return its root."""
+    root, status = folder / "root", folder / "status"
+    (folder / "lists" / "partial").mkdir(parents=True)
+    (folder / "archives" / "partial").mkdir(parents=True)
+    status.touch()  # of the packages installed: none
+    apt = ["apt-get", "-qq", "-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64"]
+    apt += ["-o", f"Dir::State::status={status}", "-o", f"Dir::State::lists={folder}/lists"]
+    apt += ["-o", f"Dir::Cache={folder}", "-o", "APT::Sandbox::User=root"]
+    run(*apt, "update")
+    run(*apt, "install", "--download-only", "--no-install-recommends", *PACKAGES)
+    for package in (folder / "archives").glob("*.deb"):
+        run("dpkg", "-x", package, root)
+    if not (root / "lib").exists():  # a link in newer releases, which none of these packages holds
+        (root / "lib").symlink_to("usr/lib")
+    return root
+
+
+def main() -> None:
+    for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR, "qemu-user-static")):
+        if not shutil.which(tool):
+            raise SystemExit(f"there is no {tool}: apt install {package}")
+    os.chdir(build_copy.ROOT)
+    with tempfile.TemporaryDirectory(prefix="fastce-aarch64-") as name:
+        folder = Path(name)
+        root, wheels, tree = unpack_python(folder), folder / "wheels", folder / "tree"
+        python = (root / "usr" / "bin" / "python3").readlink().name  # python3.11
+        version = python.removeprefix("python")
+        digits = version.replace(".", "")
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+        pip += ["--target", str(wheels), "--only-binary=:all:", "--python-version", version]
+        for system in ("manylinux_2_17", "manylinux2014", "manylinux_2_27", "manylinux_2_28"):
+            pip += ["--platform", f"{system}_aarch64"]
+        run(*pip, *WHEELS)
+
+        build_copy.copy_tree(tree)
+        extension = Extension("fastce._core", [setup.SOURCE], language="c++")
+        cythonize([extension], build_dir=name, quiet=True)
+        include = [wheels / "numpy" / "_core" / "include", root / "usr" / "include" / python]
+        run(
+            *(COMPILER, "-shared", "-fPIC", *setup.flags_of_compiler("gcc")),
+            "-DCYTHON_INLINE=inline __attribute__((always_inline))",
+            "-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION",
+            *(f"-I{path}" for path in (*include, "fastce/_simd")),
+            *("-idirafter", root / "usr" / "include"),  # pyconfig.h of the architecture
+            folder / "fastce" / "_core.cpp",
+            *("-o", tree / "fastce" / f"_core.cpython-{digits}-aarch64-linux-gnu.so"),
+        )
+        emulated = [EMULATOR, "-L", root, "-E", f"PYTHONPATH={tree}:{wheels}"]
+        emulated.append(root / "usr" / "bin" / python)
+        run(*emulated, "-m", "fastce", cwd=tree)
+        began = time.monotonic()
+        arguments = sys.argv[1:] or TESTS
+        run(*emulated, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, cwd=tree)
+        print(f"{time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Builds a copy of the package with Clang, and runs there what a compiler can spoil.
+
+    python tools/clang.py               with clang++
+    python tools/clang.py clang++-19    with another
+
+The bits have to be those of GCC: tests/kernels/golden_bits.txt has them. Further words are handed
+to pytest, in place of the tests below.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import build_copy
+
+TESTS = [
+    f"tests/kernels/test_{name}.py"
+    for name in ("golden_bits", "instruction_sets", "elementary", "plans", "splits_of_batches")
+]
+CHECK = """\
+import fastce
+assert fastce.__file__.startswith({tree!r}), fastce.__file__
+assert "clang" in fastce._core.COMPILER.lower(), fastce._core.COMPILER
+print(fastce._core.COMPILER, flush=True)
+"""
+
+
+def main() -> None:
+    compiler, *arguments = sys.argv[1:] or ["clang++"]
+    if not shutil.which(compiler):
+        raise SystemExit(f"there is no {compiler}: apt install clang")
+    with tempfile.TemporaryDirectory(prefix="fastce-clang-") as folder:
+        tree = Path(folder)
+        build_copy.copy_tree(tree)
+        c_compiler = compiler.replace("clang++", "clang")
+        said = build_copy.build(tree, flags=["-Wall"], CC=c_compiler, CXX=compiler)
+        if "_simd/" in said and "warning:" in said:
+            raise SystemExit(said)
+        environment = build_copy.environment(tree) | {"FASTCE_BUILD_TEST_VARIANTS": "1"}
+        pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or TESTS)]
+        for command in (["-c", CHECK.format(tree=folder)], pytest):
+            subprocess.run([sys.executable, *command], cwd=tree, env=environment, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Writes tests/kernels/golden_bits.txt: digests of a few hundred results, by variant.
+
+    python tools/golden_bits.py
+
+The package must have been built with the variants for tests, and the processor must have them all.
+Run it when a change of the kernels is meant to change bits, and see in the diff which ones did.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+import golden
+
+from fastce._call import variants
+
+HEADER = f"""\
+# BLAKE2 digests (32 bits) of value, gradient and Hessian, in these variants of the x86-64 kernels:
+# {" ".join(golden.VARIANTS)}. Written by tools/golden_bits.py.
+"""
+
+
+def main() -> None:
+    missing = set(golden.VARIANTS) - set(variants.available())
+    if missing:
+        raise SystemExit(f"no {', '.join(sorted(missing))}: make golden builds all of them")
+    columns = []
+    for name in golden.VARIANTS:
+        with variants.using(name):
+            columns.append(golden.digests())
+    lines = [" ".join([*(column[name] for column in columns), name]) for name in columns[0]]
+    golden.FILE.write_text(HEADER + "\n".join(lines) + "\n", "utf-8")
+    print(f"{len(lines)} results in {len(columns)} variants")
+
+
+if __name__ == "__main__":
+    main()
