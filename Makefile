@@ -35,7 +35,7 @@ help:
 	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
 	@echo 'make mutate      break the package on purpose, and see that the tests notice'
 	@echo 'make exhaustive  the error of exp, log1p, log and tanh on every float32'
-	@echo 'make bench       time and error of each loss beside its peers and a copy of the array'
+	@echo 'make bench       time and error of each loss, compared with peers and a copy of the array'
 	@echo 'make cliffs      time of each option, layout and type relative to the plain call'
 	@echo 'make docs        the documentation, in docs/_build/html'
 	@echo 'make lint        ruff, mypy --strict, cython-lint; the workflows: their schema, zizmor'
