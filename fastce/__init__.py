@@ -17,10 +17,12 @@ from fastce.losses import (
     SigmoidFocalLoss,
     SoftmaxCrossEntropy,
     SoftmaxFocalLoss,
+    SoftmaxKLDivergence,
     bce_with_logits,
     sigmoid_focal_loss,
     softmax_cross_entropy,
     softmax_focal_loss,
+    softmax_kl_divergence,
 )
 from fastce.softmax import TokenLogProbs, log_softmax, logsumexp, softmax, token_log_probs
 
@@ -29,6 +31,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "SoftmaxCrossEntropy",
     "SoftmaxFocalLoss",
+    "SoftmaxKLDivergence",
     "TokenLogProbs",
     "__version__",
     "bce_with_logits",
@@ -42,5 +45,6 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_focal_loss",
+    "softmax_kl_divergence",
     "token_log_probs",
 ]
