@@ -220,7 +220,7 @@ template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
 // e^x - 1.
 //   Lanes   float, double
 //   Range   from smallest_normal_exp to 88 (float) or 709 (double), NaN too
-//   Error   @@EXPM1@@
+//   Error   float 4.0 ULP, double 2.5 ULP (test_elementary): next to the least |x| whose k is not 0
 //   Source  that of `exp`
 template <class T> FASTCE_INLINE vec<T> expm1(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true, true);
@@ -228,7 +228,7 @@ template <class T> FASTCE_INLINE vec<T> expm1(vec<T> x) {
 // e^x - 1 - x, times the number by which y is more than e^x - 1.
 //   Lanes   float, double
 //   Range   |x| <= 1
-//   Error   @@LESS@@
+//   Error   with the error of expm1 in y: float 6.5 ULP, double 3.5 ULP (test_elementary)
 //   Source  tools/polynomials.py: y x (1/x - 1/y) for y = e^x - 1, where 1/x - 1/y is 1/2 less an odd function of x
 FASTCE_INLINE vec<float> inverse_expm1_polynomial(vec<float> z) {
     const vec<float> p01 = pair(0x1.55554ep-4f, -0x1.6bf88ap-10f, z);

@@ -52,6 +52,6 @@ def test_what_may_not_be_null(pair):
     assert call(None, *z.shape, *z.strides, at(t), *t.strides, *rest, ctypes.addressof(total)) == 4
     assert call(at(z), *z.shape, *z.strides, None, *t.strides, *rest, ctypes.addressof(total)) == 4
     assert call(at(z), *z.shape, *z.strides, at(t), *t.strides, *rest, None) == 4
-    assert call(at(z), 30, 17, 8, 3, at(t), *t.strides, *rest, ctypes.addressof(total)) == 4
+    assert call(at(z), 30, 17, 5, 3, at(t), *t.strides, *rest, ctypes.addressof(total)) == 4
     assert call(None, 0, 17, 8, 8, None, 8, 8, *rest, ctypes.addressof(total)) == OK
     assert total.value == 0.0
