@@ -46,7 +46,7 @@ def true_answer(problem: Problem) -> Answer:
     long = {k: np.longdouble(v) if isinstance(v, float) else v for k, v in cell.options.items()}
     value, gradient, _ = function(z, target, reduction="none", **long)
     magnitude = np.abs(gradient)
-    if cell.target == "probabilities" or cell.label_smoothing:
+    if cell.target in ("probabilities", "logits") or cell.label_smoothing:
         mass = target.sum(axis=cell.axis, keepdims=True) if cell.target == "probabilities" else 1
         p = reference.softmax(z, axis=cell.axis) * mass
         magnitude = np.maximum(p, p - gradient)  # the gradient is p − q

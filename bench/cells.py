@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Target = Literal["labels", "probabilities", "binary", "none"]
+Target = Literal["labels", "probabilities", "logits", "binary", "none"]
 Limit = Literal["copy", "multiply", "max"]
 
 
@@ -100,6 +100,8 @@ class Cell:
 
 
 CROSS_ENTROPY = "softmax_cross_entropy"
+DIVERGENCE = "softmax_kl_divergence"
+KL_PEERS = {"torch": 5, "torch.compile": 5, "JAX": 5}
 NEAR_A_COPY = {1: 1.6, 2: 1.2}  # at any thread count, against a copy on one
 ONE_READ = {1: 2.5, 2: 2.5}
 ELEMENTS = 2**22
@@ -119,6 +121,8 @@ CELLS = [
     Cell(CROSS_ENTROPY, (1024, 32000), label_smoothing=0.1),
     Cell(CROSS_ENTROPY, (8, 21, 256, 256), axis=1, ahead_of={"torch": 3, "JAX": 3}),
     Cell("softmax_focal_loss", (1024, 1000)),
+    Cell(DIVERGENCE, (8192, 1000), target="logits", ahead_of=KL_PEERS),
+    Cell(DIVERGENCE, (1024, 32000), target="logits", ahead_of=KL_PEERS),
     Cell("bce_with_logits", (1000,), target="binary", limit="multiply", microseconds=6),
     Cell(
         "bce_with_logits",

@@ -61,6 +61,9 @@ def make_problem(
     if cell.target == "probabilities":
         target = rng.standard_exponential(cell.shape, dtype=working)
         target /= target.sum(axis=cell.axis, keepdims=True)
+    if cell.target == "logits":  # of a teacher that is not far
+        target = logits + rng.standard_normal(cell.shape, dtype=working)
+        target = target.astype(floating_dtype(cell.dtype), copy=False)
     return Problem(
         cell, logits.astype(floating_dtype(cell.dtype), copy=False), target, reduction, threads
     )

@@ -16,9 +16,16 @@ from fastce.functions import (
     sigmoid_focal_loss,
     softmax_cross_entropy,
     softmax_focal_loss,
+    softmax_kl_divergence,
 )
 from fastce.linear import linear_cross_entropy
-from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
+from fastce.losses import (
+    BCEWithLogits,
+    SigmoidFocalLoss,
+    SoftmaxCrossEntropy,
+    SoftmaxFocalLoss,
+    SoftmaxKLDivergence,
+)
 from fastce.softmax import TokenLogProbs, log_softmax, logsumexp, softmax, token_log_probs
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "SoftmaxCrossEntropy",
     "SoftmaxFocalLoss",
+    "SoftmaxKLDivergence",
     "TokenLogProbs",
     "__version__",
     "bce_with_logits",
@@ -39,5 +47,6 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_focal_loss",
+    "softmax_kl_divergence",
     "token_log_probs",
 ]

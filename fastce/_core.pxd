@@ -67,6 +67,22 @@ cdef int softmax_focal_loss_float64(
     double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
     double* loss, double* total) noexcept nogil
 
+# `teacher` are logits of the teacher, rows x classes by strides of their own.
+
+cdef int softmax_kl_divergence_float32(
+    const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,
+    const float* teacher, Py_ssize_t teacher_row_stride, Py_ssize_t teacher_class_stride,
+    const float* sample_weight, double temperature,
+    double grad_scale, float* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    float* loss, double* total) noexcept nogil
+
+cdef int softmax_kl_divergence_float64(
+    const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,
+    const double* teacher, Py_ssize_t teacher_row_stride, Py_ssize_t teacher_class_stride,
+    const double* sample_weight, double temperature,
+    double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    double* loss, double* total) noexcept nogil
+
 # `sum` receives the sum of the weights of all rows that are not ignored, the denominator of the weighted mean.
 # The function also checks the labels. For focal loss, pass no class_weight: alpha belongs to the loss.
 

@@ -9,13 +9,20 @@ from typing import Any
 import numpy.typing as npt
 
 from fastce._call.loss import Array, Value, once
-from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
+from fastce.losses import (
+    BCEWithLogits,
+    SigmoidFocalLoss,
+    SoftmaxCrossEntropy,
+    SoftmaxFocalLoss,
+    SoftmaxKLDivergence,
+)
 
 __all__ = [
     "bce_with_logits",
     "sigmoid_focal_loss",
     "softmax_cross_entropy",
     "softmax_focal_loss",
+    "softmax_kl_divergence",
 ]
 
 
@@ -136,6 +143,63 @@ def softmax_focal_loss(
     0.0001 0.8978
     """
     return once(SoftmaxFocalLoss, locals())
+
+
+def softmax_kl_divergence(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    where: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
+    out: Any = None,
+    loss_out: Array | None = None,
+) -> tuple[Value, Array]:
+    """Return the divergence from a teacher's logits and its gradient with respect to the logits.
+
+    This is ``SoftmaxKLDivergence(options).value_and_grad(logits, target, arguments)``.
+
+    Parameters
+    ----------
+    logits, target : array_like
+        The student's logits and the teacher's; see `SoftmaxKLDivergence.value_and_grad`.
+    temperature, reduction, axis
+        See `SoftmaxKLDivergence`.
+    sample_weight, where, normalizer, grad_output, out, loss_out
+        See `SoftmaxKLDivergence.value_and_grad`.
+
+    Returns
+    -------
+    loss : float or array
+        In nats; an array if ``reduction="none"``.
+    grad : array
+        With the shape and dtype of the logits, unless `out` says otherwise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the class and its method raise them.
+
+    Examples
+    --------
+    The student agrees with its teacher about the first row.
+
+    >>> import numpy as np
+    >>> import fastce
+    >>> student = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    >>> teacher = np.array([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    >>> loss, grad = fastce.softmax_kl_divergence(student, teacher)
+    >>> round(loss, 6)
+    0.389683
+    >>> print(grad.round(3))
+    [[ 0.     0.     0.   ]
+     [-0.288  0.235  0.053]]
+    """
+    return once(SoftmaxKLDivergence, locals())
 
 
 def bce_with_logits(

@@ -17,7 +17,13 @@ import numpy.typing as npt
 from fastce._call import checks, elements, rows
 from fastce._call.loss import Array, Loss
 
-__all__ = ["BCEWithLogits", "SigmoidFocalLoss", "SoftmaxCrossEntropy", "SoftmaxFocalLoss"]
+__all__ = [
+    "BCEWithLogits",
+    "SigmoidFocalLoss",
+    "SoftmaxCrossEntropy",
+    "SoftmaxFocalLoss",
+    "SoftmaxKLDivergence",
+]
 
 
 class _SoftmaxLoss(Loss):
@@ -25,11 +31,12 @@ class _SoftmaxLoss(Loss):
 
     _family = staticmethod(rows.softmax_family)
     takes_probabilities: ClassVar[bool] = False
-    class_weight_name: ClassVar[str]
+    takes_logits: ClassVar[bool] = False  # for a target, and nothing else
+    class_weight_name: ClassVar[str] = ""  # none
 
     @property
     def class_weight(self) -> Array | None:
-        weight: Array | None = getattr(self, self.class_weight_name)
+        weight: Array | None = getattr(self, self.class_weight_name, None)
         return weight
 
 
@@ -227,6 +234,80 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             axis=self.axis,
             largest_factor=self.largest_factor,
             takes_probabilities=self.takes_probabilities,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SoftmaxKLDivergence(_SoftmaxLoss):
+    """KL divergence of a softmax from that of a teacher's logits: distillation.
+
+    For the teacher's logits t, which are the target, with T the temperature, p = softmax(t/T),
+    q = softmax(z/T) and δ_j = log p_j − log q_j::
+
+        loss = T²·Σ_j p_j (log p_j − log q_j) = T²·Σ_j p_j (δ_j + expm1(−δ_j))
+        grad = T·(q_j − p_j) = T·p_j·expm1(−δ_j)
+        hess = q_j (1 − q_j)
+
+    T² keeps the gradients of one size over temperatures. The loss is never negative, and exact
+    where p and q are nearly equal: it is a sum of terms ≥ 0, δ_j comes from the differences of the
+    logits, and no two probabilities are subtracted. The teacher has no gradient.
+
+    A class whose logit is −inf in both counts 0; one that the student alone excludes makes the loss
+    +inf, with a finite gradient; one that the teacher alone excludes costs nothing special. A row
+    that has no softmax in either (NaN, +inf, or −inf alone) is NaN.
+
+    Parameters
+    ----------
+    temperature : float > 0, default 1.0
+        Divides the logits of both.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight.
+    axis : int, default -1
+        The axis of the classes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of the wrong type, or out of range.
+
+    References
+    ----------
+    G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> kl = fastce.SoftmaxKLDivergence(temperature=2.0, reduction="none")
+    >>> student = np.array([[2.0, 0.0, -1.0], [1.0, 1.0, 1.0]])
+    >>> teacher = np.array([[2.0, 1e-9, -1.0], [3.0, 1.0, 1.0]])
+    >>> loss, grad = kl.value_and_grad(student, teacher)
+    >>> print(loss)
+    [8.49...e-20 4.54...e-01]
+    """
+
+    temperature: float = 1.0
+    reduction: str = "mean"
+    axis: int = -1
+
+    takes_logits = True
+
+    def __post_init__(self) -> None:
+        self._keep(
+            temperature=checks.number("temperature", self.temperature, above=0),
+            reduction=checks.reduction(self.reduction),
+            axis=checks.axis(self.axis),
+        )
+        # What multiplies the derivatives: see `largest_factor`.
+        self.__dict__["largest_factor"] = self.temperature
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SoftmaxKernel(
+            "kl_divergence",
+            temperature=self.temperature,
+            reduction=self.reduction,
+            axis=self.axis,
+            largest_factor=self.largest_factor,
         )
 
 

@@ -16,6 +16,7 @@ References
 Label smoothing: C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
 CVPR 2016. Focal loss: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
 z-loss: A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 2023.
+Distillation: G. Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_focal_loss",
+    "softmax_kl_divergence",
     "token_log_probs",
 ]
 
@@ -308,6 +310,75 @@ def softmax_focal_loss(
     r = np.where(one_hot, 1, np.where(sm.p == 0, 0, sm.p / q))
     p_b_q2 = modulation * q * gamma * (p_log_p + 2 * p - (gamma - 1) * p * ratio)
     hess = p_b_q2 * r**2 - a * sm.p * sm.one_minus_p
+
+    value, grad, hess = _reduce(
+        loss,
+        np.where(kept, grad, 0),
+        np.where(kept, hess, 0),
+        used=used,
+        sample_weight=sample_weight,
+        class_weight=1,
+        reduction=reduction,
+        normalizer=normalizer,
+        grad_output=grad_output,
+    )
+    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+
+
+def _divergence_term(delta: Array) -> Array:
+    """Compute δ + exp(−δ) − 1 for |δ| < 1, where the sum cancels, by its power series."""
+    power = delta * delta / 2
+    total = np.zeros_like(delta)
+    for k in range(3, 27):
+        total = total + power
+        power = power * -delta / k
+    return total
+
+
+@np.errstate(all="ignore")
+def softmax_kl_divergence(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    where: npt.ArrayLike | None = None,
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
+) -> Result:
+    """KL divergence of the softmax of logits z from that of a teacher's logits t, `target`.
+
+    With T the temperature, p = softmax(t/T), q = softmax(z/T) and δ_j = log p_j − log q_j,
+
+        ℓ         = T² Σ_j p_j δ_j = T² Σ_j p_j (δ_j + expm1(−δ_j))
+        ∂ℓ/∂z_j   = T (q_j − p_j) = T p_j expm1(−δ_j)
+        ∂²ℓ/∂z_j² = q_j (1−q_j)
+
+    The second form of the loss adds Σ q − Σ p = 0, and has no negative term. From an estimate D of
+    lse(t/T) − lse(z/T), and d_j = (t_j − z_j)/T, the exact difference is
+    D − log1p(Σ_j p_j expm1(D − d_j)): no digit is lost where p and q are nearly equal.
+    """
+    z, t, kept, used = _rows(logits, np.asarray(target, _to_real(logits).dtype), where, 0, axis)
+    z, t = np.where(kept, z, -np.inf), np.where(kept, t, -np.inf)
+    student, teacher = _softmax_of(z / temperature), _softmax_of(t / temperature)
+    p, q = teacher.p, student.p
+
+    estimate = teacher.log_sum_exp - student.log_sum_exp
+    delta = np.where((p > 0) & (q > 0), (t - z) / temperature - estimate, np.inf)
+    near = (np.abs(delta) < 1) & (np.abs(estimate) < 1e6)  # beyond, rounding leaves nothing of δ
+    change = np.where(near, p * np.expm1(np.where(near, -delta, 0)), q - p)
+    delta = delta + np.log1p(np.sum(change, axis=-1, keepdims=True))
+    change = np.where(near, p * np.expm1(np.where(near, -delta, 0)), q - p)
+
+    far = _times(p, teacher.surprise * -1 + student.surprise) + change
+    terms = np.where(near, p * _divergence_term(np.where(near, delta, 0)), far)
+    terms = np.where(np.isneginf(z) & (t > -np.inf), np.inf, terms)  # however small p is
+    has_softmax = np.isfinite(student.log_sum_exp) & np.isfinite(teacher.log_sum_exp)
+    loss = np.where(has_softmax[..., 0], temperature**2 * np.sum(terms, axis=-1), np.nan)
+    grad = np.where(has_softmax, temperature * change, np.nan)
+    hess = np.where(has_softmax, q * student.one_minus_p, np.nan)
 
     value, grad, hess = _reduce(
         loss,

@@ -91,6 +91,18 @@ def exact_softmax_focal(*, gamma, alpha=1, where=(True,) * 4):
     return f
 
 
+def exact_divergence(teacher, temperature, where):
+    def softmax(z):
+        exps = [mpmath.exp(x / temperature) if k else 0 for x, k in zip(z, where, strict=True)]
+        return [x / sum(exps) for x in exps]
+
+    def f(z):
+        pairs = zip(softmax(teacher), softmax(z), strict=True)
+        return temperature**2 * sum(p * mpmath.log(p / q) for p, q in pairs if p)
+
+    return f
+
+
 def exact_bce(y, *, pos_weight=1, label_smoothing=0):
     smoothing = mpmath.mpf(label_smoothing)
     y = y * (1 - smoothing) + smoothing / 2
@@ -146,6 +158,20 @@ def test_cross_entropy_of_a_label(options, row):
     # Where nothing cancels every digit is right, down to tails of 1e-26.
     atol = 1e-15 if options.keys() - {"weight", "where"} else 0
     assert_equals(reference.softmax_cross_entropy, z, 0, exact, 1e-13, atol, **options)
+
+
+@pytest.mark.parametrize("row", ["ordinary", "leads by 25"])
+@pytest.mark.parametrize("noise", [1e-6, 0.1, 30.0])
+@pytest.mark.parametrize(("temperature", "where"), [(1.0, [True] * 4), (2.5, KEPT)])
+def test_divergence(temperature, where, noise, row):
+    z = ROWS[row]
+    teacher = [x + noise * step for x, step in zip(z, (0.5, -1.0, 0.25, 1.5), strict=True)]
+    f = exact_divergence([mpmath.mpf(x) for x in teacher], mpmath.mpf(temperature), where)
+    exact = derivatives(f, [mpmath.mpf(x) for x in z])
+    # What rounding takes from t - z is in all of it.
+    options = {"temperature": temperature, "where": where}
+    rtol = 1e-12 + 1e-14 / noise
+    assert_equals(reference.softmax_kl_divergence, z, teacher, exact, rtol, **options)
 
 
 @pytest.mark.parametrize("row", ROWS)

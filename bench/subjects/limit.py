@@ -12,6 +12,7 @@ from bench.subjects import LIMIT, Run, subject
     LIMIT,
     "softmax_cross_entropy",
     "softmax_focal_loss",
+    "softmax_kl_divergence",
     "bce_with_logits",
     "sigmoid_focal_loss",
     "softmax",

@@ -16,6 +16,7 @@ FASTCE, FASTCE_NEW_ARRAY = OURS
 LOSSES = {
     "softmax_cross_entropy": fastce.SoftmaxCrossEntropy,
     "softmax_focal_loss": fastce.SoftmaxFocalLoss,
+    "softmax_kl_divergence": fastce.SoftmaxKLDivergence,
     "bce_with_logits": fastce.BCEWithLogits,
     "sigmoid_focal_loss": fastce.SigmoidFocalLoss,
 }

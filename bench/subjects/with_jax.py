@@ -11,7 +11,13 @@ from bench.problems import Problem
 from bench.subjects import Run, subject
 
 JAX = "JAX"
-LOSSES = ("softmax_cross_entropy", "softmax_focal_loss", "bce_with_logits", "sigmoid_focal_loss")
+LOSSES = (
+    "softmax_cross_entropy",
+    "softmax_focal_loss",
+    "softmax_kl_divergence",
+    "bce_with_logits",
+    "sigmoid_focal_loss",
+)
 
 
 def _losses(problem: Problem) -> Any:
@@ -35,6 +41,10 @@ def _losses(problem: Problem) -> Any:
         ce = cross_entropy(z, y)
         return (1 - jnp.exp(-ce)) ** gamma * ce
 
+    def divergence(z: Any, t: Any) -> Any:
+        log_p = jax.nn.log_softmax(t, axis)
+        return (jnp.exp(log_p) * (log_p - jax.nn.log_softmax(z, axis))).sum(axis)
+
     def bce(z: Any, y: Any) -> Any:
         return -y * jax.nn.log_sigmoid(z) - (1 - y) * jax.nn.log_sigmoid(-z)
 
@@ -44,9 +54,8 @@ def _losses(problem: Problem) -> Any:
         losses = (1 - p_t) ** gamma * bce(z, y)
         return losses if alpha is None else losses * (alpha * y + (1 - alpha) * (1 - y))
 
-    return dict(zip(LOSSES, (cross_entropy, softmax_focal, bce, sigmoid_focal), strict=True))[
-        cell.operation
-    ]
+    formulas = (cross_entropy, softmax_focal, divergence, bce, sigmoid_focal)
+    return dict(zip(LOSSES, formulas, strict=True))[cell.operation]
 
 
 def _arrays(problem: Problem) -> tuple[Any, Any]:

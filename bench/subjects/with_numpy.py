@@ -74,6 +74,18 @@ def softmax_focal_loss(problem: Problem) -> Run:
     return run
 
 
+@subject(NUMPY, "softmax_kl_divergence")
+def softmax_kl_divergence(problem: Problem) -> Run:
+    z, t = problem.logits, problem.target
+
+    def run() -> Any:
+        log_q, log_p = _log_softmax(z, -1), _log_softmax(t, -1)
+        p = np.exp(log_p)
+        return reduced(problem, (p * (log_p - log_q)).sum(axis=-1), np.exp(log_q) - p)
+
+    return run
+
+
 @subject(NUMPY, "bce_with_logits")
 def bce_with_logits(problem: Problem) -> Run:
     z, y = problem.logits, problem.target

@@ -13,7 +13,13 @@ from bench.problems import Problem
 from bench.subjects import Run, not_16_bit, subject
 
 TORCH, COMPILED = "torch", "torch.compile"
-LOSSES = ("softmax_cross_entropy", "softmax_focal_loss", "bce_with_logits", "sigmoid_focal_loss")
+LOSSES = (
+    "softmax_cross_entropy",
+    "softmax_focal_loss",
+    "softmax_kl_divergence",
+    "bce_with_logits",
+    "sigmoid_focal_loss",
+)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -37,6 +43,11 @@ def _formula(problem: Problem) -> Any:
         ce = F.cross_entropy(z, y, reduction="none")
         return reduce((1 - torch.exp(-ce)) ** gamma * ce)
 
+    def divergence(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        log_q, log_p = torch.log_softmax(z, -1), torch.log_softmax(t, -1)
+        losses = F.kl_div(log_q, log_p, reduction="none", log_target=True)
+        return losses.sum() / len(z) if reduction == "mean" else losses.sum(-1)
+
     def bce(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.binary_cross_entropy_with_logits(z, y, reduction=reduction)
 
@@ -48,9 +59,8 @@ def _formula(problem: Problem) -> Any:
             losses = losses * (alpha * y + (1 - alpha) * (1 - y))
         return reduce(losses)
 
-    return dict(zip(LOSSES, (cross_entropy, softmax_focal, bce, sigmoid_focal), strict=True))[
-        cell.operation
-    ]
+    formulas = (cross_entropy, softmax_focal, divergence, bce, sigmoid_focal)
+    return dict(zip(LOSSES, formulas, strict=True))[cell.operation]
 
 
 def _run(problem: Problem, formula: Any) -> Run:

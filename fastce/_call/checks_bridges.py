@@ -25,7 +25,7 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
 
 
 def softmax_loss(loss: Any) -> None:
-    if not hasattr(loss, "class_weight_name"):
+    if not getattr(loss, "class_weight_name", ""):
         raise TypeError(f"loss must be SoftmaxCrossEntropy or SoftmaxFocalLoss, got {loss!r}")
 
 
@@ -378,6 +378,6 @@ def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
 def dask_target(is_labels: bool, is_split: bool) -> None:
     if is_split and not is_labels:
         raise ValueError(
-            "a target of probabilities, or one-hot, needs chunks of whole rows:"
+            "target: probabilities, one-hot rows and a teacher's logits need chunks of whole rows:"
             " rechunk the class axis of the logits to -1"
         )

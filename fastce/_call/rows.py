@@ -15,7 +15,7 @@ def softmax_family(
     """Evaluate a loss whose samples are rows, with its classes along ``loss.axis``, or raise."""
     z = checks.logits(logits)
     axis = checks.class_axis(z, loss.axis)
-    y, _ = checks.softmax_target(target, z, axis, probabilities=loss.takes_probabilities)
+    y, _ = checks.target_of_rows(loss, target, z, axis)
     shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     weight = checks.sample_weight(call.sample_weight, shape)

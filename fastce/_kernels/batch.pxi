@@ -21,6 +21,7 @@ cdef enum:  # which loss of the softmax family
     FOCAL = 1
     LOG_SUM_EXP = 2  # its gradient is softmax
     LOG_SOFTMAX = 3  # written where the others write a gradient
+    DIVERGENCE = 4   # of the logits that lie where others have probabilities
 
 # How many rows are finished together. They fill the vectors of every instruction set several times, so that the
 # logarithms of one vector need not wait for those of another, and each stage is called less often. Twice as many gain
@@ -62,6 +63,7 @@ cdef struct Batch:
     double label_smoothing
     double z_loss
     double gamma
+    double temperature
     double logit_scale
     double softcap            # 0: none
     const double* class_weight  # weight or alpha, NULL for ones

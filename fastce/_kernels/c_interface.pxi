@@ -179,6 +179,66 @@ cdef int sum_label_weights(
     return set_hard_labels(&batch, labels, rows, classes, ignores, ignore_index, class_weight,
                            sample_weight, sizeof(real), sum)
 
+cdef int run_teacher(
+        Batch* batch, const real* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
+        Py_ssize_t class_stride, const real* sample_weight, double temperature, double grad_scale, real* grad,
+        Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride, real* loss, double* total) noexcept nogil:
+    # A batch whose teacher is set.
+    cdef Py_ssize_t size = sizeof(real)
+    cdef double sum = 0.0
+    cdef int status
+    if (rows < 0 or classes < 1 or total == NULL or (rows > 0 and (logits == NULL or batch.probabilities.data == NULL))
+            or not isfinite(grad_scale) or not isfinite(temperature) or not temperature > 0.0):
+        return BAD_ARGUMENT
+    if set_rows(&batch.logits, logits, size, rows, classes, row_stride, class_stride) != OK:
+        return BAD_ARGUMENT
+    if grad != NULL:
+        if set_rows(&batch.grad, grad, size, rows, classes, grad_row_stride, grad_class_stride) != OK:
+            return BAD_ARGUMENT
+    batch.kind = DIVERGENCE
+    batch.logit_scale = 1.0
+    batch.temperature = temperature
+    batch.classes = classes
+    batch.scale = grad_scale
+    batch.sample_weight.data = <char*> sample_weight
+    batch.sample_weight.storage = native_storage(<real> 0)
+    batch.sample_weight.stride = size
+    batch.loss = <char*> loss
+    status = run_softmax(batch, 0, rows, real is double, &sum)
+    if status == OK:
+        total[0] = sum if loss == NULL else sum_of(<const real*> loss, rows)
+    return status
+
+
+cdef api int softmax_kl_divergence_float32(
+        const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,
+        const float* teacher, Py_ssize_t teacher_row_stride, Py_ssize_t teacher_class_stride,
+        const float* sample_weight, double temperature,
+        double grad_scale, float* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+        float* loss, double* total) noexcept nogil:
+    cdef Batch batch
+    memset(&batch, 0, sizeof(batch))
+    if set_rows(&batch.probabilities, teacher, sizeof(float), rows, classes, teacher_row_stride,
+                teacher_class_stride) != OK:
+        return BAD_ARGUMENT
+    return run_teacher(&batch, logits, rows, classes, row_stride, class_stride, sample_weight, temperature,
+                       grad_scale, grad, grad_row_stride, grad_class_stride, loss, total)
+
+
+cdef api int softmax_kl_divergence_float64(
+        const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,
+        const double* teacher, Py_ssize_t teacher_row_stride, Py_ssize_t teacher_class_stride,
+        const double* sample_weight, double temperature,
+        double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+        double* loss, double* total) noexcept nogil:
+    cdef Batch batch
+    memset(&batch, 0, sizeof(batch))
+    if set_rows(&batch.probabilities, teacher, sizeof(double), rows, classes, teacher_row_stride,
+                teacher_class_stride) != OK:
+        return BAD_ARGUMENT
+    return run_teacher(&batch, logits, rows, classes, row_stride, class_stride, sample_weight, temperature,
+                       grad_scale, grad, grad_row_stride, grad_class_stride, loss, total)
+
 
 cdef api int sum_label_weights_float32(
         const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,

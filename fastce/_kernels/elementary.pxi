@@ -2,10 +2,11 @@
 # Needs passes.pxi, arrays.pxi.
 
 def elementary(str name, cnp.ndarray x):
-    """Return exp, log1p, log, tanh or exp_in_safe_range of a contiguous float32 or float64 array."""
+    """Return exp, log1p, log, tanh, exp_in_safe_range, expm1 or expm1_less_argument of a contiguous float32 or float64 array."""
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
-    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range").index(name)
+    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1",
+                                "expm1_less_argument").index(name)
     if storage_of(x) == FLOAT64:
         apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
     else:
@@ -32,8 +33,12 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
             x_i = log(x_i)
         elif function == 3:
             x_i = tanh_of(x_i)
-        else:
+        elif function == 4:
             x_i = exp_in_safe_range(x_i)
+        elif function == 5:
+            x_i = expm1(x_i)
+        else:
+            x_i = expm1_less_argument(x_i, expm1(x_i))
         if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:

@@ -1,5 +1,5 @@
 # A batch of a softmax loss, from the plan on: what the entries call.
-# Needs block.pxi.
+# Needs block.pxi, divergence.pxi.
 
 cdef void spread_smoothing(const Batch* batch, Py_ssize_t classes, real* soft_weight) noexcept nogil:
     # What label smoothing gives each class.
@@ -12,6 +12,8 @@ cdef void spread_smoothing(const Batch* batch, Py_ssize_t classes, real* soft_we
 cdef int run_planned(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag,
                      double* total) noexcept nogil:
     cdef int plan = plan_of_batch(batch, tag)
+    if batch.kind == DIVERGENCE:
+        return run_divergence(batch, start, stop, tag, total)
     return run_blocks(batch, start, stop, plan, tag, total)
 
 

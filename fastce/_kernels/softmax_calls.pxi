@@ -62,7 +62,7 @@ cdef class SoftmaxKernel(SoftmaxOptions):
             if checked:
                 run.raise_bad_label()
             return False
-        if not run.has_labels():
+        if not run.has_labels() and run.batch.kind != DIVERGENCE:
             target = run.arrays[1]
             position = first_bad_probability(target, sample_weight, run.axis)
             if position >= 0 and checked:

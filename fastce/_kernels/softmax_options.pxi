@@ -2,7 +2,7 @@
 # Needs softmax.pxi, entries.pxi.
 
 KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
-         "log_softmax": LOG_SOFTMAX}
+         "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
 
 
 cdef class SoftmaxOptions:
@@ -18,13 +18,15 @@ cdef class SoftmaxOptions:
     #                            used; replaced, never changed, and under this kernel's lock
 
     def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
-                 double z_loss=0.0, double gamma=0.0, double logit_scale=1.0, double softcap=0.0,
-                 str reduction="none", int axis=-1, double largest_factor=1.0, bint takes_probabilities=False):
+                 double z_loss=0.0, double gamma=0.0, double temperature=1.0, double logit_scale=1.0,
+                 double softcap=0.0, str reduction="none", int axis=-1, double largest_factor=1.0,
+                 bint takes_probabilities=False):
         memset(&self.options, 0, sizeof(self.options))
         self.options.kind = KINDS[kind]
         self.options.label_smoothing = label_smoothing
         self.options.z_loss = z_loss
         self.options.gamma = gamma
+        self.options.temperature = temperature
         self.options.logit_scale = logit_scale
         self.options.softcap = softcap
         self.options.labels.ignores = ignore_index is not None

@@ -98,12 +98,15 @@ cdef class SoftmaxRun:
         return self.take_matrix(LOGITS, z)
 
     cdef bint take_target(self, object target) except -1:
-        # Labels; or probabilities, which are placed when the precision is known.
+        # Labels; or probabilities or a teacher's logits, which are placed when the precision is known.
         cdef cnp.ndarray y
         target = as_array(target)
         if target is None:
             return False
         y = target
+        if self.batch.kind == DIVERGENCE:
+            self.arrays.append(y)
+            return have_one_shape(y, <cnp.ndarray> self.arrays[0]) and known_storage(y) != NO_STORAGE
         if cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and self.has_shape_of_rows(y):
             return self.take_vector(LABELS, y)
         if not (self.kernel.takes_probabilities and have_one_shape(y, <cnp.ndarray> self.arrays[0])):
@@ -249,7 +252,8 @@ cdef class SoftmaxRun:
         return 0
 
     cdef int choose_precision(self) except -1:
-        # float64 where factors may leave the range of float32, or the scale takes a logit out of it.
+        # float64 where factors may leave the range of float32, the scale takes a logit out of it, or a teacher has
+        # logits of float64.
         cdef double factor = 1.0
         if self.double_precision:
             return 0
@@ -257,9 +261,12 @@ cdef class SoftmaxRun:
         if self.batch.grad_output.storage == FLOAT64:
             factor = self.largest(GRAD_OUTPUT)
         if (leaves_float32(self.batch.scale, self.largest_weight, self.kernel.largest_factor, factor)
-                or self.scale_overflows()):
+                or self.scale_overflows() or self.has_wide_teacher()):
             self.use_double_precision()
         return 0
+
+    cdef bint has_wide_teacher(self):
+        return self.batch.kind == DIVERGENCE and cnp.PyArray_ITEMSIZE(<cnp.ndarray> self.arrays[1]) == 8
 
     cdef int weigh_part(self, Py_ssize_t start, Py_ssize_t stop, WeightSum* sum, Py_ssize_t* position) noexcept nogil:
         # Checks labels, and adds up the weights of their rows, with the rounding errors beside the sum.

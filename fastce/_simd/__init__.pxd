@@ -26,6 +26,11 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         vec[double] rounded_sum()     # of double alone
         vec[double] rounding_error()
 
+    cdef cppclass folded_sum[T]:
+        folded_sum()
+        void add(vec[T])
+        double total()
+
     cdef cppclass bits_watch[T]:
         bits_watch()
         void see(vec[T])
@@ -104,6 +109,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
 
     vec[T] exp[T](vec[T])
     vec[T] normal_exp[T](vec[T])
+    vec[T] expm1[T](vec[T])
+    vec[T] expm1_less_argument[T](vec[T], vec[T])
     T smallest_normal_exp[T](T)
     vec[T] exp_in_safe_range[T](vec[T])
     double safe_range_unit[T](T)

@@ -270,6 +270,18 @@ public:
     FASTCE_INLINE vec<double> rounding_error() const { return error; }
 };
 
+// Running sums of what has been added up over a few vectors: in double, float vectors folded to half as many lanes.
+template <class T> class folded_sum;
+template <> class folded_sum<float> {
+    vec<double> sum;
+
+public:
+    FASTCE_INLINE folded_sum() : sum(0.0) {}
+    FASTCE_INLINE void add(vec<float> x) { sum = sum + folded(x); }
+    FASTCE_INLINE double total() const { return reduce_add(sum); }
+};
+template <> class folded_sum<double> : public wide_sum<double> {};
+
 // Watches numbers of one sign, at one operation a vector, for one that is farther from 0 than a limit of
 // that sign: as unsigned integers they grow with their distance, NaN beyond all. Numbers of the other sign
 // are below the limit where it is negative, and beyond it (-0.0 too) where it is positive.

@@ -15,7 +15,13 @@ import numpy as np
 from fastce._call import checks, checks_bridges
 from fastce._call.arguments import working_type
 from fastce.dask import _tasks as tasks
-from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
+from fastce.losses import (
+    BCEWithLogits,
+    SigmoidFocalLoss,
+    SoftmaxCrossEntropy,
+    SoftmaxFocalLoss,
+    SoftmaxKLDivergence,
+)
 
 try:
     import dask.array as da
@@ -24,7 +30,13 @@ except ImportError as error:
     checks_bridges.missing_host("dask.array", "dask", error)
 
 DaskArray = Any  # dask is not typed
-LOSSES = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
+LOSSES = (
+    SoftmaxCrossEntropy,
+    SoftmaxFocalLoss,
+    SoftmaxKLDivergence,
+    BCEWithLogits,
+    SigmoidFocalLoss,
+)
 Argument = tuple[Any, Any]  # of a layer: an array and its axes, or a constant and None
 
 
@@ -63,12 +75,13 @@ class Graph:
         self.option: str | None = None
         self.value_of_option: Argument = (None, None)
         if self.is_softmax:
-            probabilities = probabilities and loss.takes_probabilities
             self.axis = checks.class_axis(z, loss.axis)
             self.rows = self.axes[: self.axis] + self.axes[self.axis + 1 :]
-            _, self.has_labels = checks.softmax_target(
-                _stand_in(target), z, self.axis, probabilities=probabilities
-            )
+            if probabilities:
+                _, self.has_labels = checks.target_of_rows(loss, _stand_in(target), z, self.axis)
+            else:
+                checks.softmax_target(_stand_in(target), z, self.axis, probabilities=False)
+                self.has_labels = True
             checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[self.axis])
             self.is_split = logits.numblocks[self.axis] > 1
             checks_bridges.dask_target(self.has_labels, self.is_split)

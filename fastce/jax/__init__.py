@@ -263,7 +263,7 @@ def _check(
     shape = z.shape
     if hasattr(loss, "axis"):
         axis = checks.class_axis(z, loss.axis)
-        checks.softmax_target(_outline(target), z, axis, probabilities=loss.takes_probabilities)
+        checks.target_of_rows(loss, _outline(target), z, axis)
         checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[axis])
         shape = shape[:axis] + shape[axis + 1 :]
     else:

@@ -27,6 +27,7 @@ except ImportError as error:
     checks_bridges.missing_host("torch", "torch", error)
 
 from fastce.torch import _operators as operators
+from fastce.torch._divergence import kl_divergence
 
 __all__ = [
     "BCEWithLogitsLoss",
@@ -35,6 +36,7 @@ __all__ = [
     "SoftmaxFocalLoss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "kl_divergence",
     "sigmoid_focal_loss",
     "softmax_focal_loss",
 ]

@@ -406,6 +406,9 @@ softmax_cross_entropy = _operator(
 softmax_focal_loss = _operator(
     "softmax_focal_loss", losses.SoftmaxFocalLoss, "alpha", "gamma ignore_index reduction"
 )
+softmax_kl_divergence = _operator(
+    "softmax_kl_divergence", losses.SoftmaxKLDivergence, "", "temperature reduction"
+)
 bce_with_logits = _operator(
     "bce_with_logits", losses.BCEWithLogits, "weight pos_weight", "reduction"
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from batches import on_grid
 from bounds import assert_within, tolerances, working
-from cases import CASES, DTYPES, SOFTMAX
+from cases import CASES, DTYPES
 
 import fastce
 
@@ -29,10 +29,10 @@ def chunkings(c, batch):
     thirds = tuple(-(-size // 3) for size in shape)
     yield "whole", shape
     rows = list(thirds)
-    if c.loss in SOFTMAX:
+    if c.is_softmax:
         rows[c.axis] = shape[c.axis]
     yield "samples", tuple(rows)
-    if c.loss in SOFTMAX and np.ndim(batch.target) < len(shape):
+    if c.is_softmax and np.ndim(batch.target) < len(shape):
         classes = list(shape)
         classes[c.axis] = thirds[c.axis]
         yield "classes", tuple(classes)

@@ -41,6 +41,7 @@ def test_value_and_gradient_are_jaxs(batch):
 LOSSES = [
     fastce.SoftmaxCrossEntropy(label_smoothing=0.1, z_loss=0.01, softcap=3.0, weight=np.arange(7)),
     fastce.SoftmaxFocalLoss(gamma=1.5),
+    fastce.SoftmaxKLDivergence(temperature=2.0),
     fastce.BCEWithLogits(pos_weight=np.arange(1.0, 8.0)),
     fastce.SigmoidFocalLoss(),
 ]
@@ -51,6 +52,8 @@ def with_reduction(loss, reduction):
 
 
 def target_for(loss, rng):
+    if isinstance(loss, fastce.SoftmaxKLDivergence):
+        return jnp.asarray(rng.normal(size=(12, 7)).astype(np.float32))
     if hasattr(loss, "axis"):
         return jnp.asarray(rng.integers(0, 7, 12))
     return jnp.asarray(rng.integers(0, 2, (12, 7)).astype(np.float32))

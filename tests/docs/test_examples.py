@@ -186,10 +186,20 @@ def check_linear_cross_entropy(printed, tmp_path):
     assert float(memory) < 80 < logits < float(whole_memory)
 
 
+def check_distil_digits(printed, directory):
+    teacher, labels, logits = (float(x) for x in re.findall(r": ([\d.]+)%", printed))
+    assert teacher >= 97
+    assert logits >= 95
+    assert logits > labels + 2  # the teacher has seen more labels than the student
+    picture = Path(re.search(r"^picture of both: (.+)$", printed, re.M).group(1))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 CHECKS = {
     "boosting_on_dask.py": check_boosting_on_dask,
     "ctypes_caller.py": check_ctypes_caller,
     "digits.py": check_digits,
+    "distil_digits.py": check_distil_digits,
     "evaluate_logits.py": check_evaluate_logits,
     "lightgbm_multiclass.py": check_lightgbm_multiclass,
     "linear_cross_entropy.py": check_linear_cross_entropy,

@@ -31,6 +31,8 @@ WORST_ULP = {
     ("tanh", np.float32): 1.7,
     ("tanh", np.float64): 1.6,
 }
+EXPM1_ULP = {np.float32: 4.0, np.float64: 2.5}
+EXPM1_LESS_ARGUMENT_ULP = {np.float32: 6.5, np.float64: 3.5}
 LARGEST_EXPONENT = {np.float32: 88.0, np.float64: 709.0}
 
 
@@ -98,6 +100,19 @@ def samples(name, dtype, rng):
 def test_worst_error(isa, name, dtype, rng):
     x = samples(name, dtype, rng)
     assert ulps(elementary(name, x), truth(name, x), dtype) <= WORST_ULP[name, dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expm1(isa, dtype, rng):
+    lowest = {np.float32: -87.0, np.float64: -708.0}[dtype]
+    x = samples("exp", dtype, rng).clip(lowest)
+    assert ulps(elementary("expm1", x), truth("expm1", x), dtype) <= EXPM1_ULP[dtype]
+    # Where the difference of the truth keeps enough digits.
+    least = {np.float32: 1e-4, np.float64: 1e-2}[dtype]
+    x = x[(np.abs(x) >= least) & (np.abs(x) <= 1)]
+    difference = truth("expm1", x) - x
+    error = ulps(elementary("expm1_less_argument", x), difference, dtype)
+    assert error <= EXPM1_LESS_ARGUMENT_ULP[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

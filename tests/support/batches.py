@@ -33,6 +33,11 @@ def equal(rng, shape):
     return np.full(shape, 0.75)
 
 
+def some_excluded(rng, shape):
+    """The same classes of all rows are -inf."""
+    return np.where(np.arange(shape[-1]) % 5 == 2, -np.inf, on_grid(rng, shape))
+
+
 # Targets ------------------------------------------------------------------------------------------
 
 
@@ -90,6 +95,35 @@ def one_hot_booleans(rng, logits, axis):
     return one_hot_labels(rng, logits, axis).astype(bool)
 
 
+def teacher(rng, logits, axis):
+    """Logits on the grid, of their own."""
+    return on_grid(rng, logits.shape)
+
+
+def near(noise, offset=0.0):
+    """The student's own logits but for noise, and an offset of all classes."""
+
+    def make(rng, logits, axis):
+        return logits + noise * rng.normal(size=logits.shape) + offset
+
+    return make
+
+
+def confident_teacher(rng, logits, axis):
+    """Leads by 10 to 60, in half of the rows by the student's class."""
+    other = confident(rng, logits.shape)
+    return np.where(rng.random((len(logits), 1)) < 0.5, other, logits - np.round(logits / 2))
+
+
+def far_apart_teacher(rng, logits, axis):
+    return far_apart(rng, logits.shape)
+
+
+def excluding(rng, logits, axis):
+    """The student's excluded classes, too."""
+    return np.where(np.isneginf(logits), -np.inf, on_grid(rng, logits.shape))
+
+
 def hard(rng, logits, axis):
     return rng.integers(2, size=logits.shape).astype(float)
 
@@ -141,6 +175,12 @@ def class_mask(rng, logits, target, axis):
     """Leaves in the target, or all classes that it gives mass."""
     mass = target if target.shape == logits.shape else one_hot(target, logits, axis)
     return (rng.random(logits.shape) < 0.6) | (mass > 0)
+
+
+def some_classes(rng, logits, target, axis):
+    """Leaves in one class at least."""
+    first = np.moveaxis(np.arange(logits.shape[axis]) + 0 * np.moveaxis(logits, axis, -1), -1, axis)
+    return (rng.random(logits.shape) < 0.6) | (first == 0)
 
 
 def element_mask(rng, logits, target, axis):

@@ -101,6 +101,7 @@ def tolerances(case: Case, batch: Batch):
     terms = {
         "SoftmaxCrossEntropy": _cross_entropy_terms,
         "SoftmaxFocalLoss": _softmax_focal_terms,
+        "SoftmaxKLDivergence": _divergence_terms,
         "BCEWithLogits": _bce_terms,
         "SigmoidFocalLoss": _sigmoid_focal_terms,
     }[case.loss]
@@ -191,6 +192,34 @@ def _softmax_focal_terms(batch, options, axis):
     b = modulation * q * gamma * (p * surprise + 2 * p + abs(gamma - 1) * p * ratio)
     hess = b * r**2 + a * sm.p * sm.one_minus_p
     return (modulation * surprise)[..., 0], grad, hess, 1, used
+
+
+def _divergence_terms(batch, options, axis):
+    """Of δ = log p − log q, which sums up a difference of logits and the logarithm of a sum."""
+    temperature = options.get("temperature", 1.0)
+    wide = batch.logits.astype(np.longdouble)
+    z, t, kept, used = reference._rows(wide, batch.target, batch.call.get("where"), -100, axis)
+    z, t = np.where(kept, z, -np.inf), np.where(kept, t, -np.inf)
+    student = reference._softmax_of(z / temperature)
+    teacher = reference._softmax_of(t / temperature)
+    p, q = teacher.p, student.p
+    row = {"reduction": "none", "where": batch.call.get("where"), "axis": axis}
+    target = np.asarray(batch.target, np.longdouble)
+    loss, grad, _ = reference.softmax_kl_divergence(wide, target, temperature=temperature, **row)
+    change = np.abs(np.moveaxis(grad, axis, -1)) / temperature
+
+    exact = temperature == 1
+    of_student = 1 + _error_of_exponentials(z / temperature, kept, exact)
+    of_teacher = 1 + _error_of_exponentials(t / temperature, kept, exact)
+    delta = np.where((p > 0) & (q > 0), np.abs(teacher.surprise - student.surprise), 0)
+    between = np.abs(np.log(student.total) - np.log(teacher.total))
+    of_delta = delta + between + change.sum(-1, keepdims=True)
+    grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_delta
+    loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * np.sum(
+        np.where(change > 0, change * of_delta, 0) + p * of_delta**2 * 1e-16, axis=-1
+    )
+    hess = q * student.one_minus_p * of_student
+    return loss, temperature * grad, hess, 1, used
 
 
 def _sigmoid_elements(batch, options):

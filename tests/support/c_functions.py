@@ -65,6 +65,17 @@ def call_softmax(name, z, y, options, *, weight=None, scale=1.0, grad=None, loss
     return status, total.value
 
 
+def call_divergence(z, t, temperature=1.0, *, weight=None, scale=1.0, grad=None, loss=None):
+    """Call softmax_kl_divergence on two (rows, classes); return (status, total)."""
+    total = ctypes.c_double(-1.0)
+    status = function(f"softmax_kl_divergence_{z.dtype}")(
+        *(at(z), *z.shape, *z.strides, at(t), *t.strides, at(weight), temperature, scale),
+        *(at(grad), *(grad.strides if grad is not None else (0, 0))),
+        *(at(loss), ctypes.addressof(total)),
+    )
+    return status, total.value
+
+
 def call_sigmoid(name, z, y, options, *, weight=None, scale=1.0, grad=None, loss=None):
     """Call a sigmoid loss on contiguous elements; return (status, total)."""
     total = ctypes.c_double(-1.0)

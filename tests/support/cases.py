@@ -19,15 +19,19 @@ from batches import (
     booleans,
     class_mask,
     confident,
+    confident_teacher,
     element_mask,
     element_weight,
     equal,
+    excluding,
     far_apart,
+    far_apart_teacher,
     hard,
     integers,
     labels,
     last_axis_mask,
     likeliest,
+    near,
     not_normalised,
     off_grid,
     on_grid,
@@ -42,8 +46,11 @@ from batches import (
     signed_element_weight,
     signed_row_weight,
     soft,
+    some_classes,
+    some_excluded,
     some_ignored,
     sparse_probabilities,
+    teacher,
     value,
     weight_per_row,
 )
@@ -61,10 +68,12 @@ REDUCTIONS = ("mean", "sum", "none")
 FUNCTIONS = {
     "SoftmaxCrossEntropy": "softmax_cross_entropy",
     "SoftmaxFocalLoss": "softmax_focal_loss",
+    "SoftmaxKLDivergence": "softmax_kl_divergence",
     "BCEWithLogits": "bce_with_logits",
     "SigmoidFocalLoss": "sigmoid_focal_loss",
 }
-LOSSES = tuple(FUNCTIONS)
+DISTILLATION = "SoftmaxKLDivergence"  # its target is of the logits' shape, and holds logits
+LOSSES = tuple(loss for loss in FUNCTIONS if loss != DISTILLATION)
 SOFTMAX = tuple(loss for loss in LOSSES if loss.startswith("Softmax"))
 SIGMOID = tuple(loss for loss in LOSSES if loss not in SOFTMAX)
 
@@ -97,7 +106,7 @@ class Case:
 
     @property
     def is_softmax(self) -> bool:
-        return self.loss in SOFTMAX
+        return self.loss in SOFTMAX or self.loss == DISTILLATION
 
     @property
     def axis(self) -> int:
@@ -112,6 +121,8 @@ class Case:
         logits = np.asarray(self.logits(rng, self.shape)).astype(DTYPES[dtype])
         wide = logits.astype(np.float64)
         target = self.target(rng, wide, self.axis)
+        if self.loss == DISTILLATION:
+            target = target.astype(logits.dtype)
         call = {name: make(rng, wide, target, self.axis) for name, make in self.call.items()}
         return Batch(logits, target, call)
 
@@ -145,6 +156,11 @@ def cross_entropy(name, target=labels, **kwargs):
 def softmax_focal(name, target=labels, **kwargs):
     own = {key: kwargs.pop(key) for key in ("shape", "logits", "call") if key in kwargs}
     return Case(name, "SoftmaxFocalLoss", target, **own, options=kwargs)
+
+
+def divergence(name, target=teacher, **kwargs):
+    own = {key: kwargs.pop(key) for key in ("shape", "logits", "call") if key in kwargs}
+    return Case(name, DISTILLATION, target, **own, options=kwargs)
 
 
 def bce(name, target=hard, **kwargs):
@@ -305,6 +321,41 @@ CASES = [
         alpha=CLASS_ALPHA,
         call={"sample_weight": row_weight},
     ),
+    divergence("plain"),
+    divergence("sum", reduction="sum"),
+    divergence("none", reduction="none"),
+    *[
+        divergence(f"noise {noise}", near(noise), logits=off_grid, reduction="none")
+        for noise in (0.1, 1e-3, 1e-6)
+    ],
+    divergence("noise and offset", near(1e-3, 100.0), reduction="none"),
+    divergence("itself", near(0.0), reduction="none"),
+    divergence("temperature", temperature=2.0, reduction="none"),
+    divergence("low temperature, sum", temperature=0.3, reduction="sum"),
+    divergence("temperature, many classes", near(0.1), shape=(3, 1009), temperature=4.0),
+    divergence("confident", confident_teacher, logits=confident, reduction="none"),
+    divergence("far apart", far_apart_teacher, logits=far_apart, reduction="none"),
+    divergence("flat", logits=equal, reduction="none"),
+    divergence("one class", near(0.5), shape=(9, 1)),
+    divergence("two classes", near(0.5), shape=(65, 2), reduction="none"),
+    divergence("many classes", near(0.5), shape=(3, 1009), reduction="none"),
+    divergence("excluded by both", shape=(33, 13), target=excluding, logits=some_excluded),
+    divergence("sample weight", call={"sample_weight": row_weight}),
+    divergence("signed sample weight", call={"sample_weight": signed_row_weight}),
+    divergence("where", call={"where": some_classes}),
+    divergence("normalizer", call={"normalizer": value(7.5)}),
+    divergence("gradient of a mean", call={"grad_output": value(-1.5)}),
+    divergence("gradient of rows", reduction="none", call={"grad_output": per_row}),
+    divergence("1-D", shape=(10,)),
+    divergence("axis 0", shape=(10, 33), axis=0),
+    divergence("4-D, axis 1", shape=(3, 10, 5, 7), axis=1),
+    divergence(
+        "everything",
+        near(0.3),
+        temperature=2.0,
+        reduction="none",
+        call={"sample_weight": row_weight, "where": some_classes, "grad_output": per_row},
+    ),
     bce("plain"),
     bce("sum", reduction="sum"),
     bce("none", reduction="none"),
@@ -400,6 +451,7 @@ THOROUGH = [
     case("SoftmaxCrossEntropy", "everything"),
     case("SoftmaxCrossEntropy", "probabilities, everything"),
     case("SoftmaxFocalLoss", "sample weight"),
+    case("SoftmaxKLDivergence", "everything"),
     case("BCEWithLogits", "everything"),
     case("SigmoidFocalLoss", "everything"),
 ]
@@ -409,4 +461,6 @@ def small_batch(loss: str, dtype: str | type = "float32") -> tuple[np.ndarray, n
     """Logits of 6 rows and 3 classes, and a target that the loss accepts."""
     rng = np.random.default_rng(7)
     z = on_grid(rng, (6, 3)).astype(dtype)
+    if loss == DISTILLATION:
+        return z, on_grid(rng, (6, 3)).astype(dtype)
     return z, rng.integers(3, size=6) if loss in SOFTMAX else rng.integers(2, size=z.shape)

@@ -1,0 +1,73 @@
+"""`fastce.torch.kl_divergence` beside torch's own, of log-probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastce  # noqa: E402
+import fastce.torch  # noqa: E402
+
+
+def torchs(student, teacher, temperature, reduction):
+    loss = torch.nn.functional.kl_div(
+        torch.log_softmax(student / temperature, 1),
+        torch.log_softmax(teacher / temperature, 1),
+        reduction="none",
+        log_target=True,
+    ).sum(1)
+    loss = temperature**2 * loss
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 70), (2, 5, 3, 4)])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_it_is_torchs(reduction, temperature, shape):
+    torch.manual_seed(0)
+    student = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(shape, dtype=torch.float64)
+    loss = fastce.torch.kl_divergence(student, teacher, reduction, temperature)
+    factor = torch.randn(loss.shape, dtype=torch.float64)
+    (grad,) = torch.autograd.grad((loss * factor).sum(), student)
+    expected = torchs(student, teacher, temperature, reduction)
+    (expected_grad,) = torch.autograd.grad((expected * factor).sum(), student)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-15)
+
+
+def test_what_torch_makes_negative():
+    torch.manual_seed(0)
+    teacher = torch.randn(200, 50)
+    student = teacher + 1e-4 * torch.randn(200, 50)
+    assert (torchs(student, teacher, 1.0, "none") < 0).any()
+    loss = fastce.torch.kl_divergence(student, teacher, "none")
+    assert (loss >= 0).all()
+    expected = fastce.SoftmaxKLDivergence(reduction="none")(student.numpy(), teacher.numpy())
+    np.testing.assert_array_equal(loss.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_types_and_compile(dtype):
+    torch.manual_seed(0)
+    student = torch.randn(4, 9).to(dtype).requires_grad_()
+    teacher = torch.randn(4, 9).to(dtype)
+    where = torch.arange(9) != 3
+    loss = fastce.torch.kl_divergence(student, teacher, where=where)
+    loss.backward()
+    assert loss.dtype == student.grad.dtype == dtype
+    assert not student.grad[:, 3].any()
+    compiled = torch.compile(fastce.torch.kl_divergence, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(student, teacher, where=where), loss)
+
+
+def test_what_is_refused():
+    student, teacher = torch.zeros(2, 3), torch.zeros(2, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="target must be detached"):
+        fastce.torch.kl_divergence(student, teacher)
+    with pytest.raises(ValueError, match="temperature must be finite and greater than 0"):
+        fastce.torch.kl_divergence(student, teacher.detach(), temperature=0)
+    with pytest.raises(TypeError, match="target must be a teacher's logits"):
+        fastce.torch.kl_divergence(student, torch.zeros(2, dtype=torch.int64))

@@ -1,0 +1,316 @@
+"""KL divergence of two arrays of logits: digits where both are nearly equal, and its edges."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import mpmath
+import numpy as np
+import pytest
+from bounds import ulps
+from cases import DTYPES, REDUCTIONS
+
+import fastce
+from fastce import information, reference
+
+INF = np.inf
+CLASSES = (2, 10, 17, 1000)
+
+
+def both(noise, shape, dtype, rng, offset=0.0):
+    teacher = rng.normal(scale=3, size=shape).astype(dtype)
+    student = teacher.astype(np.float64) + noise * rng.normal(size=shape) + offset
+    return student.astype(dtype), teacher
+
+
+def exact(student, teacher, temperature=1.0):
+    """Loss and gradient of one row, with 50 digits."""
+    with mpmath.workdps(50):
+        t = mpmath.mpf(temperature)
+        q = [mpmath.exp(mpmath.mpf(float(x)) / t) for x in student]
+        p = [mpmath.exp(mpmath.mpf(float(x)) / t) for x in teacher]
+        student_sum, teacher_sum = sum(q), sum(p)
+        q, p = [x / student_sum for x in q], [x / teacher_sum for x in p]
+        loss = t**2 * sum(a * mpmath.log(a / b) for a, b in zip(p, q, strict=True))
+        grad = [np.longdouble(str(t * (b - a))) for a, b in zip(p, q, strict=True)]
+        return np.longdouble(str(loss)), np.array(grad)
+
+
+# Accuracy -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-6])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_eight_ulp_where_both_are_nearly_equal(classes, noise, offset, dtype, isa, rng):
+    """Beside 8 ULP of a gradient stands the rounding of a difference of logits, times p."""
+    if offset:
+        noise = max(noise, 1e-3)  # the student's logits have no more digits
+    student, teacher = both(noise, (3, classes), dtype, rng, offset)
+    info = np.finfo(dtype)
+    for temperature in (1.0, 2.0):
+        kl = fastce.SoftmaxKLDivergence(temperature=temperature, reduction="none")
+        loss, grad = kl.value_and_grad(student, teacher)
+        wide = [x.astype(np.longdouble) for x in (student, teacher)]
+        true_loss, true_grad, _ = reference.softmax_kl_divergence(
+            *wide, temperature=temperature, reduction="none"
+        )
+        assert ulps(loss, true_loss, dtype) <= 8
+        p = reference.softmax(wide[1] / temperature)
+        typical = np.sqrt(np.sum(true_grad**2 / p, axis=1, keepdims=True))  # of log p - log q, by T
+        bound = np.abs(true_grad) + p * typical
+        # The difference that the truth begins with is rounded, too, beside an offset.
+        bound += p * offset * np.finfo(np.longdouble).eps / info.eps
+        assert np.all(np.abs(grad - true_grad) <= 8 * info.eps * bound + info.tiny)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("noise", [1e-1, 1e-6, 5.0])
+def test_arbitrary_precision(noise, dtype, isa, rng):
+    student, teacher = both(noise, (1, 30), dtype, rng)
+    kl = fastce.SoftmaxKLDivergence(temperature=2.0, reduction="none")
+    loss, grad = kl.value_and_grad(student, teacher)
+    true_loss, true_grad = exact(student[0], teacher[0], 2.0)
+    assert ulps(loss, true_loss[None], dtype) <= 8
+    scale = np.abs(true_grad) + noise * reference.softmax(teacher[0] / 2) * np.finfo(dtype).eps
+    np.testing.assert_allclose(grad[0], true_grad, rtol=1e-4, atol=float(scale.max()))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_eight_ulp_of_a_vocabulary(dtype, isa, rng):
+    for noise in (1e-1, 1e-6):
+        student, teacher = both(noise, (2, 32_000), dtype, rng)
+        loss = fastce.SoftmaxKLDivergence(reduction="none")(student, teacher)
+        wide = [x.astype(np.longdouble) for x in (student, teacher)]
+        truth = reference.softmax_kl_divergence(*wide, reduction="none")[0]
+        assert ulps(loss, truth, dtype) <= 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-4, 1.0, 30.0])
+def test_never_negative(noise, dtype, isa, rng):
+    for classes in (1, 2, 7, 33, 300):
+        student, teacher = both(noise, (50, classes), DTYPES[dtype], rng)
+        loss = fastce.SoftmaxKLDivergence(reduction="none")(student, teacher)
+        assert np.all(loss >= 0)
+        if noise == 0 or classes == 1:
+            assert not loss.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_confident_pair_keeps_its_tail(dtype, isa):
+    """Both give class 0 all but 1e-9: its gradient is what class 1 leaves, with all digits."""
+    student, teacher = np.array([[20.0, 0.0]], dtype), np.array([[21.0, 0.0]], dtype)
+    grad = fastce.SoftmaxKLDivergence(reduction="none").value_and_grad(student, teacher)[1]
+    truth = exact(student[0], teacher[0])[1]
+    assert ulps(grad[0], truth, dtype) <= 4
+
+
+# Edges --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def divergence(evaluate):
+    """`divergence(student, teacher, **call)` gives (loss, grad, hess) of each row."""
+    return lambda student, teacher, **call: evaluate(
+        "SoftmaxKLDivergence", student, teacher, {"reduction": "none"}, **call
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("padding", [0, 40])
+def test_minus_infinity(divergence, dtype, padding):
+    rest = [-3.0] * padding
+    student = np.array([[1, -INF, 0, *rest], [1, -INF, 0, *rest], [1, 2, 0, *rest]], dtype)
+    teacher = np.array([[0, -INF, 1, *rest], [0, 2, 1, *rest], [0, -INF, 1, *rest]], dtype)
+    loss, grad, _ = divergence(student, teacher)
+    without = [np.delete(x, 1, axis=1) for x in (student, teacher)]
+    fewer = divergence(*without)
+    np.testing.assert_allclose(loss[0], fewer[0][0], rtol=1e-6)  # a class that both exclude
+    np.testing.assert_allclose(np.delete(grad, 1, axis=1)[0], fewer[1][0], rtol=1e-5, atol=1e-17)
+    assert grad[0, 1] == 0
+    assert loss[1] == INF  # one that the teacher allows
+    assert np.isfinite(grad[1]).all()
+    q = reference.softmax(student.astype(np.float64))
+    np.testing.assert_allclose(grad[2, 1], q[2, 1], rtol=1e-6)  # and one that it excludes
+    p = reference.softmax(teacher.astype(np.float64))
+    with np.errstate(all="ignore"):
+        terms = np.where(p[2] > 0, p[2] * np.log(p[2] / q[2]), 0)
+    np.testing.assert_allclose(loss[2], terms.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bad", ["nan", "inf", "nothing"])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("classes", [3, 50])
+def test_a_row_without_a_softmax_is_nan_alone(divergence, classes, which, bad, dtype, rng):
+    pair = [rng.normal(size=(5, classes)).astype(dtype) for _ in range(2)]
+    before = divergence(*[x.copy() for x in pair])
+    pair[which][2, 1] = {"nan": np.nan, "inf": INF, "nothing": -INF}[bad]
+    if bad == "nothing":
+        pair[which][2] = -INF
+    for i, (after, x) in enumerate(zip(divergence(*pair), before, strict=True)):
+        assert np.isnan(after[2]).all(), i
+        np.testing.assert_array_equal(np.delete(after, 2, 0), np.delete(x, 2, 0))
+
+
+def test_a_sample_that_does_not_count_may_hold_anything(divergence, rng):
+    student, teacher = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    student[1], teacher[1] = np.nan, INF
+    loss, grad, hess = divergence(student, teacher, sample_weight=np.array([1.0, 0.0, 2.0, 1.0]))
+    assert loss[1] == 0
+    assert not grad[1].any()
+    assert not hess[1].any()
+    assert np.isfinite(loss).all()
+
+
+def test_masked_numbers_are_not_looked_at(divergence, rng):
+    student, teacher = rng.normal(size=(2, 4, 20)).astype(np.float32)
+    kept = np.arange(20) % 3 > 0
+    fewer = divergence(student[:, kept], teacher[:, kept])
+    student[:, ~kept], teacher[:, ~kept] = np.nan, INF
+    for a, b in zip(divergence(student, teacher, where=kept), fewer, strict=True):
+        np.testing.assert_allclose(a[:, kept] if a.ndim == 2 else a, b, rtol=3e-6)
+        if a.ndim == 2:
+            assert not a[:, ~kept].any()
+
+
+@pytest.mark.parametrize("size", [1e4, 3e38])
+def test_huge_finite_logits(divergence, size):
+    student = np.array([[size, -size, 0], [0, 1, 2], [-size, size, 0]], np.float32)
+    teacher = np.array([[size, 0, -size], [size, 0, 1], [size, -size, 0]], np.float32)
+    loss, grad, _ = divergence(student, teacher)
+    np.testing.assert_allclose(grad[0], 0, atol=1e-30)
+    assert loss[0] == 0
+    np.testing.assert_allclose(loss[1], 2.4076059644443806, rtol=1e-6)
+    np.testing.assert_allclose(grad[2], [-1, 1, 0])
+    assert float(loss[2]) in (2 * float(np.float32(size)), INF)
+
+
+@pytest.mark.parametrize("factor", [1e39, 1e300, 1e-46, 1e-300])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_factors_beyond_the_type(reduction, factor, isa, rng):
+    student, teacher = 4 * rng.normal(size=(2, 6, 5)).astype(np.float32)
+    call = {"sample_weight": factor * rng.integers(1, 4, 6)}
+    truth = reference.softmax_kl_divergence(student, teacher, reduction=reduction, **call)
+    results = fastce.SoftmaxKLDivergence(reduction=reduction).value_grad_hess(
+        student, teacher, **call
+    )
+    for i, (a, b) in enumerate(zip(results, truth, strict=True)):
+        with np.errstate(all="ignore"):
+            b = b.astype(np.float32) if np.ndim(b) else b
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-37 if i else 0)
+
+
+# Identities ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+def test_cross_entropy_less_entropy(classes, isa, rng):
+    student, teacher = rng.normal(scale=2, size=(2, 9, classes))
+    p = fastce.softmax(teacher)
+    cross_entropy = fastce.SoftmaxCrossEntropy(reduction="none")(student, p)
+    loss = fastce.SoftmaxKLDivergence(reduction="none")(student, teacher)
+    entropy = information.entropy(p)
+    np.testing.assert_allclose(loss, cross_entropy - entropy, rtol=1e-13)
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+def test_a_teacher_who_is_certain_is_a_label(classes, isa, rng):
+    student, labels = rng.normal(scale=2, size=(9, classes)), rng.integers(classes, size=9)
+    teacher = np.where(np.arange(classes) == labels[:, None], 3.0, -INF)
+    results = fastce.SoftmaxKLDivergence(reduction="none").value_grad_hess(student, teacher)
+    hard = fastce.SoftmaxCrossEntropy(reduction="none").value_grad_hess(student, labels)
+    for a, b in zip(results, hard, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+def test_high_temperature_compares_logits(isa, rng):
+    """T² KL tends to half the variance of the differences, over classes of equal weight."""
+    student, teacher = rng.normal(size=(2, 7, 11))
+    loss = fastce.SoftmaxKLDivergence(temperature=1e7, reduction="none")(student, teacher)
+    np.testing.assert_allclose(loss, np.var(student - teacher, axis=1) / 2, rtol=1e-6)
+
+
+def test_temperature_divides_both(isa, rng):
+    student, teacher = rng.normal(size=(2, 7, 40))
+    results = fastce.SoftmaxKLDivergence(temperature=4.0).value_grad_hess(student, teacher)
+    divided = fastce.SoftmaxKLDivergence().value_grad_hess(student / 4, teacher / 4)
+    for a, b, factor in zip(results, divided, (16, 4, 1), strict=True):
+        np.testing.assert_allclose(a, factor * b, rtol=1e-13)
+
+
+# Types --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("teacher_type", DTYPES)
+@pytest.mark.parametrize("student_type", DTYPES)
+@pytest.mark.parametrize("classes", [5, 70])
+def test_types_of_their_own(classes, student_type, teacher_type, isa, rng):
+    """Nothing is rounded before both meet in the wider of the two types."""
+    student = rng.normal(size=(9, classes)).astype(DTYPES[student_type])
+    teacher = rng.normal(size=(9, classes)).astype(DTYPES[teacher_type])
+    kl = fastce.SoftmaxKLDivergence(temperature=1.5, reduction="none")
+    loss, grad = kl.value_and_grad(student, teacher)
+    wide = np.float64 if "float64" in (student_type, teacher_type) else np.float32
+    truth = kl.value_and_grad(student.astype(wide), teacher.astype(wide))
+    assert grad.dtype == student.dtype
+    assert loss.dtype == (np.float64 if student_type == "float64" else np.float32)
+    np.testing.assert_array_equal(loss, truth[0].astype(loss.dtype))
+    np.testing.assert_array_equal(grad, truth[1].astype(grad.dtype))
+
+
+def test_all_methods_and_places_give_the_same_bits(isa, rng):
+    for classes in (3, 16, 100, 5000):
+        student, teacher = rng.normal(size=(2, 20, classes)).astype(np.float32)
+        kl = fastce.SoftmaxKLDivergence(reduction="none")
+        loss, grad, _ = kl.value_grad_hess(student, teacher)
+        np.testing.assert_array_equal(kl(student, teacher), loss)
+        for out in (np.empty_like(student), np.asfortranarray(student)):
+            np.testing.assert_array_equal(kl.value_and_grad(student, teacher, out=out)[1], grad)
+        place = student.copy()
+        results = kl.value_grad_hess(place, teacher, out=(place, np.empty_like(place)))
+        np.testing.assert_array_equal(results[1], grad)
+        for i in (0, 7, 19):
+            np.testing.assert_array_equal(
+                kl.value_and_grad(student[i : i + 1], teacher[i : i + 1])[1][0], grad[i]
+            )
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("teacher", "error", "match"),
+    [
+        (np.zeros(4, int), TypeError, "target must be a teacher's logits of float16.*got int64"),
+        (np.zeros((4, 3), int), TypeError, "target must be a teacher's logits"),
+        (np.zeros((4, 3), np.longdouble), TypeError, "target must be a teacher's logits"),
+        (np.zeros((3, 4)), ValueError, r"target of shape \(3, 4\) does not fit logits of shape"),
+        (np.ma.zeros((4, 3)), TypeError, "target is a masked array"),
+    ],
+)
+def test_a_teacher_of_the_wrong_kind(teacher, error, match):
+    out = np.full((4, 3), 77.0)
+    with pytest.raises(error, match=match):
+        fastce.SoftmaxKLDivergence().value_and_grad(np.zeros((4, 3)), teacher, out=out)
+    assert (out == 77).all()
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, np.inf, np.nan])
+def test_temperatures_out_of_range(temperature):
+    with pytest.raises(ValueError, match="temperature must be finite and greater than 0"):
+        fastce.SoftmaxKLDivergence(temperature=temperature)
+
+
+def test_the_gradient_goes_nowhere_near_the_teacher(rng):
+    student, teacher = rng.normal(size=(2, 4, 3))
+    with pytest.raises(ValueError, match="out overlaps"):
+        fastce.SoftmaxKLDivergence().value_and_grad(student, teacher, out=teacher)
+
+
+def test_lists_and_bfloat16(rng):
+    kl = fastce.SoftmaxKLDivergence()
+    assert kl([[0.0, 1.0]], [[1.0, 0.0]]) == kl(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
+    student = rng.normal(size=(3, 9)).astype(ml_dtypes.bfloat16)
+    assert kl.value_and_grad(student, student[::-1])[1].dtype == ml_dtypes.bfloat16
