@@ -2,7 +2,7 @@
 # Needs passes.pxi, arrays.pxi.
 
 def elementary(str name, cnp.ndarray x):
-    """Return exp, log1p, log, tanh, exp_in_safe_range, expm1 or expm1_less_argument of a contiguous float32 or float64 array."""
+    """Return a function of a contiguous float32 or float64 array: one of the names below."""
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
     cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1",
