@@ -116,7 +116,6 @@ def small_calls():
         lambda: bce.value_grad_hess(z, soft, sample_weight=0.5),
         lambda: fastce.SigmoidFocalLoss()(z.T, soft.T.astype(">f8")),
         lambda: fastce.token_log_probs(z, y),
-        lambda: evaluate(z, y),
         lambda: fastce.softmax(z, out=out),
         construct,
     ]
