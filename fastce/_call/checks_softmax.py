@@ -63,8 +63,8 @@ def teacher_logits(value: npt.ArrayLike, logits: Array) -> Array:
     array = checks._array("target", value)
     if not checks.is_float(array) or array.dtype.itemsize > 8:
         raise TypeError(
-            f"target must be a teacher's logits of {checks.ACCEPTED_LOGITS}, got {array.dtype} of shape"
-            f" {array.shape}"
+            f"target must be a teacher's logits of {checks.ACCEPTED_LOGITS}, got {array.dtype} of"
+            f" shape {array.shape}"
         )
     if array.shape != logits.shape:
         raise ValueError(

@@ -78,7 +78,9 @@ class Graph:
             self.axis = checks.class_axis(z, loss.axis)
             self.rows = self.axes[: self.axis] + self.axes[self.axis + 1 :]
             if probabilities:
-                _, self.has_labels = checks_softmax.target_of_rows(loss, _stand_in(target), z, self.axis)
+                _, self.has_labels = checks_softmax.target_of_rows(
+                    loss, _stand_in(target), z, self.axis
+                )
             else:
                 checks.softmax_target(_stand_in(target), z, self.axis, probabilities=False)
                 self.has_labels = True
