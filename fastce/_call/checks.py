@@ -143,30 +143,6 @@ def class_axis(logits: Array, axis: int) -> int:
     return axis % logits.ndim
 
 
-def target_of_rows(
-    loss: Any, value: npt.ArrayLike, logits: Array, axis: int
-) -> tuple[Array, bool]:
-    """Return the target that a softmax loss takes, and whether it holds labels."""
-    if loss.takes_logits:
-        return teacher_logits(value, logits), False
-    return softmax_target(value, logits, axis, probabilities=loss.takes_probabilities)
-
-
-def teacher_logits(value: npt.ArrayLike, logits: Array) -> Array:
-    array = _array("target", value)
-    if not is_float(array) or array.dtype.itemsize > 8:
-        raise TypeError(
-            f"target must be a teacher's logits of {ACCEPTED_LOGITS}, got {array.dtype} of shape"
-            f" {array.shape}"
-        )
-    if array.shape != logits.shape:
-        raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: a"
-            " teacher's logits must have their shape"
-        )
-    return array
-
-
 def softmax_target(
     value: npt.ArrayLike, logits: Array, axis: int, *, probabilities: bool
 ) -> tuple[Array, bool]:

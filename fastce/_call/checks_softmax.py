@@ -1,4 +1,4 @@
-"""Checks of softmax, log_softmax and logsumexp, which accept more than the losses."""
+"""Checks of the softmax functions' arguments, and of the softmax losses' targets."""
 
 import operator
 from typing import Any
@@ -50,3 +50,25 @@ def keepdims(value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"keepdims must be True or False, got {value!r}")
     return bool(value)
+
+
+def target_of_rows(loss: Any, value: npt.ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
+    """Return the target that a softmax loss takes, and whether it holds labels."""
+    if loss.takes_logits:
+        return teacher_logits(value, logits), False
+    return checks.softmax_target(value, logits, axis, probabilities=loss.takes_probabilities)
+
+
+def teacher_logits(value: npt.ArrayLike, logits: Array) -> Array:
+    array = checks._array("target", value)
+    if not checks.is_float(array) or array.dtype.itemsize > 8:
+        raise TypeError(
+            f"target must be a teacher's logits of {checks.ACCEPTED_LOGITS}, got {array.dtype} of"
+            f" shape {array.shape}"
+        )
+    if array.shape != logits.shape:
+        raise ValueError(
+            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: a"
+            " teacher's logits must have their shape"
+        )
+    return array

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks
+from fastce._call import checks, checks_softmax
 from fastce._call.arguments import Call, handed_back, native_float, working_type
 
 
@@ -15,7 +15,7 @@ def softmax_family(
     """Evaluate a loss whose samples are rows, with its classes along ``loss.axis``, or raise."""
     z = checks.logits(logits)
     axis = checks.class_axis(z, loss.axis)
-    y, _ = checks.target_of_rows(loss, target, z, axis)
+    y, _ = checks_softmax.target_of_rows(loss, target, z, axis)
     shape, classes = z.shape[:axis] + z.shape[axis + 1 :], z.shape[axis]
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     weight = checks.sample_weight(call.sample_weight, shape)

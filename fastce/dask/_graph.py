@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastce._call import checks, checks_bridges
+from fastce._call import checks, checks_bridges, checks_softmax
 from fastce._call.arguments import working_type
 from fastce.dask import _tasks as tasks
 from fastce.losses import (
@@ -78,7 +78,9 @@ class Graph:
             self.axis = checks.class_axis(z, loss.axis)
             self.rows = self.axes[: self.axis] + self.axes[self.axis + 1 :]
             if probabilities:
-                _, self.has_labels = checks.target_of_rows(loss, _stand_in(target), z, self.axis)
+                _, self.has_labels = checks_softmax.target_of_rows(
+                    loss, _stand_in(target), z, self.axis
+                )
             else:
                 checks.softmax_target(_stand_in(target), z, self.axis, probabilities=False)
                 self.has_labels = True

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastce import losses
-from fastce._call import checks, checks_bridges
+from fastce._call import checks, checks_bridges, checks_softmax
 from fastce._call.loss import Array, Loss
 
 try:
@@ -263,7 +263,7 @@ def _check(
     shape = z.shape
     if hasattr(loss, "axis"):
         axis = checks.class_axis(z, loss.axis)
-        checks.target_of_rows(loss, _outline(target), z, axis)
+        checks_softmax.target_of_rows(loss, _outline(target), z, axis)
         checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[axis])
         shape = shape[:axis] + shape[axis + 1 :]
     else:
