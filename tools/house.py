@@ -92,6 +92,12 @@ def arrows() -> set[tuple[str, str]]:
     }
 
 
+def used_by_reference() -> set[str]:
+    """What the reference imports of the rest of the package: nothing."""
+    rooms = [name for name in MODULES if room_of(name) == "reference"]
+    return {b for a in rooms for b in imported_by(a) if room_of(b) != "reference"}
+
+
 def label_of(room: str) -> str:
     if room == "public":
         names = {name.split(".")[1] for name in MODULES if room_of(name) == room and "." in name}
@@ -112,8 +118,8 @@ def picture() -> str:
     lines += [f"  {a.strip('_')} --> {b.strip('_')}" for a, b in sorted(arrows())]
     names = ", ".join(sorted(name.rpartition(".")[2] for name in called_by_core()))
     lines.append(f'  core -. "{names}" .-> call')
-    assert not imported_by("fastce.reference")
-    lines.append('  reference["reference.py"]')
+    assert not used_by_reference()
+    lines.append('  reference["reference/"]')
     return "\n".join(lines) + "\n"
 
 

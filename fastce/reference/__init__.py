@@ -21,10 +21,22 @@ Distillation: G. Hinton et al., "Distilling the Knowledge in a Neural Network", 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from fastce.reference._elements import bce_with_logits, sigmoid_focal_loss
+from fastce.reference._parts import (
+    Array,
+    Result,
+    _at_target,
+    _reduce,
+    _softmax_of,
+    _sum_of_others,
+    _times,
+    _to_real,
+)
 
 __all__ = [
     "TokenLogProbs",
@@ -38,130 +50,6 @@ __all__ = [
     "softmax_kl_divergence",
     "token_log_probs",
 ]
-
-Array = npt.NDArray[Any]
-Result = tuple[Any, Array, Array]
-
-
-# What the losses are built of ---------------------------------------------------------------------
-
-
-def _to_real(values: npt.ArrayLike) -> Array:
-    """Take `values` to float64, or leave them longdouble."""
-    values = np.asarray(values)
-    return values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)
-
-
-def _times(weight: Any, value: Array) -> Array:
-    """Multiply; a weight of 0 gives 0, however infinite the value."""
-    product: Array = np.where(np.equal(weight, 0), 0, weight * value)
-    return product
-
-
-def _sum_of_others(x: Array) -> Array:
-    """Sum, for each j, all x of the row but x_j.
-
-    The largest x is held apart: others_j = rest + (largest − x_j), where rest is the sum of all but
-    the largest. For the largest itself that is rest, with nothing lost to rounding.
-    """
-    largest = np.max(x, axis=-1, keepdims=True)
-    is_largest = np.arange(x.shape[-1]) == np.argmax(x, axis=-1)[..., None]
-    rest = np.sum(np.where(is_largest, 0, x), axis=-1, keepdims=True)
-    others: Array = rest + (largest - x)
-    return others
-
-
-class _Softmax(NamedTuple):
-    """A softmax with exact tails. The class axis is the last one, and is kept."""
-
-    exps: Array  # e_j = exp(u_j − max u)
-    others: Array  # Σ_{i≠j} e_i
-    total: Array  # S = Σ_j e_j
-    log_sum_exp: Array  # lse = max u + log S
-    surprise: Array  # −log p_j = lse − u_j
-
-    @property
-    def p(self) -> Array:
-        return self.exps / self.total
-
-    @property
-    def one_minus_p(self) -> Array:
-        return self.others / self.total
-
-
-def _softmax_of(u: Array) -> _Softmax:
-    """Compute the softmax of each row.
-
-    A row with NaN or +inf, or of −inf alone, has none, and all of it becomes NaN: inf − inf is NaN.
-    """
-    largest = np.max(u, axis=-1, keepdims=True)
-    exps = np.exp(u - largest)
-    others = _sum_of_others(exps)
-    tail = np.min(others, axis=-1, keepdims=True)  # S − 1: of all exps but one that is exactly 1
-    log_total = np.log1p(tail)
-    return _Softmax(exps, others, 1 + tail, largest + log_total, log_total + (largest - u))
-
-
-def _at_target(x: Array, one_hot: Array) -> Array:
-    """Pick x_y from each row."""
-    picked: Array = np.sum(np.where(one_hot, x, 0), axis=-1, keepdims=True)
-    return picked
-
-
-def _softplus(x: Array) -> Array:
-    """Compute log(1 + exp(x)), which is −log σ(−x)."""
-    result: Array = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
-    return result
-
-
-def _sigmoid(x: Array) -> Array:
-    """Compute σ(x) = 1 / (1 + exp(−x)); 1 − σ(x) is σ(−x)."""
-    e = np.exp(-np.abs(x))
-    result: Array = np.where(x >= 0, 1, e) / (1 + e)
-    return result
-
-
-def _reduce(
-    loss: Array,
-    grad: Array,
-    hess: Array,
-    *,
-    used: Array,
-    sample_weight: npt.ArrayLike | None,
-    class_weight: Any,
-    reduction: str,
-    normalizer: float | None,
-    grad_output: npt.ArrayLike | None,
-) -> Result:
-    """Weigh the samples and reduce them: mean = Σ wᵢ ℓᵢ / Σ wᵢ.
-
-    `class_weight` is the part of wᵢ that the loss contains already. A sample that is not used, or
-    has weight 0, gives 0 whatever it holds, and counts 0 in the denominator.
-    """
-    weight = _to_real(1.0 if sample_weight is None else sample_weight)
-    weight = np.broadcast_to(weight, loss.shape)
-    used = used & (weight != 0)
-    factor = weight * _to_real(1.0 if grad_output is None else grad_output)
-    loss = np.where(used, weight * loss, 0)
-
-    value: Any = loss
-    if reduction == "sum":
-        value = np.sum(loss).item()
-    elif reduction == "mean":
-        denominator = normalizer
-        if denominator is None:
-            denominator = np.sum(np.where(used, weight * class_weight, 0))
-        if denominator > 0:
-            denominator = np.nan if np.isinf(denominator) else denominator
-            value = (np.sum(loss) / denominator).item()
-            factor = factor / denominator
-        else:
-            value = float("nan")
-            used = np.zeros_like(used)
-
-    per_logit = (...,) + (None,) * (grad.ndim - loss.ndim)
-    used, factor = used[per_logit], factor[per_logit]
-    return value, np.where(used, factor * grad, 0), np.where(used, factor * hess, 0)
 
 
 # The softmax family -------------------------------------------------------------------------------
@@ -392,114 +280,6 @@ def softmax_kl_divergence(
         grad_output=grad_output,
     )
     return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
-
-
-# The sigmoid family -------------------------------------------------------------------------------
-
-
-def _smoothed(target: npt.ArrayLike, label_smoothing: float) -> tuple[Array, Array]:
-    """Return the smoothed target y(1−ε) + ε/2, and 1 minus it."""
-    y = _to_real(target)
-    half = label_smoothing / 2
-    return y * (1 - label_smoothing) + half, (1 - y) * (1 - label_smoothing) + half
-
-
-def _elements_used(z: Array, where: npt.ArrayLike | None) -> Array:
-    """Return the elements that `where` leaves in."""
-    used: Array = np.broadcast_to(True if where is None else np.asarray(where, bool), z.shape)
-    return used
-
-
-@np.errstate(all="ignore")
-def bce_with_logits(
-    logits: npt.ArrayLike,
-    target: npt.ArrayLike,
-    *,
-    pos_weight: npt.ArrayLike | None = None,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    sample_weight: npt.ArrayLike | None = None,
-    where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
-) -> Result:
-    r"""Compute binary cross-entropy of the smoothed target y, with w = `pos_weight`.
-
-    .. math:: ℓ &= w\,y\,\softplus(−z) + (1−y)\,\softplus(z) \\
-              ∂ℓ/∂z &= (1−y)\,σ(z) − w\,y\,σ(−z) \\
-              ∂^2ℓ/∂z^2 &= (w\,y + 1 − y)\,σ(z)\,σ(−z)
-    """
-    z = _to_real(logits)
-    positive, negative = _smoothed(target, label_smoothing)
-    positive = positive * _to_real(1.0 if pos_weight is None else pos_weight)
-
-    loss = _times(positive, _softplus(-z)) + _times(negative, _softplus(z))
-    grad = negative * _sigmoid(z) - positive * _sigmoid(-z)
-    hess = (positive + negative) * _sigmoid(z) * _sigmoid(-z)
-    return _reduce(
-        np.where(np.isnan(z), np.nan, loss),
-        grad,
-        hess,
-        used=_elements_used(z, where),
-        sample_weight=sample_weight,
-        class_weight=1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
-    )
-
-
-@np.errstate(all="ignore")
-def sigmoid_focal_loss(
-    logits: npt.ArrayLike,
-    target: npt.ArrayLike,
-    *,
-    gamma: float = 2.0,
-    alpha: npt.ArrayLike | None = 0.25,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    sample_weight: npt.ArrayLike | None = None,
-    where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
-) -> Result:
-    r"""Compute the sigmoid focal loss of hard or soft targets, :math:`ℓ = a\,q^γ\,c`.
-
-    :math:`c = y\,\softplus(−z) + (1−y)\,\softplus(z)` is the cross-entropy,
-    :math:`q = y\,σ(−z) + (1−y)\,σ(z)` the probability of not drawing the target, and
-    :math:`a = α\,y + (1−α)(1−y)`, or 1 if α is None. With :math:`q' = (1−2y)\,σ(z)\,σ(−z)` and
-    :math:`r = q'/q`, we have :math:`q''/q = r\,(σ(−z) − σ(z))`, and
-
-    .. math:: ∂ℓ/∂z &= a\,q^γ (c' + γ\,c\,r) \\
-              ∂^2ℓ/∂z^2 &= a\,q^γ (c'' + 2γ\,c' r + γ\,c\,r\,[(γ−1)\,r + σ(−z) − σ(z)])
-    """
-    z = _to_real(logits)
-    y, not_y = _smoothed(target, label_smoothing)
-    p, not_p = _sigmoid(z), _sigmoid(-z)
-
-    c = _times(y, _softplus(-z)) + _times(not_y, _softplus(z))
-    dc = not_y * p - y * not_p
-    d2c = p * not_p
-    q = y * not_p + not_y * p
-    r = (not_y - y) / (_times(y, 1 / p) + _times(not_y, 1 / not_p))  # no 0/0 where q vanishes
-    rc = _times(r, c)
-
-    share = None if alpha is None else _to_real(alpha)
-    modulation = (1 if share is None else share * y + (1 - share) * not_y) * q**gamma
-    loss = _times(modulation, c)
-    grad = modulation * (dc + gamma * rc)
-    hess = modulation * (d2c + 2 * gamma * dc * r + gamma * rc * ((gamma - 1) * r + not_p - p))
-    return _reduce(
-        np.where(np.isnan(z), np.nan, loss),
-        grad,
-        hess,
-        used=_elements_used(z, where),
-        sample_weight=sample_weight,
-        class_weight=1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
-    )
 
 
 # Softmax functions --------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import numpy as np
 from cases import Batch, Case
 
 from fastce import reference
+from fastce.reference import _elements, _parts
 
 ROUNDINGS = 4
 ROUNDINGS_HESSIAN = 8
@@ -117,7 +118,7 @@ def tolerances(case: Case, batch: Batch):
         counts = np.where(used, np.broadcast_to(weight, used.shape) * class_weight, 0)
         normalizer = np.sum(counts) if np.sum(counts) > 0 else None
         weight = np.abs(weight)
-    loss, grad, hess = reference._reduce(
+    loss, grad, hess = _parts._reduce(
         ROUNDINGS * loss + floor,
         ROUNDINGS * grad + floor,
         ROUNDINGS_HESSIAN * hess + floor,
@@ -152,7 +153,7 @@ def _cross_entropy_terms(batch, options, axis):
     smoothing, z_loss = options.get("label_smoothing", 0.0), options.get("z_loss", 0.0)
     scale, softcap = options.get("logit_scale", 1.0), options.get("softcap")
     u, du, d2u = reference._scale_and_cap(z, scale, softcap)
-    sm = reference._softmax_of(np.where(kept, u, -np.inf))
+    sm = _parts._softmax_of(np.where(kept, u, -np.inf))
     p, one_minus_p = sm.p, sm.one_minus_p
     inexact = _error_of_exponentials(u, kept, exact=scale == 1 and softcap is None)
     largest = np.max(np.where(kept & np.isfinite(u), np.abs(u), 0), axis=-1, keepdims=True)
@@ -160,7 +161,7 @@ def _cross_entropy_terms(batch, options, axis):
 
     t = w * ((1 - smoothing) * q + smoothing * kept / kept.sum(-1, keepdims=True))
     mass = t.sum(-1, keepdims=True)
-    loss = reference._times(t, sm.surprise).sum(-1) + (mass * inexact + z_loss * lse**2)[..., 0]
+    loss = _parts._times(t, sm.surprise).sum(-1) + (mass * inexact + z_loss * lse**2)[..., 0]
     nothing_cancels = q.dtype == bool and smoothing == 0
     grad = (mass - t) * p + t * one_minus_p if nothing_cancels else mass * p + t
     grad = (grad + 2 * z_loss * lse * p) * (1 + inexact)
@@ -169,16 +170,16 @@ def _cross_entropy_terms(batch, options, axis):
 
     if softcap is not None:
         du, d2u = du + scale / 4, np.abs(d2u) + scale**2 / softcap  # 1 − tanh² cancels
-    class_weight = reference._at_target(w, q)[..., 0] if q.dtype == bool else 1
+    class_weight = _parts._at_target(w, q)[..., 0] if q.dtype == bool else 1
     return loss, grad * du, hess * du**2 + grad * d2u, class_weight, used
 
 
 def _softmax_focal_terms(batch, options, axis):
     z, hot, kept, used = _softmax_rows(batch, options, axis)
     gamma, alpha = options.get("gamma", 2.0), options.get("alpha")
-    sm = reference._softmax_of(np.where(kept, z, -np.inf))
+    sm = _parts._softmax_of(np.where(kept, z, -np.inf))
     p, q, surprise, alpha = (
-        reference._at_target(x, hot)
+        _parts._at_target(x, hot)
         for x in (sm.p, sm.one_minus_p, sm.surprise, np.ones_like(z) if alpha is None else alpha)
     )
     inexact = _error_of_exponentials(z, kept, exact=True)
@@ -200,8 +201,8 @@ def _divergence_terms(batch, options, axis):
     wide = batch.logits.astype(np.longdouble)
     z, t, kept, used = reference._rows(wide, batch.target, batch.call.get("where"), -100, axis)
     z, t = np.where(kept, z, -np.inf), np.where(kept, t, -np.inf)
-    student = reference._softmax_of(z / temperature)
-    teacher = reference._softmax_of(t / temperature)
+    student = _parts._softmax_of(z / temperature)
+    teacher = _parts._softmax_of(t / temperature)
     p, q = teacher.p, student.p
     row = {"reduction": "none", "where": batch.call.get("where"), "axis": axis}
     target = np.asarray(batch.target, np.longdouble)
@@ -224,15 +225,15 @@ def _divergence_terms(batch, options, axis):
 
 def _sigmoid_elements(batch, options):
     z = batch.logits.astype(np.float64)
-    y, not_y = reference._smoothed(batch.target, options.get("label_smoothing", 0.0))
-    used = reference._elements_used(z, batch.call.get("where"))
-    return z, y, not_y, reference._sigmoid(z), reference._sigmoid(-z), used
+    y, not_y = _elements._smoothed(batch.target, options.get("label_smoothing", 0.0))
+    used = _elements._elements_used(z, batch.call.get("where"))
+    return z, y, not_y, _parts._sigmoid(z), _parts._sigmoid(-z), used
 
 
 def _bce_terms(batch, options, axis):
     z, y, not_y, p, not_p, used = _sigmoid_elements(batch, options)
     y = y * (1 if options.get("pos_weight") is None else options["pos_weight"])
-    loss = y * reference._softplus(-z) + not_y * reference._softplus(z)
+    loss = y * _parts._softplus(-z) + not_y * _parts._softplus(z)
     return loss, not_y * p + y * not_p, (y + not_y) * p * not_p, 1, used
 
 
@@ -240,9 +241,9 @@ def _sigmoid_focal_terms(batch, options, axis):
     z, y, not_y, p, not_p, used = _sigmoid_elements(batch, options)
     gamma, alpha = options.get("gamma", 2.0), options.get("alpha", 0.25)
     alpha = None if alpha is None else np.asarray(alpha)
-    c = y * reference._softplus(-z) + not_y * reference._softplus(z)
+    c = y * _parts._softplus(-z) + not_y * _parts._softplus(z)
     q = y * not_p + not_y * p
-    r = np.abs(not_y - y) / (reference._times(y, 1 / p) + reference._times(not_y, 1 / not_p))
+    r = np.abs(not_y - y) / (_parts._times(y, 1 / p) + _parts._times(not_y, 1 / not_p))
     growth = 2 + gamma - gamma * np.log(q)
     modulation = (1 if alpha is None else alpha * y + (1 - alpha) * not_y) * q**gamma * growth
     grad = modulation * (q + gamma * r * c)
