@@ -219,7 +219,7 @@ class TestLifeCycle:
             return model.best_iteration_
 
         assert best(metric="None") == booster.best_iteration
-        with pytest.warns(UserWarning, match=r"binary_logloss, which treats raw scores.*metric='None'"):
+        with pytest.warns(UserWarning, match=r"binary_logloss, which treats raw.*metric='None'"):
             other = best()
         assert other < booster.best_iteration / 2
 
