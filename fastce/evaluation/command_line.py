@@ -183,4 +183,5 @@ def draw(path: str, result: Evaluation, temperature: Temperature | None) -> None
     results: Any = result
     if temperature is not None:
         results = {"before": temperature.before, f"T = {float(temperature):.3g}": result}
-    evaluation_curves(results)[0].get_figure().savefig(path)
+    figure: Any = evaluation_curves(results)[0].get_figure()
+    figure.savefig(path)
