@@ -52,7 +52,7 @@ class Evaluation:
     ``top_k(k)``           whether less than k classes come before y (see there)
     `entropy`              −Σ_j p_j log p_j, the loss that the classifier expects
     `brier`                Σ_j (p_j − δ_jy)², between 0 and 2
-    `calibration_error`    Σ_b n_b/n |accuracy − confidence| over bins of max_j p_j
+    `calibration_error`    Σ_b n_b/n ``|accuracy − confidence|`` over bins of max_j p_j
     =====================  ====================================================================
 
     A row without a softmax (with NaN or +∞, or of −∞ alone) is wrong, and makes all but `accuracy`
@@ -144,7 +144,7 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """Σ_b n_b/n |accuracy − confidence| over the bins: the expected calibration error (ECE)."""
+        """Σ_b n_b/n ``|accuracy − confidence|`` over the bins: the expected calibration error (ECE)."""
         gaps = self._gaps()
         return mean(
             math.fsum(n * gap for n, gap in zip(self.bin_rows, gaps, strict=True)), self.rows
@@ -152,7 +152,7 @@ class Evaluation:
 
     @property
     def max_calibration_error(self) -> float:
-        """The largest |accuracy − confidence| of a bin: the maximum calibration error (MCE)."""
+        """The largest ``|accuracy − confidence|`` of a bin: the maximum calibration error (MCE)."""
         gaps = self._gaps()
         return mean(max(gaps), 1) if self.rows and not self.invalid else math.nan
 
