@@ -144,7 +144,7 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """Σ_b n_b/n ``|accuracy − confidence|`` over the bins: the expected calibration error (ECE)."""
+        """Σ_b n_b/n ``|accuracy − confidence|``, the expected calibration error (ECE)."""
         gaps = self._gaps()
         return mean(
             math.fsum(n * gap for n, gap in zip(self.bin_rows, gaps, strict=True)), self.rows
