@@ -9,6 +9,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 GROUPS = {
     "Train": [
         "digits", "train_digits", "distil_digits", "multi_label", "segmentation", "policy_gradient",
+        "temperature_calibration",
     ],
     "Fit with another library": ["logistic_regression_scipy", "sklearn_estimator", "torch_swap"],
     "Boost": ["lightgbm_multiclass", "xgboost_focal", "boosting_on_dask"],

@@ -115,6 +115,16 @@ def check_evaluate_logits(printed, tmp_path):
     assert 65 < greedy < 76  # three tokens of four are favoured; now and then another is best
 
 
+def check_temperature_calibration(printed, tmp_path):
+    assert float(re.search(r"temperature ([\d.]+)", printed)[1]) > 1.2
+    before, after = (
+        [float(x) for x in re.findall(r"[\d.]+", line)] for line in printed.splitlines()[-2:]
+    )
+    assert before[0] == after[0]  # no prediction changes
+    assert after[1] < before[1] - 0.1
+    assert after[2] < before[2] / 2
+
+
 def check_numba_trainer(printed, tmp_path):
     assert float(re.search(r"([\d.]+)% held-out accuracy", printed)[1]) >= 96
 
@@ -210,6 +220,7 @@ CHECKS = {
     "policy_gradient.py": check_policy_gradient,
     "segmentation.py": check_segmentation,
     "sklearn_estimator.py": check_sklearn_estimator,
+    "temperature_calibration.py": check_temperature_calibration,
     "torch_swap.py": check_torch_swap,
     "train_digits.py": check_train_digits,
     "xgboost_focal.py": check_xgboost_focal,
