@@ -163,11 +163,11 @@ class Evaluation:
 
     @property
     def max_rank(self) -> int:
-        """How many classes before the target are told apart: `top_k` takes up to so many."""
+        """The largest rank of a target that is counted on its own, and the largest k of `top_k`."""
         return len(self.rank_rows) - 1
 
     def top_k(self, k: int) -> float:
-        """Return the share of rows in which less than k classes come before the target.
+        """Return the share of rows in which fewer than k classes come before the target.
 
         These are the classes with a larger logit, and those of a higher index with the same. So
         ties count as scikit-learn's ``top_k_accuracy_score`` counts them; ``top_k(1)`` is less than

@@ -154,7 +154,7 @@ def test_a_hundred_thousand_calls_leak_nothing():
         done += calls(1000)
     gc.collect()
     assert len(gc.get_objects()) - objects < 100
-    assert resident() - before < 2 << 20  # 20 bytes a call
+    assert resident() - before < 2 << 20  # 20 bytes per call
 
 
 def test_no_reference_is_kept_to_an_argument():
