@@ -196,6 +196,7 @@ INVERSE_EXPM1 = (inverse_expm1_rest, inverse_expm1_error, (mpf(0), mpf("1.001") 
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
 LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
 WHOLE_LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
+ATANH_OF_QUOTIENT = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 5 * mpf("1.001")) ** 2))
 WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
 POLYNOMIALS = [
@@ -213,7 +214,7 @@ POLYNOMIALS = [
     Polynomial("log1p", "vec<float> whole_log1p_polynomial(", np.float32, 9, *WHOLE_LOG1P),
     Polynomial("2 atanh in log1p", "vec<float> wide_atanh_polynomial(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
-    Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
+    Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH_OF_QUOTIENT),
 ]
 
 

@@ -413,20 +413,19 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
 cdef int run_blocks(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, int plan, real tag,
                     double* total) noexcept nogil:
     # Rows [start, stop) of a batch.
-    cdef RowBlock block
     cdef Scratch s
     cdef Py_ssize_t row = start, rows
     cdef int status = begin_scratch(batch, &s, plan, stop - start, tag)
     if status != OK:
         return status
-    begin_batch(batch, &block)
+    begin_batch(batch, s.block)
     while row < stop and status == OK:
         rows = side_by_side(&batch.logits, row, min_size(s.rows, stop - row))
         rows = side_by_side(&batch.grad, row, rows)
         rows = side_by_side(&batch.hess, row, rows)
         rows = side_by_side(&batch.probabilities, row, rows)
         rows = side_by_side(&batch.mask, row, rows)
-        status = do_run(batch, &s, row, rows, &block, tag, total)
+        status = do_run(batch, &s, row, rows, s.block, tag, total)
         row += rows
     if s.streams:
         end_streams()

@@ -11,13 +11,31 @@
 # and replaces both at a hard label y by grad_at_label and hess_at_label.
 # Rows are few against their elements: double costs little and spares the error analysis.
 
+cdef inline vec[double] log_and_inverses(vec[double] sum_without_pivot, vec[double] pivot, vec[double] other,
+                                         bint double_precision, vec[double]* inverse,
+                                         vec[double]* other_inverse) noexcept nogil:
+    # log(S / pivot), 1 / S and 1 / other. For a float32 result one division makes all three: products of their
+    # divisors are normal numbers in double, and the rounding errors of a double or two do not count.
+    cdef vec[double] total = pivot + sum_without_pivot, numerator, denominator, divided
+    cdef vec[double] k = quotient_parts(sum_without_pivot, pivot, total, &numerator, &denominator)
+    if double_precision:
+        inverse[0] = splat(1.0) / total
+        other_inverse[0] = splat(1.0) / other
+        return log_of_quotient(numerator / denominator, k)
+    divided = splat(1.0) / (denominator * (total * other))
+    inverse[0] = denominator * other * divided
+    other_inverse[0] = denominator * total * divided
+    return log_of_quotient(numerator * (total * other) * divided, k)
+
+
 cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
     return not (is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp or batch.hess.data)
 
 
 cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ssize_t i, const double* pivots,
-                                      bint plain, bint wants_values, bint wants_derivatives) noexcept nogil:
-    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log1p(sum_without_pivot).
+                                      bint double_precision, bint plain, bint wants_values,
+                                      bint wants_derivatives) noexcept nogil:
+    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log(S / pivot).
     # What is 0 for all rows, soft target mass and z_loss, is left out where it is; if all of it is, as the
     # caller knows, nothing is asked for each vector.
     cdef bint soft_targets = not plain and is_soft(batch)
@@ -28,7 +46,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] hard = load(&block.hard_mass[i])
     cdef vec[double] softmax_coefficient = hard, coefficient_less_target = zero, target_mass = hard, soft = zero
-    cdef vec[double] log_total, lse, total, value, e, inverse, row_scale, sum_without_label, square, product
+    cdef vec[double] log_total, lse, total, value, e, inverse, unused, row_scale, sum_without_label, square, product
     if soft_targets:
         soft = load(&block.soft_mass[i])
         target_mass = load(&block.soft_at_target[i])
@@ -36,7 +54,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         coefficient_less_target = soft - target_mass
         target_mass = hard + target_mass
     if wants_values:
-        log_total = log1p(sum_without_pivot / pivot)
+        log_total = log_and_inverses(sum_without_pivot, pivot, splat(1.0), double_precision, &inverse, &unused)
         # zero_unless: a class of weight 0 has no loss, even where its logit is -inf.
         value = zero_unless(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
         value = fma(soft, log_total, value)
@@ -54,8 +72,9 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         store(&block.value[i], value)
     if not wants_derivatives:
         return
+    if not wants_values:
+        inverse = splat(1.0) / (pivot + sum_without_pivot)
     e = load(&block.target_exp[i])
-    inverse = splat(1.0) / (pivot + sum_without_pivot)
     sum_without_label = sum_without_pivot + (pivot - e)
     row_scale = load(&block.factor[i]) * inverse
     store(&block.softmax_coefficient[i], softmax_coefficient)
@@ -85,7 +104,7 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
     # cancels, nor if both are fractions: four rows share a division and a logarithm. Their pivots are 2^-126 at
     # least and sums 2^88 at most, so that products of four, and the quotient, are normal numbers in double.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
-    cdef vec[double] sum_without_pivot, pivot, m
+    cdef vec[double] sum_without_pivot, pivot, m, unused
     cdef Py_ssize_t i = 0
     while i < rows:
         sum_without_pivot = load(&block.sum_without_pivot[i])
@@ -98,10 +117,10 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
         below = below * pivot
         i += lanes(<double> 0)
         if i % (4 * lanes(<double> 0)) == 0 and i < rows:
-            sum = sum + log1p(above / below)
+            sum = sum + log_and_inverses(above, below, one, True, &unused, &unused)
             above = zero
             below = one
-    return reduce_add(sum + log1p(above / below))
+    return reduce_add(sum + log_and_inverses(above, below, one, True, &unused, &unused))
 
 
 cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision) noexcept nogil:
@@ -135,25 +154,18 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     cdef vec[double] e = load(&block.target_exp[i])
     cdef vec[double] alpha = load(&block.hard_mass[i])
     cdef vec[double] factor = load(&block.factor[i])
-    cdef vec[double] total = pivot + sum_without_pivot
     cdef vec[double] sum_without_label = sum_without_pivot + (pivot - e)
     cdef mask[double] is_certain = equal(sum_without_label, zero)
-    cdef vec[double] divisor = select(is_certain, one, sum_without_label)
-    cdef vec[double] inverse, log_total, p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square, nothing
-    if double_precision:
-        inverse = inverse_q = one / total
-        log_total = log1p(sum_without_pivot / pivot)
-    else:  # one division for all three: a product of three float sums is a normal number in double
-        square = one / (pivot * total * divisor)
-        inverse = pivot * divisor * square
-        inverse_q = pivot * total * total * square
-        log_total = log1p(sum_without_pivot * divisor * total * square)
+    cdef vec[double] inverse, inverse_rest, p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square, nothing
+    cdef vec[double] log_total = log_and_inverses(
+        sum_without_pivot, pivot, select(is_certain, one, sum_without_label), double_precision, &inverse, &inverse_rest)
     p = e * inverse
     q = sum_without_label * inverse
     is_certain = equal(q, zero)
     ce = (m - load(&block.target_logit[i])) + log_total
     nothing = sum_without_pivot - sum_without_pivot  # 0; NaN where the row holds NaN or +inf
     p_ce = select(equal(p, zero), nothing, p * ce)
+    inverse_q = (pivot + sum_without_pivot) * inverse_rest
     ratio = select(is_certain, p, p_ce / q if double_precision else p_ce * inverse_q)
     modulation = power(q, gamma, double_precision)
     a = -(alpha * modulation * (one + g * ratio))
@@ -176,15 +188,15 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     store(&block.hess_at_label[i], factor * (p_b * q * q - a * p * q))
 
 
-cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double* pivots, bint logs,
-                                    bint wants_value) noexcept nogil:
+cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double* pivots, bint double_precision,
+                                    bint logs, bint wants_value) noexcept nogil:
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
     cdef vec[double] m = load(&block.maximum[i]), pivot = load(pivots + i)
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i])
-    cdef vec[double] log_total = one, value
+    cdef vec[double] log_total = one, value, inverse, unused
     if wants_value or logs:
-        log_total = log1p(sum_without_pivot / pivot)
+        log_total = log_and_inverses(sum_without_pivot, pivot, one, double_precision, &inverse, &unused)
         value = select(equal(abs(m), infinity) & equal(sum_without_pivot, sum_without_pivot), m, m + log_total)
         store(&block.value[i], value)
         store(&block.log_sum_exp[i], value)
@@ -198,13 +210,13 @@ cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t row
     cdef bint plain = batch.kind == CROSS_ENTROPY and is_plain_cross_entropy(batch)
     cdef Py_ssize_t i = 0
     while plain and i < rows:
-        finish_cross_entropy(batch, block, i, pivots, True, wants_values, wants_derivatives)
+        finish_cross_entropy(batch, block, i, pivots, double_precision, True, wants_values, wants_derivatives)
         i += lanes(<double> 0)
     while i < rows:
         if batch.kind == CROSS_ENTROPY:
-            finish_cross_entropy(batch, block, i, pivots, False, wants_values, wants_derivatives)
+            finish_cross_entropy(batch, block, i, pivots, double_precision, False, wants_values, wants_derivatives)
         elif batch.kind == FOCAL:
             finish_focal(block, i, pivots, batch.gamma, double_precision, batch.hess.data != NULL)
         else:
-            finish_log_sum_exp(block, i, pivots, batch.kind == LOG_SOFTMAX, wants_values)
+            finish_log_sum_exp(block, i, pivots, double_precision, batch.kind == LOG_SOFTMAX, wants_values)
         i += lanes(<double> 0)

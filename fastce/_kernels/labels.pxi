@@ -161,7 +161,7 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
     cdef long long labels[BLOCK_ROWS]
     cdef double weight[BLOCK_ROWS]
     cdef wide_sum[double] sum
-    cdef double unweighted_rows = 0.0
+    cdef long long unweighted_rows = 0
     cdef vec[double] zero = splat(0.0), w
     cdef mask[double] counts = less(zero, zero)
     cdef bint any_ignored
@@ -195,6 +195,6 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
             sum.add(w)
             i += lanes(<double> 0)
         first += count
-    weights.total = unweighted_rows + sum.total()
-    weights.any_counts = any(counts) or unweighted_rows > 0.0
+    weights.total = <double> unweighted_rows + sum.total()
+    weights.any_counts = any(counts) or unweighted_rows > 0
     return OK

@@ -23,6 +23,7 @@ cdef enum:  # numbers of rows, in the working precision: what the passes over sc
 cdef struct Scratch:
     # Of one call. Element (row, class) of a run is at row * row_apart + class * class_apart.
     char* memory
+    RowBlock* block     # aligned to lines of cache, as the stack is not
     Py_ssize_t classes
     Py_ssize_t rows     # of a run at most
     Py_ssize_t class_apart

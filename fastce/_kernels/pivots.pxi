@@ -22,17 +22,12 @@ cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* p
 
 
 cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t row_apart, const long long* which,
-                            Py_ssize_t rows, const RowBlock* block, double* to) noexcept nogil:
-    # That of one class of each row; of rows without one, or that do not count, it stays as it is.
+                            Py_ssize_t rows, double* to) noexcept nogil:
+    # That of one class of each row; of rows without one, which do not count, that of the first.
     cdef real numbers[BLOCK_ROWS]
     cdef Py_ssize_t i = 0
-    if not block.all_active:
-        for i in range(rows):
-            if block.active[i] and which[i] >= 0:
-                to[i] = read(x + i * row_apart + which[i] * class_apart)
-        return
     for i in range(rows):
-        numbers[i] = read(x + i * row_apart + which[i] * class_apart)
+        numbers[i] = read(x + i * row_apart + max_size(which[i], 0) * class_apart)
     for i in range(rows, (rows + 15) // 16 * 16):
         numbers[i] = 0
     i = 0
@@ -54,7 +49,7 @@ cdef inline void refine_pivots(const real* u, Py_ssize_t class_apart, Py_ssize_t
     if real is double:
         return
     memset(&logits[0], 0, sizeof(logits))
-    numbers_at(u, class_apart, row_apart, pivot, rows, block, &logits[0])
+    numbers_at(u, class_apart, row_apart, pivot, rows, &logits[0])
     while i < rows:
         before = load(<const double*> pivot_exp + i)
         target = load(&block.target_exp[i])
@@ -188,9 +183,9 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         s.moved_count = 1
     begin_logits(s, block, wants_logits, wants_logits and block.all_active and batch.labels.data != NULL)
     if wants_logits and (s.is_long or not s.largest_pivot):
-        numbers_at(u, 1, classes, pivot, rows, block, &block.maximum[0])
+        numbers_at(u, 1, classes, pivot, rows, &block.maximum[0])
     if wants_logits and batch.labels.data != NULL:
-        numbers_at(u, 1, classes, &block.label[0], rows, block, &block.target_logit[0])
+        numbers_at(u, 1, classes, &block.label[0], rows, &block.target_logit[0])
     if s.is_long:
         block.target_exp[0] = s.pivot_exp[0]
         if s.needs_whole_sums and block.active[0]:
@@ -239,11 +234,11 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
             for i in range(rows):
                 block.maximum[i] = reference[i] if block.active[i] else 0
         else:
-            numbers_at(u, s.logits_class_apart, 1, s.pivot + first, rows, block, &block.maximum[0])
+            numbers_at(u, s.logits_class_apart, 1, s.pivot + first, rows, &block.maximum[0])
         if batch.labels.data != NULL:
-            numbers_at(u, s.logits_class_apart, 1, &block.label[0], rows, block, &block.target_logit[0])
+            numbers_at(u, s.logits_class_apart, 1, &block.label[0], rows, &block.target_logit[0])
             if large or s.holes or not s.in_range:
-                numbers_at(e + first, s.exps_apart, 1, &block.label[0], rows, block, &block.target_exp[0])
+                numbers_at(e + first, s.exps_apart, 1, &block.label[0], rows, &block.target_exp[0])
     if not block.all_active:
         forget_unused(block, rows, pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):

@@ -22,7 +22,6 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const
     cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
     cdef vec[double] zero = splat(0.0), scale = splat(batch.scale), weight
     cdef mask[double] unused, any_unused = less(zero, zero)
-    cdef double labels[BLOCK_ROWS]
     cdef Py_ssize_t i
     cdef long long label
     if labels_of_run != NULL:
@@ -43,15 +42,11 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const
         return OK
     read_scalars(&batch.sample_weight, first, rows, &block.weight[0])
     read_scalars(&batch.grad_output, first, rows, &block.factor[0])
-    if any_ignored:
-        for i in range(rows):
-            labels[i] = <double> block.label[i]
+    for i in range(rows if any_ignored else 0):  # the bits of 0 where the label's sign is set
+        (<long long*> &block.weight[0])[i] &= ~(block.label[i] >> 63)
     i = 0
     while i < rows:
         weight = load(&block.weight[i])
-        if any_ignored:
-            weight = zero_unless(at_most(zero, load(<const double*> &labels[i])), weight)
-            store(&block.weight[i], weight)
         unused = equal(weight, zero)
         any_unused = any_unused | unused
         # Not weight * scale where nothing counts: the scale is infinite.

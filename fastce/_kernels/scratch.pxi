@@ -66,6 +66,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     elements = classes * s.class_apart if s.by_classes else (s.rows + 15) // 16 * 16 * classes
     if s.is_long:
         elements = classes
+    s.block = <RowBlock*> part(&memory, sizeof(RowBlock))
     if not (s.is_long and s.in_gradient):
         s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size)
     s.u = part(&memory, 0 if s.is_long and is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
