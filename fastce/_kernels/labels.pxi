@@ -52,67 +52,51 @@ ctypedef fused stored_label:
     (long long)
 
 
-cdef inline void copy_labels(const stored_label* labels, Py_ssize_t count, long long* to) noexcept nogil:
+cdef inline bint copy_labels(const stored_label* labels, Py_ssize_t count, bint ignores, long long ignored,
+                             unsigned long long last, long long* to, bint* any_ignored) noexcept nogil:
+    # Without a branch for each; -1 for those that are ignored. False if some are neither that nor labels up to the
+    # last. The sign of each number below says whether something is wrong, so that the loops run over vectors. Unsigned
+    # differences are defined for the least integer, too, which a caller may pass.
+    cdef long long wrong = 0, seen = 0, label, is_ignored
     cdef Py_ssize_t i
-    for i in range(count):
-        to[i] = read(labels + i)
-
-
-cdef bint try_load_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
-                          bint* any_ignored) noexcept nogil:
-    # Up to BLOCK_ROWS contiguous labels, without a branch for each; -1 for those that are ignored. False if some
-    # are neither, or lie otherwise. What is copied is what is judged. The sign of each number below says whether
-    # something is wrong, so that the loops run over vectors.
-    cdef const char* labels = batch.labels.data + first * batch.labels.stride
-    cdef long long wrong = 0, ignored = batch.labels.ignore_index, is_ignored, seen = 0
-    # Unsigned differences are defined for the least integer, too, which a caller may pass.
-    cdef unsigned long long last = batch.classes - 1
-    cdef Py_ssize_t i
-    if batch.labels.stride != batch.labels.itemsize:
-        return False
-    if batch.labels.itemsize == 8:
-        if batch.labels.unsigned and ignored < 0:
-            return try_load_unsigned_labels(<const long long*> labels, rows, last, to, any_ignored)
-        copy_labels(<const long long*> labels, rows, to)
-    elif batch.labels.itemsize == 4 and batch.labels.unsigned:
-        copy_labels(<const unsigned int*> labels, rows, to)
-    elif batch.labels.itemsize == 4:
-        copy_labels(<const int*> labels, rows, to)
-    elif batch.labels.itemsize == 2 and batch.labels.unsigned:
-        copy_labels(<const unsigned short*> labels, rows, to)
-    elif batch.labels.itemsize == 2:
-        copy_labels(<const short*> labels, rows, to)
-    elif batch.labels.unsigned:
-        copy_labels(<const unsigned char*> labels, rows, to)
-    else:
-        copy_labels(<const signed char*> labels, rows, to)
-    for i in range(rows):
-        wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
-    any_ignored[0] = False
-    if wrong >= 0 and not (batch.labels.ignores and 0 <= ignored < batch.classes):
-        return True
-    if not batch.labels.ignores:
-        return False
-    wrong = 0
-    for i in range(rows):
-        is_ignored = -<long long> (to[i] == ignored)
+    for i in range(count if ignores else 0):
+        label = <long long> read(labels + i)
+        is_ignored = -<long long> (label == ignored)
         seen |= is_ignored
-        to[i] |= is_ignored
-        wrong |= (to[i] | <long long> (last - <unsigned long long> to[i])) & ~is_ignored
+        wrong |= (label | <long long> (last - <unsigned long long> label)) & ~is_ignored
+        to[i] = label | is_ignored
+    for i in range(0 if ignores else count):
+        label = <long long> read(labels + i)
+        wrong |= label | <long long> (last - <unsigned long long> label)
+        to[i] = label
     any_ignored[0] = seen != 0
     return wrong >= 0
 
 
-cdef bint try_load_unsigned_labels(const long long* labels, Py_ssize_t rows, unsigned long long last,
-                                   long long* to, bint* any_ignored) noexcept nogil:
-    # Of 64 bits: 2^63 and more are labels of no class, and ignored by no index below 0.
-    cdef long long wrong = 0
-    cdef Py_ssize_t i
-    copy_labels(labels, rows, to)
-    for i in range(rows):
-        wrong |= to[i] | <long long> (last - <unsigned long long> to[i])
-    any_ignored[0] = False
-    return wrong >= 0
+cdef bint try_load_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
+                          bint* any_ignored) noexcept nogil:
+    # Up to BLOCK_ROWS contiguous labels; False if some are wrong, or lie otherwise. What is copied is what is judged.
+    cdef const char* labels = batch.labels.data + first * batch.labels.stride
+    cdef long long ignored = batch.labels.ignore_index
+    cdef unsigned long long last = batch.classes - 1
+    cdef bint ignores = batch.labels.ignores
+    if batch.labels.stride != batch.labels.itemsize:
+        return False
+    if batch.labels.itemsize == 8:
+        # Unsigned, 2^63 and more are labels of no class, and ignored by no index below 0.
+        ignores = ignores and not (batch.labels.unsigned and ignored < 0)
+        return copy_labels(<const long long*> labels, rows, ignores, ignored, last, to, any_ignored)
+    if batch.labels.itemsize == 4 and batch.labels.unsigned:
+        return copy_labels(<const unsigned int*> labels, rows, ignores, ignored, last, to, any_ignored)
+    if batch.labels.itemsize == 4:
+        return copy_labels(<const int*> labels, rows, ignores, ignored, last, to, any_ignored)
+    if batch.labels.itemsize == 2 and batch.labels.unsigned:
+        return copy_labels(<const unsigned short*> labels, rows, ignores, ignored, last, to, any_ignored)
+    if batch.labels.itemsize == 2:
+        return copy_labels(<const short*> labels, rows, ignores, ignored, last, to, any_ignored)
+    if batch.labels.unsigned:
+        return copy_labels(<const unsigned char*> labels, rows, ignores, ignored, last, to, any_ignored)
+    return copy_labels(<const signed char*> labels, rows, ignores, ignored, last, to, any_ignored)
 
 
 ctypedef fused stored_scalar:

@@ -219,6 +219,7 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
     cdef const real* pivot = <const real*> s.pivot_class + first
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
+    cdef const long long* pivots = s.pivot + first
     cdef double* pivot_exp = s.pivot_exp + first
     cdef Py_ssize_t i = 0
     cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
@@ -227,17 +228,20 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
         store(&block.sum_without_pivot[i], load(<const double*> s.sum_without_pivot + first + i))
         store(&block.target_exp[i], load(<const double*> pivot_exp + i))
         i += lanes(<double> 0)
-    for i in range(rows if wants_logits or batch.kind == FOCAL else 0):
+    if not large and pivot == <const real*> s.row[LABEL] + first:
+        pivots = s.labels + first
+    for i in range(rows if pivots == s.pivot + first and not large and (wants_logits or batch.kind == FOCAL) else 0):
         s.pivot[first + i] = <long long> pivot[i]
     if wants_logits:
-        if large:
-            for i in range(rows):
-                block.maximum[i] = reference[i] if block.active[i] else 0
-        else:
-            numbers_at(u, s.logits_class_apart, 1, s.pivot + first, rows, &block.maximum[0])
+        i = 0
+        while large and i < rows:
+            store_widened(&block.maximum[i], load(reference + i))
+            i += lanes(<real> 0)
+        if not large:
+            numbers_at(u, s.logits_class_apart, 1, pivots, rows, &block.maximum[0])
         if batch.labels.data != NULL:
             numbers_at(u, s.logits_class_apart, 1, &block.label[0], rows, &block.target_logit[0])
-            if large or s.holes or not s.in_range:
+            if (large or s.holes or not s.in_range) and batch.grad.data != NULL:
                 numbers_at(e + first, s.exps_apart, 1, &block.label[0], rows, &block.target_exp[0])
     if not block.all_active:
         forget_unused(block, rows, pivot_exp)
@@ -246,7 +250,7 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
         if first + i >= s.run_rows:
             pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not large:
-        refine_pivots(u, s.logits_class_apart, 1, s.pivot + first, rows, block, pivot_exp)
+        refine_pivots(u, s.logits_class_apart, 1, pivots, rows, block, pivot_exp)
 
 
 cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:

@@ -69,6 +69,20 @@ cdef inline void write_rows(double* to, Py_ssize_t first, Py_ssize_t rows,
         memcpy(to + first, numbers, rows * sizeof(double))
 
 
+cdef void write_narrowed(const double* numbers, const double* weights, Py_ssize_t rows, real* to) noexcept nogil:
+    # Numbers of rows, times their weights if there are any, in the working precision.
+    cdef wide_vec[real] wide
+    cdef Py_ssize_t i = 0
+    cdef int k
+    while i < rows:
+        for k in range(wide.parts):
+            wide.part[k] = load(numbers + i + k * lanes(<double> 0))
+            if weights != NULL:
+                wide.part[k] = wide.part[k] * load(weights + i + k * lanes(<double> 0))
+        store_first(to + i, min_size(rows - i, lanes(<real> 0)), narrow_lanes(wide))
+        i += lanes(<real> 0)
+
+
 cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                    bint one_by_one, real precision, double* total) noexcept nogil:
     # Writes the losses of a block, or adds them up: in vectors, or so that it makes no difference where
@@ -77,8 +91,7 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
     cdef double last = 0.0
     cdef vec[double] sum = splat(0.0)
     if batch.loss:
-        for i in range(rows):
-            write(<real*> batch.loss + first + i, <real> (block.value[i] * block.weight[i]))
+        write_narrowed(&block.value[0], &block.weight[0], rows, <real*> batch.loss + first)
     elif one_by_one:
         for i in range(rows):
             total[0] += block.value[i] * block.weight[i]
@@ -92,8 +105,7 @@ cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const 
             i += 1
         total[0] += reduce_add(sum) + last
     if batch.log_sum_exp:
-        for i in range(rows):
-            write(<real*> batch.log_sum_exp + first + i, <real> block.log_sum_exp[i])
+        write_narrowed(&block.log_sum_exp[0], NULL, rows, <real*> batch.log_sum_exp + first)
     write_rows(batch.maximum, first, rows, &block.maximum[0])
     write_rows(batch.others, first, rows, &block.sum_without_pivot[0])
     write_rows(batch.target_logit, first, rows, &block.target_logit[0])

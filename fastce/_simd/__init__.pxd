@@ -125,6 +125,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
     vec[T] log1p[T](vec[T])
     vec[T] log[T](vec[T])
+    vec[double] sqrt(vec[double])
     vec[double] quotient_parts(vec[double], vec[double], vec[double], vec[double]*, vec[double]*)
     vec[double] log_of_quotient(vec[double], vec[double])
     vec[T] product_error[T](vec[T], vec[T], vec[T])

@@ -411,6 +411,20 @@ template <> FASTCE_INLINE vec<double> log1p(vec<double> x) {
 #endif
 }
 
+FASTCE_INLINE vec<double> sqrt(vec<double> x) {
+#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return vec<double>(_mm512_sqrt_pd(x.v));
+#elif FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return vec<double>(_mm256_sqrt_pd(x.v));
+#else
+    double lane[vec<double>::lanes];
+    store(lane, x);
+    for (double &number : lane)
+        number = std::sqrt(number);
+    return load(static_cast<const double *>(lane));
+#endif
+}
+
 // log(1 + rest / pivot) = k ln2 + 2 atanh(s), s = numerator / denominator: k and the two, so that the caller may make
 // this division together with others; and what follows from s and k.
 //   Lanes   double
