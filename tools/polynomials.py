@@ -7,7 +7,7 @@ Each function is reduced to a smooth rest whose polynomial need not be exact to 
 because it is multiplied by something small:
 
     exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; / 8 or / 32 beside a table
-    2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; |s| ≤ 1/3, for log1p
+    2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; ≤ 1/3, for log1p; ≤ 1/5
     log1p r   = r + r² P(r)            |r| ≤ 1/62, beside a table
     1 / expm1 r = 1 / r − 1/2 + r P(r²)  |r| ≤ 1, for expm1 r − r
 
@@ -196,7 +196,7 @@ INVERSE_EXPM1 = (inverse_expm1_rest, inverse_expm1_error, (mpf(0), mpf("1.001") 
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
 LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
 WHOLE_LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
-ATANH_OF_QUOTIENT = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 5 * mpf("1.001")) ** 2))
+QUOTIENT = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 5 * mpf("1.001")) ** 2))
 WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
 POLYNOMIALS = [
@@ -214,7 +214,8 @@ POLYNOMIALS = [
     Polynomial("log1p", "vec<float> whole_log1p_polynomial(", np.float32, 9, *WHOLE_LOG1P),
     Polynomial("2 atanh in log1p", "vec<float> wide_atanh_polynomial(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
-    Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH_OF_QUOTIENT),
+    Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
+    Polynomial("2 atanh of a quotient", "vec<double> quotient_polynomial(", np.float64, 4, *QUOTIENT),
 ]
 
 

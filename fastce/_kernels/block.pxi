@@ -167,7 +167,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     if wants_grad:
         set_coefficients(batch, s, first, rows, block, e)
     if only_sum:
-        total[0] += sum_of_losses(block, s.pivot_exp + first, rows, not s.zero_logits)
+        total[0] += sum_of_losses(block, s.pivot_exp + first, rows, not s.zero_logits, real is double)
     else:
         if batch.others:
             for i in range(rows):

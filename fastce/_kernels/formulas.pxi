@@ -15,17 +15,27 @@ cdef inline vec[double] log_and_inverses(vec[double] sum_without_pivot, vec[doub
                                          bint double_precision, vec[double]* inverse,
                                          vec[double]* other_inverse) noexcept nogil:
     # log(S / pivot), 1 / S and 1 / other. For a float32 result one division makes all three: products of their
-    # divisors are normal numbers in double, and the rounding errors of a double or two do not count.
-    cdef vec[double] total = pivot + sum_without_pivot, numerator, denominator, divided
-    cdef vec[double] k = quotient_parts(sum_without_pivot, pivot, total, &numerator, &denominator)
+    # divisors are normal numbers in double, and its rounding errors do not count.
+    cdef vec[double] total = pivot + sum_without_pivot, numerator, denominator, divided, k
     if double_precision:
         inverse[0] = splat(1.0) / total
         other_inverse[0] = splat(1.0) / other
-        return log_of_quotient(numerator / denominator, k)
+        return log1p(sum_without_pivot / pivot)
+    k = quotient_parts(sum_without_pivot, pivot, total, &numerator, &denominator)
     divided = splat(1.0) / (denominator * (total * other))
     inverse[0] = denominator * other * divided
     other_inverse[0] = denominator * total * divided
     return log_of_quotient(numerator * (total * other) * divided, k)
+
+
+cdef inline vec[double] log_of_sum(vec[double] sum_without_pivot, vec[double] pivot,
+                                   bint double_precision) noexcept nogil:
+    # log(S / pivot) alone.
+    cdef vec[double] numerator, denominator, k
+    if double_precision:
+        return log1p(sum_without_pivot / pivot)
+    k = quotient_parts(sum_without_pivot, pivot, pivot + sum_without_pivot, &numerator, &denominator)
+    return log_of_quotient(numerator / denominator, k)
 
 
 cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
@@ -97,14 +107,14 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
             and batch.z_loss == 0.0 and batch.log_sum_exp == NULL and batch.others == NULL)
 
 
-cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows,
-                          bint has_logits) noexcept nogil:
-    # That of the values above, for float32: whole vectors, rows past the last of loss 0. With x of one row,
+cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows, bint has_logits,
+                          bint double_precision) noexcept nogil:
+    # That of the values above: whole vectors, rows past the last of loss 0. With x of one row,
     # sum_without_pivot / pivot, and y of another, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing
     # cancels, nor if both are fractions: four rows share a division and a logarithm. Their pivots are 2^-126 at
     # least and sums 2^88 at most, so that products of four, and the quotient, are normal numbers in double.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
-    cdef vec[double] sum_without_pivot, pivot, m, unused
+    cdef vec[double] sum_without_pivot, pivot, m
     cdef Py_ssize_t i = 0
     while i < rows:
         sum_without_pivot = load(&block.sum_without_pivot[i])
@@ -117,10 +127,10 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
         below = below * pivot
         i += lanes(<double> 0)
         if i % (4 * lanes(<double> 0)) == 0 and i < rows:
-            sum = sum + log_and_inverses(above, below, one, True, &unused, &unused)
+            sum = sum + log_of_sum(above, below, double_precision)
             above = zero
             below = one
-    return reduce_add(sum + log_and_inverses(above, below, one, True, &unused, &unused))
+    return reduce_add(sum + log_of_sum(above, below, double_precision))
 
 
 cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision) noexcept nogil:

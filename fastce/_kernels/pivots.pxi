@@ -36,25 +36,41 @@ cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t ro
         i += lanes(<real> 0)
 
 
-cdef inline void refine_pivots(const real* u, Py_ssize_t class_apart, Py_ssize_t row_apart,
-                               const long long* pivot, Py_ssize_t rows, RowBlock* block,
-                               double* pivot_exp) noexcept nogil:
+cdef inline void numbers_of_classes(const Scratch* s, const real* x, Py_ssize_t apart, const real* which,
+                                    const long long* indices, Py_ssize_t rows, double* to) noexcept nogil:
+    # The same of what is packed class by class; of few classes by comparison, for as many rows at once as there are
+    # lanes.
+    cdef vec[real] one = splat(<real> 1), this_class, row_class, y
+    cdef Py_ssize_t i = 0, j
+    if s.classes > INTERLEAVED_CLASSES:
+        numbers_at(x, apart, 1, indices, rows, to)
+        return
+    while i < rows:
+        row_class = load(which + i)
+        this_class = splat(<real> 0)
+        y = load_up_to(x + i, rows - i)
+        for j in range(1, s.classes):
+            this_class = this_class + one
+            y = select(equal(row_class, this_class), load_up_to(x + j * apart + i, rows - i), y)
+        store_widened(to + i, y)
+        i += lanes(<real> 0)
+
+
+cdef inline void refine_pivots(const double* logits, Py_ssize_t rows, RowBlock* block, double* pivot_exp,
+                               real tag) noexcept nogil:
     # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss
     # multiplies by gamma and 1 + gamma (gamma = 2, without FMA: 5.7 ULP, and 4.3 with this). A raised one is
     # a power of two.
-    cdef double logits[BLOCK_ROWS]
     cdef vec[double] unit = splat(safe_range_unit(<real> 0)), raised = splat(1.0 / inverse_exp_scale(<real> 0))
     cdef vec[double] zero = splat(0.0), before, after, target
     cdef Py_ssize_t i = 0
     if real is double:
         return
-    memset(&logits[0], 0, sizeof(logits))
-    numbers_at(u, class_apart, row_apart, pivot, rows, &logits[0])
     while i < rows:
         before = load(<const double*> pivot_exp + i)
         target = load(&block.target_exp[i])
         after = select(equal(before, raised) | equal(load(&block.weight[i]), zero), before,
-                       unit * exp(load(<const double*> &logits[i])))
+                       unit * exp(load(logits + i)))
         store(pivot_exp + i, after)
         store(&block.target_exp[i], select(equal(target, before), after, target))
         i += lanes(<double> 0)
@@ -169,6 +185,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     # The pivot of each row, and the sum of its exponentials without it.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t classes = s.classes, i
+    cdef double logits[BLOCK_ROWS]
     cdef bint simple = (s.in_range and block.all_active and batch.labels.data != NULL and not s.largest_pivot
                         and not s.holes and not s.is_long)
     cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range or s.is_long
@@ -210,47 +227,54 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         block.sum_without_pivot[i] = 0.0
         s.pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not s.largest_pivot:
-        refine_pivots(u, 1, classes, pivot, rows, block, s.pivot_exp)
+        numbers_at(u, 1, classes, pivot, rows, &logits[0])
+        refine_pivots(&logits[0], rows, block, s.pivot_exp, <real> 0)
 
 
 cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
                                  RowBlock* block, const real* e) noexcept nogil:
     # The same for rows from `first` of a run, whose exponentials and sums are there already.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
+    cdef const real* label = <const real*> s.row[LABEL] + first
     cdef const real* pivot = <const real*> s.pivot_class + first
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef const long long* pivots = s.pivot + first
     cdef double* pivot_exp = s.pivot_exp + first
     cdef Py_ssize_t i = 0
     cdef bint large = s.largest_pivot, wants_logits = needs_logits(batch, s) or s.holes or not s.in_range
+    cdef double buffer[BLOCK_ROWS]
+    cdef double* logits = &block.maximum[0] if wants_logits else &buffer[0]
     begin_logits(s, block, wants_logits, wants_logits and not large and block.all_active and batch.labels.data != NULL)
     while i < rows:
         store(&block.sum_without_pivot[i], load(<const double*> s.sum_without_pivot + first + i))
         store(&block.target_exp[i], load(<const double*> pivot_exp + i))
         i += lanes(<double> 0)
-    if not large and pivot == <const real*> s.row[LABEL] + first:
-        pivots = s.labels + first
-    for i in range(rows if pivots == s.pivot + first and not large and (wants_logits or batch.kind == FOCAL) else 0):
-        s.pivot[first + i] = <long long> pivot[i]
-    if wants_logits:
-        i = 0
-        while large and i < rows:
-            store_widened(&block.maximum[i], load(reference + i))
-            i += lanes(<real> 0)
-        if not large:
-            numbers_at(u, s.logits_class_apart, 1, pivots, rows, &block.maximum[0])
-        if batch.labels.data != NULL:
-            numbers_at(u, s.logits_class_apart, 1, &block.label[0], rows, &block.target_logit[0])
-            if (large or s.holes or not s.in_range) and batch.grad.data != NULL:
-                numbers_at(e + first, s.exps_apart, 1, &block.label[0], rows, &block.target_exp[0])
+    if pivot == label:
+        pivots = &block.label[0]
+    elif not large and s.classes > INTERLEAVED_CLASSES:
+        for i in range(rows):
+            s.pivot[first + i] = <long long> pivot[i]
+    i = 0
+    while wants_logits and large and i < rows:
+        store_widened(&block.maximum[i], load(reference + i))
+        i += lanes(<real> 0)
+    if (wants_logits or batch.kind == FOCAL) and not large:
+        numbers_of_classes(s, u, s.logits_class_apart, pivot, pivots, rows, logits)
+    if wants_logits and batch.labels.data != NULL:
+        if pivot == label and not large:
+            memcpy(&block.target_logit[0], logits, rows * sizeof(double))
+        else:
+            numbers_of_classes(s, u, s.logits_class_apart, label, &block.label[0], rows, &block.target_logit[0])
+        if (large or s.holes or not s.in_range) and (batch.grad.data != NULL or batch.kind == FOCAL):
+            numbers_of_classes(s, e + first, s.exps_apart, label, &block.label[0], rows, &block.target_exp[0])
     if not block.all_active:
         forget_unused(block, rows, pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
-        block.sum_without_pivot[i] = 0.0
+        block.sum_without_pivot[i] = block.maximum[i] = block.target_logit[i] = 0.0
         if first + i >= s.run_rows:
             pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not large:
-        refine_pivots(u, s.logits_class_apart, 1, pivots, rows, block, pivot_exp)
+        refine_pivots(logits, rows, block, pivot_exp, <real> 0)
 
 
 cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
@@ -290,7 +314,7 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
     cdef const real* t = <const real*> s.targets
     cdef const real* u = <const real*> s.logits
     cdef vec[real] infinity = splat(<real> INFINITY), m
-    cdef Py_ssize_t i = 0, row_apart = s.classes, class_apart = 1
+    cdef Py_ssize_t i = 0
     narrow_rows(&block.maximum[0], rows, 1.0, reference)
     while i < rows:
         m = load(<const real*> reference + i)
@@ -314,13 +338,10 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
     if batch.labels.data == NULL:
         return
     if s.by_classes and s.t_apart:
-        t += first
-        row_apart, class_apart = 1, s.t_apart
-    elif s.by_classes:
-        row_apart = 0
-    for i in range(rows):
-        if block.label[i] >= 0:
-            block.soft_at_target[i] = t[i * row_apart + block.label[i] * class_apart]
+        numbers_of_classes(s, t + first, s.t_apart, <const real*> s.row[LABEL] + first, &block.label[0], rows,
+                           &block.soft_at_target[0])
+    else:
+        numbers_at(t, 1, 0 if s.by_classes else s.classes, &block.label[0], rows, &block.soft_at_target[0])
 
 
 cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
