@@ -48,7 +48,8 @@ cdef struct Scratch:
     double* statistics  # of a block of rows, if they are wanted: BLOCK_ROWS of each
     long long* pivot
     long long* labels   # of a run that is packed class by class
-    double unit[BLOCK_ROWS]  # a power of two that takes the sum of a row of a block into [1, 2)
+    double* unit        # of each row of a block, a power of two that takes its sum into [1, 2)
+    double* factors     # of exponentials, in stage 3
     bint interleaves    # memory holds rows, scratch classes
     double shared_mass  # of soft targets that all rows have
     bint streams        # whole runs of the gradient go from scratch past the caches

@@ -199,10 +199,12 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         s.moved[0] = 0
         s.moved_count = 1
     begin_logits(s, block, wants_logits, wants_logits and block.all_active and batch.labels.data != NULL)
-    if wants_logits and (s.is_long or not s.largest_pivot):
-        numbers_at(u, 1, classes, pivot, rows, &block.maximum[0])
     if wants_logits and batch.labels.data != NULL:
         numbers_at(u, 1, classes, &block.label[0], rows, &block.target_logit[0])
+    if wants_logits and batch.labels.data != NULL and not s.is_long:  # the pivots so far
+        memcpy(&block.maximum[0], &block.target_logit[0], (rows + 15) // 16 * 16 * sizeof(double))
+    elif wants_logits and (s.is_long or not s.largest_pivot):
+        numbers_at(u, 1, classes, pivot, rows, &block.maximum[0])
     if s.is_long:
         block.target_exp[0] = s.pivot_exp[0]
         if s.needs_whole_sums and block.active[0]:
@@ -353,13 +355,13 @@ cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, R
         sum_without_pivot = load(&block.sum_without_pivot[i])
         pivot = load(s.pivot_exp + first + i)
         unit = inverse_power(sum_without_pivot + pivot)
-        store(&s.unit[i], unit)
+        store(s.unit + i, unit)
         store(&block.sum_without_pivot[i], sum_without_pivot * unit)
         store(s.pivot_exp + first + i, pivot * unit)
         store(&block.target_exp[i], load(&block.target_exp[i]) * unit)
         i += lanes(<double> 0)
     if s.exact:
-        narrow_rows(&s.unit[0], rows, 1.0, <real*> s.row[UNIT] + first)
+        narrow_rows(s.unit, rows, 1.0, <real*> s.row[UNIT] + first)
 
 
 cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chain, const double* units,
@@ -420,9 +422,10 @@ cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, co
 cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                            real* e) noexcept nogil:
     # What the third stage takes of a block.
-    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, numbers[BLOCK_ROWS], whole
+    cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, whole
     cdef Py_ssize_t i
     cdef real* active
+    cdef double* numbers = s.factors
     if batch.kind == LOG_SOFTMAX:
         narrow_rows(&block.maximum[0], rows, 1.0, <real*> s.row[REFERENCE] + first)
         narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[LOG_TOTAL] + first)
@@ -449,12 +452,12 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
     if s.exact:  # exponentials are multiplied by the unit
         for i in range(rows):
             numbers[i] = block.softmax_coefficient[i] * block.row_scale[i] * chain
-    elif any_extreme(block, rows, chain, &s.unit[0], &numbers[0], <real> 0):
+    elif any_extreme(block, rows, chain, s.unit, numbers, <real> 0):
         for i in range(rows):
             whole = block.softmax_coefficient[i] * block.row_scale[i] * chain
             if whole != 0.0 and first_factor(numbers[i], <real> 0) != 1.0:
                 multiply_extreme_row(s, i, e + (first if s.by_classes else 0), whole)
                 numbers[i] = 1.0
-    narrow_rows(&numbers[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
+    narrow_rows(numbers, rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
     if is_soft(batch):
         narrow_rows(&block.factor[0], rows, -chain, <real*> s.row[TARGET_COEFFICIENT] + first)

@@ -67,6 +67,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     if s.is_long:
         elements = classes
     s.block = <RowBlock*> part(&memory, sizeof(RowBlock))
+    s.unit = <double*> part(&memory, BLOCK_ROWS * sizeof(double))
+    s.factors = <double*> part(&memory, BLOCK_ROWS * sizeof(double))
     if not (s.is_long and s.in_gradient):
         s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size)
     s.u = part(&memory, 0 if s.is_long and is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
