@@ -80,7 +80,7 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
     cdef const real* u = <const real*> s.logits
     cdef const char* ahead
     cdef const char* next_run = <const char*> s.logits if s.logits == s.u else row_address(&batch.logits, row + rows)
-    cdef Py_ssize_t j = 0, k, stop
+    cdef Py_ssize_t j = 0, k, stop, classes_ahead = max_size(PLANE_AHEAD // rows, 1)
     begin_extremes(&extremes[0])
     if s.classes == 0:  # the sum of nothing
         memset(s.sum_without_pivot, 0, rows * sizeof(double))
@@ -88,7 +88,8 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
     while j < s.classes:
         stop = min_size(j + CLASSES_TOGETHER, s.classes)
         for k in range(j, stop):
-            ahead = <const char*> (u + s.logits_class_apart) if k + 1 < s.classes else next_run
+            ahead = (<const char*> (u + classes_ahead * s.logits_class_apart) if k + classes_ahead < s.classes
+                     else next_run + (k + classes_ahead - s.classes) * s.logits_class_apart * <Py_ssize_t> sizeof(real))
             if holes:
                 exponentials_with_holes(u, rows, e + k * s.exps_apart, ahead, <const char*> (e + k * s.exps_apart),
                                         &extremes[0])

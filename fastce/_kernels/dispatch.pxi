@@ -34,6 +34,7 @@ cdef enum:
     #                          bits of a row's sum must not depend on the size of its run
     STREAMED_ROW_BYTES = 65536  # of one row, which waits in scratch to go past the caches
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched meanwhile
+    PLANE_AHEAD = 512        # elements from a logit of a plane to the one of another class that is prefetched meanwhile
     GATHERED_ELEMENTS = 32768  # of a gathered block, or one row: with one of outputs beside it, 256 KB of float32
 
 

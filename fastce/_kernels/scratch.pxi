@@ -143,8 +143,8 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                      and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
     s.is_long = not s.by_classes and classes * size > LARGEST_BLOCK_BYTES
     s.keeps_exponentials = not s.is_long or batch.grad.data != NULL or batch.kind == FOCAL
-    # Planes are no power of two apart: a row of a run would meet itself in the cache.
-    s.class_apart = s.rows + 16 if s.by_classes else 1
+    # Long planes are no power of two apart: a row of a run would meet itself in the cache.
+    s.class_apart = 1 if not s.by_classes else s.rows if s.rows * size <= 2 * cache_line else s.rows + 16
     s.row_apart = 1 if s.by_classes else classes
     s.memory = <char*> malloc(<size_t> divide_scratch(batch, s, NULL, tag) + 64)
     if s.memory == NULL:
