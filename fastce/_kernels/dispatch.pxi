@@ -30,6 +30,8 @@ cdef enum:
     LEAST_PLANE_ROWS = 128   # so many rows, if no scratch is needed for them: lines far apart cost more than the
     #                          cache saves. 64 class-major rows of 32,769 classes take 0.40 ns per element at once,
     #                          1.15 in runs of 16; 128 rows take 0.48, 0.67 in runs of 64, 3.3 in runs of 16
+    LEAST_SCRATCH_ROWS = 64  # so many rows otherwise, as long as
+    LARGEST_PLANE_BYTES = 10485760  # hold them: memory of 32 MB and more is new to the process at each call
     CLASSES_TOGETHER = 16    # of a run that are summed up while they are in the cache: always so many, for the
     #                          bits of a row's sum must not depend on the size of its run
     STREAMED_ROW_BYTES = 65536  # of one row, which waits in scratch to go past the caches

@@ -89,8 +89,12 @@ cdef struct Scratch:
 cdef inline void copy_strided(const char* source, Py_ssize_t source_apart, char* to, Py_ssize_t to_apart,
                               Py_ssize_t size, Py_ssize_t count) noexcept nogil:
     # Numbers of 8, 4, 2 or 1 bytes.
-    cdef Py_ssize_t i
-    if size == 4:
+    cdef Py_ssize_t i, bytes = count * size
+    if source_apart == size == to_apart and bytes >= 8:  # no memcpy, whose call takes longer than a row of few classes
+        for i in range(bytes // 8):
+            write(<long long*> (to + 8 * i), read(<const long long*> (source + 8 * i)))
+        write(<long long*> (to + bytes - 8), read(<const long long*> (source + bytes - 8)))
+    elif size == 4:
         for i in range(count):
             write(<int*> (to + i * to_apart), read(<const int*> (source + i * source_apart)))
     elif size == 8:
@@ -164,6 +168,9 @@ cdef void widen_classes(const Scratch* s, const char* source, Py_ssize_t apart, 
                         real* to) noexcept nogil:
     # Planes, `apart` bytes from one to the next.
     cdef Py_ssize_t j
+    if apart == rows * storage_size(storage) and s.class_apart == rows:
+        widen(source, storage, to, rows * s.classes)
+        return
     for j in range(s.classes):
         widen(source, storage, to, rows)
         source += apart
@@ -220,6 +227,9 @@ cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matr
     cdef char* stage = <char*> s.stage
     cdef bint is_flat = (matrix.class_stride == size and matrix.row_stride == s.classes * size)
     if s.by_classes and matrix.row_stride == size and s.classes > 1:
+        if matrix.class_stride == rows * size and s.class_apart == rows:
+            narrow(source, to, matrix.storage, rows * s.classes)
+            return
         for i in range(s.classes):
             narrow(source + i * s.class_apart, to + i * matrix.class_stride, matrix.storage, rows)
         return

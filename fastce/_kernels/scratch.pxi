@@ -59,10 +59,26 @@ cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
     return batch.label_smoothing < 1.0
 
 
+cdef inline Py_ssize_t staged_size(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:
+    # Bytes of each element of a matrix that may come into scratch, or leave it, by way of the stage (see fill_scratch
+    # and empty_scratch), or 0.
+    cdef Py_ssize_t size = storage_size(matrix.storage), own = sizeof(real)
+    if matrix.data == NULL or (s.by_classes and matrix.row_stride == size and s.classes > 1):
+        return 0
+    if not s.by_classes and matrix.class_stride == size and s.classes > SPREAD_CLASSES:
+        return 0
+    if s.classes > most_interleaved and size == own and (matrix.class_stride == size or matrix.row_stride == size):
+        return 0
+    return max_size(size, own)
+
+
 cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag) noexcept nogil:
     # Gives each part of scratch its place, and returns where the last one ends.
     cdef Py_ssize_t size = sizeof(real), classes = s.classes, numbers = s.rows + 32, elements, i
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
+    cdef Py_ssize_t largest = max_size(
+        max_size(staged_size(s, &batch.logits, tag), staged_size(s, &batch.probabilities, tag)),
+        max_size(staged_size(s, &batch.grad, tag), staged_size(s, &batch.hess, tag)))
     elements = classes * s.class_apart if s.by_classes else (s.rows + 15) // 16 * 16 * classes
     if s.is_long:
         elements = classes
@@ -71,9 +87,9 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.factors = <double*> part(&memory, BLOCK_ROWS * sizeof(double))
     if not (s.is_long and s.in_gradient):
         s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size)
-    s.u = part(&memory, 0 if s.is_long and is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
+    s.u = part(&memory, 0 if is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
                else elements * size)
-    s.stage = part(&memory, elements * 8 + classes * 8)
+    s.stage = part(&memory, elements * largest + classes * 8)
     for i in range(ROW_NUMBERS):
         s.row[i] = part(&memory, numbers * size)
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
@@ -102,7 +118,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
 
 
 cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(real), classes = batch.classes, i, j
+    cdef Py_ssize_t size = sizeof(real), classes = batch.classes, least, i, j
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL, own_targets = has_own_targets(batch)
     cdef bint in_place
     memset(s, 0, sizeof(s[0]))
@@ -123,9 +139,10 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
         s.rows = PLANE_ROWS
         # One line of cache of each class at least, and more if no other memory is used than that of the arrays.
         in_place = needs_no_scratch(batch, s, tag)
+        least = LEAST_PLANE_ROWS if in_place else LEAST_SCRATCH_ROWS
         while s.rows * storage_size(batch.logits.storage) > cache_line and (
-                s.rows // 2 >= rows or ((s.rows > LEAST_PLANE_ROWS or not in_place)
-                                        and s.rows * classes * size > PLANE_BYTES)):
+                s.rows // 2 >= rows or (s.rows > least and s.rows * classes * size > PLANE_BYTES)
+                or (not in_place and s.rows * classes * size > LARGEST_PLANE_BYTES)):
             s.rows //= 2
     else:
         s.rows = BLOCK_ROWS
@@ -144,7 +161,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     s.is_long = not s.by_classes and classes * size > LARGEST_BLOCK_BYTES
     s.keeps_exponentials = not s.is_long or batch.grad.data != NULL or batch.kind == FOCAL
     # Long planes are no power of two apart: a row of a run would meet itself in the cache.
-    s.class_apart = 1 if not s.by_classes else s.rows if s.rows * size <= 2 * cache_line else s.rows + 16
+    s.class_apart = 1 if not s.by_classes else s.rows if s.rows * size <= 4 * cache_line else s.rows + 16
     s.row_apart = 1 if s.by_classes else classes
     s.memory = <char*> malloc(<size_t> divide_scratch(batch, s, NULL, tag) + 64)
     if s.memory == NULL:
