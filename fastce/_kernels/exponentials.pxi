@@ -110,26 +110,44 @@ cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcep
     return reduce_max(high)
 
 
+cdef inline vec[real] unless_hole(vec[real] x, bint negated) noexcept nogil:
+    return select(equal(x, splat(<real> -INFINITY)), x, -x) if negated else x
+
+
+cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint negated) noexcept nogil:
+    # Of each lane's logits, with four maxima under way: one waits for the last.
+    cdef Py_ssize_t width = lanes(<real> 0), j = (classes - 1) % width + 1
+    cdef vec[real] most[4]
+    cdef int k
+    prefetch(u + ROWS_AHEAD)
+    most[0] = unless_hole(load_first(u, j, <real> -INFINITY), negated)
+    if classes <= width:
+        return most[0]
+    for k in range(1, 4):
+        most[k] = splat(<real> -INFINITY)
+    while j + 4 * width <= classes:
+        for k in range(4):
+            prefetch(u + j + k * width + ROWS_AHEAD)
+            most[k] = max(unless_hole(load(u + j + k * width), negated), most[k])
+        j += 4 * width
+    while j < classes:
+        prefetch(u + j + ROWS_AHEAD)
+        most[0] = max(unless_hole(load(u + j), negated), most[0])
+        j += width
+    return max(max(most[2], most[3]), max(most[1], most[0]))
+
+
 cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bint negated, real* to) noexcept nogil:
     # The largest logit of each row, one behind the other, as many rows at once as a vector has lanes; negated, the
     # smallest one but for -inf.
     cdef int width = lanes(<real> 0), k
-    cdef vec[real] infinity = splat(<real> INFINITY), x
+    cdef vec[real] x
     cdef vec[real] most[16]
     cdef real highest, lowest = 0
-    cdef Py_ssize_t rest = (classes - 1) % width + 1, row = 0, j
+    cdef Py_ssize_t row = 0
     while row + width <= rows:
         for k in range(width):
-            prefetch(u + k * classes + ROWS_AHEAD)
-            x = load_first(u + k * classes, rest, <real> -INFINITY)
-            most[k] = select(equal(x, -infinity), x, -x) if negated else x
-        for k in range(width if classes > width else 0):
-            j = rest
-            while j < classes:
-                prefetch(u + k * classes + j + ROWS_AHEAD)
-                x = load(u + k * classes + j)
-                most[k] = max(select(equal(x, -infinity), x, -x) if negated else x, most[k])
-                j += width
+            most[k] = maximum_of_row(u + k * classes, classes, negated)
         x = maxima_of_lanes(&most[0])
         store(to + row, -x if negated else x)
         u += width * classes
@@ -144,15 +162,18 @@ cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bin
 cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, const real* numbers,
                             long long* to) noexcept nogil:
     # Where each row has its number first.
-    cdef vec[real] x
-    cdef Py_ssize_t i
-    if classes > lanes(<real> 0):
+    cdef Py_ssize_t width = lanes(<real> 0), i, place
+    if classes > 2 * width:
         for i in range(rows):
             to[i] = position_of(u + i * classes, classes, numbers[i])
         return
-    for i in range(rows):
-        x = load_first(u + i * classes, classes, numbers[i])
-        to[i] = min_size(first_lane(equal(x, splat(numbers[i]))), classes - 1)
+    for i in range(rows):  # without a branch, which few could foresee
+        place = first_lane(equal(load_first(u, min_size(classes, width), numbers[i]), splat(numbers[i])))
+        if classes > width:
+            place += (place == width) * first_lane(
+                equal(load_first(u + width, classes - width, numbers[i]), splat(numbers[i])))
+        to[i] = min_size(place, classes - 1)
+        u += classes
 
 
 cdef inline void exponentials_of_row(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
