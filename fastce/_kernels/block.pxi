@@ -179,6 +179,15 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     return OK
 
 
+cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept nogil:
+    # Of row i, packed by rows.
+    cdef Py_ssize_t j = i * s.classes, stop = j + s.classes, width = lanes(<real> 0)
+    while j < stop:
+        store_first(numbers + j, min_size(stop - j, width),
+                    zero_unless(load_mask(s.mask + j, <real> 0), load(<const real*> numbers + j)))
+        j += width
+
+
 cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* grad,
                           real* hess) noexcept nogil:
     # The chain rule of the cap; and no loss depends on a masked logit, nor on those of a row that does not count.
@@ -187,7 +196,12 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
     cdef vec[real] zero = splat(<real> 0)
     cdef const real* active = <const real*> s.row[ACTIVE]
     cdef mask[real] kept
-    for i in range(segments):
+    for i in range(rows if s.clears != NULL else 0):
+        if s.clears[i]:
+            clear_masked(s, i, grad)
+            if hess:
+                clear_masked(s, i, hess)
+    for i in range(segments if s.clears == NULL else 0):
         at = i * s.class_apart
         if batch.softcap != 0.0:
             chain_rule(batch, <const real*> s.u + at, <const real*> s.slope + at, count, grad + at,
@@ -347,11 +361,13 @@ cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     # Stage 1 of a run but for its rows out of range. It begins as the last one ended: if most rows were out of range,
     # with none of its exponentials; if some were, as if there were holes, since it would take the step to holes anyway.
     cdef real extremes[32]
-    cdef const char* ahead = <const char*> s.logits + (ROWS_AHEAD * sizeof(real) if s.logits != s.u else 0)
+    cdef const char* ahead = <const char*> s.logits + ROWS_AHEAD * sizeof(real)
     cdef const char* to = <const char*> e
     cdef bint some_were_out = s.some_out
     if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
         to = row_address(&batch.grad, row)
+    if s.logits == s.u:  # in scratch: those of the next run in memory
+        ahead = row_address(&batch.logits, row + rows)
     s.holes = s.expects_holes or some_were_out
     s.in_range = s.some_out = s.none_low = False
     s.no_exponentials = s.mostly_out

@@ -7,7 +7,8 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
     # lines that it will write.
     cdef int width = lanes(<real> 0)
     cdef vec[real] lowest = load(<const real*> extremes), highest = load(<const real*> extremes + width)
-    cdef vec[real] none = splat(<real> -INFINITY), x, y, x_i, y_i
+    cdef vec[real] none = splat(<real> -INFINITY), x, y, finite_x, finite_y
+    cdef mask[real] x_is_hole, y_is_hole
     cdef Py_ssize_t i = 0
     while i + 2 * width <= count:
         prefetch(ahead + i * sizeof(real))
@@ -15,30 +16,33 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
         if 2 * width * <int> sizeof(real) > cache_line:
             prefetch(ahead + i * sizeof(real) + cache_line)
             prefetch_to_write(to + i * sizeof(real) + cache_line)
-        x = x_i = load(u + i)
-        y = y_i = load(u + i + width)
-        if holes:  # 0 is in range
-            x = zero_where(equal(x, none), x)
-            y = zero_where(equal(y, none), y)
-        highest = max(y, max(x, highest))
-        lowest = min(y, min(x, lowest))
+        x = finite_x = load(u + i)
+        y = finite_y = load(u + i + width)
+        if holes:  # 0 is in range; their exponentials are no numbers, until the end, so that these need not wait
+            x_is_hole = equal(x, none)
+            y_is_hole = equal(y, none)
+            finite_x = zero_where(x_is_hole, x)
+            finite_y = zero_where(y_is_hole, y)
+        highest = max(finite_y, max(finite_x, highest))
+        lowest = min(finite_y, min(finite_x, lowest))
         x = exp_in_safe_range(x)
         y = exp_in_safe_range(y)
         if holes:
-            x = zero_where(equal(x_i, none), x)
-            y = zero_where(equal(y_i, none), y)
+            x = zero_where(x_is_hole, x)
+            y = zero_where(y_is_hole, y)
         store(e + i, x)
         store(e + i + width, y)
         i += 2 * width
     while i < count:
-        x = x_i = load(u + i) if i + width <= count else load_first(u + i, count - i, read(u + i))
+        x = finite_x = load(u + i) if i + width <= count else load_first(u + i, count - i, read(u + i))
+        x_is_hole = equal(x, none)
         if holes:
-            x = zero_where(equal(x, none), x)
-        highest = max(x, highest)
-        lowest = min(x, lowest)
+            finite_x = zero_where(x_is_hole, x)
+        highest = max(finite_x, highest)
+        lowest = min(finite_x, lowest)
         x = exp_in_safe_range(x)
         if holes:
-            x = zero_where(equal(x_i, none), x)
+            x = zero_where(x_is_hole, x)
         if i + width <= count:
             store(e + i, x)
         else:

@@ -419,6 +419,19 @@ cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, co
             low[i] = <real> block.sum_without_pivot[i]
 
 
+cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const RowBlock* block,
+                                  Py_ssize_t rows) noexcept nogil:
+    # In which rows with labels the derivative of a masked class may be anything but its exponential, 0, times a finite
+    # number: where a coefficient is not finite, or the label is masked.
+    cdef double coefficients
+    cdef Py_ssize_t i
+    for i in range(rows):
+        coefficients = block.softmax_coefficient[i] * block.row_scale[i]
+        if batch.hess.data != NULL:
+            coefficients += block.hess_product[i] + block.hess_square[i]
+        s.clears[i] = not isfinite(coefficients) or block.target_exp[i] == 0.0
+
+
 cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                            real* e) noexcept nogil:
     # What the third stage takes of a block.
@@ -431,6 +444,8 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[LOG_TOTAL] + first)
         return
     narrow_rows(&block.grad_at_label[0], rows, chain, <real*> s.row[GRAD_AT_LABEL] + first)
+    if s.clears != NULL:
+        find_masked_derivatives(batch, s, block, rows)
     if s.by_classes and not (block.all_active and s.active_ones):
         s.active_ones = False
         active = <real*> s.row[ACTIVE] + first
