@@ -215,7 +215,9 @@ POLYNOMIALS = [
     Polynomial("2 atanh in log1p", "vec<float> wide_atanh_polynomial(", np.float32, 4, *WIDE_ATANH),
     Polynomial("2 atanh, float32", "vec<float> atanh_polynomial(", np.float32, 3, *ATANH),
     Polynomial("2 atanh, float64", "vec<double> atanh_polynomial(", np.float64, 7, *ATANH),
-    Polynomial("2 atanh of a quotient", "vec<double> quotient_polynomial(", np.float64, 4, *QUOTIENT),
+    Polynomial(
+        "2 atanh of a quotient", "vec<double> quotient_polynomial(", np.float64, 4, *QUOTIENT
+    ),
 ]
 
 

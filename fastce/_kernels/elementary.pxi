@@ -5,8 +5,8 @@ def elementary(str name, cnp.ndarray x):
     """Return a function of a contiguous float32 or float64 array: one of the names below."""
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
-    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1",
-                                "expm1_less_argument").index(name)
+    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1", "expm1_less_argument",
+                         "log_of_quotient").index(name)
     if storage_of(x) == FLOAT64:
         apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
     else:
@@ -17,6 +17,7 @@ def elementary(str name, cnp.ndarray x):
 cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcept nogil:
     cdef DefaultEnvironment environment
     cdef vec[real] x_i
+    cdef vec[double] pivot, k, numerator, denominator
     cdef Py_ssize_t i = 0, lane_count
     environment.enter()
     while i < count:
@@ -37,8 +38,12 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
             x_i = exp_in_safe_range(x_i)
         elif function == 5:
             x_i = expm1(x_i)
-        else:
+        elif function == 6:
             x_i = expm1_less_argument(x_i, expm1(x_i))
+        elif real is double:  # log(1 + x) again; of a pivot whose bits are no power of two
+            pivot = splat(0.7)
+            k = quotient_parts(x_i * pivot, pivot, pivot + x_i * pivot, &numerator, &denominator)
+            x_i = log_of_quotient(numerator / denominator, k)
         if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:

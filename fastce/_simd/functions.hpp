@@ -429,7 +429,7 @@ FASTCE_INLINE vec<double> sqrt(vec<double> x) {
 // this division together with others; and what follows from s and k, for a float32 result.
 //   Lanes   double
 //   Range   pivot normal, rest >= 0, their sum `total` below 2^1022. NaN passes through.
-//   Error   0.01 ULP of float (test_elementary)
+//   Error   1e-10 of the result (test_elementary)
 //   Source  as log_of_parts
 // Bits of a number are its logarithm in parts of 2^-52, up to 0.09: their difference gives the k for which 2^k pivot
 // is two thirds to three halves of the total.

@@ -115,6 +115,16 @@ def test_expm1(isa, dtype, rng):
     assert error <= EXPM1_LESS_ARGUMENT_ULP[dtype]
 
 
+def test_log_of_a_quotient(isa, rng):
+    """In float64, for results in float32, of quotients up to those of sums and pivots of float32."""
+    powers = 2.0 ** rng.uniform(52, 380, SAMPLES)
+    x = np.concatenate([samples("log1p", np.float64, rng), powers])
+    true = truth("log1p", x).astype(np.float64)
+    np.testing.assert_allclose(elementary("log_of_quotient", x), true, rtol=1e-10, atol=0)
+    assert np.isnan(elementary("log_of_quotient", np.array([np.nan, -np.nan]))).all()
+    assert elementary("log_of_quotient", np.zeros(1))[0] == 0.0
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_moderate_exp_is_in_proportion(isa, dtype, rng):
     """A row's exponentials, up to a factor that is that of 0."""
