@@ -15,9 +15,12 @@
 cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
     # What enters the softmax, in place or in scratch: scaled, capped, masked.
     cdef real* u = <real*> s.u
+    cdef const real* origin = u
+    cdef const real* source
+    cdef vec[real] x
     cdef real* slope = <real*> s.slope
     cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
-    cdef Py_ssize_t size = sizeof(real), i, j, stop
+    cdef Py_ssize_t size = sizeof(real), source_apart = s.class_apart, i, j
     if is_plain(batch) and lies_as_scratch(s, &batch.logits, tag):
         s.logits = row_address(&batch.logits, row)
         s.logits_class_apart = batch.logits.class_stride // size
@@ -26,23 +29,29 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     s.logits = u
     s.logits_class_apart = s.class_apart
     s.logits_row_apart = s.row_apart
-    fill_scratch(s, &batch.logits, row, rows, u)
+    if lies_as_scratch(s, &batch.logits, tag):  # the first change brings them there
+        origin = <const real*> row_address(&batch.logits, row)
+        source_apart = batch.logits.class_stride // size
+    else:
+        fill_scratch(s, &batch.logits, row, rows, u)
+    if batch.mask.data != NULL:
+        fill_mask(s, &batch.mask, row, rows)
     for i in range(segments):
+        source = origin + i * source_apart
         if batch.softcap != 0.0:
-            cap(u, slope + i * s.class_apart, count, batch.logit_scale, batch.softcap)
+            cap(source, u, slope, count, batch.logit_scale, batch.softcap)
+            source = u
         elif batch.logit_scale != 1.0:
-            multiply(<const real*> u, <real> batch.logit_scale, u, count)
-        u += s.class_apart
-    if batch.mask.data == NULL:
-        return
-    fill_mask(s, &batch.mask, row, rows)
-    u = <real*> s.u
-    for i in range(segments):
-        j = i * s.class_apart
-        stop = j + count
-        while j < stop:
-            store(u + j, select(load_mask(s.mask + j, tag), load(<const real*> u + j), splat(<real> -INFINITY)))
+            multiply(source, <real> batch.logit_scale, u, count)
+            source = u
+        j = 0
+        while batch.mask.data != NULL and j < count:
+            prefetch(source + j + ROWS_AHEAD)
+            x = load_rest(source + j, count - j, tag)
+            store(u + j, select(load_mask(s.mask + i * s.class_apart + j, tag), x, splat(<real> -INFINITY)))
             j += lanes(tag)
+        u += s.class_apart
+        slope += s.class_apart
 
 
 cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
@@ -131,7 +140,7 @@ cdef void largest_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssiz
         highest = splat(<real> -INFINITY)
         argmax = this_class = splat(<real> 0)
         for j in range(s.classes):
-            x = load_up_to(u + j * s.logits_class_apart + i, rows - i)
+            x = load_rest(u + j * s.logits_class_apart + i, rows - i, <real> 0)
             is_higher = less(highest, x)
             argmax = select(is_higher, this_class, argmax)
             highest = max(x, highest)
@@ -182,9 +191,10 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept nogil:
     # Of row i, packed by rows.
     cdef Py_ssize_t j = i * s.classes, stop = j + s.classes, width = lanes(<real> 0)
+    cdef vec[real] x
     while j < stop:
-        store_first(numbers + j, min_size(stop - j, width),
-                    zero_unless(load_mask(s.mask + j, <real> 0), load(<const real*> numbers + j)))
+        x = load_rest(<const real*> numbers + j, stop - j, <real> 0)
+        store_first(numbers + j, min_size(stop - j, width), zero_unless(load_mask(s.mask + j, <real> 0), x))
         j += width
 
 
@@ -313,7 +323,8 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     # Stage 3.
     cdef bint changes = changes_derivatives(batch)
     cdef bint streams = s.streams, any_dominated
-    cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not changes and not streams
+    cdef bint direct = (lies_as_scratch(s, &batch.grad, <real> 0) and (not changes or s.clears != NULL)
+                        and not streams)
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets

@@ -57,10 +57,6 @@ cdef inline vec[real] term_of(vec[real] c, vec[real] a, vec[real] x) noexcept no
 
 # Rows. ----------------------------------------------------------------------------------------------------------
 
-cdef inline vec[real] load_rest(const real* x, Py_ssize_t count, real fill) noexcept nogil:
-    return load(x) if count >= lanes(fill) else load_first(x, count, fill)
-
-
 cdef PairExtremes begin_row(const real* z, const real* t, Py_ssize_t count, double inverse_temperature, real* a,
                             double* weights) noexcept nogil:
     # Extremes of both; and a_j with their sum, as long as the teacher's logits are in exp's safe range. Exponentials

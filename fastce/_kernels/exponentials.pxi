@@ -226,11 +226,6 @@ cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highe
         first += width
 
 
-cdef inline vec[real] load_up_to(const real* source, Py_ssize_t count) noexcept nogil:
-    # 0 behind.
-    return load(source) if count >= lanes(<real> 0) else load_first(source, count, <real> 0)
-
-
 cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows, real* pivot,
                               bint all_new) noexcept nogil:
     # The same for a vector of rows, packed class by class, of which some may be in range: these have their
@@ -244,7 +239,7 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
     cdef bint any_in_range
     cdef Py_ssize_t j, apart = s.logits_class_apart
     for j in range(s.classes):
-        x = load_up_to(u + j * apart, rows)
+        x = load_rest(u + j * apart, rows, <real> 0)
         low = min(select(equal(x, -infinity), infinity, x), low)
         at_pivot = select(equal(old, this_class), x, at_pivot)
         top = select(less(high, x), this_class, top)
@@ -258,7 +253,7 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
     m = select(less(-infinity, high), high, zero)
     any_in_range = any(less(zero, select(chosen, zero, one)))
     for j in range(s.classes):
-        x = load_up_to(u + j * apart, rows)
+        x = load_rest(u + j * apart, rows, <real> 0)
         y = select(equal(x, m), raised, raised_exp(x - m))
         if not any_in_range:
             at_pivot = y

@@ -39,7 +39,7 @@ cdef struct Scratch:
     void* stage         # a run on its way between packings
     void* weight        # class weights as the packing has them
     unsigned char* mask
-    unsigned char* clears  # of each row packed by rows, whether its masked derivatives are no zeros yet; NULL: all may be
+    unsigned char* clears  # of each row packed by rows: its masked derivatives are no zeros yet. NULL: all may be none
     void* row[ROW_NUMBERS]
     int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
     double* sum_without_pivot  # one per row of a run, as the next ones

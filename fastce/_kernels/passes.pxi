@@ -10,6 +10,11 @@ cdef inline bint are_in_safe_range(real minimum, real maximum) noexcept nogil:
     return safe_range_lowest(maximum) <= minimum <= maximum <= safe_range_highest(maximum)
 
 
+cdef inline vec[real] load_rest(const real* x, Py_ssize_t count, real fill) noexcept nogil:
+    # A vector, or the numbers that are left, with as many others as it takes.
+    return load(x) if count >= lanes(fill) else load_first(x, count, fill)
+
+
 cdef void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
     cdef int width = lanes(factor)
     cdef vec[real] a = splat(factor)
@@ -108,15 +113,16 @@ cdef bint scale_overflows(const char* logits, int storage, Py_ssize_t count, dou
     return any(found)
 
 
-cdef void cap(real* z, real* slope, Py_ssize_t count, double logit_scale, double softcap) noexcept nogil:
-    # z becomes u = softcap tanh(logit_scale z / softcap), in place, and slope du/dz. Infinite logits are scaled, not
-    # capped: -inf is how classes are masked. `count` is rounded up to whole vectors: buffers are padded.
+cdef void cap(const real* z, real* u, real* slope, Py_ssize_t count, double logit_scale,
+              double softcap) noexcept nogil:
+    # u = softcap tanh(logit_scale z / softcap), and slope du/dz. Infinite logits are scaled, not capped: -inf is how
+    # classes are masked. Whole vectors are written.
     cdef vec[real] factor = splat(<real> (logit_scale / softcap)), top = splat(<real> softcap), x, slope_i
     cdef vec[real] outer = splat(<real> logit_scale), infinity = splat(<real> INFINITY)
     cdef Py_ssize_t i = 0
     while i < count:
-        x = load(<const real*> z + i)
-        store(z + i, select(less(abs(x), infinity), top * tanh_and_slope(x * factor, &slope_i), x * factor))
+        x = load_rest(z + i, count - i, <real> 0)
+        store(u + i, select(less(abs(x), infinity), top * tanh_and_slope(x * factor, &slope_i), x * factor))
         store(slope + i, outer * slope_i)
         i += lanes(<real> 0)
 

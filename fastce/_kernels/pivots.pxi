@@ -48,10 +48,10 @@ cdef inline void numbers_of_classes(const Scratch* s, const real* x, Py_ssize_t 
     while i < rows:
         row_class = load(which + i)
         this_class = splat(<real> 0)
-        y = load_up_to(x + i, rows - i)
+        y = load_rest(x + i, rows - i, <real> 0)
         for j in range(1, s.classes):
             this_class = this_class + one
-            y = select(equal(row_class, this_class), load_up_to(x + j * apart + i, rows - i), y)
+            y = select(equal(row_class, this_class), load_rest(x + j * apart + i, rows - i, <real> 0), y)
         store_widened(to + i, y)
         i += lanes(<real> 0)
 

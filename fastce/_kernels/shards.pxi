@@ -80,7 +80,7 @@ cdef const real* shard_logits(const Batch* batch, const char* logits, const unsi
         return <const real*> logits
     widen(logits, batch.logits.storage, u, count)
     if batch.softcap != 0.0:
-        cap(u, <real*> work.slope, count, batch.logit_scale, batch.softcap)
+        cap(<const real*> u, u, <real*> work.slope, count, batch.logit_scale, batch.softcap)
     elif batch.logit_scale != 1.0:
         multiply(<const real*> u, <real> batch.logit_scale, u, count)
     while mask != NULL and j < count:

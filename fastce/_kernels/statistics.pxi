@@ -188,7 +188,7 @@ cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows
             stop = min_size(j + 8, s.classes)
             distance = square_distance = square = zero
             while j < stop:
-                z = load_up_to(u + j * s.logits_class_apart + i, rows - i)
+                z = load_rest(u + j * s.logits_class_apart + i, rows - i, <real> 0)
                 x = load(e + j * s.exps_apart + i)
                 d = zero_unless(less(zero, x), load(reference + i) - z)
                 y = x * d

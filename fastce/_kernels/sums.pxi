@@ -263,11 +263,11 @@ cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t,
         stop = classes - 1 if real is float else 0  # float adds two before it widens
         while j < classes:
             t_x = load(t + j * t_apart + i) if t_apart else splat(t[j])
-            x = distance(load_up_to(u + j * u_apart + i, rows - i), t_x, m)
+            x = distance(load_rest(u + j * u_apart + i, rows - i, <real> 0), t_x, m)
             if j < stop:
                 j += 1
                 t_y = load(t + j * t_apart + i) if t_apart else splat(t[j])
-                y = distance(load_up_to(u + j * u_apart + i, rows - i), t_y, m)
+                y = distance(load_rest(u + j * u_apart + i, rows - i, <real> 0), t_y, m)
                 x = x + y
                 t_x = t_x + t_y
             distance_sum.add(x)
