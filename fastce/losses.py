@@ -39,6 +39,14 @@ class _SoftmaxLoss(Loss):
         weight: Array | None = getattr(self, self.class_weight_name, None)
         return weight
 
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SoftmaxKernel(
+            self._kind,
+            class_weight=self.class_weight,
+            takes_probabilities=self.takes_probabilities,
+            **self._numbers(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxCrossEntropy(_SoftmaxLoss):
@@ -121,6 +129,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     reduction: str = "mean"
     axis: int = -1
 
+    _kind = "cross_entropy"
     takes_probabilities = True
     class_weight_name = "weight"
 
@@ -135,21 +144,6 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             softcap=None if cap is None else checks.number("softcap", cap, above=0),
             reduction=checks.reduction(self.reduction),
             axis=checks.axis(self.axis),
-        )
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SoftmaxKernel(
-            "cross_entropy",
-            class_weight=self.weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            z_loss=self.z_loss,
-            logit_scale=self.logit_scale,
-            softcap=self.softcap or 0.0,
-            reduction=self.reduction,
-            axis=self.axis,
-            largest_factor=self.largest_factor,
-            takes_probabilities=self.takes_probabilities,
         )
 
 
@@ -213,6 +207,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
     reduction: str = "mean"
     axis: int = -1
 
+    _kind = "focal"
     class_weight_name = "alpha"
 
     def __post_init__(self) -> None:
@@ -222,18 +217,6 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             ignore_index=checks.integer("ignore_index", self.ignore_index),
             reduction=checks.reduction(self.reduction),
             axis=checks.axis(self.axis),
-        )
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SoftmaxKernel(
-            "focal",
-            class_weight=self.alpha,
-            ignore_index=self.ignore_index,
-            gamma=self.gamma,
-            reduction=self.reduction,
-            axis=self.axis,
-            largest_factor=self.largest_factor,
-            takes_probabilities=self.takes_probabilities,
         )
 
 
@@ -290,6 +273,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
     reduction: str = "mean"
     axis: int = -1
 
+    _kind = "kl_divergence"
     takes_logits = True
 
     def __post_init__(self) -> None:
@@ -300,15 +284,6 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
         )
         # What multiplies the derivatives: see `largest_factor`.
         self.__dict__["largest_factor"] = self.temperature
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SoftmaxKernel(
-            "kl_divergence",
-            temperature=self.temperature,
-            reduction=self.reduction,
-            axis=self.axis,
-            largest_factor=self.largest_factor,
-        )
 
 
 class _SigmoidLoss(Loss):
@@ -322,6 +297,11 @@ class _SigmoidLoss(Loss):
     def element_weights(self) -> tuple[Array | None, Array | None]:
         """Factors of the positive and the negative part: arrays that broadcast to the logits."""
         raise NotImplementedError
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SigmoidKernel(
+            self._kind, element_weights=self.element_weights, **self._numbers()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -373,6 +353,9 @@ class BCEWithLogits(_SigmoidLoss):
     label_smoothing: float = 0.0
     reduction: str = "mean"
 
+    _kind = "bce"
+    element_weight_name = "pos_weight"
+
     def __post_init__(self) -> None:
         self._keep(
             pos_weight=checks.weights("pos_weight", self.pos_weight, ndim=None),
@@ -380,21 +363,10 @@ class BCEWithLogits(_SigmoidLoss):
             reduction=checks.reduction(self.reduction),
         )
 
-    element_weight_name = "pos_weight"
-
     @property
     def element_weights(self) -> tuple[Array | None, Array | None]:  # noqa: D102
         weight: Any = self.pos_weight
         return weight, None
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SigmoidKernel(
-            "bce",
-            label_smoothing=self.label_smoothing,
-            element_weights=self.element_weights,
-            largest_factor=self.largest_factor,
-            reduction=self.reduction,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -450,6 +422,9 @@ class SigmoidFocalLoss(_SigmoidLoss):
     label_smoothing: float = 0.0
     reduction: str = "mean"
 
+    _kind = "focal"
+    element_weight_name = "alpha"
+
     def __post_init__(self) -> None:
         self._keep(
             gamma=checks.number("gamma", self.gamma, low=0),
@@ -458,22 +433,9 @@ class SigmoidFocalLoss(_SigmoidLoss):
             reduction=checks.reduction(self.reduction),
         )
 
-    element_weight_name = "alpha"
-
     @property
     def element_weights(self) -> tuple[Array | None, Array | None]:  # noqa: D102
         if not isinstance(self.alpha, np.ndarray):
             return None, None
         # In float64: 1 − alpha has all its digits before it is rounded to the working precision.
         return self.alpha, 1 - self.alpha
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SigmoidKernel(
-            "focal",
-            label_smoothing=self.label_smoothing,
-            gamma=self.gamma,
-            alpha=None if isinstance(self.alpha, np.ndarray) else self.alpha,
-            element_weights=self.element_weights,
-            largest_factor=self.largest_factor,
-            reduction=self.reduction,
-        )

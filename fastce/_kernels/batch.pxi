@@ -23,6 +23,9 @@ cdef enum:  # which loss of the softmax family
     LOG_SOFTMAX = 3  # written where the others write a gradient
     DIVERGENCE = 4   # of the logits that lie where others have probabilities
 
+KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
+         "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
+
 # How many rows are finished together. They fill the vectors of every instruction set several times, so that the
 # logarithms of one vector need not wait for those of another, and each stage is called less often. Twice as many gain
 # nothing, half as many cost the most with few classes (`python -m bench.cliffs --only softmax --classes 2,10`).
@@ -89,6 +92,20 @@ cdef struct Batch:
     double* soft_gap
     double* statistics        # of all rows, each of statistics.pxi so many numbers behind the last one, or NULL
     Py_ssize_t statistics_apart
+
+
+cdef int set_loss(Batch* batch, str kind, dict given) except -1:
+    # What the loss is, from Python's names and numbers.
+    batch.kind = KINDS[kind]
+    batch.label_smoothing = given.pop("label_smoothing", 0.0)
+    batch.z_loss = given.pop("z_loss", 0.0)
+    batch.gamma = given.pop("gamma", 0.0)
+    batch.temperature = given.pop("temperature", 1.0)
+    batch.logit_scale = given.pop("logit_scale", 1.0)
+    batch.softcap = given.pop("softcap", 0.0)
+    if given:
+        raise TypeError(f"unknown options of {kind}: {', '.join(given)}")
+    return 0
 
 
 cdef struct RowBlock:

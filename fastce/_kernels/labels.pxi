@@ -140,7 +140,7 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
     # Checks every label before anything is written, and sums the weights that the mean divides by. By
     # blocks, for a label at a time costs a short row much; with the rounding errors beside the sum, for millions of
     # weights are added up.
-    cdef const double* class_weight = batch.class_weight if batch.kind == CROSS_ENTROPY else NULL
+    cdef const double* class_weight = batch.class_weight if batch.kind != FOCAL else NULL  # alpha is no weight
     cdef bint unweighted = class_weight == NULL and batch.sample_weight.data == NULL
     cdef long long labels[BLOCK_ROWS]
     cdef double weight[BLOCK_ROWS]

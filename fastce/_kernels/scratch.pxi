@@ -31,7 +31,8 @@ cdef inline bint has_own_targets(const Batch* batch) noexcept nogil:
 
 cdef inline bint changes_derivatives(const Batch* batch) noexcept nogil:
     # Whether the chain rule of the cap, or a mask, comes after the coefficients.
-    return batch.softcap != 0.0 or ((batch.kind == CROSS_ENTROPY or batch.kind == FOCAL) and batch.mask.data != NULL)
+    # A loss has gradient 0 at a masked class. log_softmax is -inf there, and softmax is NaN if all are masked.
+    return batch.softcap != 0.0 or (batch.kind != LOG_SUM_EXP and batch.kind != LOG_SOFTMAX and batch.mask.data != NULL)
 
 
 cdef inline bint takes_probabilities_as_they_lie(const Batch* batch, const Scratch* s, real tag) noexcept nogil:

@@ -1,10 +1,6 @@
 # What a loss of the softmax family is.
 # Needs softmax.pxi, entries.pxi.
 
-KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
-         "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
-
-
 cdef class SoftmaxOptions:
     """What a loss of the softmax family is, as the kernels take it."""
 
@@ -17,18 +13,10 @@ cdef class SoftmaxOptions:
     cdef tuple soft_weights    # (double precision, K) and label_smoothing / K * class_weight for them, the last
     #                            used; replaced, never changed, and under this kernel's lock
 
-    def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
-                 double z_loss=0.0, double gamma=0.0, double temperature=1.0, double logit_scale=1.0,
-                 double softcap=0.0, str reduction="none", int axis=-1, double largest_factor=1.0,
-                 bint takes_probabilities=False):
+    def __init__(self, str kind, *, class_weight=None, ignore_index=None, str reduction="none", int axis=-1,
+                 double largest_factor=1.0, bint takes_probabilities=False, **given):
         memset(&self.options, 0, sizeof(self.options))
-        self.options.kind = KINDS[kind]
-        self.options.label_smoothing = label_smoothing
-        self.options.z_loss = z_loss
-        self.options.gamma = gamma
-        self.options.temperature = temperature
-        self.options.logit_scale = logit_scale
-        self.options.softcap = softcap
+        set_loss(&self.options, kind, given)
         self.options.labels.ignores = ignore_index is not None
         self.options.labels.ignore_index = ignore_index or 0
         self.axis = axis
