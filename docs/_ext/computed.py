@@ -16,10 +16,10 @@ folded, below it.
 imports docs/computed/errors.py and shows the Markdown that its `table()` returns: a table, or a
 sentence with a number in it.
 
-Matplotlib's own plot directive does not serve here: it draws a script once, in one style for the
-whole site, where each figure of ours needs a light and a dark picture in one place with one caption;
-it draws again for each page that shows a figure, where the gallery shows them all; and tests call
-`draw()`, where it runs a script that returns nothing.
+Matplotlib's plot directive cannot replace the first. It draws a script in one style, the same for
+the whole site; each figure here is a light and a dark picture above one caption. It draws a script
+again for each page; the gallery shows every figure a second time. And tests look at the figure that
+`draw()` returns; a script for the plot directive returns nothing.
 """
 
 import functools
