@@ -25,8 +25,11 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
 
 
 def softmax_loss(loss: Any) -> None:
-    if not getattr(loss, "class_weight_name", ""):
-        raise TypeError(f"loss must be SoftmaxCrossEntropy or SoftmaxFocalLoss, got {loss!r}")
+    if getattr(loss, "takes_logits", True):  # as a target
+        raise TypeError(
+            "loss must be a softmax loss of class labels, such as SoftmaxCrossEntropy or "
+            f"SoftmaxFocalLoss, got {loss!r}"
+        )
 
 
 def number_of_classes(value: Any) -> int:
