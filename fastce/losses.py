@@ -222,40 +222,42 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxKLDivergence(_SoftmaxLoss):
-    """KL divergence of a softmax from that of a teacher's logits: distillation.
+    r"""KL divergence of a softmax from that of a teacher's logits, for distillation.
 
-    For the teacher's logits t, which are the target, with T the temperature, p = softmax(t/T),
-    q = softmax(z/T) and δ_j = log p_j − log q_j::
+    The target t holds the teacher's logits. With T the temperature,
+    :math:`p = \mathrm{softmax}(t/T)`, :math:`q = \mathrm{softmax}(z/T)` and
+    :math:`δ_j = \log p_j − \log q_j`:
 
-        loss = T²·Σ_j p_j (log p_j − log q_j) = T²·Σ_j p_j (δ_j + expm1(−δ_j))
-        grad = T·(q_j − p_j) = T·p_j·expm1(−δ_j)
-        hess = q_j (1 − q_j)
+    .. math:: ℓ &= T^2 \sum_j p_j\,δ_j = T^2 \sum_j p_j\,(δ_j + e^{−δ_j} − 1) \\
+              \frac{∂ℓ}{∂z_j} &= T\,(q_j − p_j) = T\,p_j\,(e^{−δ_j} − 1) \\
+              \frac{∂^2ℓ}{∂z_j^2} &= q_j\,(1 − q_j)
 
-    T² keeps the gradients of one size over temperatures. The loss is never negative, and exact
-    where p and q are nearly equal: it is a sum of terms ≥ 0, δ_j comes from the differences of the
-    logits, and no two probabilities are subtracted. The teacher has no gradient.
+    The factor :math:`T^2` keeps the size of the gradients about the same at all temperatures. The
+    loss is never negative, and keeps its digits when p and q are nearly equal: it is a sum of terms
+    that are at least 0, :math:`δ_j` is computed from differences of logits, and no probability is
+    subtracted from another. The teacher has no gradient.
 
-    A class whose logit is −inf in both counts 0; one that the student alone excludes makes the loss
-    +inf, with a finite gradient; one that the teacher alone excludes costs nothing special. A row
-    that has no softmax in either (NaN, +inf, or −inf alone) is NaN.
+    A class whose logit is −inf in both arrays contributes 0. If only the student's is −inf, the
+    loss is +inf and the gradient finite; if only the teacher's is, nothing special happens. A row
+    without a softmax in either array (because it contains NaN or +inf, or only −inf) gives NaN.
 
     Parameters
     ----------
     temperature : float > 0, default 1.0
-        Divides the logits of both.
+        T, which divides the logits of both.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight.
+        The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight.
     axis : int, default -1
         The axis of the classes.
 
     Raises
     ------
     TypeError, ValueError
-        An option is of the wrong type, or out of range.
+        An option has the wrong type or is out of range.
 
     References
     ----------
-    G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Examples
     --------

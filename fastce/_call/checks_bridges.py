@@ -89,13 +89,6 @@ def summaries_fit(a: list[Array], b: list[Array]) -> None:
 # Objectives ---------------------------------------------------------------------------------------
 
 
-def boosted_loss(value: Any, accepted: tuple[type, ...]) -> Any:
-    if not isinstance(value, accepted):
-        names = ", ".join(cls.__name__ for cls in accepted)
-        raise TypeError(f"loss must be one of {names}, got {value!r}")
-    return value
-
-
 def hessian(value: str, has_bound: bool) -> str:
     if value not in ("positive", "exact", "upper"):
         raise ValueError(f"hessian must be 'positive', 'exact' or 'upper', got {value!r}")

@@ -16,7 +16,7 @@ Counts = tuple[int, ...]
 
 
 def added(a: Sum, b: Sum) -> Sum:
-    """Add two sums with the rounding error beside them (Knuth's two-sum)."""
+    """Add two sums that carry their rounding errors (Knuth's two-sum)."""
     total = a[0] + b[0]
     if not math.isfinite(total):
         return total, 0.0
@@ -63,21 +63,21 @@ class Evaluation:
     rows : int
         How many rows count.
     ignored : int
-        How many do not: their label is `ignore_index`.
+        How many do not, because their label is `ignore_index`.
     invalid : int
         How many of `rows` have no softmax.
     correct : int
-        In how many the first class of the largest logit is the target.
+        In how many the target is the first class with the largest logit.
     loss_sum, entropy_sum, brier_sum, variance_sum : tuple of two floats
-        Sums over the rows: a number, and what that leaves. The variance is that of the logits
-        under p.
+        Sums over the rows, each with its rounding error. The variance is that of the logits under
+        p.
     bin_rows, bin_correct : tuple of ints
-        The rows whose largest probability lies in each bin [b/bins, (b+1)/bins), 1 in the last; and
-        how many of them are correct.
+        How many rows have their largest probability in each bin [b/bins, (b+1)/bins), 1 in the
+        last one; and how many of those are correct.
     bin_confidence : tuple of tuples of two floats
         The sum of these probabilities.
     rank_rows : tuple of ints
-        How many rows have 0, 1, ... classes before the target; last, those with more.
+        How many rows have 0, 1, ... classes before the target; the last number counts all others.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class Evaluation:
     bin_confidence: tuple[Sum, ...]
     rank_rows: Counts
 
-    # What it says ---------------------------------------------------------------------------------
+    # Figures --------------------------------------------------------------------------------------
 
     @property
     def loss(self) -> float:
@@ -129,7 +129,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share of rows in which the first class of the largest logit is the target."""
+        """The share of rows in which the target is the first class with the largest logit."""
         return mean(self.correct, self.rows)
 
     @property
@@ -158,21 +158,21 @@ class Evaluation:
 
     @property
     def bins(self) -> int:
-        """How many bins there are for the largest probability."""
+        """The number of bins of the largest probability."""
         return len(self.bin_rows)
 
     @property
     def max_rank(self) -> int:
-        """The largest rank of a target that is counted on its own, and the largest k of `top_k`."""
+        """The largest rank that is counted separately, and the largest k of `top_k`."""
         return len(self.rank_rows) - 1
 
     def top_k(self, k: int) -> float:
         """Return the share of rows in which fewer than k classes come before the target.
 
-        These are the classes with a larger logit, and those of a higher index with the same. So
-        ties count as scikit-learn's ``top_k_accuracy_score`` counts them; ``top_k(1)`` is less than
-        `accuracy`, which takes the first of several largest logits, where the target ties with a
-        later class.
+        Before it are the classes with a larger logit, and those with the same logit and a higher
+        index. So ties count as in scikit-learn's ``top_k_accuracy_score``. `accuracy` takes the
+        first of several largest logits instead, so it is larger than ``top_k(1)`` if a target ties
+        with a later class.
 
         Parameters
         ----------
@@ -186,7 +186,7 @@ class Evaluation:
         Raises
         ------
         TypeError, ValueError
-            k is no integer, or out of range.
+            k is not an integer, or is out of range.
         """
         k = checks.top_k(k, self.max_rank, self.rank_rows[-1])
         return mean(sum(self.rank_rows[: min(k, self.max_rank)]), self.rows)
@@ -212,7 +212,7 @@ class Evaluation:
         Raises
         ------
         ImportError
-            Where matplotlib is not installed; the message says how to install it.
+            If matplotlib is not installed; the message says how to install it.
         """
         from fastce.plots import evaluation_curves
 
@@ -227,7 +227,7 @@ class Evaluation:
         return "\n".join(f"{name:<26}{value}" for name, value in lines.items())
 
     def figures(self) -> dict[str, str]:
-        """Return what the table says, by its lines."""
+        """Return the lines of the table: names and values as text."""
         k = min(5, self.max_rank)
         return {
             "loss": f"{self.loss:.5f} nats",
@@ -253,7 +253,7 @@ class Evaluation:
             )
         ]
 
-    # How it merges, and travels -------------------------------------------------------------------
+    # Merging and storing --------------------------------------------------------------------------
 
     def __add__(self, other: object) -> Evaluation:
         if not isinstance(other, Evaluation):
@@ -277,9 +277,9 @@ class Evaluation:
         return self if type(other) is int and other == 0 else NotImplemented
 
     def to_json(self) -> str:
-        """Return it as JSON: what it says, for readers, and under "state" all that it holds.
+        """Return JSON with the figures, and under "state" everything that `from_json` needs.
 
-        A number that is not finite is null, in the state a string.
+        A number that is not finite is null; in the state it is a string.
         """
         said = {
             name: getattr(self, name)
@@ -294,12 +294,12 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
-        """Return the evaluation that `to_json` has written.
+        """Return the evaluation that `to_json` wrote.
 
         Raises
         ------
         ValueError
-            The text is none that `to_json` writes.
+            The text was not written by `to_json`.
         """
         try:
             state = json.loads(text)["state"]
@@ -309,7 +309,7 @@ class Evaluation:
 
 
 def _written(value: Any) -> Any:
-    """Return a value of JSON, which has no NaN and no infinity."""
+    """Return a value that JSON can represent: it has neither NaN nor infinity."""
     if isinstance(value, dict):
         return {name: _written(item) for name, item in value.items()}
     if isinstance(value, tuple):
