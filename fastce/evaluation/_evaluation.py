@@ -118,7 +118,7 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """The mean of −log p_y, in nats: cross-entropy, or negative log-likelihood."""
+        """The mean of −log p_y (cross-entropy or negative log-likelihood), in nats."""
         return self._mean(self.loss_sum)
 
     @property
@@ -134,12 +134,12 @@ class Evaluation:
 
     @property
     def entropy(self) -> float:
-        """The mean entropy of p, in nats: the loss that the classifier expects."""
+        """The mean entropy of p, in nats, which is the loss that the classifier expects."""
         return self._mean(self.entropy_sum)
 
     @property
     def brier(self) -> float:
-        """The mean of Σ_j (p_j − δ_jy)²: between 0 and 2, as in Brier's paper of 1950."""
+        """The mean of Σ_j (p_j − δ_jy)², between 0 and 2 as in Brier's paper of 1950."""
         return self._mean(self.brier_sum)
 
     @property
@@ -152,7 +152,7 @@ class Evaluation:
 
     @property
     def max_calibration_error(self) -> float:
-        """The largest ``|accuracy − confidence|`` of a bin: the maximum calibration error (MCE)."""
+        """The largest ``|accuracy − confidence|`` of a bin, the maximum calibration error (MCE)."""
         gaps = self._gaps()
         return mean(max(gaps), 1) if self.rows and not self.invalid else math.nan
 
