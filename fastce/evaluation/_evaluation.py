@@ -1,4 +1,4 @@
-"""What is known of a classifier from the rows that it was tried on: sums that merge."""
+"""The evaluation of a classifier on some rows: sums that can be merged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fastce._call import checks_evaluation as checks
 
-Sum = tuple[float, float]  # a sum, and what its last rounding lost
+Sum = tuple[float, float]  # a sum and its rounding error
 Counts = tuple[int, ...]
 
 
@@ -36,27 +36,30 @@ def readable(number: float) -> str:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums, counts, bins and ranks of the rows of a classifier's logits; it merges with ``+``.
+    """Sums, counts, bins and ranks over rows of a classifier's logits, which ``+`` merges.
 
-    `evaluate` makes it. Two of different rows add up to that of all rows: exactly in its counts,
-    and in its sums to their rounding, of which the errors are carried along. So chunks, files and
-    processes may be merged in any order; ``sum(results)`` works. It is immutable, compares by
-    value, can be pickled, and becomes JSON. Losses and entropies are in nats.
+    `evaluate` returns it. The evaluations of different rows add up to that of all rows: exactly in
+    the counts, and up to rounding in the sums, which carry their rounding errors. So chunks, files
+    and processes may be merged in any order, and ``sum(results)`` works. An evaluation is
+    immutable, compares by value, can be pickled, and converts to JSON. Losses and entropies are in
+    nats.
 
-    With p the probabilities of a row, y its target, and means over the rows that count:
+    With p the probabilities of a row and y its target, the figures are means over the rows that
+    count of
 
     =====================  ====================================================================
     `loss`                 −log p_y
     `perplexity`           exp(loss)
-    `accuracy`             whether the first class of the largest logit is y
-    ``top_k(k)``           whether less than k classes come before y (see there)
+    `accuracy`             whether y is the first class with the largest logit
+    ``top_k(k)``           whether fewer than k classes come before y (see there)
     `entropy`              −Σ_j p_j log p_j, the loss that the classifier expects
     `brier`                Σ_j (p_j − δ_jy)², between 0 and 2
     `calibration_error`    Σ_b n_b/n ``|accuracy − confidence|`` over bins of max_j p_j
     =====================  ====================================================================
 
-    A row without a softmax (with NaN or +∞, or of −∞ alone) is wrong, and makes all but `accuracy`
-    and `top_k` NaN; `invalid` counts them. A target of probability 0 makes `loss` infinite.
+    A row without a softmax (with NaN or +∞, or only −∞) counts as wrong, and makes everything NaN
+    except `accuracy` and `top_k`; `invalid` counts such rows. A target of probability 0 makes
+    `loss` infinite.
 
     Attributes
     ----------
