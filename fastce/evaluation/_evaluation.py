@@ -44,8 +44,8 @@ class Evaluation:
     immutable, compares by value, can be pickled, and converts to JSON. Losses and entropies are in
     nats.
 
-    With p the probabilities of a row and y its target, the figures are means over the rows that
-    count of
+    Each figure is a mean over the rows that count. With p the probabilities of a row and y its
+    target:
 
     =====================  ====================================================================
     `loss`                 −log p_y
