@@ -180,7 +180,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 
 
 cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept nogil:
-    # Of row i, packed by rows.
+    # Clears masked derivatives of row i, packed by rows.
     cdef Py_ssize_t j = i * s.classes, stop = j + s.classes, width = lanes(<real> 0)
     while j < stop:
         store_first(numbers + j, min_size(stop - j, width),
@@ -366,7 +366,7 @@ cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef bint some_were_out = s.some_out
     if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
         to = row_address(&batch.grad, row)
-    if s.logits == s.u:  # in scratch: those of the next run in memory
+    if s.logits == s.u:  # read from scratch: prefetch the logits of the next run from memory
         ahead = row_address(&batch.logits, row + rows)
     s.holes = s.expects_holes or some_were_out
     s.in_range = s.some_out = s.none_low = False
