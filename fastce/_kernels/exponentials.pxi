@@ -19,7 +19,7 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
             prefetch_to_write(to + i * sizeof(real) + cache_line)
         x = finite_x = load(u + i)
         y = finite_y = load(u + i + width)
-        if holes:  # 0 is in range; their exponentials are no numbers, until the end, so that these need not wait
+        if holes:  # 0 is in range; exponentials of holes are garbage until the end, so that none has to wait for this
             x_is_hole = equal(x, none)
             y_is_hole = equal(y, none)
             finite_x = zero_where(x_is_hole, x)
