@@ -39,7 +39,7 @@ cdef struct Scratch:
     void* stage         # a run between two packings
     void* weight        # class weights, packed in the same way
     unsigned char* mask
-    unsigned char* clears  # of each row packed by rows, whether its masked derivatives are no zeros yet; NULL: all may be
+    unsigned char* clears  # per row packed by rows: whether masked derivatives must still be cleared; NULL: in all
     void* row[ROW_NUMBERS]
     int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
     double* sum_without_pivot  # one per row of a run, like the next ones
