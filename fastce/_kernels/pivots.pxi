@@ -422,8 +422,8 @@ cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, co
 
 cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const RowBlock* block,
                                   Py_ssize_t rows) noexcept nogil:
-    # In which rows with labels the derivative of a masked class may be anything but its exponential, 0, times a finite
-    # number: where a coefficient is not finite, or the label is masked.
+    # Finds the rows with labels in which the derivative of a masked class may be anything other than its exponential,
+    # 0, times a finite number: because a coefficient is not finite, or because the label is masked.
     cdef double coefficients
     cdef Py_ssize_t i
     for i in range(rows):
