@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import fastce
+
 Target = Literal["labels", "probabilities", "logits", "binary", "none"]
 Limit = Literal["copy", "multiply", "max"]
 
@@ -99,8 +101,14 @@ class Cell:
         return replace(self, shape=(2, self.classes, min(height, 64), min(width, 64)))
 
 
-CROSS_ENTROPY = "softmax_cross_entropy"
-DIVERGENCE = "softmax_kl_divergence"
+LOSSES = {
+    "softmax_cross_entropy": fastce.SoftmaxCrossEntropy,
+    "softmax_focal_loss": fastce.SoftmaxFocalLoss,
+    "softmax_kl_divergence": fastce.SoftmaxKLDivergence,
+    "bce_with_logits": fastce.BCEWithLogits,
+    "sigmoid_focal_loss": fastce.SigmoidFocalLoss,
+}
+CROSS_ENTROPY, _, DIVERGENCE, _, _ = LOSSES
 KL_PEERS = {"torch": 5, "torch.compile": 5, "JAX": 5}
 NEAR_A_COPY = {1: 1.6, 2: 1.2}  # at any thread count, against a copy on one
 ONE_READ = {1: 2.5, 2: 2.5}

@@ -176,7 +176,7 @@ def left_out(results: Measured) -> str:
             cells.setdefault(item, []).append(m["cell"])
     for (name, reason), where in cells.items():
         lines.append(f"- {name}: {reason} ({', '.join(dict.fromkeys(where))})")
-    return "\n".join(lines) or "Nobody."
+    return "\n".join(lines) or "None."
 
 
 def speed_up_table(results: Measured) -> str:

@@ -14,18 +14,13 @@ from typing import Any
 import numpy as np
 
 import fastce
+from bench.cells import LOSSES
 from bench.problems import floating_dtype
 
 Array = np.ndarray[Any, Any]
 TYPES = ("float32", "float64", "float16", "bfloat16")
 AGAINST_FLOAT32 = {"float64": 3.5, "float16": 1.5, "bfloat16": 1.5}
 GAMMAS = {0.0: 2.0, 0.5: 3.0, 1.0: 2.0, 1.5: 3.0, 2.0: 2.0, 3.0: 2.5, 5.0: 2.5}
-LOSSES = {
-    "softmax_cross_entropy": fastce.SoftmaxCrossEntropy,
-    "softmax_focal_loss": fastce.SoftmaxFocalLoss,
-    "bce_with_logits": fastce.BCEWithLogits,
-    "sigmoid_focal_loss": fastce.SigmoidFocalLoss,
-}
 METHODS = {1: "__call__", 2: "value_and_grad", 3: "value_grad_hess"}
 
 

@@ -39,6 +39,14 @@ class _SoftmaxLoss(Loss):
         weight: Array | None = getattr(self, self.class_weight_name, None)
         return weight
 
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SoftmaxKernel(
+            self._kind,
+            class_weight=self.class_weight,
+            takes_probabilities=self.takes_probabilities,
+            **self._numbers(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxCrossEntropy(_SoftmaxLoss):
@@ -121,6 +129,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     reduction: str = "mean"
     axis: int = -1
 
+    _kind = "cross_entropy"
     takes_probabilities = True
     class_weight_name = "weight"
 
@@ -135,21 +144,6 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
             softcap=None if cap is None else checks.number("softcap", cap, above=0),
             reduction=checks.reduction(self.reduction),
             axis=checks.axis(self.axis),
-        )
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SoftmaxKernel(
-            "cross_entropy",
-            class_weight=self.weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            z_loss=self.z_loss,
-            logit_scale=self.logit_scale,
-            softcap=self.softcap or 0.0,
-            reduction=self.reduction,
-            axis=self.axis,
-            largest_factor=self.largest_factor,
-            takes_probabilities=self.takes_probabilities,
         )
 
 
@@ -213,6 +207,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
     reduction: str = "mean"
     axis: int = -1
 
+    _kind = "focal"
     class_weight_name = "alpha"
 
     def __post_init__(self) -> None:
@@ -224,55 +219,45 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
             axis=checks.axis(self.axis),
         )
 
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SoftmaxKernel(
-            "focal",
-            class_weight=self.alpha,
-            ignore_index=self.ignore_index,
-            gamma=self.gamma,
-            reduction=self.reduction,
-            axis=self.axis,
-            largest_factor=self.largest_factor,
-            takes_probabilities=self.takes_probabilities,
-        )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxKLDivergence(_SoftmaxLoss):
-    """KL divergence of a softmax from that of a teacher's logits: distillation.
+    r"""KL divergence of a softmax from that of a teacher's logits, for distillation.
 
-    For the teacher's logits t, which are the target, with T the temperature, p = softmax(t/T),
-    q = softmax(z/T) and δ_j = log p_j − log q_j::
+    The target t holds the teacher's logits. With T the temperature,
+    :math:`p = \mathrm{softmax}(t/T)`, :math:`q = \mathrm{softmax}(z/T)` and
+    :math:`δ_j = \log p_j − \log q_j`:
 
-        loss = T²·Σ_j p_j (log p_j − log q_j) = T²·Σ_j p_j (δ_j + expm1(−δ_j))
-        grad = T·(q_j − p_j) = T·p_j·expm1(−δ_j)
-        hess = q_j (1 − q_j)
+    .. math:: ℓ &= T^2 \sum_j p_j\,δ_j = T^2 \sum_j p_j\,(δ_j + e^{−δ_j} − 1) \\
+              \frac{∂ℓ}{∂z_j} &= T\,(q_j − p_j) = T\,p_j\,(e^{−δ_j} − 1) \\
+              \frac{∂^2ℓ}{∂z_j^2} &= q_j\,(1 − q_j)
 
-    T² keeps the gradients of one size over temperatures. The loss is never negative, and exact
-    where p and q are nearly equal: it is a sum of terms ≥ 0, δ_j comes from the differences of the
-    logits, and no two probabilities are subtracted. The teacher has no gradient.
+    The factor :math:`T^2` keeps the size of the gradients about the same at all temperatures. The
+    loss is never negative, and keeps its digits when p and q are nearly equal: it is a sum of terms
+    that are at least 0, :math:`δ_j` is computed from differences of logits, and no probability is
+    subtracted from another. The teacher has no gradient.
 
-    A class whose logit is −inf in both counts 0; one that the student alone excludes makes the loss
-    +inf, with a finite gradient; one that the teacher alone excludes costs nothing special. A row
-    that has no softmax in either (NaN, +inf, or −inf alone) is NaN.
+    A class whose logit is −inf in both arrays contributes 0. If only the student's is −inf, the
+    loss is +inf and the gradient finite; if only the teacher's is, nothing special happens. A row
+    without a softmax in either array (because it contains NaN or +inf, or only −inf) gives NaN.
 
     Parameters
     ----------
     temperature : float > 0, default 1.0
-        Divides the logits of both.
+        T, which divides the logits of both.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where wᵢ is the sample's weight.
+        The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight.
     axis : int, default -1
         The axis of the classes.
 
     Raises
     ------
     TypeError, ValueError
-        An option is of the wrong type, or out of range.
+        An option has the wrong type or is out of range.
 
     References
     ----------
-    G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Examples
     --------
@@ -290,6 +275,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
     reduction: str = "mean"
     axis: int = -1
 
+    _kind = "kl_divergence"
     takes_logits = True
 
     def __post_init__(self) -> None:
@@ -300,15 +286,6 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
         )
         # What multiplies the derivatives: see `largest_factor`.
         self.__dict__["largest_factor"] = self.temperature
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SoftmaxKernel(
-            "kl_divergence",
-            temperature=self.temperature,
-            reduction=self.reduction,
-            axis=self.axis,
-            largest_factor=self.largest_factor,
-        )
 
 
 class _SigmoidLoss(Loss):
@@ -322,6 +299,11 @@ class _SigmoidLoss(Loss):
     def element_weights(self) -> tuple[Array | None, Array | None]:
         """Factors of the positive and the negative part: arrays that broadcast to the logits."""
         raise NotImplementedError
+
+    def _new_kernel(self, core: Any) -> Any:
+        return core.SigmoidKernel(
+            self._kind, element_weights=self.element_weights, **self._numbers()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -373,6 +355,9 @@ class BCEWithLogits(_SigmoidLoss):
     label_smoothing: float = 0.0
     reduction: str = "mean"
 
+    _kind = "bce"
+    element_weight_name = "pos_weight"
+
     def __post_init__(self) -> None:
         self._keep(
             pos_weight=checks.weights("pos_weight", self.pos_weight, ndim=None),
@@ -380,21 +365,10 @@ class BCEWithLogits(_SigmoidLoss):
             reduction=checks.reduction(self.reduction),
         )
 
-    element_weight_name = "pos_weight"
-
     @property
     def element_weights(self) -> tuple[Array | None, Array | None]:  # noqa: D102
         weight: Any = self.pos_weight
         return weight, None
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SigmoidKernel(
-            "bce",
-            label_smoothing=self.label_smoothing,
-            element_weights=self.element_weights,
-            largest_factor=self.largest_factor,
-            reduction=self.reduction,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -450,6 +424,9 @@ class SigmoidFocalLoss(_SigmoidLoss):
     label_smoothing: float = 0.0
     reduction: str = "mean"
 
+    _kind = "focal"
+    element_weight_name = "alpha"
+
     def __post_init__(self) -> None:
         self._keep(
             gamma=checks.number("gamma", self.gamma, low=0),
@@ -458,22 +435,9 @@ class SigmoidFocalLoss(_SigmoidLoss):
             reduction=checks.reduction(self.reduction),
         )
 
-    element_weight_name = "alpha"
-
     @property
     def element_weights(self) -> tuple[Array | None, Array | None]:  # noqa: D102
         if not isinstance(self.alpha, np.ndarray):
             return None, None
         # In float64: 1 − alpha has all its digits before it is rounded to the working precision.
         return self.alpha, 1 - self.alpha
-
-    def _new_kernel(self, core: Any) -> Any:
-        return core.SigmoidKernel(
-            "focal",
-            label_smoothing=self.label_smoothing,
-            gamma=self.gamma,
-            alpha=None if isinstance(self.alpha, np.ndarray) else self.alpha,
-            element_weights=self.element_weights,
-            largest_factor=self.largest_factor,
-            reduction=self.reduction,
-        )

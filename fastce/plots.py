@@ -87,15 +87,15 @@ def loss_curves(
 def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
     """Draw how reliable a classifier's probabilities are, and where its targets rank.
 
-    The first picture has the accuracy of each bin against its mean confidence: on the diagonal, a
+    The first panel shows the accuracy of each bin against its mean confidence. On the diagonal, a
     classifier that is 80 % sure is right four times out of five; below it, it is over-confident.
-    The second has the share of rows in each bin, and says the expected calibration error (ECE); the
-    third has the accuracy among the k most probable classes against k.
+    The second shows the share of rows in each bin, and the expected calibration error (ECE). The
+    third shows the accuracy among the k most probable classes against k.
 
     Parameters
     ----------
     evaluations : Evaluation, or mapping from labels to evaluations
-        What to draw, into the same axes.
+        What to draw, all in the same axes.
     axes : iterable of three matplotlib axes, optional
         Where to draw. A new figure by default.
 
@@ -106,9 +106,9 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     Raises
     ------
     ImportError
-        Where matplotlib is not installed; the message says how to install it.
+        If matplotlib is not installed; the message says how to install it.
     ValueError
-        Where the number of axes is wrong.
+        If the number of axes is wrong.
 
     Examples
     --------

@@ -203,7 +203,7 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
         (["z.npy", "y.npy", "--temperature", "2", "--fit-temperature"], "exclude each other"),
         (["z.bin", "y.npy"], "for raw logits pass --dtype and --classes"),
         (["z.bin", "y.npy", "--dtype", "float32"], "--dtype needs --classes"),
-        (["z.bin", "y.npy", "--dtype", "float99", "--classes", "7"], "'float99' is no dtype"),
+        (["z.bin", "y.npy", "--dtype", "float99", "--classes", "7"], "'float99' is not a dtype"),
         (["b.npz", "y.npy"], "several arrays: a, b; say which with --logits-key"),
     ],
 )
@@ -231,7 +231,7 @@ def test_bad_data(problem, folder, capsys):
     assert refused(capsys, 1, "text.npz", "y.npy")
     z.tofile(folder / "z.bin")
     message = refused(capsys, 1, "z.bin", "y.npy", "--dtype", "float64", "--classes", 11)
-    assert "25200 bytes, no multiple of the 88 of a row" in message
+    assert "25200 bytes, not a multiple of the 88 bytes of a row" in message
 
 
 def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys, monkeypatch):

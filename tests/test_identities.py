@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from batches import confident, likeliest, off_grid, on_grid, one_hot
 from bounds import assert_within, tolerances
-from cases import CASES, CLASS_ALPHA, CLASS_WEIGHT, DTYPES, SOFTMAX_CASES, Batch
+from cases import CASES, DTYPES, SOFTMAX_CASES, Batch
+from softmax_cases import CLASS_ALPHA, CLASS_WEIGHT
 
 import fastce
 

@@ -112,6 +112,13 @@ def test_options_can_be_read(name, options):
         np.testing.assert_array_equal(getattr(loss, option), given)
 
 
+def test_the_kernels_take_no_option_that_they_do_not_know():
+    from fastce._call import variants
+
+    with pytest.raises(TypeError, match="unknown options of focal: gama"):
+        variants.core.SoftmaxKernel("focal", gama=2.0)
+
+
 # One-shot functions -------------------------------------------------------------------------------
 
 

@@ -30,8 +30,8 @@ MUTATIONS = [
     Mutation(
         "a hole of -inf not zeroed",
         "_kernels/exponentials.pxi",
-        "y = zero_where(equal(y_i, none), y)",
-        "pass",
+        " y = zero_where(y_is_hole, y)",
+        " pass",
         SOFTMAX,
     ),
     Mutation(

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from bench.cells import LOSSES
 from bench.problems import Problem
 from bench.subjects import LIMIT, Run, subject
 
 
-@subject(
-    LIMIT,
-    "softmax_cross_entropy",
-    "softmax_focal_loss",
-    "softmax_kl_divergence",
-    "bce_with_logits",
-    "sigmoid_focal_loss",
-    "softmax",
-    "log_softmax",
-    "logsumexp",
-    "token_log_probs",
-)
+@subject(LIMIT, *LOSSES, "softmax", "log_softmax", "logsumexp", "token_log_probs")
 def limit(problem: Problem) -> Run:
     z, y = problem.logits, problem.target
     if z.dtype.name == "bfloat16":

@@ -7,19 +7,11 @@ from typing import Any
 import numpy as np
 
 import fastce
+from bench.cells import LOSSES
 from bench.problems import Problem
 from bench.subjects import OURS, Run, labels_in_rows, subject
 
 FASTCE, FASTCE_NEW_ARRAY = OURS
-
-
-LOSSES = {
-    "softmax_cross_entropy": fastce.SoftmaxCrossEntropy,
-    "softmax_focal_loss": fastce.SoftmaxFocalLoss,
-    "softmax_kl_divergence": fastce.SoftmaxKLDivergence,
-    "bce_with_logits": fastce.BCEWithLogits,
-    "sigmoid_focal_loss": fastce.SigmoidFocalLoss,
-}
 
 
 def _loss(problem: Problem) -> Any:

@@ -7,17 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bench.cells import LOSSES
 from bench.problems import Problem
 from bench.subjects import Run, subject
 
 JAX = "JAX"
-LOSSES = (
-    "softmax_cross_entropy",
-    "softmax_focal_loss",
-    "softmax_kl_divergence",
-    "bce_with_logits",
-    "sigmoid_focal_loss",
-)
 
 
 def _losses(problem: Problem) -> Any:

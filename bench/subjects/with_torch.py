@@ -8,18 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.cells import Cell
+from bench.cells import LOSSES, Cell
 from bench.problems import Problem
 from bench.subjects import Run, not_16_bit, subject
 
 TORCH, COMPILED = "torch", "torch.compile"
-LOSSES = (
-    "softmax_cross_entropy",
-    "softmax_focal_loss",
-    "softmax_kl_divergence",
-    "bce_with_logits",
-    "sigmoid_focal_loss",
-)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:

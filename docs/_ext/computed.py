@@ -15,10 +15,16 @@ folded, below it.
 
 imports docs/computed/errors.py and shows the Markdown that its `table()` returns: a table, or a
 sentence with a number in it.
+
+Matplotlib's plot directive cannot replace the first. It draws a script in one style, the same for
+the whole site; each figure here is a light and a dark picture above one caption. It draws a script
+again for each page; the gallery shows every figure a second time. And tests look at the figure that
+`draw()` returns; a script for the plot directive returns nothing.
 """
 
 import functools
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -73,6 +79,17 @@ STYLES = {
 }
 
 
+def sources(script):
+    """Return the files that a script is made from: it, what it imports beside it, results."""
+    text, found = script.read_text("utf-8"), {script}
+    for name in re.findall(r"^from (\w+) import ", text, re.M):
+        if (neighbour := script.with_name(f"{name}.py")).exists():
+            found |= sources(neighbour)
+    if '/ "bench" / "results"' in text:
+        found.update(script.parents[2].glob("bench/results/*.*"))
+    return found
+
+
 def load(script):
     """Import a script by path; it may import its neighbours."""
     sys.path.insert(0, str(script.parent))
@@ -99,45 +116,55 @@ def draw(script, folder):
     return paths, figure.get_figwidth()
 
 
-class FigureScript(SphinxDirective):
+class ComputedDirective(SphinxDirective):
+    def script(self, name):
+        """Return the path of a script, and let the page depend on it and on what it reads."""
+        script = Path(self.env.srcdir) / "computed" / f"{name}.py"
+        for path in sources(script):
+            self.env.note_dependency(str(path))
+        return script
+
+    def images(self, name, alt):
+        """Draw a script's figure; return an image for each style, and the figure's width."""
+        source = Path(self.env.srcdir)
+        folder = source / "_build" / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths, width = draw(self.script(name), folder)
+        images = [
+            nodes.image(
+                uri=f"/{path.relative_to(source).as_posix()}", alt=alt, classes=[f"only-{theme}"]
+            )
+            for theme, path in paths.items()
+        ]
+        return images, width
+
+
+class FigureScript(ComputedDirective):
     required_arguments = 1
     has_content = True
     option_spec: ClassVar = {"alt": directives.unchanged_required}
 
     def run(self):
-        source = Path(self.env.srcdir)
-        script = source / "computed" / f"{self.arguments[0]}.py"
-        folder = source / "_build" / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.env.note_dependency(str(script))
-
-        paths, width = draw(script, folder)
-        figure = nodes.figure(classes=["drawn", "wide"] if width > WIDE else ["drawn"])
-        for name, path in paths.items():
-            uri = f"/{path.relative_to(source).as_posix()}"
-            figure += nodes.image(uri=uri, alt=self.options["alt"], classes=[f"only-{name}"])
-        caption = nodes.caption()
+        images, width = self.images(self.arguments[0], self.options["alt"])
         children, messages = self.state.inline_text(" ".join(self.content), self.lineno)
-        caption += children
-        figure += [caption, *messages]
+        figure = nodes.figure(classes=["drawn", "wide"] if width > WIDE else ["drawn"])
+        figure += [*images, nodes.caption("", "", *children), *messages]
 
-        text = script.read_text("utf-8")
-        code = nodes.literal_block(text, text, language="python")
+        text = self.script(self.arguments[0]).read_text("utf-8")
         fold = '<details class="script"><summary>How it is drawn</summary>'
         return [
             figure,
             nodes.raw("", fold, format="html"),
-            code,
+            nodes.literal_block(text, text, language="python"),
             nodes.raw("", "</details>", format="html"),
         ]
 
 
-class TableScript(SphinxDirective):
+class TableScript(ComputedDirective):
     required_arguments = 1
 
     def run(self):
-        script = Path(self.env.srcdir) / "computed" / f"{self.arguments[0]}.py"
-        self.env.note_dependency(str(script))
+        script = self.script(self.arguments[0])
         container = nodes.container(classes=["computed-table"])
         lines = StringList(load(script).table().splitlines(), str(script))
         self.state.nested_parse(lines, self.content_offset, container)

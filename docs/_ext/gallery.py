@@ -8,28 +8,19 @@ The pictures are those of the `figure-script` directives of all pages, in the or
 
 from pathlib import Path
 
-from computed import draw
+from computed import ComputedDirective
 from docutils import nodes
 from pictures import pictures
-from sphinx.util.docutils import SphinxDirective
 
 
-class Gallery(SphinxDirective):
+class Gallery(ComputedDirective):
     def run(self):
-        source = Path(self.env.srcdir)
-        folder = source / "_build" / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
         gallery = nodes.container(classes=["gallery"])
-        for name, (page, alt, text) in pictures(source).items():
-            script = source / "computed" / f"{name}.py"
-            self.env.note_dependency(str(script))
-            paths, _ = draw(script, folder)
+        for name, (page, alt, text) in pictures(Path(self.env.srcdir)).items():
             link = nodes.reference(
                 "", "", refuri=self.env.app.builder.get_relative_uri(self.env.docname, page)
             )
-            for theme, path in paths.items():
-                uri = f"/{path.relative_to(source).as_posix()}"
-                link += nodes.image(uri=uri, alt=alt, classes=[f"only-{theme}"])
+            link += self.images(name, alt)[0]
             children, _ = self.state.inline_text(text, self.lineno)
             link += nodes.inline("", "", *children)
             card = nodes.container("", nodes.paragraph("", "", link), classes=["picture"])

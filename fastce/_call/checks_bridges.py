@@ -25,8 +25,11 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
 
 
 def softmax_loss(loss: Any) -> None:
-    if not getattr(loss, "class_weight_name", ""):
-        raise TypeError(f"loss must be SoftmaxCrossEntropy or SoftmaxFocalLoss, got {loss!r}")
+    if getattr(loss, "takes_logits", True):  # as a target
+        raise TypeError(
+            "loss must be a softmax loss of class labels, such as SoftmaxCrossEntropy or "
+            f"SoftmaxFocalLoss, got {loss!r}"
+        )
 
 
 def number_of_classes(value: Any) -> int:
@@ -84,13 +87,6 @@ def summaries_fit(a: list[Array], b: list[Array]) -> None:
 
 
 # Objectives ---------------------------------------------------------------------------------------
-
-
-def boosted_loss(value: Any, accepted: tuple[type, ...]) -> Any:
-    if not isinstance(value, accepted):
-        names = ", ".join(cls.__name__ for cls in accepted)
-        raise TypeError(f"loss must be one of {names}, got {value!r}")
-    return value
 
 
 def hessian(value: str, has_bound: bool) -> str:

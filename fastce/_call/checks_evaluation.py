@@ -16,7 +16,7 @@ def at_least_one(name: str, value: Any) -> int:
 
 
 def top_k(k: Any, max_rank: int, beyond: int) -> int:
-    """Return the k of top-k accuracy; ``beyond`` rows have a target of a rank that is not told."""
+    """Return the k of top-k accuracy; the targets of ``beyond`` rows have ranks beyond max_rank."""
     result = at_least_one("k", k)
     if result > max_rank and beyond:
         raise ValueError(
@@ -44,7 +44,7 @@ def no_temperature(why: str) -> NoReturn:
 
 
 class WrongUsage(Exception):
-    """The command line asks for something else than it may."""
+    """Arguments of the command line do not fit."""
 
 
 def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...]) -> str:
@@ -66,7 +66,7 @@ def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...])
 def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
     if name is None:
         raise WrongUsage(
-            f"{path} is none of .npy, .npz, .safetensors: for raw logits pass --dtype and"
+            f"{path} is not .npy, .npz or .safetensors: for raw logits pass --dtype and"
             " --classes, for raw labels --labels-dtype"
         )
     if name == "bfloat16":
@@ -74,7 +74,7 @@ def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
     try:
         return np.dtype(name)
     except TypeError:
-        raise WrongUsage(f"{name!r} is no dtype") from None
+        raise WrongUsage(f"{name!r} is not a dtype") from None
 
 
 def bfloat16() -> np.dtype[Any]:
@@ -98,7 +98,7 @@ def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:
 
 def rows_of_raw(path: str, size: int, row: int) -> int:
     if row == 0 or size % row:
-        raise ValueError(f"{path} has {size} bytes, no multiple of the {row} of a row")
+        raise ValueError(f"{path} has {size} bytes, not a multiple of the {row} bytes of a row")
     return size // row
 
 

@@ -6,7 +6,7 @@ cdef enum:
 
 
 cdef inline int known_storage(cnp.ndarray array):
-    # bfloat16 is a type that ml_dtypes registers with NumPy: it is known by its name.
+    # bfloat16 is a type that ml_dtypes registers with NumPy, so it is recognised by name.
     cdef int number = cnp.PyArray_TYPE(array)
     if number == cnp.NPY_FLOAT32:
         return FLOAT32
@@ -26,7 +26,7 @@ cdef int storage_of(cnp.ndarray array) except -1:
     return storage
 
 
-# Of the arrays of a shard: to go when its run takes them as SoftmaxRun does.
+# For the arrays of a shard; unnecessary once its run takes them as SoftmaxRun does.
 cdef Matrix matrix_of(array) except *:
     # A (rows, classes) or (outer, inner, classes) array.
     cdef Matrix matrix

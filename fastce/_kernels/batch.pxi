@@ -1,4 +1,4 @@
-# What the softmax kernels share: where a batch lies, its labels, and the numbers kept for each row.
+# What the softmax kernels share: the arrays of a batch, its labels, and the numbers of each row.
 
 ctypedef fused real:
     float
@@ -10,22 +10,25 @@ cdef enum:
     FLOAT16 = 2
     BFLOAT16 = 3
 
-cdef enum:  # what a kernel reports; the caller turns it into an exception
+cdef enum:  # the status of a kernel, which the caller turns into an exception
     OK = 0
     BAD_LABEL = 1
     NO_MEMORY = 2
-    OUT_OF_RANGE = 3  # of the precision that was to be computed in
+    OUT_OF_RANGE = 3  # of the working precision
 
 cdef enum:  # which loss of the softmax family
     CROSS_ENTROPY = 0
     FOCAL = 1
     LOG_SUM_EXP = 2  # its gradient is softmax
-    LOG_SOFTMAX = 3  # written where the others write a gradient
-    DIVERGENCE = 4   # of the logits that lie where others have probabilities
+    LOG_SOFTMAX = 3  # written to the gradient's array
+    DIVERGENCE = 4   # from the logits in place of probabilities
 
-# How many rows are finished together. They fill the vectors of every instruction set several times, so that the
-# logarithms of one vector need not wait for those of another, and each stage is called less often. Twice as many gain
-# nothing, half as many cost the most with few classes (`python -m bench.cliffs --only softmax --classes 2,10`).
+KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
+         "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
+
+# How many rows are finished together. They fill several vectors of every instruction set, so that the logarithms of one
+# vector overlap with those of another, and each stage is called less often. Twice as many gain nothing. Half as many
+# cost the most with few classes (`python -m bench.cliffs --only softmax --classes 2,10`).
 cdef enum:
     BLOCK_ROWS = 128
 
@@ -51,7 +54,7 @@ cdef struct Labels:
 
 
 cdef struct Scalars:
-    # One floating number per row, or none.
+    # One floating-point number per row, or none.
     char* data
     int storage
     Py_ssize_t stride
@@ -76,34 +79,48 @@ cdef struct Batch:
     Matrix mask               # bytes; data NULL: none
     Scalars sample_weight
     Scalars grad_output
-    double scale              # of every gradient: grad_output / denominator
-    bint streams              # whether derivatives are larger than the caches, and go past them
+    double scale              # factor of all gradients: grad_output / denominator
+    bint streams              # whether derivatives are too large for the caches and are written past them
     Matrix grad               # data NULL: not wanted
     Matrix hess
     char* loss                # one number per row in the working precision, or NULL
     char* log_sum_exp
     long long* argmax
-    double* maximum           # of RowBlock, or NULL: what is known of a row before it is finished
+    double* maximum           # this and the next ones: copies of RowBlock's arrays for all rows, or NULL
     double* others
     double* target_logit
     double* soft_gap
-    double* statistics        # of all rows, each of statistics.pxi so many numbers behind the last one, or NULL
-    Py_ssize_t statistics_apart
+    double* statistics        # those of statistics.pxi, one array of all rows after another, or NULL
+    Py_ssize_t statistics_apart  # from one of them to the next
+
+
+cdef int set_loss(Batch* batch, str kind, dict given) except -1:
+    # Sets what the loss is, from Python's names and numbers.
+    batch.kind = KINDS[kind]
+    batch.label_smoothing = given.pop("label_smoothing", 0.0)
+    batch.z_loss = given.pop("z_loss", 0.0)
+    batch.gamma = given.pop("gamma", 0.0)
+    batch.temperature = given.pop("temperature", 1.0)
+    batch.logit_scale = given.pop("logit_scale", 1.0)
+    batch.softcap = given.pop("softcap", 0.0)
+    if given:
+        raise TypeError(f"unknown options of {kind}: {', '.join(given)}")
+    return 0
 
 
 cdef struct RowBlock:
     # Row statistics, in double: u is the logit after scale and cap, m its maximum over the row.
     double maximum[BLOCK_ROWS]
-    double sum_without_pivot[BLOCK_ROWS]  # sum of exp(u_j - m) over all j but one maximum
+    double sum_without_pivot[BLOCK_ROWS]  # sum of exp(u_j - m) over all j except one maximum
     double target_logit[BLOCK_ROWS]
     double target_exp[BLOCK_ROWS]     # exp(u_y - m)
     double hard_mass[BLOCK_ROWS]      # target mass on the label alone
-    double soft_mass[BLOCK_ROWS]      # sum of the target mass t_c that every class has
+    double soft_mass[BLOCK_ROWS]      # sum of the soft target mass t_c over all classes
     double soft_at_target[BLOCK_ROWS]  # t_y
     double soft_gap[BLOCK_ROWS]  # sum of t_c (m - u_c)
     double weight[BLOCK_ROWS]         # of the loss
     double factor[BLOCK_ROWS]         # of the gradient
-    # What the formulas make of them (see formulas.pxi).
+    # The results of the formulas (see formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
     double softmax_coefficient[BLOCK_ROWS]
@@ -112,10 +129,10 @@ cdef struct RowBlock:
     double hess_product[BLOCK_ROWS]
     double hess_square[BLOCK_ROWS]
     double hess_at_label[BLOCK_ROWS]
-    long long label[BLOCK_ROWS]       # -1: none, or the row is not used
+    long long label[BLOCK_ROWS]       # -1: none, or the row does not count
     bint active[BLOCK_ROWS]
     bint all_active
-    bint has_default_scalars                    # whether weight, factor and active are as begin_batch set them
+    bint has_default_scalars                    # whether weight, factor and active are still as begin_batch set them
 
 
 cdef inline Py_ssize_t min_size(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -139,7 +156,7 @@ cdef inline bint is_row(const Matrix* matrix) noexcept nogil:
 
 
 cdef inline bint is_plane(const Matrix* matrix) noexcept nogil:
-    # Neighbouring rows are contiguous, the classes are not.
+    # Whether neighbouring rows are contiguous and the classes are not.
     return (matrix.data != NULL and matrix.class_stride != storage_size(matrix.storage)
             and matrix.row_stride == storage_size(matrix.storage))
 

@@ -1,19 +1,18 @@
-# Many rows at once, in scratch that the cache holds.
+# The block kernel: many rows at once, in scratch that fits the cache.
 # Needs rows.pxi, formulas.pxi, pivots.pxi, scratch.pxi.
 #
 # A run of rows goes through in three stages:
-#   1. Its logits become exponentials. As long as they lie in exp's safe range nothing is taken from them
-#      before, so that no exponential asks which row it belongs to. A row out of range is done once more,
-#      relative to its maximum.
-#   2. Each row is summed up without one of its exponentials, its pivot, so that nothing cancels: the target, or
-#      the largest exponential where a class besides the target needs the sum of all others, too. finish_rows
-#      makes of this the loss and the coefficients of the third stage.
-#   3. Exponentials become derivatives, and go where they are wanted.
-# Scratch is packed row by row or class by class (packing.pxi). How memory lies decides only how it is filled and
-# emptied.
+#   1. Its logits become exponentials. Logits in exp's safe range are used as they are, so an exponential does not
+#      depend on the row that it belongs to. Rows out of range are computed again, relative to their maximum.
+#   2. Each row is summed without one of its exponentials, its pivot, so that nothing cancels: the target, or the
+#      largest exponential if classes other than the target need the sum of all others, too. From these sums,
+#      finish_rows computes the loss and the coefficients of the third stage.
+#   3. Exponentials become derivatives, which are written to their arrays.
+# Scratch is packed row by row or class by class (packing.pxi). The layout of memory decides only how scratch is filled
+# and emptied.
 
 cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
-    # What enters the softmax, in place or in scratch: scaled, capped, masked.
+    # The logits as they enter the softmax (scaled, capped, masked), in place or in scratch.
     cdef real* u = <real*> s.u
     cdef const real* origin = u
     cdef const real* source
@@ -56,7 +55,8 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 
 cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
                              real tag) noexcept nogil:
-    # Also as numbers that are compared with class indices. If some are wrong, the block that they belong to says so.
+    # Loads labels, also as floating-point numbers to compare with class indices. The block of a label that is out of
+    # range reports it.
     cdef real* label = <real*> s.row[LABEL]
     cdef real* pivot = <real*> s.row[PIVOT_CLASS]
     cdef Py_ssize_t first = 0, count, i
@@ -76,7 +76,7 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
         first += count
     for i in range(rows):
         label[i] = <real> s.labels[i]
-    if s.any_ignored or not s.has_labels:  # any pivot serves where there is no label
+    if s.any_ignored or not s.has_labels:  # any class can be the pivot if there is no label
         s.pivot_class = pivot
         for i in range(rows):
             pivot[i] = label[i] if label[i] >= 0 else 0
@@ -84,7 +84,7 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
 
 cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e,
                                   bint holes) noexcept nogil:
-    # Stages 1 and 2 up to the sums of the rows.
+    # Stages 1 and 2, up to the sums of the rows.
     cdef real extremes[32]
     cdef const real* u = <const real*> s.logits
     cdef const char* ahead
@@ -112,7 +112,7 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
 
 
 cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, real* e) noexcept nogil:
-    # Puts right the rows of a run that are out of range, and the sums of all.
+    # Corrects the rows of a run that are out of range, and the sums of all rows.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t i = 0, j = 0, stop, out = 0
     memcpy(s.row[PIVOT_CLASS], s.pivot_class, rows * sizeof(real))
@@ -181,7 +181,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     else:
         if batch.others:
             for i in range(rows):
-                # That of nothing is one less than none.
+                # A row without exponentials counts as -1, one less than a row with nothing but its maximum.
                 block.sum_without_pivot[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
                                               else block.sum_without_pivot[i] / s.pivot_exp[first + i])
         end_rows(batch, row + first, rows, block, batch.classes > SHORT_ROW, <real> 0, total)
@@ -189,7 +189,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 
 
 cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept nogil:
-    # Of row i, packed by rows.
+    # Clears masked derivatives of row i, packed by rows.
     cdef Py_ssize_t j = i * s.classes, stop = j + s.classes, width = lanes(<real> 0)
     cdef vec[real] x
     while j < stop:
@@ -200,7 +200,7 @@ cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept n
 
 cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* grad,
                           real* hess) noexcept nogil:
-    # The chain rule of the cap; and no loss depends on a masked logit, nor on those of a row that does not count.
+    # Applies the chain rule of the cap, and clears derivatives of masked classes and of rows that do not count.
     cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
     cdef Py_ssize_t i, j, at
     cdef vec[real] zero = splat(<real> 0)
@@ -235,20 +235,20 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
 
 
 cdef inline real hessian_of(const Scratch* s, Py_ssize_t i, real e, double others) noexcept nogil:
-    # Of an exponential of row i, in which all others have this sum, both times the unit.
+    # The Hessian at an exponential of row i, given the sum of all others, both times the unit.
     return <real> (e * ((<const real*> s.row[HESSIAN_PRODUCT])[i] * others
                         + (<const real*> s.row[HESSIAN_SQUARE])[i] * e))
 
 
 cdef inline bint dominates_row(const Scratch* s, Py_ssize_t i, real e) noexcept nogil:
-    # As `dominates` finds it: the bits of a row must not depend on its neighbours.
+    # The same test as `dominates`: the bits of a row must not depend on its neighbours.
     cdef real others = (<const real*> s.row[SUM_WITHOUT_PIVOT])[i] + ((<const real*> s.row[PIVOT])[i] - e)
     return others * nearly_all(e) < e
 
 
 cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e,
                                real* hess) noexcept nogil:
-    # Where a class that is no pivot holds most of a row. At most one does.
+    # Corrects the Hessian at a class that holds most of its row and is not the pivot. There is at most one per row.
     cdef Py_ssize_t k, i, last, top, whole = s.classes - s.classes % lanes(<real> 0), j
     cdef real largest, unit, at_pivot
     cdef vec[real] m, x
@@ -325,7 +325,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef bint streams = s.streams, any_dominated
     cdef bint direct = (lies_as_scratch(s, &batch.grad, <real> 0) and (not changes or s.clears != NULL)
                         and not streams)
-    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may be already
+    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may already be
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets
     cdef Py_ssize_t hess_apart = s.class_apart
@@ -369,15 +369,15 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
 
 
 cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e, real tag) noexcept nogil:
-    # Stage 1 of a run but for its rows out of range. It begins as the last one ended: if most rows were out of range,
-    # with none of its exponentials; if some were, as if there were holes, since it would take the step to holes anyway.
+    # Stage 1 of a run, except for rows out of range. It begins as the last run ended: if most rows were out of range,
+    # it computes no exponentials; if some were, it allows for holes, which would be its next attempt anyway.
     cdef real extremes[32]
     cdef const char* ahead = <const char*> s.logits + ROWS_AHEAD * sizeof(real)
     cdef const char* to = <const char*> e
     cdef bint some_were_out = s.some_out
     if batch.grad.data != NULL and lies_as_scratch(s, &batch.grad, tag) and not s.streams:
         to = row_address(&batch.grad, row)
-    if s.logits == s.u:  # in scratch: those of the next run in memory
+    if s.logits == s.u:  # read from scratch: prefetch the logits of the next run from memory
         ahead = row_address(&batch.logits, row + rows)
     s.holes = s.expects_holes or some_were_out
     s.in_range = s.some_out = s.none_low = False
@@ -440,7 +440,7 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
 
 cdef int run_blocks(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, int plan, real tag,
                     double* total) noexcept nogil:
-    # Rows [start, stop) of a batch.
+    # Computes rows [start, stop) of a batch.
     cdef Scratch s
     cdef Py_ssize_t row = start, rows
     cdef int status = begin_scratch(batch, &s, plan, stop - start, tag)

@@ -1,13 +1,13 @@
-# The C interface that _core.pxd declares and describes. Its functions are `api`, because only the baseline finds
-# that file: so __pyx_capi__ has them in every variant, and `cimport` takes them from the one in use. Plain
-# arguments, because a struct's name would differ between variants, and a pointer to one says nothing of its fields.
-# The signature, which is checked when a caller is imported, is all there is to agree on.
+# The C interface that _core.pxd declares and documents. Only the baseline module finds that file. So the functions are
+# `api`, which puts them into __pyx_capi__ of every variant, and `cimport` takes them from the variant in use. They take
+# plain arguments: a struct's name would differ between variants, and a pointer to a struct says nothing about its
+# fields. The signature, which is checked when a caller is imported, is all that both sides must agree on.
 # Needs softmax.pxi, sigmoid_calls.pxi.
 
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
-cdef enum:  # what the kernels themselves do not report
+cdef enum:  # statuses that the kernels themselves do not report
     BAD_TARGET = 3
     BAD_ARGUMENT = 4
 
@@ -18,7 +18,7 @@ cdef inline bint is_at_least_0(double option) noexcept nogil:
 
 cdef int set_rows(Matrix* matrix, const void* data, Py_ssize_t size, Py_ssize_t rows, Py_ssize_t classes,
                   Py_ssize_t row_stride, Py_ssize_t class_stride) noexcept nogil:
-    # The kernels go along classes or along rows: one of them lies side by side.
+    # The kernels run along classes or along rows, so one of the two must be contiguous.
     matrix.data = <char*> data
     matrix.storage = FLOAT64 if size == sizeof(double) else FLOAT32
     matrix.row_stride = row_stride
@@ -32,7 +32,7 @@ cdef int set_rows(Matrix* matrix, const void* data, Py_ssize_t size, Py_ssize_t 
 cdef int set_hard_labels(Batch* batch, const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes,
                          bint ignores, int64_t ignore_index, const double* class_weight,
                          const void* sample_weight, Py_ssize_t size, double* denominator) noexcept nogil:
-    # Checks them all: nothing has been written yet.
+    # Checks all labels before anything is written.
     cdef Py_ssize_t position
     cdef WeightSum weights
     cdef int status
@@ -44,7 +44,7 @@ cdef int set_hard_labels(Batch* batch, const int64_t* labels, Py_ssize_t rows, P
     batch.labels.itemsize = sizeof(int64_t)
     batch.labels.stride = sizeof(int64_t)
     batch.labels.ignores = ignores
-    batch.labels.ignore_index = ignore_index if ignores else -1  # the kernels look for it either way
+    batch.labels.ignore_index = ignore_index if ignores else -1  # the kernels compare with it in any case
     batch.sample_weight.data = <char*> sample_weight
     batch.sample_weight.storage = FLOAT64 if size == sizeof(double) else FLOAT32
     batch.sample_weight.stride = size
@@ -67,7 +67,7 @@ cdef int run_hard_labels(
         Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
         const double* class_weight, const real* sample_weight, double grad_scale, real* grad,
         Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride, real* loss, double* total) noexcept nogil:
-    # A batch whose options are set.
+    # Runs a batch whose options are set.
     cdef Py_ssize_t size = sizeof(real)
     cdef double denominator, sum = 0.0
     cdef void* soft_weight = NULL
@@ -183,7 +183,7 @@ cdef int run_teacher(
         Batch* batch, const real* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
         Py_ssize_t class_stride, const real* sample_weight, double temperature, double grad_scale, real* grad,
         Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride, real* loss, double* total) noexcept nogil:
-    # A batch whose teacher is set.
+    # Runs a batch whose teacher is set.
     cdef Py_ssize_t size = sizeof(real)
     cdef double sum = 0.0
     cdef int status

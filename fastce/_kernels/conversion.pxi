@@ -1,8 +1,8 @@
-# Numbers of any storage into the working precision, and back.
+# Conversion between numbers of any storage and the working precision.
 # Needs batch.pxi.
 
 cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
-    # Of numbers that float holds.
+    # From storages whose numbers are floats without rounding.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]
@@ -28,7 +28,7 @@ cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t 
 
 
 cdef void widen(const char* source, int storage, real* to, Py_ssize_t count) noexcept nogil:
-    # `count` contiguous numbers of any storage in the working precision.
+    # Converts `count` contiguous numbers of any storage to the working precision.
     cdef Py_ssize_t i = 0, k
     cdef float buffer[16]
     if storage == native_storage(<real> 0):
@@ -51,7 +51,7 @@ cdef void widen(const char* source, int storage, real* to, Py_ssize_t count) noe
 
 
 cdef void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
-    # The other way, rounding to nearest.
+    # Converts them back, rounding to nearest.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]

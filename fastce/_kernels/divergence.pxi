@@ -8,16 +8,16 @@ cdef enum:
 
 cdef struct Divergence:
     # Scratch of one call, and the numbers of a block of rows.
-    Scratch fill             # how memory of any layout fills and empties rows
+    Scratch fill             # with which memory of any layout fills and empties rows
     Py_ssize_t rows          # of a block at most
-    Py_ssize_t pitch         # elements from one row to the next, of what is computed
+    Py_ssize_t pitch         # elements from one row to the next in scratch
     void* student            # logits of a block that cannot be read in place
     void* teacher
     void* weights            # a_j
-    void* changes            # c_j, which the gradient takes the place of
-    void* exps               # for the Hessian: exp(z_j / T), which it takes the place of
+    void* changes            # c_j, overwritten by the gradient
+    void* exps               # for the Hessian: exp(z_j / T), overwritten by it
     RowSums sums[BLOCK_ROWS]
-    bint excludes[BLOCK_ROWS]     # whether the student excludes a class that the teacher allows
+    bint excludes[BLOCK_ROWS]     # whether the student excludes a class that the teacher does not
 
 
 cdef inline bint has_rows_in_place(const Matrix* matrix, bint plain, real tag) noexcept nogil:
@@ -26,7 +26,7 @@ cdef inline bint has_rows_in_place(const Matrix* matrix, bint plain, real tag) n
 
 
 cdef char* divide_divergence(const Batch* batch, Divergence* d, char* memory, real tag) noexcept nogil:
-    # Gives each part of scratch its place, and returns where the last one ends.
+    # Assigns memory to each part of scratch, and returns the end of the last one.
     cdef Py_ssize_t size = sizeof(real), elements = d.rows * d.pitch * size
     cdef bint plain = batch.mask.data == NULL
     if not has_rows_in_place(&batch.logits, plain, tag):
@@ -52,7 +52,7 @@ cdef int begin_divergence(const Batch* batch, Divergence* d, Py_ssize_t rows, re
     d.pitch = (batch.classes + width - 1) // width * width
     d.rows = max_size(DIVERGENCE_ELEMENTS // max_size(d.pitch, 1), 1)
     if is_plane(&batch.logits) or is_plane(&batch.probabilities) or is_plane(&batch.grad):
-        d.rows = max_size(d.rows, cache_line // <Py_ssize_t> sizeof(real))  # whole lines of what lies side by side
+        d.rows = max_size(d.rows, cache_line // <Py_ssize_t> sizeof(real))  # whole cache lines of neighbouring rows
     d.rows = min_size(d.rows, BLOCK_ROWS)
     d.fill.memory = <char*> malloc(<size_t> divide_divergence(batch, d, NULL, tag) + 64)
     if d.fill.memory == NULL:
@@ -70,7 +70,7 @@ cdef void mask_rows(const Divergence* d, Py_ssize_t count, real* u) noexcept nog
 
 cdef const char* logits_of_block(const Divergence* d, const Matrix* matrix, void* scratch, Py_ssize_t row,
                                  Py_ssize_t rows, Py_ssize_t* stride, real tag) noexcept nogil:
-    # In place or in scratch, masked; `stride` bytes from one row to the next.
+    # The logits of a block, masked, in place or in scratch, with `stride` bytes from one row to the next.
     if scratch == NULL:
         stride[0] = matrix.row_stride
         return row_address(matrix, row)
@@ -103,7 +103,7 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
         fill_mask(&d.fill, &batch.mask, row, rows)
     z = logits_of_block(d, &batch.logits, d.student, row, rows, &z_stride, tag)
     t = logits_of_block(d, &batch.probabilities, d.teacher, row, rows, &t_stride, tag)
-    # Rows in place are prefetched while those before them are computed.
+    # Rows that are read in place are prefetched while the rows before them are computed.
     z_ahead = rows * z_stride if d.student == NULL else 0
     t_ahead = rows * t_stride if d.teacher == NULL else 0
     for i in range(rows):
@@ -117,15 +117,15 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
                 temperature, a + i * pitch, c + i * pitch, &d.sums[i], z + i * z_stride + z_ahead)):
             changes_of_far_row(<const real*> (z + i * z_stride), <const real*> (t + i * t_stride), classes,
                                &extremes[i], temperature, a + i * pitch, c + i * pitch, &d.sums[i], &d.excludes[i])
-        # Before the gradient, which may be written over the logits.
+        # Before the gradient, which may overwrite the logits.
         if wants_hess:
             kept = d.fill.mask + i * classes if d.fill.mask != NULL else NULL
-            factor = block.factor[i] + 0.0 * (d.sums[i].changes / d.sums[i].weights)  # NaN without a softmax
+            factor = block.factor[i] + 0.0 * (d.sums[i].changes / d.sums[i].weights)  # NaN if the row has no softmax
             hessian_of_row(<const real*> (z + i * z_stride), classes, &extremes[i], inverse_temperature, factor, kept,
                            e + i * pitch, e + i * classes)
     for i in range(rows):
         block.value[i] = 0.0
-        # Rows of scratch have no room between them when they are emptied.
+        # Rows of scratch must be contiguous when they are emptied.
         grad = NULL
         if wants_grad:
             grad = <real*> row_address(&batch.grad, row + i) if direct else c + i * classes
@@ -148,13 +148,13 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
         empty_scratch(&d.fill, <const real*> c, &batch.grad, row, rows)
     if wants_hess:
         empty_scratch(&d.fill, <const real*> e, &batch.hess, row, rows)
-    # One by one, so that it makes no difference where a block begins.
+    # One by one, so that the sum does not depend on where a block begins.
     end_rows(batch, row, rows, block, True, tag, total)
     return OK
 
 
 cdef int run_divergence(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, real tag, double* total) noexcept nogil:
-    # Rows [start, stop) of a batch; `probabilities` are the teacher's logits.
+    # Computes rows [start, stop) of a batch, in which `probabilities` are the teacher's logits.
     cdef RowBlock block
     cdef Divergence d
     cdef Py_ssize_t row = start, rows

@@ -5,21 +5,21 @@
 # l_j = log q_j - log p_j,
 #     loss   = T^2 sum_j p_j (expm1(l_j) - l_j),      every term >= 0
 #     grad_j = T p_j expm1(l_j)
-# Nothing of this is a difference of two probabilities, unless l_j is so large that nothing cancels. A row takes
-#     s_j = (z_j - t_j + center) / T,                 l_j less a number that is the same for all classes
+# None of these is a difference of two probabilities, unless l_j is so large that nothing cancels. A row has
+#     s_j = (z_j - t_j + center) / T,                 l_j minus a number that is the same for all classes
 #     a_j = exp(t_j / T), times any number,           A = sum of a_j
 #     c_j = a_j expm1(s_j),                           C = sum of c_j: the change from teacher to student
 # and has p_j = a_j / A, q_j = (a_j + c_j) / (A + C), hence l_j = s_j - L with L = log1p(x), x = C / A, and
 #     q_j - p_j = (c_j - a_j x) / (A + C)
 #     sum_j p_j (expm1(l_j) - l_j) = sum_j a_j (expm1(s_j) - s_j) / A - (x - L),    x = expm1(L)
-# Both terms of the last line are >= 0. The second is small against the first unless the center is off by more than the
-# l_j are large; then the row is done once more, with a center that makes L next to 0.
-# The center is the difference of the two largest logits, so that s_j is exactly 0 for the class that leads in both,
-# whose gradient is then what all others leave. From the center on, s_j has all digits of the two logits.
+# Both terms of the last line are >= 0. The second is small compared with the first, unless the error of the center is
+# larger than the l_j; then the row is computed again, with a center that makes L nearly 0.
+# The center is the difference of the two largest logits. So s_j is exactly 0 for a class that leads in both, whose
+# gradient then depends on all other classes only. Relative to the center, s_j has all digits of the two logits.
 
 cdef enum:
-    VECTORS_TOGETHER = 4        # are added up before they are widened
-    SEGMENT = 512               # elements that one loop after the other takes
+    VECTORS_TOGETHER = 4        # added before they are widened
+    SEGMENT = 512               # elements that several loops process in turn
 
 
 cdef struct RowSums:
@@ -29,7 +29,7 @@ cdef struct RowSums:
 
 
 cdef struct PairExtremes:
-    # Of the logits of one row: the smallest is that of all but the classes that are -inf.
+    # Extremes of the logits of one row; the smallest one is over the classes that are not -inf.
     double student_lowest
     double student_highest
     double teacher_lowest
@@ -41,7 +41,7 @@ cdef struct PairExtremes:
 
 cdef inline vec[real] log_ratio_of(vec[real] z, vec[real] t, vec[real] center, vec[real] center_low,
                                    vec[real] inverse_temperature, bint exactly) noexcept nogil:
-    # (z - t + center) / T; exactly, with what rounding takes from the difference beside it (Knuth's two-sum).
+    # (z - t + center) / T; with `exactly`, including the rounding error of the difference (Knuth's two-sum).
     cdef vec[real] d = z - t, back, low
     if not exactly:
         return (d + center) * inverse_temperature
@@ -51,7 +51,7 @@ cdef inline vec[real] log_ratio_of(vec[real] z, vec[real] t, vec[real] center, v
 
 
 cdef inline vec[real] term_of(vec[real] c, vec[real] a, vec[real] x) noexcept nogil:
-    # a (expm1(x) - x), where c is a expm1(x).
+    # a (expm1(x) - x), given c = a expm1(x).
     return select(less(abs(x), splat(<real> 1)), expm1_less_argument(x, c), subtract_product(c, a, x))
 
 
@@ -59,8 +59,9 @@ cdef inline vec[real] term_of(vec[real] c, vec[real] a, vec[real] x) noexcept no
 
 cdef PairExtremes begin_row(const real* z, const real* t, Py_ssize_t count, double inverse_temperature, real* a,
                             double* weights) noexcept nogil:
-    # Extremes of both; and a_j with their sum, as long as the teacher's logits are in exp's safe range. Exponentials
-    # and differences are loops of their own: of shorter chains of operations a processor has more at once.
+    # The extremes of both rows; and a_j with their sum, as long as the teacher's logits are in exp's safe range.
+    # Exponentials and differences have separate loops: with shorter chains of operations, a processor works on more of
+    # them at once.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] infinity = splat(<real> INFINITY), inverse = splat(<real> inverse_temperature), x, y, few
     cdef vec[real] z_low = infinity, z_high = -infinity, t_low = infinity, t_high = -infinity
@@ -105,8 +106,8 @@ cdef PairExtremes begin_row(const real* z, const real* t, Py_ssize_t count, doub
 
 
 cdef inline bint are_near(const PairExtremes* row, double inverse_temperature, real tag) noexcept nogil:
-    # Whether exponentials are normal numbers without a pivot, those of the logits' differences among them. Below
-    # e^-30 their products with small differences need not be.
+    # Whether exponentials are normal numbers without a pivot, including those of the differences of logits. Below
+    # e^-30, their products with small differences might not be.
     cdef double reach = -<double> smallest_normal_exp(tag)
     cdef double highest = row.teacher_highest * inverse_temperature
     cdef double lowest = row.teacher_lowest * inverse_temperature
@@ -125,7 +126,7 @@ cdef inline void center_of(double teacher, double student, double rest, vec[real
         high = <real> (d + (low + rest))
         k[0] = splat(high)
         k[1] = splat(<real> ((d - high) + (low + rest)))
-    else:  # logits from one end of the range to the other
+    else:  # logits at opposite ends of the range
         k[0] = splat(<real> (limit if d > 0.0 else -limit))
         k[1] = splat(<real> 0)
 
@@ -133,8 +134,8 @@ cdef inline void center_of(double teacher, double student, double rest, vec[real
 cdef inline void change_vector(const real* z, const real* t, Py_ssize_t count, vec[real] center, vec[real] center_low,
                                vec[real] inverse_temperature, real* a, real* c, real* s, bint exactly, bint holes,
                                vec[real]* a_sum, vec[real]* c_sum, vec[real]* one_sided) noexcept nogil:
-    # c and s of a vector of classes of a near row, and the sum of c; with holes, a and its sum, too, and `one_sided` is
-    # not 0 where one of the two alone excludes a class. A whole vector is written.
+    # c and s of a vector of classes of a near row, and the sum of c. With holes, also a and its sum, and `one_sided`
+    # becomes nonzero where only one of the two excludes a class. Writes a whole vector.
     cdef vec[real] none = splat(<real> -INFINITY), zero = splat(<real> 0), one = splat(<real> 1)
     cdef vec[real] z_i = load_rest(z, count, <real> 0), t_i = load_rest(t, count, <real> 0), s_i, a_i, c_i
     cdef mask[real] hole, other
@@ -163,7 +164,7 @@ cdef inline void change_vector(const real* z, const real* t, Py_ssize_t count, v
 cdef inline bint changes_of_row(const real* z, const real* t, Py_ssize_t count, const vec[real]* center,
                                 double inverse_temperature, real* a, real* c, RowSums* sums, bint exactly, bint holes,
                                 const char* ahead) noexcept nogil:
-    # False where the row turns out to be a far one. Changes and terms are loops of their own, too.
+    # Returns False if the row turns out to be a far one. Changes and terms have separate loops, too.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] high = center[0], low = center[1], inverse = splat(<real> inverse_temperature)
     cdef vec[real] zero = splat(<real> 0), a_sum, c_sum, one_sided = zero
@@ -206,11 +207,11 @@ cdef inline bint changes_of_row(const real* z, const real* t, Py_ssize_t count, 
         sums.weights = a_total.total()
     sums.changes = c_total.total()
     sums.terms = term_total.total()
-    # Where the student's sum is less than a quarter of the teacher's, log1p would magnify errors.
+    # If the student's sum is less than a quarter of the teacher's, log1p would magnify errors.
     return sums.changes >= -0.75 * sums.weights and not (holes and any(less(zero, one_sided)))
 
 
-# Not inline, so that each loop has all registers.
+# Not inline, so that each loop can use all registers.
 cdef bint changes_of_close_logits(const real* z, const real* t, Py_ssize_t count, const vec[real]* center,
                                   double inverse_temperature, real* a, real* c, RowSums* sums,
                                   const char* ahead) noexcept nogil:
@@ -230,8 +231,8 @@ cdef bint changes_with_holes(const real* z, const real* t, Py_ssize_t count, con
 
 
 cdef inline bint has_center_apart(const real* z, const real* t, Py_ssize_t count, real center) noexcept nogil:
-    # Whether the center is much larger than what it leaves of the differences, by a few of them: then these have to be
-    # exact.
+    # Whether the center is much larger than the differences that it leaves, judged by a few of them: then the
+    # differences must be exact.
     cdef int width = lanes(center)
     cdef vec[real] largest = splat(<real> 0)
     cdef Py_ssize_t i = 0
@@ -244,14 +245,14 @@ cdef inline bint has_center_apart(const real* z, const real* t, Py_ssize_t count
 
 
 cdef inline bint is_off_center(const RowSums* sums) noexcept nogil:
-    # Whether x - log1p(x), which is about x^2 / (2 + 4 x / 3), is most of the sum that it is taken from.
+    # Whether x - log1p(x), which is about x^2 / (2 + 4 x / 3), is most of the sum that it is subtracted from.
     cdef double x = sums.changes / sums.weights
     return x * x > 0.75 * (2.0 + (4.0 / 3.0) * x) * (sums.terms / sums.weights)
 
 
 cdef bint changes_of_near_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row,
                               double temperature, real* a, real* c, RowSums* sums, const char* ahead) noexcept nogil:
-    # False where the row turns out to be a far one.
+    # Returns False if the row turns out to be a far one.
     cdef vec[real] center[2]
     cdef double inverse_temperature = 1.0 / temperature
     cdef bint is_near
@@ -273,7 +274,7 @@ cdef bint changes_of_near_row(const real* z, const real* t, Py_ssize_t classes, 
 
 cdef double relative_exponentials(const real* u, Py_ssize_t classes, double highest, double inverse_temperature,
                                   real* e) noexcept nogil:
-    # Raised ones, relative to the largest logit, and their sum.
+    # Raised exponentials, relative to the largest logit, and their sum.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(<real> highest), inverse = splat(<real> inverse_temperature), x, y, few
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))
@@ -294,8 +295,8 @@ cdef double relative_exponentials(const real* u, Py_ssize_t classes, double high
 
 cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row,
                              double temperature, real* a, real* c, RowSums* sums, bint* excludes) noexcept nogil:
-    # Of any row. Exponentials are relative to the largest logits; where l_j is not small, c_j is the difference of the
-    # student's and the teacher's, in which nothing cancels.
+    # For any row. Exponentials are relative to the largest logits. If l_j is not small, c_j is the difference of the
+    # student's exponential and the teacher's, in which nothing cancels.
     cdef int width = lanes(<real> 0)
     cdef double student_sum, rest, inverse_temperature = 1.0 / temperature
     cdef double largest = LARGEST_FLOAT if real is float else 1.7e308
@@ -314,7 +315,8 @@ cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, c
         return
     sums.weights = relative_exponentials(t, classes, row.teacher_highest, inverse_temperature, a)
     student_sum = relative_exponentials(z, classes, row.student_highest, inverse_temperature, c)
-    # Sums that are far apart enter the center; otherwise it remains exactly 0 for the class that leads in both.
+    # If the sums are far apart, they enter the center; otherwise s_j remains exactly 0 for the class that leads in
+    # both.
     rest = 0.0
     if not 0.5 * sums.weights <= student_sum <= 2.0 * sums.weights:
         rest = temperature * log(splat(sums.weights / student_sum))[0]
@@ -329,7 +331,7 @@ cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, c
             a_i = load(<const real*> a + i)
             b_i = load(<const real*> c + i) * scale
             s_i = log_ratio_of(z_i, t_i, center[0], center[1], inverse, True)
-            # What rounding took of a difference that is infinite is no number.
+            # The rounding error of an infinite difference is NaN.
             s_i = select(less(abs(z_i - t_i), limit), s_i, z_i - t_i)
             s_i = zero_where(equal(z_i, none) & equal(t_i, none), max(-limit, min(limit, s_i)))
             excluded = select(equal(z_i, none) & less(none, t_i), one, excluded)
@@ -346,7 +348,7 @@ cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, c
 
 
 cdef inline double divergence_of(const RowSums* sums) noexcept nogil:
-    # Of a row, by T^2. Rounding may take more from nothing than there is.
+    # The divergence of a row, to be multiplied by T^2. Rounding may make it slightly negative, so it is at least 0.
     cdef vec[double] x = splat(sums.changes / sums.weights), log_ratio = log1p(x)
     cdef double value = sums.terms / sums.weights - term_of(x, splat(1.0), log_ratio)[0]
     return 0.0 if value < 0.0 else value
@@ -354,7 +356,7 @@ cdef inline double divergence_of(const RowSums* sums) noexcept nogil:
 
 cdef void gradient_of_row(const RowSums* sums, Py_ssize_t classes, const real* a, const real* c, double factor,
                           const unsigned char* kept, const char* ahead, real* grad) noexcept nogil:
-    # (q - p) times the factor.
+    # Sets (q - p) times the factor.
     cdef int width = lanes(<real> 0)
     cdef vec[real] ratio = splat(<real> (sums.changes / sums.weights)), change
     cdef vec[real] slope = splat(<real> (factor / (sums.weights + sums.changes)))
@@ -377,7 +379,7 @@ cdef void gradient_of_row(const RowSums* sums, Py_ssize_t classes, const real* a
 
 cdef void hessian_of_row(const real* z, Py_ssize_t classes, const PairExtremes* row, double inverse_temperature,
                          double factor, const unsigned char* kept, real* e, real* hess) noexcept nogil:
-    # q_j (1 - q_j), with the sum of all others for each class: no 1 - q is formed. `hess` may be e.
+    # Sets q_j (1 - q_j), from the sum of all others for each class: no 1 - q is formed. `hess` may be e.
     cdef int width = lanes(<real> 0)
     cdef vec[real] inverse = splat(<real> inverse_temperature), times = splat(<real> factor)
     cdef vec[real] rest, top, y, unit, few
@@ -408,7 +410,7 @@ cdef void hessian_of_row(const real* z, Py_ssize_t classes, const PairExtremes* 
     total = others + pivot
     unit = splat(<real> (1.0 / total))
     rest = splat(<real> (others / total))
-    top = splat(pivot) * unit  # as the pivot's own exponential: their difference is 0
+    top = splat(pivot) * unit  # like the pivot's own exponential, so that their difference is 0
     i = 0
     while i < classes:
         y = load(<const real*> e + i) * unit

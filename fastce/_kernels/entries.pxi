@@ -1,14 +1,14 @@
-# What the entries of both families share. evaluate() of a kernel is the one way in: it takes NumPy's own arrays and
-# Python's numbers, and decides what the losses are divided by, the precision, outputs and tasks. It returns None,
-# with nothing written, where an argument is wrong, or is none of these; _call/rows.py then raises, or makes it one
-# of these and enters again with `checked`. Numbers that are wrong are raised then.
+# What the entries of both families share. A kernel's evaluate() is the only way in. It takes NumPy's own arrays and
+# Python's numbers, and chooses the denominator of the mean, the precision, the outputs and the tasks. If an argument is
+# wrong or of another type, it returns None and has written nothing. Then _call/rows.py or _call/elements.py raises the
+# error, or converts the argument and enters again with `checked`; errors about the numbers in arrays are raised then.
 # Needs batch.pxi.
 
 cdef enum:
-    SINGLE_TASK = 1 << 17    # TASK_ELEMENTS of _call/threads.py: the sums are the same with tasks and without
-    FACTOR_BITS = 100        # factors of up to 2^100 either way are multiplied in float32, which ends at 2^128. What
-    #                          makes a product larger, or a part of it smaller, is computed in float64
-    STREAM_BYTES = 8 << 20   # of an output, from where on it goes past the caches: about a quarter of a last-level
+    SINGLE_TASK = 1 << 17    # TASK_ELEMENTS of _call/threads.py: sums are the same with and without tasks
+    FACTOR_BITS = 100        # factors between 2^-100 and 2^100 are multiplied in float32, whose range ends at 2^128.
+    #                          If a product may be larger, or a part of it smaller, float64 is used
+    STREAM_BYTES = 8 << 20   # least size of outputs that are written past the caches: about a quarter of a last-level
     #                          cache of 32 MB (see "rows" of `python -m bench`: 10,000 to 30,000 rows of 100 classes)
 
 
@@ -34,7 +34,7 @@ cdef int check_status(int status) except -1:
 
 
 cdef list parts_of(work, Py_ssize_t count, Py_ssize_t size, Py_ssize_t multiple):
-    # What work(start, stop) gives for each task of `count` rows or elements.
+    # The results of work(start, stop) for the tasks of `count` rows or elements.
     return threads.run(work, threads.tasks_of(count, size, multiple), count * size)
 
 
@@ -44,7 +44,7 @@ cdef double sum_of_parts(work, Py_ssize_t count, Py_ssize_t size, Py_ssize_t mul
 
 cdef bint set_denominator(double* denominator, int reduction, normalizer, double total, bint any_counts,
                           bint checked) except -1:
-    # What the sum of the losses is divided by: NaN where no weight counts, or their sum is infinite.
+    # Sets the divisor of the sum of the losses: NaN if no weight counts, or if their sum is infinite.
     cdef double given = 1.0
     if normalizer is not None and not (is_number(normalizer, &given) and 0.0 < given < INFINITY):
         return False
@@ -60,14 +60,14 @@ cdef bint set_denominator(double* denominator, int reduction, normalizer, double
 
 
 def denominator_of(double total, bint any_counts):
-    """Return what a mean divides by, of the sum of its weights and whether one of them is not 0; or raise."""
+    """Return what a mean divides by, given the sum of its weights and whether any is not 0; or raise."""
     cdef double denominator
     set_denominator(&denominator, MEAN, None, total, any_counts, True)
     return denominator
 
 
 cdef inline bint leaves_float32(double scale, double weight, double option, double factor) noexcept nogil:
-    # Whether these factors are more than float32 may hold.
+    # Whether the product of these factors, or a part of it, may leave the range of float32.
     return bits_from_one(scale) + bits_from_one(weight) + bits_from_one(option) + bits_from_one(factor) > FACTOR_BITS
 
 
@@ -77,12 +77,12 @@ def factors_leave_float32(double scale, double weight, double option, double fac
 
 
 cdef inline double bits_from_one(double factor) noexcept nogil:
-    # How far a factor is from 1, in powers of two; 0 is as good as 1.
+    # How far a factor is from 1, in powers of two. A factor of 0 does no harm.
     return fabs(log2(fabs(factor))) if factor != 0.0 and factor != 1.0 else 0.0
 
 
 cdef inline bint is_number(object value, double* number):
-    # Whether a Python number can be had as a double; others are left to the checks.
+    # Whether this is a Python number that a double can hold. Others are left to the checks.
     if not isinstance(value, (float, int)):
         return False
     try:
@@ -93,7 +93,7 @@ cdef inline bint is_number(object value, double* number):
 
 
 cdef inline tuple outputs_of(out, int results):
-    # Where gradient and Hessian go; None if `out` is of another length.
+    # The outputs of gradient and Hessian; None if `out` has the wrong length.
     if out is None or results == 1:
         return None, None
     if not isinstance(out, tuple):

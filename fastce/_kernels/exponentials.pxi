@@ -1,10 +1,11 @@
-# Stage 1 of a run: exponentials, in exp's safe range as they are, or relative to the maximum of their row.
+# Stage 1 of a run: exponentials of the logits as they are if these are in exp's safe range, otherwise relative to the
+# maximum of their row.
 # Needs passes.pxi, packing.pxi.
 
 cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
                                          real* extremes, bint holes) noexcept nogil:
-    # exp(u), of logits of -inf exactly 0 where there may be such holes. Prefetches logits of a later run, and the
-    # lines that it will write.
+    # exp(u). With `holes`, logits may be -inf, and their exponentials are exactly 0. Prefetches logits of a later run,
+    # and the lines that it will write.
     cdef int width = lanes(<real> 0)
     cdef vec[real] lowest = load(<const real*> extremes), highest = load(<const real*> extremes + width)
     cdef vec[real] none = splat(<real> -INFINITY), x, y, finite_x, finite_y
@@ -18,7 +19,7 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
             prefetch_to_write(to + i * sizeof(real) + cache_line)
         x = finite_x = load(u + i)
         y = finite_y = load(u + i + width)
-        if holes:  # 0 is in range; their exponentials are no numbers, until the end, so that these need not wait
+        if holes:  # 0 is in range; exponentials of holes are garbage until the end, so that none has to wait for this
             x_is_hole = equal(x, none)
             y_is_hole = equal(y, none)
             finite_x = zero_where(x_is_hole, x)
@@ -52,7 +53,7 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
     store(extremes + width, highest)
 
 
-# Not inline, so that each loop has all registers.
+# Not inline, so that each loop can use all registers.
 cdef void exponentials_without_holes(const real* u, Py_ssize_t count, real* e, const char* ahead, const char* to,
                                      real* extremes) noexcept nogil:
     exponentials_of_segment(u, count, e, ahead, to, extremes, False)
@@ -64,7 +65,7 @@ cdef void exponentials_with_holes(const real* u, Py_ssize_t count, real* e, cons
 
 
 cdef inline void begin_extremes(real* extremes) noexcept nogil:
-    # Of no logits, lane by lane: the least ones, then the greatest.
+    # The extremes of no logits, per lane: the minima, then the maxima.
     store(extremes, splat(<real> INFINITY))
     store(extremes + lanes(<real> 0), splat(<real> -INFINITY))
 
@@ -74,12 +75,12 @@ cdef inline bint are_in_range(const real* extremes) noexcept nogil:
 
 
 cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
-    # Of the extremes of a row but for its holes; a row of nothing but holes is in range.
+    # Takes the extremes of a row without its holes (-inf). A row of nothing but holes is in range.
     return lowest < safe_range_lowest(highest) or highest > safe_range_highest(highest)
 
 
 cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number) noexcept nogil:
-    # Where the number first is; the last place if it is nowhere.
+    # The first position of the number, or the last position if it does not occur.
     cdef int width = lanes(<real> 0)
     cdef vec[real] wanted = splat(number), x
     cdef Py_ssize_t i = 0, last = count - count % width
@@ -94,7 +95,7 @@ cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number)
 
 
 cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
-    # The largest logit; and the smallest one but for -inf, if it is asked for.
+    # The largest logit, and in `lowest`, unless that is NULL, the smallest one that is not -inf.
     cdef int width = lanes(<real> 0)
     cdef vec[real] infinity = splat(<real> INFINITY), high = -infinity, low = infinity, x
     cdef Py_ssize_t i = 0, last = count - count % width
@@ -119,7 +120,7 @@ cdef inline vec[real] unless_hole(vec[real] x, bint negated) noexcept nogil:
 
 
 cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint negated) noexcept nogil:
-    # Of each lane's logits, with four maxima under way: one waits for the last.
+    # The maximum per lane. Four are computed at the same time, since each operation on one waits for the last.
     cdef Py_ssize_t width = lanes(<real> 0), j = (classes - 1) % width + 1
     cdef vec[real] most[4]
     cdef int k
@@ -142,8 +143,8 @@ cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint neg
 
 
 cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bint negated, real* to) noexcept nogil:
-    # The largest logit of each row, one behind the other, as many rows at once as a vector has lanes; negated, the
-    # smallest one but for -inf.
+    # The largest logit of each row, or with `negated` the smallest one that is not -inf, for as many rows at once as a
+    # vector has lanes. The rows lie one after another.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] x
     cdef vec[real] most[16]
@@ -165,13 +166,13 @@ cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bin
 
 cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, const real* numbers,
                             long long* to) noexcept nogil:
-    # Where each row has its number first.
+    # The first position of each row's number.
     cdef Py_ssize_t width = lanes(<real> 0), i, place
     if classes > 2 * width:
         for i in range(rows):
             to[i] = position_of(u + i * classes, classes, numbers[i])
         return
-    for i in range(rows):  # without a branch, which few could foresee
+    for i in range(rows):  # without a branch, which would be hard to predict
         place = first_lane(equal(load_first(u, min_size(classes, width), numbers[i]), splat(numbers[i])))
         if classes > width:
             place += (place == width) * first_lane(
@@ -181,8 +182,8 @@ cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, 
 
 
 cdef inline void exponentials_of_row(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
-    # Those of a row that is out of range: relative to its maximum, raised. In a row without a finite logit they are
-    # relative to 0; those of infinity itself are one.
+    # Exponentials of a row that is out of range: relative to its maximum, and raised. If a row has no finite logit they
+    # are relative to 0; the exponential of +inf is one.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))
@@ -201,7 +202,7 @@ cdef void row_out_of_range(const real* u, Py_ssize_t classes, real highest, real
 
 
 cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highest, real* e) noexcept nogil:
-    # The same of a run of rows, all of which are out of range.
+    # The same for a run of rows that are all out of range.
     cdef const real* u = <const real*> s.logits
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), least = splat(<real> -INFINITY)
     cdef vec[real] top, m, x
@@ -228,9 +229,9 @@ cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highe
 
 cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows, real* pivot,
                               bint all_new) noexcept nogil:
-    # The same for a vector of rows, packed class by class, of which some may be in range: these have their
-    # exponentials already, or all get new ones. Sets the class of the pivot where rows are out of range, or where
-    # its logit is -inf, to which nothing is relative. Returns whether a row was out of range.
+    # The same for a vector of rows packed class by class, some of which may be in range. Those keep their exponentials,
+    # or with `all_new` get new ones. Sets the class of the pivot in rows that are out of range, and in rows whose pivot
+    # has a logit of -inf, which nothing can be relative to. Returns whether a row was out of range.
     cdef vec[real] infinity = splat(<real> INFINITY), zero = splat(<real> 0), low = infinity, high = -infinity
     cdef vec[real] least = splat(safe_range_lowest(<real> 0)), most = splat(safe_range_highest(<real> 0))
     cdef vec[real] raised = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), this_class = zero, one = splat(<real> 1)

@@ -1,21 +1,20 @@
 # The softmax losses: from row statistics to the loss and the coefficients of the write pass.
 # Needs passes.pxi.
 #
-# With e_j = exp(u_j - m), R = sum of all e_j but one maximum (sum_without_pivot), S = 1 + R and
-# R_j = R + (1 - e_j) = S - e_j, no 1 - p is ever formed: 1 - p_j = R_j / S keeps its digits when p_j rounds
-# to 1. A kernel may have all e_j of a row times a number, and leave the target out instead of a maximum:
-# `pivots` are the exponentials that it left out, and take the place of 1 above; NULL if they are. Every loss
-# here writes
-#     grad_j = row_scale * ((softmax_coefficient - t_j) e_j - t_j R_j),    t_j: soft target mass, 0 where none
+# With e_j = exp(u_j - m), R = sum of all e_j except one maximum (sum_without_pivot), S = 1 + R and R_j = R + (1 - e_j)
+# = S - e_j, no 1 - p is ever formed: 1 - p_j = R_j / S keeps its digits when p_j rounds to 1. A kernel may multiply all
+# e_j of a row by a number, and leave out the target instead of a maximum. Then `pivots` are the exponentials that it
+# left out, which take the place of the 1 above. Every loss here writes
+#     grad_j = row_scale * ((softmax_coefficient - t_j) e_j - t_j R_j),    t_j: soft target mass, 0 if none
 #     hess_j = hess_product * e_j R_j + hess_square * e_j^2
 # and replaces both at a hard label y by grad_at_label and hess_at_label.
-# Rows are few against their elements: double costs little and spares the error analysis.
+# There are few rows compared with elements, so double costs little and makes an error analysis unnecessary.
 
 cdef inline vec[double] log_and_inverses(vec[double] sum_without_pivot, vec[double] pivot, vec[double] other,
                                          bint double_precision, vec[double]* inverse,
                                          vec[double]* other_inverse) noexcept nogil:
-    # log(S / pivot), 1 / S and 1 / other. For a float32 result one division makes all three: products of their
-    # divisors are normal numbers in double, and its rounding errors do not count.
+    # log(S / pivot), 1 / S and 1 / other. For a float32 result, one division gives all three: products of their
+    # divisors are normal numbers in double, and its rounding errors do not matter.
     cdef vec[double] total = pivot + sum_without_pivot, numerator, denominator, divided, k
     if double_precision:
         inverse[0] = splat(1.0) / total
@@ -46,13 +45,13 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
                                       bint double_precision, bint plain, bint wants_values,
                                       bint wants_derivatives) noexcept nogil:
     # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log(S / pivot).
-    # What is 0 for all rows, soft target mass and z_loss, is left out where it is; if all of it is, as the
-    # caller knows, nothing is asked for each vector.
+    # Soft target mass and z_loss are left out if they are 0 for all rows. With `plain` the caller knows that all of
+    # them are, and no vector needs a test.
     cdef bint soft_targets = not plain and is_soft(batch)
     cdef vec[double] zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
     cdef vec[double] pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
-    # m - m is NaN where the row holds +inf or nothing but -inf, else 0.
+    # m - m is NaN if the row contains +inf or only -inf, else 0.
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] hard = load(&block.hard_mass[i])
     cdef vec[double] softmax_coefficient = hard, coefficient_less_target = zero, target_mass = hard, soft = zero
@@ -65,17 +64,17 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         target_mass = hard + target_mass
     if wants_values:
         log_total = log_and_inverses(sum_without_pivot, pivot, splat(1.0), double_precision, &inverse, &unused)
-        # zero_unless: a class of weight 0 has no loss, even where its logit is -inf.
+        # zero_unless: a class of weight 0 has no loss, even if its logit is -inf.
         value = zero_unless(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
         value = fma(soft, log_total, value)
         if soft_targets:
             value = value + load(&block.soft_gap[i])
         if not plain and (batch.z_loss != 0.0 or batch.log_sum_exp):
             lse = m + log_total
-            # Infinite where the maximum is: the loss alone is NaN then.
+            # Infinite if the maximum is; only the loss is NaN then.
             total = load(&block.sum_without_pivot[i])
             store(&block.log_sum_exp[i], select(equal(abs(m), splat(<double> INFINITY)) & equal(total, total), m, lse))
-            if batch.z_loss != 0.0:  # otherwise the gradient does not have to wait for the logarithm
+            if batch.z_loss != 0.0:  # only then does the gradient have to wait for the logarithm
                 value = value + splat(batch.z_loss) * lse * lse
                 softmax_coefficient = softmax_coefficient + two_z * lse
                 coefficient_less_target = coefficient_less_target + two_z * lse
@@ -100,8 +99,8 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
 
 
 cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
-    # Whether the losses of hard labels are wanted as one sum, without weights. Those of longer rows are added
-    # up one by one.
+    # Whether the losses are those of hard labels, wanted as one sum without weights. Losses of longer rows are added
+    # one by one.
     return (batch.kind == CROSS_ENTROPY and batch.loss == NULL and batch.class_weight == NULL
             and batch.sample_weight.data == NULL and batch.classes <= SHORT_ROW and not is_soft(batch)
             and batch.z_loss == 0.0 and batch.log_sum_exp == NULL and batch.others == NULL)
@@ -109,21 +108,21 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
 
 cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows, bint has_logits,
                           bint double_precision) noexcept nogil:
-    # That of the values above: whole vectors, rows past the last of loss 0. With x of one row,
-    # sum_without_pivot / pivot, and y of another, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing
-    # cancels, nor if both are fractions: four rows share a division and a logarithm. Their pivots are 2^-126 at
-    # least and sums 2^88 at most, so that products of four, and the quotient, are normal numbers in double.
+    # The sum of the values above, over whole vectors; rows past the last one have a loss of 0. With x for one row,
+    # sum_without_pivot / pivot, and y for another, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels,
+    # not even if both are fractions: four rows share a division and a logarithm. Their pivots are at least 2^-126 and
+    # their sums at most 2^88, so products of four, and the quotient, are normal numbers in double.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
     cdef vec[double] sum_without_pivot, pivot, m
     cdef Py_ssize_t i = 0
     while i < rows:
         sum_without_pivot = load(&block.sum_without_pivot[i])
         pivot = load(pivots + i)
-        if has_logits:  # otherwise all are relative to the target's
+        if has_logits:  # otherwise all logits are relative to the target's
             m = load(&block.maximum[i])
-            sum_without_pivot = sum_without_pivot + (m - m)  # NaN of an infinite one
+            sum_without_pivot = sum_without_pivot + (m - m)  # NaN if it is infinite
             sum = sum + (m - load(&block.target_logit[i]))
-        above = fma(above, pivot + sum_without_pivot, sum_without_pivot * below)  # one operation waits for the last one
+        above = fma(above, pivot + sum_without_pivot, sum_without_pivot * below)  # a chain of one operation
         below = below * pivot
         i += lanes(<double> 0)
         if i % (4 * lanes(<double> 0)) == 0 and i < rows:
@@ -134,8 +133,8 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
 
 
 cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision) noexcept nogil:
-    # q^gamma. exp(gamma log q) has an error of |gamma log q| / 2 ULP of double: nothing for a float32
-    # result, up to 400 ULP for a float64 one, whose few rows can afford pow. Products have 4 ULP at most.
+    # q^gamma. exp(gamma log q) has an error of |gamma log q| / 2 ULP of double: negligible for a float32 result, but up
+    # to 400 ULP for a float64 one, which has few enough rows to afford pow. Products have at most 4 ULP.
     cdef double lane[8]
     cdef vec[double] result = splat(1.0)
     cdef int k, halves = <int> (2.0 * gamma) if gamma <= 4.0 else 1
@@ -158,7 +157,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     #     grad_j = A (delta_jy - p_j),      A = -alpha q^gamma (1 + gamma p ce / q)
     #     hess_jj = p B (delta_jy - p_j)^2 - A p_j (1 - p_j)
     #     B = dA/dp = alpha gamma q^(gamma-1) (2 - ce + (gamma-1) p ce / q)
-    # ce / q tends to 1 where q underflows, p ce to 0 where p does.
+    # ce / q tends to 1 as q underflows, and p ce to 0 as p does.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), g = splat(gamma), pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
@@ -174,7 +173,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     q = sum_without_label * inverse
     is_certain = equal(q, zero)
     ce = (m - load(&block.target_logit[i])) + log_total
-    nothing = sum_without_pivot - sum_without_pivot  # 0; NaN where the row holds NaN or +inf
+    nothing = sum_without_pivot - sum_without_pivot  # 0; NaN if the row contains NaN or +inf
     p_ce = select(equal(p, zero), nothing, p * ce)
     inverse_q = (pivot + sum_without_pivot) * inverse_rest
     ratio = select(is_certain, p, p_ce / q if double_precision else p_ce * inverse_q)
@@ -192,7 +191,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     store(&block.hess_product[i], -(factor * a * inverse * inverse))
     square = factor * p_b * inverse * inverse
     if not double_precision:
-        # q^(gamma-1) may be too large for a float, and is then multiplied by e_j^2 = 0: not inf * 0.
+        # q^(gamma-1) may be too large for a float and is then multiplied by e_j^2 = 0: avoids inf * 0.
         square = select(less(splat(LARGEST_FLOAT), abs(square)), flip_sign(splat(LARGEST_FLOAT), square),
                         square)
     store(&block.hess_square[i], square)

@@ -1,16 +1,15 @@
-# Labels and weights of rows: read, judged, and summed up.
+# Labels and weights of rows: loaded, checked and summed.
 # Needs batch.pxi.
 
 cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t classes,
                            long long* label) noexcept nogil:
-    # Loads a label once, and judges the value that was loaded: another thread may change the array
-    # meanwhile, and must not be able to make the kernel write out of bounds.
-    # Sets -1 for an ignored row.
+    # Loads a label once and checks the loaded value: another thread may change the array meanwhile, and must not be
+    # able to make the kernel write out of bounds. An ignored row gets -1.
     cdef const char* at = labels.data + row * labels.stride
     cdef long long value
     if labels.itemsize == 8:
         value = read(<const long long*> at)
-        if labels.unsigned and value < 0:  # 2**63 and more: a label of no class, ignored by no index
+        if labels.unsigned and value < 0:  # 2**63 or more: neither a class nor ignore_index
             return BAD_LABEL
     elif labels.itemsize == 4:
         if labels.unsigned:
@@ -35,7 +34,7 @@ cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t clas
 
 
 cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept nogil:
-    # 1 where none are given: weighted and unweighted calls share one loop.
+    # 1 if there are no scalars, so that weighted and unweighted calls share one loop.
     cdef const char* at = scalars.data + row * scalars.stride
     if scalars.data == NULL:
         return 1.0
@@ -54,9 +53,10 @@ ctypedef fused stored_label:
 
 cdef inline bint copy_labels(const stored_label* labels, Py_ssize_t count, bint ignores, long long ignored,
                              unsigned long long last, long long* to, bint* any_ignored) noexcept nogil:
-    # Without a branch for each; -1 for those that are ignored. False if some are neither that nor labels up to the
-    # last. The sign of each number below says whether something is wrong, so that the loops run over vectors. Unsigned
-    # differences are defined for the least integer, too, which a caller may pass.
+    # Copies labels without a branch per label; ignored ones become -1. Returns False if a label is neither ignored nor
+    # in [0, last]. The checks look at the signs of the numbers below, so that the loops can be vectorised. The
+    # differences are unsigned, because a caller may pass the smallest integer, for which a signed difference is
+    # undefined.
     cdef long long wrong = 0, seen = 0, label, is_ignored
     cdef Py_ssize_t i
     for i in range(count if ignores else 0):
@@ -75,7 +75,8 @@ cdef inline bint copy_labels(const stored_label* labels, Py_ssize_t count, bint 
 
 cdef bint try_load_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, long long* to,
                           bint* any_ignored) noexcept nogil:
-    # Up to BLOCK_ROWS contiguous labels; False if some are wrong, or lie otherwise. What is copied is what is judged.
+    # Loads up to BLOCK_ROWS contiguous labels. False if one is out of range, or they are not contiguous. The checks
+    # read the copy, which no other thread can change.
     cdef const char* labels = batch.labels.data + first * batch.labels.stride
     cdef long long ignored = batch.labels.ignore_index
     cdef unsigned long long last = batch.classes - 1
@@ -83,7 +84,7 @@ cdef bint try_load_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t rows,
     if batch.labels.stride != batch.labels.itemsize:
         return False
     if batch.labels.itemsize == 8:
-        # Unsigned, 2^63 and more are labels of no class, and ignored by no index below 0.
+        # Unsigned labels of 2^63 or more are out of range, and a negative ignore_index ignores none.
         ignores = ignores and not (batch.labels.unsigned and ignored < 0)
         return copy_labels(<const long long*> labels, rows, ignores, ignored, last, to, any_ignored)
     if batch.labels.itemsize == 4 and batch.labels.unsigned:
@@ -107,7 +108,7 @@ ctypedef fused stored_scalar:
 cdef inline void copy_scalars(const stored_scalar* scalars, Py_ssize_t stride, Py_ssize_t count,
                               double* to) noexcept nogil:
     cdef Py_ssize_t i
-    if stride == sizeof(stored_scalar):  # a loop of its own, which runs over vectors
+    if stride == sizeof(stored_scalar):  # a separate loop, which can be vectorised
         for i in range(count):
             to[i] = read(scalars + i)
     else:
@@ -116,7 +117,7 @@ cdef inline void copy_scalars(const stored_scalar* scalars, Py_ssize_t stride, P
 
 
 cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows, double* to) noexcept nogil:
-    # 1 where none are given, and behind the last.
+    # 1 if there are no scalars, and after the last one.
     cdef const char* at = scalars.data + first * scalars.stride
     cdef Py_ssize_t i
     if scalars.data == NULL:
@@ -132,15 +133,15 @@ cdef void read_scalars(const Scalars* scalars, Py_ssize_t first, Py_ssize_t rows
 
 cdef struct WeightSum:
     double total
-    bint any_counts  # whether a weight is not 0: the sum of others may be 0, too
+    bint any_counts  # whether any weight is not 0: nonzero weights may also sum to 0
 
 
 cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
                       Py_ssize_t* position) noexcept nogil:
-    # Checks every label before anything is written, and sums the weights that the mean divides by. By
-    # blocks, for a label at a time costs a short row much; with the rounding errors beside the sum, for millions of
-    # weights are added up.
-    cdef const double* class_weight = batch.class_weight if batch.kind == CROSS_ENTROPY else NULL
+    # Checks every label before anything is written, and sums the weights that the mean divides by. It works block by
+    # block, because one label at a time would be expensive for short rows. The sum carries its rounding errors, because
+    # there may be millions of weights.
+    cdef const double* class_weight = batch.class_weight if batch.kind != FOCAL else NULL  # alpha is not a weight
     cdef bint unweighted = class_weight == NULL and batch.sample_weight.data == NULL
     cdef long long labels[BLOCK_ROWS]
     cdef double weight[BLOCK_ROWS]

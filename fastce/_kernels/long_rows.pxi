@@ -1,9 +1,10 @@
-# Rows that are a run of their own: stages 1 and 2 take them chunk by chunk, while the first-level cache has each.
+# Rows so long that each is a run by itself: stages 1 and 2 take them chunk by chunk, while a chunk is in the
+# first-level cache.
 # Needs exponentials.pxi, statistics.pxi.
 
-cdef enum:  # what the logits of a row are taken for
+cdef enum:  # what is assumed about the logits of a row
     IN_RANGE = 0
-    IN_RANGE_WITH_HOLES = 1  # -inf besides
+    IN_RANGE_WITH_HOLES = 1  # apart from some that are -inf
     OUT_OF_RANGE_OF_EXP = 2
 
 
@@ -14,9 +15,9 @@ cdef inline double total_of(vec[double] float_sum, wide_sum[double]* sum, real t
 cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint exactly, real highest,
                         long long* pivot, double* pivot_exp, double* sum_without_pivot,
                         RowMoments* moments) noexcept nogil:
-    # The exponentials of a row, and their sum but for the pivot's; a pivot of -1 becomes the class of the largest
-    # logit. False, at the first logit that is not in range, unless it is sure that all are as they are taken. Out of
-    # range, the exponentials are relative to the highest logit, and the pivot is given.
+    # The exponentials of a row, and their sum without the pivot's. A pivot of -1 becomes the class of the largest
+    # logit. Returns False at the first chunk that is not in range, unless `is_sure` says that the assumption `taken`
+    # holds. Out of range, the exponentials are relative to the highest logit, and the pivot is given.
     cdef const real* u = <const real*> s.logits
     cdef const char* ahead
     cdef Py_ssize_t first = 0, count, at
@@ -24,14 +25,14 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
     cdef real extremes[32]
     cdef vec[double] float_sum = splat(0.0)
     cdef wide_sum[double] sum
-    cdef double passed_over = 0.0  # exponentials that were pivots before a larger logit came
+    cdef double passed_over = 0.0  # exponentials that were pivots until a larger logit appeared
     cdef real at_pivot, largest, largest_before = <real> -INFINITY
     cdef long long where_largest = 0
     pivot_exp[0] = 0.0
     while first < s.classes:
         count = min_size(CHUNK, s.classes - first)
-        # Exponentials in scratch need the logits of the next chunk prefetched; beside reads and writes of the
-        # gradient, prefetching does harm (`python -m bench -k 1024x32000`).
+        # If exponentials are in scratch, the logits of the next chunk need prefetching. If the gradient is read and
+        # written meanwhile, prefetching slows it down (`python -m bench -k 1024x32000`).
         ahead = <const char*> (u + first) + (ROWS_AHEAD * sizeof(real) if s.logits != s.u and not s.in_gradient else 0)
         begin_extremes(&extremes[0])
         if taken == OUT_OF_RANGE_OF_EXP:
@@ -80,14 +81,14 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
 
 
 cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block, real* e) noexcept nogil:
-    # Exponentials of a row that counts, its pivot, and the sum without it.
+    # Computes the exponentials of a row that is used, its pivot, and the sum without it.
     cdef const real* u = <const real*> s.logits
     cdef bint exactly = batch.kind == FOCAL
     cdef real lowest = 0, highest = 0
     cdef RowMoments of_row
     cdef RowMoments* moments = NULL
     s.pivot[0] = -1 if s.largest_pivot else max_size(block.label[0], 0)
-    if s.pivot[0] >= 0 and not read(u + s.pivot[0]) > -INFINITY:  # nothing is relative to -inf
+    if s.pivot[0] >= 0 and not read(u + s.pivot[0]) > -INFINITY:  # nothing can be relative to -inf
         s.pivot[0] = -1
     if s.statistics != NULL:
         moments = &of_row
@@ -114,7 +115,7 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
 
 
 cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance_sum) noexcept nogil:
-    # The mass of its soft targets, and their sum of t (m - u).
+    # The mass of the row's soft targets, and their sum of t (m - u).
     cdef const real* u = <const real*> s.logits
     cdef const real* t = <const real*> s.targets
     cdef vec[real] m = splat(reference)

@@ -1,8 +1,8 @@
-# Arrays of any type and strides, broadcast to the elements of a call, and how a chunk of one comes into the working
-# precision and back. Nothing is copied whole.
+# Arrays of any type and strides, broadcast to the elements of a call, and how a chunk of one is converted to the
+# working precision and back. No array is copied as a whole.
 # Needs conversion.pxi, arrays.pxi.
 
-cdef enum:  # storages beside those of batch.pxi
+cdef enum:  # storages in addition to those of batch.pxi
     BOOL = 4
     INT8 = 5
     UINT8 = 6
@@ -14,9 +14,9 @@ cdef enum:  # storages beside those of batch.pxi
     UINT64 = 12
 
 cdef enum:
-    ELEMENTS = 1024         # a chunk of float32, of float64 half as many: some buffers of 4 KB fit the
-    #                         first-level cache, and all that there are a small thread's stack
-    BUFFER = 528            # doubles of 8 bytes of a chunk: a vector may go past the end
+    ELEMENTS = 1024         # a chunk of float32, and half as many of float64: a few buffers of 4 KB fit the
+    #                         first-level cache, and all of them the small stack of a thread
+    BUFFER = 528            # size of a chunk's buffer in doubles: a vector may extend past the chunk's end
 
 
 ctypedef fused integer:
@@ -42,7 +42,7 @@ ctypedef fused other_real:
 
 cdef struct Axis:
     Py_ssize_t size
-    Py_ssize_t stride  # in bytes, of either sign; 0 where numbers are repeated
+    Py_ssize_t stride  # in bytes, of either sign; 0 if numbers are repeated
 
 
 cdef struct Numbers:
@@ -50,7 +50,7 @@ cdef struct Numbers:
     int storage
     int itemsize
     bint swapped
-    int axes      # neighbours that follow one another are joined: at least 1
+    int axes      # at least 1; contiguous neighbours are joined
     Axis* axis
 
 
@@ -59,7 +59,7 @@ cdef inline bint is_one_run(const Numbers* numbers) noexcept nogil:
 
 
 cdef inline bint is_of(const Numbers* numbers, real tag) noexcept nogil:
-    # Whether the kernel may take them where they lie.
+    # Whether the kernel may use the numbers in place.
     return numbers.storage == native_storage(tag) and is_one_run(numbers)
 
 
@@ -183,7 +183,7 @@ cdef void move_items(item* from_, Py_ssize_t from_stride, item* to, Py_ssize_t t
 
 cdef void move_run(char* from_, Py_ssize_t from_stride, char* to, Py_ssize_t to_stride, Py_ssize_t count,
                    int itemsize, bint swapped) noexcept nogil:
-    if from_stride == to_stride and not swapped:  # both are the size of an item
+    if from_stride == to_stride and not swapped:  # both are then the size of an item
         memcpy(to, from_, count * itemsize)
     elif itemsize == 8:
         move_items(<unsigned long long*> from_, from_stride, <unsigned long long*> to, to_stride, count,
@@ -198,13 +198,13 @@ cdef void move_run(char* from_, Py_ssize_t from_stride, char* to, Py_ssize_t to_
 
 cdef void move_numbers(const Numbers* numbers, int axes, Py_ssize_t first, Py_ssize_t count, char* buffer,
                        bint to_array) noexcept nogil:
-    # The items from `first` on of the leading axes, to the array or to the buffer.
+    # Copies the items from `first` on of the leading axes, to the array or to the buffer.
     cdef Py_ssize_t size, stride, outer, inner, run, rest, period = 1, done = 0
     cdef int itemsize = numbers.itemsize, k
     cdef char* at
     for k in range(1, axes):
         period *= numbers.axis[k].size
-    if numbers.axis[0].stride == 0 and period < count:  # once, and then doubled
+    if numbers.axis[0].stride == 0 and period < count:  # read once, then copied in doubling steps
         move_numbers(numbers, axes, first, period, buffer, to_array)
         done = period
         while done < count:
@@ -236,7 +236,7 @@ cdef void move_numbers(const Numbers* numbers, int axes, Py_ssize_t first, Py_ss
 
 cdef void read_leading(const Numbers* numbers, int axes, Py_ssize_t first, Py_ssize_t count,
                        real* to) noexcept nogil:
-    # Up to a chunk of the leading axes into the working precision.
+    # Converts up to a chunk of the leading axes to the working precision.
     cdef char items[8 * ELEMENTS]
     if axes == 1 and numbers.axis[0].stride == numbers.itemsize and not numbers.swapped:
         widen_numbers(numbers.data + first * numbers.itemsize, numbers.storage, to, count)
@@ -247,8 +247,8 @@ cdef void read_leading(const Numbers* numbers, int axes, Py_ssize_t first, Py_ss
 
 cdef void repeat_rows(const real* rows, Py_ssize_t size, Py_ssize_t begin, real* to,
                       Py_ssize_t count) noexcept nogil:
-    # Each number `size` times, from place `begin` of the first on; what goes past the end of one is
-    # overwritten by the next.
+    # Repeats each number `size` times, starting at place `begin` of the first one's repeats. What extends past the end
+    # of one is overwritten by the next.
     cdef vec[real] x
     cdef Py_ssize_t i = 0, stop = size - begin
     while i < count:
@@ -264,13 +264,13 @@ cdef void repeat_rows(const real* rows, Py_ssize_t size, Py_ssize_t begin, real*
 
 cdef real* read_numbers(const Numbers* numbers, Py_ssize_t first, Py_ssize_t count,
                         real* buffer) noexcept nogil:
-    # A chunk in the working precision: in place, or in the buffer, where zeros follow it to whole vectors.
+    # A chunk in the working precision: in place, or in the buffer, followed by zeros up to a whole vector.
     cdef real rows[BUFFER]
     cdef int last = numbers.axes - 1
     cdef Py_ssize_t size, row
     if count == chunk_elements(<real> 0) and is_of(numbers, <real> 0):
         return <real*> numbers.data + first
-    if numbers.axis[last].stride == 0:  # one number for several neighbours, or for all
+    if numbers.axis[last].stride == 0:  # one number for several neighbours or for all
         size = numbers.axis[last].size
         row = first // size
         read_leading(numbers, max_size(last, 1), row, (first + count - 1) // size - row + 1, &rows[0])
@@ -307,7 +307,7 @@ cdef int storage_of_numbers(cnp.ndarray array):
 
 
 cdef bint set_numbers(Numbers* numbers, Axis* axis, cnp.ndarray array, int ndim, const cnp.npy_intp* shape):
-    # Broadcast to a shape; False if it does not, or if its type is none of ours.
+    # Broadcasts an array to a shape. False if that is impossible, or if no kernel takes its type.
     cdef int missing = ndim - cnp.PyArray_NDIM(array), i
     cdef Py_ssize_t size, stride
     cdef Axis* before

@@ -1,15 +1,15 @@
-# Scratch of the block kernel, how it is packed, and how memory of any layout fills and empties it.
+# The scratch of the block kernel, its packing, and how memory of any layout fills it and is filled from it.
 # Needs dispatch.pxi, conversion.pxi.
 
-cdef enum:  # numbers of rows, in the working precision: what the passes over scratch take
+cdef enum:  # numbers of rows, in the working precision, that the passes over scratch need
     SOFTMAX_COEFFICIENT = 0  # of the exponential
     TARGET_COEFFICIENT = 1   # of the soft target mass
-    UNIT = 2                 # a power of two that takes the row's sum into [1, 2)
-    SUM_WITHOUT_PIVOT = 3    # times the unit, as the pivot's exponential is; of a Hessian whose pivot is the target
-    PIVOT = 4                # instead what float leaves of the whole sum, and the whole sum
+    UNIT = 2                 # a power of two that brings the row's sum into [1, 2)
+    SUM_WITHOUT_PIVOT = 3    # times the unit, like the pivot's exponential. For a Hessian whose pivot is the target,
+    PIVOT = 4                # instead the rounding error of the whole sum, and the whole sum
     HESSIAN_PRODUCT = 5
     HESSIAN_SQUARE = 6
-    REFERENCE = 7            # the logit that others are taken relative to
+    REFERENCE = 7            # the logit that the others are relative to
     LOG_TOTAL = 8
     GRAD_AT_LABEL = 9
     HESSIAN_AT_LABEL = 10
@@ -21,64 +21,64 @@ cdef enum:  # numbers of rows, in the working precision: what the passes over sc
 
 
 cdef struct Scratch:
-    # Of one call. Element (row, class) of a run is at row * row_apart + class * class_apart.
+    # The scratch of one call. Element (row, class) of a run is at row * row_apart + class * class_apart.
     char* memory
-    RowBlock* block     # aligned to lines of cache, as the stack is not
+    RowBlock* block     # aligned to cache lines, which the stack is not
     Py_ssize_t classes
-    Py_ssize_t rows     # of a run at most
+    Py_ssize_t rows     # of a run, at most
     Py_ssize_t class_apart
     Py_ssize_t row_apart
     bint by_classes
-    void* u             # logits as they enter the softmax, where they cannot be read in place
+    void* u             # logits as they enter the softmax, if they cannot be read in place
     void* e             # exponentials
     void* t             # soft target mass
     Py_ssize_t t_apart  # from one class to the next, if packed class by class; 0: one number per class
     void* slope         # du/dz
-    void* hess          # the Hessian, unless it is written where it is wanted
+    void* hess          # the Hessian, unless it is written in place
     bint direct_hess
-    void* stage         # a run on its way between packings
-    void* weight        # class weights as the packing has them
+    void* stage         # a run between two packings
+    void* weight        # class weights, packed in the same way
     unsigned char* mask
-    unsigned char* clears  # of each row packed by rows: its masked derivatives are no zeros yet. NULL: all may be none
+    unsigned char* clears  # per row packed by rows: whether masked derivatives must still be cleared; NULL: in all
     void* row[ROW_NUMBERS]
     int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
-    double* sum_without_pivot  # one per row of a run, as the next ones
+    double* sum_without_pivot  # one per row of a run, like the next ones
     double* pivot_exp
-    double* whole_sum   # for a Hessian: the sum without the pivot as exactly as double has it
-    double* whole_low   # and what that leaves, of float64
+    double* whole_sum   # for a Hessian: the sum without the pivot, rounded to double
+    double* whole_low   # and its rounding error, for float64
     double* statistics  # of a block of rows, if they are wanted: BLOCK_ROWS of each
     long long* pivot
     long long* labels   # of a run that is packed class by class
-    double* unit        # of each row of a block, a power of two that takes its sum into [1, 2)
+    double* unit        # for each row of a block, a power of two that brings its sum into [1, 2)
     double* factors     # of exponentials, in stage 3
-    bint interleaves    # memory holds rows, scratch classes
-    double shared_mass  # of soft targets that all rows have
-    bint streams        # whole runs of the gradient go from scratch past the caches
-    bint in_gradient    # exponentials wait in the gradient itself, in the cache or not
-    bint is_long        # a run is one row, which is summed up in chunks
-    bint keeps_exponentials  # of the whole run: otherwise those of a chunk take the place of the last one's
-    bint exact          # stage 3 takes the sum of all others for each class
+    bint interleaves    # memory is packed by rows, scratch by classes
+    double shared_mass  # of soft targets that all rows share
+    bint streams        # whole runs of the gradient are streamed from scratch past the caches
+    bint in_gradient    # exponentials are stored in the gradient itself, in the cache or not
+    bint is_long        # a run is one row, which is summed in chunks
+    bint keeps_exponentials  # of the whole run: otherwise a chunk overwrites those of the last one
+    bint exact          # stage 3 needs the sum of all others for each class
     bint needs_whole_sums  # for a Hessian whose pivot is the target
     bint largest_pivot  # the pivot is the largest exponential, not the target
-    int* dominated      # elements of rows of which a class besides the pivot may hold most
+    int* dominated      # elements that may be most of their row without being its pivot
     # Of this run:
     Py_ssize_t run_rows
     const void* logits
     Py_ssize_t logits_class_apart
     Py_ssize_t logits_row_apart
     Py_ssize_t exps_apart  # from one class to the next of its exponentials: in e, or in the gradient itself
-    const void* targets  # soft target mass: t, or where probabilities lie
+    const void* targets  # soft target mass: t, or the probabilities in place
     const void* pivot_class  # of each row, packed class by class
     const long long* pivots  # of each row, packed by rows
     bint has_labels     # whether all labels of the run have been loaded
-    bint any_ignored    # and some are ignored
+    bint any_ignored    # and whether some are ignored
     bint some_out       # whether rows of the last run were out of range
-    bint mostly_out     # and most of them
-    bint no_exponentials  # of this run, before its rows are looked at
+    bint mostly_out     # and whether most were
+    bint no_exponentials  # of this run have been computed before its rows are examined
     bint expects_holes  # whether some of the next run may be -inf
-    bint holes          # of this run
+    bint holes          # whether some of this run may be
     bint in_range       # whether all its logits are in exp's safe range
-    bint none_low       # whether it is known that none is below, -inf aside
+    bint none_low       # whether none is known to be below the range, except -inf
     Py_ssize_t dominated_count
     Py_ssize_t moved[BLOCK_ROWS]  # rows of a block whose pivot is not the target
     Py_ssize_t moved_count
@@ -89,9 +89,9 @@ cdef struct Scratch:
 
 cdef inline void copy_strided(const char* source, Py_ssize_t source_apart, char* to, Py_ssize_t to_apart,
                               Py_ssize_t size, Py_ssize_t count) noexcept nogil:
-    # Numbers of 8, 4, 2 or 1 bytes.
+    # Copies numbers of 8, 4, 2 or 1 bytes.
     cdef Py_ssize_t i, bytes = count * size
-    if source_apart == size == to_apart and bytes >= 8:  # no memcpy, whose call takes longer than a row of few classes
+    if source_apart == size == to_apart and bytes >= 8:  # not memcpy: its call takes longer than a row of few classes
         for i in range(bytes // 8):
             write(<long long*> (to + 8 * i), read(<const long long*> (source + 8 * i)))
         write(<long long*> (to + bytes - 8), read(<const long long*> (source + bytes - 8)))
@@ -111,8 +111,8 @@ cdef inline void copy_strided(const char* source, Py_ssize_t source_apart, char*
 
 cdef void to_rows(const real* source, Py_ssize_t apart, Py_ssize_t rows, Py_ssize_t classes, char* to,
                   Py_ssize_t row_stride) noexcept nogil:
-    # Rows of at least a quad from what is packed class by class, by transposition in registers. The last quad of
-    # classes overlaps the one before it.
+    # Rows of at least a quad of classes, from elements packed class by class, by transposition in registers. The last
+    # quad of classes overlaps the one before it.
     cdef Py_ssize_t group = 0, first, k, step = quad(<real> 0)
     cdef vec[real] block[4]
     while group < rows:
@@ -132,7 +132,7 @@ cdef void to_rows(const real* source, Py_ssize_t apart, Py_ssize_t rows, Py_ssiz
 
 cdef void from_rows(const char* source, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t classes, real* to,
                     Py_ssize_t apart) noexcept nogil:
-    # The other way.
+    # The reverse of to_rows.
     cdef Py_ssize_t group = 0, first, k, step = quad(<real> 0)
     cdef vec[real] block[4]
     while group < rows:
@@ -152,7 +152,7 @@ cdef void from_rows(const char* source, Py_ssize_t row_stride, Py_ssize_t rows, 
 
 cdef void gather(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t size,
                  char* to) noexcept nogil:
-    # A run as it is stored, packed as scratch is but without room between classes or rows.
+    # Copies a run in its storage, packed like scratch but without gaps between classes or rows.
     cdef const char* source = row_address(matrix, row)
     cdef Py_ssize_t i
     if s.by_classes:
@@ -167,7 +167,7 @@ cdef void gather(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssiz
 
 cdef void widen_classes(const Scratch* s, const char* source, Py_ssize_t apart, int storage, Py_ssize_t rows,
                         real* to) noexcept nogil:
-    # Planes, `apart` bytes from one to the next.
+    # Converts planes that are `apart` bytes from each other.
     cdef Py_ssize_t j
     if apart == rows * storage_size(storage) and s.class_apart == rows:
         widen(source, storage, to, rows * s.classes)
@@ -180,7 +180,7 @@ cdef void widen_classes(const Scratch* s, const char* source, Py_ssize_t apart, 
 
 cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows,
                        real* to) noexcept nogil:
-    # A run, converted. Its rows lie at one distance from each other.
+    # Converts a run into scratch. Its rows are equally spaced.
     cdef const char* source = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i, whole
     cdef real* stage = <real*> s.stage
@@ -201,7 +201,7 @@ cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, P
         widen_classes(s, source, matrix.class_stride, matrix.storage, rows, to)
     elif is_flat and s.classes <= most_interleaved:
         if size == sizeof(real):
-            # In place but for the last rows, behind which there may be nothing to read.
+            # In place, except for the last rows, after which there may be no memory.
             whole = rows - rows % lanes(<real> 0)
             rows_to_classes(<const real*> source, whole, s.classes, to, s.class_apart)
             memcpy(stage, source + whole * s.classes * size, (rows - whole) * s.classes * size)
@@ -222,7 +222,7 @@ cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, P
 
 cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matrix, Py_ssize_t row,
                         Py_ssize_t rows) noexcept nogil:
-    # The other way.
+    # The reverse of fill_scratch.
     cdef char* to = row_address(matrix, row)
     cdef Py_ssize_t size = storage_size(matrix.storage), i
     cdef char* stage = <char*> s.stage
@@ -272,7 +272,7 @@ cdef inline void copy_bytes(const char* source, Py_ssize_t apart, char* to, Py_s
 
 
 cdef void fill_mask(const Scratch* s, const Matrix* mask, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
-    # One byte per element, in scratch's own packing.
+    # One byte per element, packed like scratch.
     cdef const char* source = row_address(mask, row)
     cdef char* to = <char*> s.mask
     cdef Py_ssize_t i
@@ -287,7 +287,7 @@ cdef void fill_mask(const Scratch* s, const Matrix* mask, Py_ssize_t row, Py_ssi
 
 
 cdef Py_ssize_t side_by_side(const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
-    # How many of `rows` rows from `row` on lie at one distance from each other.
+    # How many of `rows` rows from `row` on are equally spaced.
     if matrix.data == NULL or row + rows <= matrix.inner:
         return rows
     return min_size(rows, matrix.inner - row % matrix.inner)

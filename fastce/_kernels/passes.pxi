@@ -1,12 +1,12 @@
-# Vector passes over contiguous numbers that are in the first-level cache.
+# Vector passes over contiguous numbers in the first-level cache.
 # Needs dispatch.pxi, conversion.pxi.
 
 cdef double LARGEST_FLOAT = 3.4e38
 
 
 cdef inline bint are_in_safe_range(real minimum, real maximum) noexcept nogil:
-    # Where the extremes of several rows together are in exp's safe range, each row's are. False for logits without a
-    # finite one, whose minimum lies above their maximum.
+    # If the extremes over several rows are in exp's safe range, so are those of each row. False for logits without a
+    # finite one, whose minimum is above their maximum.
     return safe_range_lowest(maximum) <= minimum <= maximum <= safe_range_highest(maximum)
 
 
@@ -27,9 +27,9 @@ cdef void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexc
 
 
 cdef inline double first_factor(double factor, real tag) noexcept nogil:
-    # The part of a factor of exponentials that goes first, where the whole is no normal number: a power of
-    # two. Exponentials of which a factor too small for one still makes normal numbers are large enough for
-    # the part, and those of which a large one makes finite numbers are small enough.
+    # The part of a factor of exponentials that is applied first if the whole factor is not a normal number: a power of
+    # two. Exponentials that give normal numbers with a factor that is too small are large enough for this part, and
+    # those that give finite numbers with a large factor are small enough.
     cdef double raising = 1.0 / inverse_exp_scale(tag), largest = 0.5 / smallest_factor(tag)
     if fabs(factor) < smallest_factor(tag):
         return inverse_exp_scale(tag)
@@ -39,8 +39,8 @@ cdef inline double first_factor(double factor, real tag) noexcept nogil:
 
 
 cdef void multiply_in_parts(real* e, double factor, double unit, Py_ssize_t count) noexcept nogil:
-    # By factor * unit. Of a float64 row that may be no normal number as a double either, though its parts are,
-    # and those of its products that count.
+    # Multiplies by factor * unit. For float64 rows, that product may not be a normal number even as a double, but its
+    # parts are, and so are those of the results that matter.
     cdef double first = first_factor(factor * unit, <real> 0)
     multiply(<const real*> e, <real> first, e, count)
     multiply(<const real*> e, <real> (factor / first * unit), e, count)
@@ -72,10 +72,10 @@ cdef inline vec[real] tanh_and_slope(vec[real] x, vec[real]* slope) noexcept nog
     # tanh(x), and its slope 4 e / (1 + e)^2 with e = exp(-2|x|).
     #   Lanes   float, double
     #   Range   all numbers; NaN passes through
-    #   Error   of the tanh: float 1.61 ULP with AVX2, 1.55 else (python -m tools.exhaustive --only tanh);
+    #   Error   of tanh: float 1.61 ULP with AVX2, otherwise 1.55 (python -m tools.exhaustive --only tanh);
     #           double 1.5 ULP (pytest tests/kernels/test_elementary.py)
     #   Source  fdlibm (Sun Microsystems, 1993), s_tanh.c
-    # For |x| >= 0.55 the tanh is 1 - 2 e / (1 + e); below, where that cancels, a polynomial.
+    # For |x| >= 0.55, tanh is 1 - 2 e / (1 + e). Below that the difference cancels, so a polynomial is used.
     cdef vec[real] one = splat(<real> 1), four = splat(<real> 4), magnitude = abs(x)
     cdef vec[real] e = exp(-(magnitude + magnitude))
     cdef vec[real] inverse = one / (one + e)
@@ -91,8 +91,8 @@ cdef inline vec[real] tanh_of(vec[real] x) noexcept nogil:
 
 cdef bint scale_overflows(const char* logits, int storage, Py_ssize_t count, double logit_scale,
                           double softcap) noexcept nogil:
-    # Whether a finite logit becomes infinite in float32 by its scale: such logits are computed in double. The
-    # cap of an infinite product is right.
+    # Whether scaling makes a finite logit infinite in float32. Such logits are computed in double. With a softcap an
+    # infinite product does no harm: its cap is right.
     cdef float buffer[CHUNK]
     cdef vec[float] limit = splat(<float> (LARGEST_FLOAT / fabs(logit_scale) if logit_scale else INFINITY))
     cdef vec[float] infinity = splat(<float> INFINITY), x
@@ -115,8 +115,8 @@ cdef bint scale_overflows(const char* logits, int storage, Py_ssize_t count, dou
 
 cdef void cap(const real* z, real* u, real* slope, Py_ssize_t count, double logit_scale,
               double softcap) noexcept nogil:
-    # u = softcap tanh(logit_scale z / softcap), and slope du/dz. Infinite logits are scaled, not capped: -inf is how
-    # classes are masked. Whole vectors are written.
+    # Sets u to softcap tanh(logit_scale z / softcap), and slope to du/dz. Infinite logits are scaled but not capped,
+    # because -inf masks a class. Whole vectors are written: the buffers are padded.
     cdef vec[real] factor = splat(<real> (logit_scale / softcap)), top = splat(<real> softcap), x, slope_i
     cdef vec[real] outer = splat(<real> logit_scale), infinity = splat(<real> INFINITY)
     cdef Py_ssize_t i = 0
@@ -129,8 +129,8 @@ cdef void cap(const real* z, real* u, real* slope, Py_ssize_t count, double logi
 
 cdef void chain_rule(const Batch* batch, const real* u, const real* slope, Py_ssize_t count, real* grad,
                      real* hess) noexcept nogil:
-    # From derivatives with respect to u to those with respect to z, of a capped logit: u' = slope,
-    # u'' = -2 logit_scale / softcap tanh slope. hess may be NULL.
+    # Turns derivatives with respect to u into derivatives with respect to the logit z, with u' = slope and u'' = -2
+    # logit_scale / softcap tanh slope. hess may be NULL.
     cdef vec[real] one = splat(<real> 1), g, s_i, tanh
     cdef vec[real] inverse_cap = splat(<real> (1.0 / batch.softcap))
     cdef vec[real] bend = splat(<real> (-2.0 * batch.logit_scale / batch.softcap))

@@ -3,7 +3,8 @@
 
 cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
                                  double* pivot_exp, double* target_exp) noexcept nogil:
-    # Of rows, one behind the other, so that the sums are those of the others. Most pivots are targets.
+    # Takes the pivots out of rows that lie one after another, so that their sums are those of all others. Most pivots
+    # are targets.
     cdef real pivots[BLOCK_ROWS]
     cdef wide_vec[real] wide
     cdef Py_ssize_t i
@@ -23,7 +24,7 @@ cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* p
 
 cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t row_apart, const long long* which,
                             Py_ssize_t rows, double* to) noexcept nogil:
-    # That of one class of each row; of rows without one, which do not count, that of the first.
+    # The number of one class of each row. Rows without a class, which do not count, get that of their first class.
     cdef real numbers[BLOCK_ROWS]
     cdef Py_ssize_t i = 0
     for i in range(rows):
@@ -38,8 +39,8 @@ cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t ro
 
 cdef inline void numbers_of_classes(const Scratch* s, const real* x, Py_ssize_t apart, const real* which,
                                     const long long* indices, Py_ssize_t rows, double* to) noexcept nogil:
-    # The same of what is packed class by class; of few classes by comparison, for as many rows at once as there are
-    # lanes.
+    # The same for elements packed class by class. If there are few classes, by comparison, for as many rows at once as
+    # there are lanes.
     cdef vec[real] one = splat(<real> 1), this_class, row_class, y
     cdef Py_ssize_t i = 0, j
     if s.classes > INTERLEAVED_CLASSES:
@@ -58,9 +59,9 @@ cdef inline void numbers_of_classes(const Scratch* s, const real* x, Py_ssize_t 
 
 cdef inline void refine_pivots(const double* logits, Py_ssize_t rows, RowBlock* block, double* pivot_exp,
                                real tag) noexcept nogil:
-    # From the pivots' logits, in double: the error of float32's exponential is 0.8 ULP, which focal loss
-    # multiplies by gamma and 1 + gamma (gamma = 2, without FMA: 5.7 ULP, and 4.3 with this). A raised one is
-    # a power of two.
+    # Computes the pivots from their logits, in double: focal loss multiplies the error of float32's exponential, 0.8
+    # ULP, by gamma and 1 + gamma (for gamma = 2 without FMA: 5.7 ULP, and 4.3 with this). A raised pivot is a power of
+    # two.
     cdef vec[double] unit = splat(safe_range_unit(<real> 0)), raised = splat(1.0 / inverse_exp_scale(<real> 0))
     cdef vec[double] zero = splat(0.0), before, after, target
     cdef Py_ssize_t i = 0
@@ -77,7 +78,7 @@ cdef inline void refine_pivots(const double* logits, Py_ssize_t rows, RowBlock* 
 
 
 cdef inline bint needs_logits(const Batch* batch, const Scratch* s) noexcept nogil:
-    # Whether the pivot's logit enters the value. Without, losses are relative to the target, which is the pivot.
+    # Whether the pivot's logit enters the value. If not, losses are relative to the target, which is the pivot.
     return (s.largest_pivot or is_soft(batch) or batch.z_loss != 0.0 or batch.log_sum_exp != NULL
             or batch.kind == LOG_SUM_EXP)
 
@@ -90,7 +91,7 @@ cdef inline void begin_logits(Scratch* s, RowBlock* block, bint wanted, bint all
 
 
 cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_exp) noexcept nogil:
-    # Rows that do not count have loss 0 and a finite gradient, to be multiplied by 0.
+    # Gives rows that do not count a loss of 0 and a finite gradient, which is multiplied by 0.
     cdef vec[double] zero = splat(0.0), one = splat(1.0)
     cdef mask[double] unused
     cdef Py_ssize_t i = 0
@@ -105,7 +106,7 @@ cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_e
 
 
 cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
-    # Puts right the exponentials of rows that are out of range. Finds the pivots that are no targets, and their logits.
+    # Corrects the exponentials of rows that are out of range. Finds the pivots that are not targets, and their logits.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t classes = s.classes, out = 0, i, k
     cdef bint any_low = False
@@ -118,10 +119,10 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
         maxima_of_rows(u, rows, classes, False, &highest[0])
     for i in range(0 if s.in_range else rows):
         lowest[i] = 0
-        any_low |= highest[i] <= safe_range_highest(highest[i])  # others are out of range as it is
+        any_low |= highest[i] <= safe_range_highest(highest[i])  # the others are out of range already
     if any_low and not s.none_low:
         maxima_of_rows(u, rows, classes, True, &lowest[0])
-    for i in range(0 if s.in_range else rows):  # without a branch, which few could foresee
+    for i in range(0 if s.in_range else rows):  # without a branch, which would be hard to predict
         s.moved[out] = i
         out += block.active[i] & is_out_of_range(lowest[i], highest[i])
     if out == rows:
@@ -155,7 +156,7 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
     while i < rows:
         no_pivot = no_pivot | equal(load(&block.maximum[i]), least)
         i += lanes(<double> 0)
-    for i in range(rows if any(no_pivot) else 0):  # nothing is relative to -inf
+    for i in range(rows if any(no_pivot) else 0):  # nothing can be relative to -inf
         if block.maximum[i] == -INFINITY and block.active[i]:
             highest[i] = extremes_of_row(u + i * classes, classes, <real*> NULL)
             s.pivot[i] = position_of(u + i * classes, classes, highest[i])
@@ -166,13 +167,13 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
 
 cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block,
                                  real* e) noexcept nogil:
-    # Where the pivot is not the target, its derivative is that of any class.
+    # If the pivot is not the target, its derivative is computed like that of any other class.
     cdef Py_ssize_t classes = s.classes, i, k
     cdef bint all_moved = s.largest_pivot or batch.labels.data == NULL, is_target
     cdef double[2] at_pivot = [0.0, 0.0]
     for k in range(rows if all_moved else s.moved_count):
         i = k if all_moved else s.moved[k]
-        is_target = s.pivot[i] == block.label[i]  # a branch would often be taken wrongly
+        is_target = s.pivot[i] == block.label[i]  # a branch would often be mispredicted
         at_pivot[0] = s.pivot_exp[i]
         e[i * classes + s.pivot[i]] = <real> at_pivot[is_target]
         if block.label[i] >= 0:
@@ -182,7 +183,7 @@ cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows
 
 cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
                               real* e) noexcept nogil:
-    # The pivot of each row, and the sum of its exponentials without it.
+    # Finds the pivot of each row, and the sum of its exponentials without it.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t classes = s.classes, i
     cdef double logits[BLOCK_ROWS]
@@ -235,7 +236,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
 
 cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
                                  RowBlock* block, const real* e) noexcept nogil:
-    # The same for rows from `first` of a run, whose exponentials and sums are there already.
+    # The same for the rows from `first` on of a run whose exponentials and sums have been computed.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
     cdef const real* label = <const real*> s.row[LABEL] + first
     cdef const real* pivot = <const real*> s.pivot_class + first
@@ -280,8 +281,8 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
 
 
 cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
-    # Soft target mass of a run that shares it with no other: t_c = w_c ((1 - label_smoothing) q_c + share). A masked
-    # class takes no label smoothing; probability on it makes the loss +inf, as a masked label does.
+    # The soft target mass of a run whose rows have their own: t_c = w_c ((1 - label_smoothing) q_c + share). A masked
+    # class takes no part in label smoothing. If it has a probability, the loss is +inf, as it is for a masked label.
     cdef real* t = <real*> s.t
     cdef real* share = <real*> s.row[SHARE]
     cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
@@ -311,7 +312,7 @@ cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_
 
 cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                          real tag) noexcept nogil:
-    # The mass of each row's soft targets, their sum of t (m - u), and the target's own, of a block.
+    # The mass of each row's soft targets, their sum of t (m - u), and the mass at the label, for a block.
     cdef real* reference = <real*> s.row[REFERENCE] + first
     cdef const real* t = <const real*> s.targets
     cdef const real* u = <const real*> s.logits
@@ -348,7 +349,7 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
 
 cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                                 real tag) noexcept nogil:
-    # Makes the sum of each row lie in [1, 2), for coefficients that square it: exactly, by a power of two.
+    # Brings the sum of each row into [1, 2), for coefficients that square it; exactly, by a power of two.
     cdef vec[double] unit, sum_without_pivot, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
@@ -366,7 +367,7 @@ cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, R
 
 cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chain, const double* units,
                              double* factors, real tag) noexcept nogil:
-    # What makes exponentials the gradient, and whether some of that are no normal numbers.
+    # The factors that turn exponentials into the gradient, and whether any of them is not a normal number.
     cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
     cdef vec[double] zero = splat(0.0), whole, factor, size
     cdef mask[double] extreme = less(zero, zero)
@@ -382,7 +383,7 @@ cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chai
 
 
 cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t i, real* e, double whole) noexcept nogil:
-    # By the unit and the rest of a factor that is no normal number, in parts.
+    # Multiplies by a factor that is not a normal number, in parts: the unit and the rest.
     cdef real* row = <real*> s.stage
     cdef Py_ssize_t size = sizeof(real)
     if not s.by_classes:
@@ -397,8 +398,8 @@ cdef void multiply_extreme_row(const Scratch* s, Py_ssize_t i, real* e, double w
 
 cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                          real tag) noexcept nogil:
-    # The sum S of a row, pivot included, in two numbers: S - e_j keeps its digits by both, unless e_j is nearly all.
-    # Where the pivot is no target it is the largest exponential, and is taken out as it is.
+    # The sum S of a row, including the pivot, as two numbers, from which S - e_j keeps its digits unless e_j is nearly
+    # all of S. If the pivot is not the target it is the largest exponential, and is simply left out.
     cdef real* high = <real*> s.row[PIVOT] + first
     cdef real* low = <real*> s.row[SUM_WITHOUT_PIVOT] + first
     cdef double others, pivot, total, rounded
@@ -421,8 +422,8 @@ cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, co
 
 cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const RowBlock* block,
                                   Py_ssize_t rows) noexcept nogil:
-    # In which rows with labels the derivative of a masked class may be anything but its exponential, 0, times a finite
-    # number: where a coefficient is not finite, or the label is masked.
+    # Finds the rows with labels in which the derivative of a masked class may be anything other than its exponential,
+    # 0, times a finite number: because a coefficient is not finite, or because the label is masked.
     cdef double coefficients
     cdef Py_ssize_t i
     for i in range(rows):
@@ -434,7 +435,7 @@ cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const Ro
 
 cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                            real* e) noexcept nogil:
-    # What the third stage takes of a block.
+    # Sets what the third stage needs of a block.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, whole
     cdef Py_ssize_t i
     cdef real* active
@@ -464,7 +465,7 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
         narrow_rows(&block.row_scale[0], rows, chain, <real*> s.row[TARGET_COEFFICIENT] + first)
         return
-    if s.exact:  # exponentials are multiplied by the unit
+    if s.exact:  # the pass multiplies exponentials by the unit
         for i in range(rows):
             numbers[i] = block.softmax_coefficient[i] * block.row_scale[i] * chain
     elif any_extreme(block, rows, chain, s.unit, numbers, <real> 0):

@@ -1,8 +1,8 @@
-# The numbers of a block of rows: begun from what the batch says of them, and ended as losses.
+# The numbers of a block of rows: initialised from the batch, and written as losses.
 # Needs labels.pxi.
 
 cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
-    # What no row changes.
+    # Sets what is the same for all rows.
     cdef Py_ssize_t i
     memset(block, 0, sizeof(block[0]))
     for i in range(BLOCK_ROWS):
@@ -17,8 +17,8 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
 
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const long long* labels_of_run,
                     bint any_ignored, RowBlock* block) noexcept nogil:
-    # The numbers of a block of rows that do not depend on the logits. Its labels, if they have been loaded already,
-    # and whether some of their run are ignored.
+    # Sets the numbers of a block of rows that do not depend on the logits. `labels_of_run` are its labels if they have
+    # been loaded already, and `any_ignored` tells whether some rows of their run are ignored.
     cdef bint unweighted = batch.sample_weight.data == NULL and batch.grad_output.data == NULL
     cdef vec[double] zero = splat(0.0), scale = splat(batch.scale), weight
     cdef mask[double] unused, any_unused = less(zero, zero)
@@ -49,16 +49,16 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const
         weight = load(&block.weight[i])
         unused = equal(weight, zero)
         any_unused = any_unused | unused
-        # Not weight * scale where nothing counts: the scale is infinite.
+        # Not just weight * scale: the scale is infinite if no row counts.
         store(&block.factor[i], zero_where(unused, weight * scale * load(&block.factor[i])))
-        # Those of an earlier row may be infinite or NaN.
+        # Left over from an earlier row, which may have been infinite or NaN.
         store(&block.soft_at_target[i], zero_where(unused, load(&block.soft_at_target[i])))
         i += lanes(<double> 0)
     block.all_active = not any(any_unused)
     for i in range(rows):
         block.active[i] = block.weight[i] != 0.0
         block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
-    # A short block leaves the places behind it as they were.
+    # A short block does not change the places after its last row.
     block.has_default_scalars = block.all_active and unweighted and rows == BLOCK_ROWS
     return OK
 
@@ -85,7 +85,7 @@ cdef void write_narrowed(const double* numbers, const double* weights, Py_ssize_
 
 cdef void end_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                    bint one_by_one, real precision, double* total) noexcept nogil:
-    # Writes the losses of a block, or adds them up: in vectors, or so that it makes no difference where
+    # Writes the losses of a block, or adds them up: in vectors, or one by one, so that the sum does not depend on where
     # a block begins.
     cdef Py_ssize_t i
     cdef double last = 0.0

@@ -1,12 +1,12 @@
-# What is done to each vector of a run in scratch: passes that take numbers of rows.
+# Stage 3: passes over a run in scratch, each of which applies numbers of its rows to vectors of elements.
 # Needs packing.pxi.
 
-# What is done to each vector of a run: a type each, so that a loop does not ask.
+# The passes: one type each, so that loops contain no test.
 cdef struct Scaled:      # a e: the gradient of hard labels
     char unused
 
 
-cdef struct Unified:     # the same from exponentials whose sum has been taken into [1, 2): beside a Hessian
+cdef struct Unified:     # the same, of exponentials scaled so that their sum is in [1, 2): together with a Hessian
     char unused
 
 
@@ -14,7 +14,7 @@ cdef struct Smoothed:    # a e + b t: with label smoothing
     char unused
 
 
-cdef struct Exact:       # likewise, with the sum of all others for each class: of soft targets
+cdef struct Exact:       # the same, computing the sum of all others for each class: with other soft targets
     char unused
 
 
@@ -26,7 +26,7 @@ cdef struct Targets:     # soft target mass of probabilities, smoothed and weigh
     char unused
 
 
-cdef struct LogSoftmax:  # (u - m) - log of the sum
+cdef struct LogSoftmax:  # (u - m) - log of the row's sum
     char unused
 
 
@@ -41,7 +41,7 @@ ctypedef fused row_pass:
 
 
 cdef inline int coefficients_of(row_pass kind, int* which) noexcept nogil:
-    # The numbers of rows that a pass takes, by their index in Scratch.row.
+    # The numbers of rows that a pass needs, as indices of Scratch.row.
     if row_pass is Scaled:
         which[0] = SOFTMAX_COEFFICIENT
         return 1
@@ -77,8 +77,8 @@ cdef inline int coefficients_of(row_pass kind, int* which) noexcept nogil:
 
 
 cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_pass kind) noexcept nogil:
-    # What becomes of an exponential (of LogSoftmax a logit, of Targets a probability) and its soft
-    # target mass (of Targets the class weight). At the pivot the sum of all others is the one without it.
+    # Applies a pass to exponentials (LogSoftmax: logits, Targets: probabilities) and their soft target mass (Targets:
+    # the class weights). At the pivot, the sum of all others is the sum without it.
     cdef vec[real] e
     if row_pass is Scaled:
         return x * c[0]
@@ -99,12 +99,12 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
 
 
 cdef inline real nearly_all(real tag) noexcept nogil:
-    # What an exponential may be times the sum of all others before that loses digits as a difference.
+    # The largest ratio of an exponential to the sum of all others for which the difference keeps its digits.
     return <real> 4194304.0 if real is float else <real> 1125899906842624.0  # 2^22, 2^50
 
 
 cdef inline mask[real] dominates(vec[real] x, const vec[real]* c, row_pass kind) noexcept nogil:
-    # Where an exponential is so much of its row that the sum of all others loses digits, unless it is the pivot.
+    # Where an exponential other than the pivot is so large that the sum of all others loses digits as a difference.
     cdef vec[real] e = x * c[0]
     if row_pass is Curved:
         return less((c[1] + (c[2] - e)) * splat(nearly_all(<real> 0)), e)
@@ -134,7 +134,7 @@ cdef inline void narrow_rows(const double* numbers, Py_ssize_t rows, double fact
 
 cdef inline void put_at_labels(const RowBlock* block, Py_ssize_t rows, const real* numbers,
                                char* to, Py_ssize_t class_stride, Py_ssize_t row_stride) noexcept nogil:
-    # A number of each row where its label is.
+    # Writes a number per row at its label.
     cdef Py_ssize_t i
     for i in range(rows):
         if block.all_active or block.label[i] >= 0:
@@ -149,9 +149,9 @@ cdef inline bint has_target(row_pass kind) noexcept nogil:
 cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
                        const real* t, Py_ssize_t t_apart, real* to, Py_ssize_t to_apart, bint labelled,
                        row_pass kind) noexcept nogil:
-    # A pass over rows from `first`, packed class by class; t_apart is 0 if t has one number per class. A label's
-    # derivative is found by comparison: to write it after all others asks for a line that has left the cache.
-    # Returns whether a class besides the pivot dominates a row.
+    # A pass over the rows from `first` on, packed class by class; t_apart is 0 if t has one number per class. The
+    # derivative at the label is found by comparison: writing it afterwards would miss the cache. Returns whether a
+    # class other than the pivot dominates a row.
     cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
     cdef vec[real] c[6]
@@ -182,7 +182,7 @@ cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
             if row_pass is Targets:
                 if mask != NULL:
                     c[0] = zero_unless(load_mask(mask + i, <real> 0), c[0])
-            # Logits may be read where they lie, with nothing behind the last ones.
+            # Logits may be read in place, with no memory after the last one.
             x_i = load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0)
             y = passed(x_i, t_j, &c[0], kind)
             if row_pass is Curved:
@@ -210,7 +210,7 @@ cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
 
 cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, real* to,
                     row_pass kind) noexcept nogil:
-    # A pass over a run packed by rows, one behind the other.
+    # A pass over a run packed by rows, one after another.
     cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
     cdef vec[real] c[6]
@@ -240,7 +240,7 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
                 elif i < stop:
                     x_i = load_first(x + i, min_size(stop - i, width), <real> 0)
                     store_first(to + i, min_size(stop - i, width), passed(x_i, t_i, &spread[0], kind))
-                if row_pass is Curved:  # without a branch, which few could foresee
+                if row_pass is Curved:  # without a branch, which would be hard to predict
                     s.dominated[s.dominated_count] = <int> i
                     s.dominated_count += any(dominates(x_i, &spread[0], kind))
                 i += width
@@ -265,7 +265,7 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
             store(to + i, passed(x_i, t_i, &c[0], kind))
             i += width
         if i < stop:
-            if has_target(kind):  # which may lie where nothing is behind
+            if has_target(kind):  # which may be read in place, with no memory after them
                 t_i = load_first(t + i, stop - i, <real> 0)
             if row_pass is Targets:
                 c[0] = splat(row[0][first])
@@ -283,7 +283,7 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
 cdef bint over_run(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
                    const RowBlock* block, const real* x, Py_ssize_t x_apart, const real* t, Py_ssize_t t_apart,
                    real* to, Py_ssize_t to_apart, row_pass kind) noexcept nogil:
-    # A pass over rows from `first` of a run, which is the whole of it where it is packed by rows.
+    # A pass over the rows from `first` on of a run; if it is packed by rows, over all of it.
     cdef bint labelled = has_labels(kind) and batch.labels.data != NULL
     cdef Py_ssize_t i
     if s.by_classes:

@@ -1,4 +1,4 @@
-# How the scratch of a batch is divided, and what does not change from run to run.
+# How the scratch of a batch is divided, and what is the same for all its runs.
 # Needs statistics.pxi.
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
@@ -8,7 +8,7 @@ cdef inline bint is_plain(const Batch* batch) noexcept nogil:
 
 
 cdef inline bint lies_as_scratch(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:
-    # Whether a matrix can be read or written where it is.
+    # Whether a matrix can be read or written in place.
     cdef Py_ssize_t size = sizeof(real)
     if matrix.storage != native_storage(tag):
         return False
@@ -18,7 +18,7 @@ cdef inline bint lies_as_scratch(const Scratch* s, const Matrix* matrix, real ta
 
 
 cdef inline void* part(char** memory, Py_ssize_t size) noexcept nogil:
-    # Lines of cache, and a vector more.
+    # Whole cache lines, with room for one more vector.
     cdef void* at = memory[0]
     memory[0] += (size + 191) // 64 * 64
     return at
@@ -31,7 +31,8 @@ cdef inline bint has_own_targets(const Batch* batch) noexcept nogil:
 
 cdef inline bint changes_derivatives(const Batch* batch) noexcept nogil:
     # Whether the chain rule of the cap, or a mask, comes after the coefficients.
-    return batch.softcap != 0.0 or ((batch.kind == CROSS_ENTROPY or batch.kind == FOCAL) and batch.mask.data != NULL)
+    # A loss has gradient 0 at a masked class. log_softmax is -inf there, and softmax is NaN if all are masked.
+    return batch.softcap != 0.0 or (batch.kind != LOG_SUM_EXP and batch.kind != LOG_SOFTMAX and batch.mask.data != NULL)
 
 
 cdef inline bint takes_probabilities_as_they_lie(const Batch* batch, const Scratch* s, real tag) noexcept nogil:
@@ -41,7 +42,7 @@ cdef inline bint takes_probabilities_as_they_lie(const Batch* batch, const Scrat
 
 
 cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag) noexcept nogil:
-    # Whether the elements of a run lie in the arrays of the call alone, exponentials in the gradient.
+    # Whether the elements of a run are in the arrays of the call alone, with exponentials in the gradient.
     return (is_plain(batch) and batch.kind != LOG_SOFTMAX and batch.grad.data != NULL
             and batch.grad.data != batch.logits.data and lies_as_scratch(s, &batch.logits, tag)
             and lies_as_scratch(s, &batch.grad, tag)
@@ -50,7 +51,7 @@ cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag
 
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
-    # Whether a label has target mass of its own beside what smoothing gives to all classes.
+    # Whether a label has target mass of its own, in addition to that of all classes from smoothing.
     cdef Py_ssize_t j
     if batch.class_weight != NULL:
         for j in range(batch.classes):
@@ -73,7 +74,7 @@ cdef inline Py_ssize_t staged_size(const Scratch* s, const Matrix* matrix, real 
 
 
 cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag) noexcept nogil:
-    # Gives each part of scratch its place, and returns where the last one ends.
+    # Assigns memory to each part of scratch, and returns the end of the last one.
     cdef Py_ssize_t size = sizeof(real), classes = s.classes, numbers = s.rows + 32, elements, i
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
     cdef Py_ssize_t largest = max_size(

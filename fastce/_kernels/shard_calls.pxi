@@ -1,4 +1,4 @@
-# Rows whose classes are spread over shards, from Python to the kernels.
+# Rows whose classes are split over shards, from Python to the kernels.
 # Needs shards.pxi, softmax_calls.pxi.
 
 cdef const double* doubles_of(array) except? NULL:
@@ -7,10 +7,10 @@ cdef const double* doubles_of(array) except? NULL:
 
 @cython.final
 cdef class ShardRun:
-    """Whole rows as their merged summary tells of them, and the classes of one shard; does rows on demand.
+    """Whole rows as their merged summary describes them, and the classes of one shard; computes rows on demand.
 
-    Statistics of rows, losses and log-sum-exps are contiguous arrays of float64. Losses and a gradient may be asked
-    for, each or both; the gradient needs the shard's logits and its own maximum.
+    Statistics of rows, losses and log-sum-exps are contiguous arrays of float64. Losses, a gradient, or both may be
+    requested; the gradient needs the shard's logits and its own maximum.
     """
 
     cdef Batch batch
@@ -36,7 +36,7 @@ cdef class ShardRun:
         self.batch.streams = (grad is not None and is_row(&self.batch.logits) and is_row(&self.batch.grad)
                               and cnp.PyArray_NBYTES(<cnp.ndarray> grad) >= STREAM_BYTES)
         if logits is None:
-            self.batch.logits.storage = FLOAT64  # losses are
+            self.batch.logits.storage = FLOAT64  # as the losses are
         else:
             self.shard.width = cnp.PyArray_DIM(<cnp.ndarray> logits, cnp.PyArray_NDIM(<cnp.ndarray> logits) - 1)
         soft_weight = None
@@ -55,7 +55,7 @@ cdef class ShardRun:
                        grad_output, loss, log_sum_exp, own_maximum, logits, mask, grad, soft_weight)
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop):
-        """Do the rows [start, stop)."""
+        """Compute the rows [start, stop)."""
         cdef DefaultEnvironment environment
         cdef int status
         with nogil:

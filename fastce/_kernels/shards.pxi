@@ -1,28 +1,28 @@
-# Rows whose classes are spread over shards: from what is known of whole rows to their losses, and to the gradient of
-# the classes that one shard holds.
+# Rows whose classes are split over shards: from merged summaries of whole rows to their losses, and to the gradient for
+# the classes of one shard.
 # Needs rows.pxi, formulas.pxi, run_passes.pxi, exponentials.pxi.
 
 cdef enum:
-    # Where the classes are not contiguous, so many rows are taken together, and so many of their classes at a time:
-    # a line of memory holds neighbouring rows.
+    # If the classes are not contiguous, this many rows are processed together, and this many of their classes at a
+    # time: a line of memory holds neighbouring rows.
     ROWS_TOGETHER = 64
     CLASSES_AT_ONCE = 256
-    PITCH = CLASSES_AT_ONCE * 8 + 64  # bytes from one row to the next: lines of several rows do not meet in the cache
+    PITCH = CLASSES_AT_ONCE * 8 + 64  # bytes from one row to the next, so that rows do not share cache sets
 
-# Beyond this maximum exp(-maximum) is no normal number, though its product with an exponential may be one.
+# Above this, exp(-maximum) is not a normal number, although its product with an exponential may be one.
 cdef double LARGEST_REFERENCE = 600.0
 
 
 cdef struct Shard:
-    # Whole rows, one number each ...
+    # One number per whole row ...
     const double* maximum
     const double* others
     const double* target_logit
     const double* soft_mass        # NULL without label smoothing
     const double* soft_gap
-    const double* kept             # classes that a mask leaves in; NULL without one
+    const double* kept             # number of unmasked classes; NULL without a mask
     const double* soft_weight      # label_smoothing / K * weight of all classes, or NULL
-    # ... and the classes that this shard holds.
+    # ... and the classes of this shard.
     const double* own_maximum      # of each row
     Py_ssize_t first_class
     Py_ssize_t width
@@ -31,29 +31,29 @@ cdef struct Shard:
 cdef struct ShardWork:
     # Scratch of one call; every buffer has room for CHUNK elements and a line of cache.
     void* u
-    void* slope           # du/dz, where capped
+    void* slope           # du/dz, if capped
     void* e
     void* t
     void* grad
     unsigned char* mask
-    char* together        # rows that do not lie as rows, PITCH apart, on their way in and out
+    char* together        # rows that are not contiguous in memory, PITCH bytes apart, while they are read and written
 
 
 cdef inline double smoothing_spread(const Batch* batch, const Shard* shard, Py_ssize_t row) noexcept nogil:
-    # Label smoothing is spread over the classes that are left in, not over all.
+    # Label smoothing is spread over the unmasked classes, not over all.
     return <double> batch.classes / shard.kept[row] if shard.kept else 1.0
 
 
 cdef int begin_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t first, Py_ssize_t rows,
                           RowBlock* block) noexcept nogil:
-    # What finish_rows takes of a block of whole rows.
+    # Sets what finish_rows needs of a block of whole rows.
     cdef Py_ssize_t i
     cdef double spread
     cdef int status = begin_rows(batch, first, rows, NULL, False, block)
     if status != OK:
         return status
     for i in range(rows):
-        if not block.active[i]:  # loss 0 and a finite gradient, to be multiplied by 0
+        if not block.active[i]:  # gives a loss of 0 and a finite gradient, which is multiplied by 0
             block.maximum[i] = block.sum_without_pivot[i] = block.target_logit[i] = 0.0
             block.soft_mass[i] = block.soft_at_target[i] = block.soft_gap[i] = 0.0
             block.target_exp[i] = 1.0
@@ -72,7 +72,7 @@ cdef int begin_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t fir
 
 cdef const real* shard_logits(const Batch* batch, const char* logits, const unsigned char* mask, Py_ssize_t count,
                               ShardWork* work, real tag) noexcept nogil:
-    # What enters the softmax, in place or in scratch: scaled, capped, masked.
+    # The logits as they enter the softmax (scaled, capped, masked), in place or in scratch.
     cdef real* u = <real*> work.u
     cdef Py_ssize_t j = 0
     if (batch.logits.storage == native_storage(tag) and batch.logit_scale == 1.0 and batch.softcap == 0.0
@@ -91,7 +91,7 @@ cdef const real* shard_logits(const Batch* batch, const char* logits, const unsi
 
 cdef void shard_exponentials(const real* u, Py_ssize_t count, double own_maximum, double row_maximum, bint holes,
                              const char* ahead, real* e, double* reference, double* unit) noexcept nogil:
-    # e_j = unit * exp(u_j - reference): of logits in exp's safe range as they are, else relative to the maximum of the
+    # e_j = unit * exp(u_j - reference). The reference is 0 for logits in exp's safe range, otherwise the maximum of the
     # shard's part of the row.
     cdef real extremes[32]
     cdef bint in_range = own_maximum <= safe_range_highest(<real> 0) and row_maximum <= LARGEST_REFERENCE
@@ -113,7 +113,7 @@ cdef void shard_exponentials(const real* u, Py_ssize_t count, double own_maximum
 
 cdef inline void pass_over(const real* x, const real* t, const vec[real]* c, Py_ssize_t count, real* to,
                            row_pass kind) noexcept nogil:
-    # Scaled or Smoothed, of some classes of a row.
+    # The pass Scaled or Smoothed over some classes of a row.
     cdef int width = lanes(<real> 0)
     cdef vec[real] t_j = splat(<real> 0)
     cdef Py_ssize_t j = 0
@@ -131,7 +131,7 @@ cdef inline void pass_over(const real* x, const real* t, const vec[real]* c, Py_
 cdef void shard_gradient(const Batch* batch, const Shard* shard, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
                          const char* logits, const RowBlock* block, Py_ssize_t i, ShardWork* work,
                          real* grad) noexcept nogil:
-    # That of `count` of the shard's classes from `first`, of a row that counts; `grad` may be the logits.
+    # The gradient of a row that counts, for `count` of the shard's classes from `first` on. `grad` may be the logits.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0
     cdef double plain = block.softmax_coefficient[i] * block.row_scale[i] * chain, reference, unit, relative, part
     cdef Py_ssize_t label = block.label[i] - shard.first_class - first, j = 0
@@ -146,12 +146,12 @@ cdef void shard_gradient(const Batch* batch, const Shard* shard, Py_ssize_t row,
                    <char*> work.mask, count)
         mask = work.mask
     u = shard_logits(batch, logits, mask, count, work, <real> 0)
-    # Prefetches the chunk after this one, of this row or the next.
+    # Prefetches the next chunk, of this row or the next.
     shard_exponentials(u, count, shard.own_maximum[row], block.maximum[i], mask != NULL,
                        logits + CHUNK * storage_size(batch.logits.storage), e, &reference, &unit)
     relative = exp(splat(reference - block.maximum[i]))[0]
     part = first_factor(plain * relative / unit, <real> 0)
-    if part != 1.0 and plain != 0.0:  # the whole is no normal number, though its parts are
+    if part != 1.0 and plain != 0.0:  # the factor is not a normal number, but its parts are
         multiply(<const real*> e, <real> part, e, count)
         unit *= part
     c[0] = splat(<real> (plain / unit * relative))
@@ -188,7 +188,7 @@ cdef void write_shard_chunk(const Batch* batch, const Shard* shard, Py_ssize_t r
 
 cdef void write_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t row, Py_ssize_t rows,
                            const RowBlock* block, ShardWork* work, real tag) noexcept nogil:
-    # Of rows that lie as rows.
+    # For rows that are contiguous.
     cdef Py_ssize_t logits_size = batch.logits.class_stride, size = batch.grad.class_stride, first, count, i
     cdef const char* logits
     cdef char* to
@@ -205,7 +205,7 @@ cdef void write_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t ro
 
 cdef void write_shard_together(const Batch* batch, const Shard* shard, Py_ssize_t row, Py_ssize_t rows,
                                const RowBlock* block, ShardWork* work, real tag) noexcept nogil:
-    # Of rows that lie otherwise, by way of scratch.
+    # For rows that are not contiguous, by way of scratch.
     cdef Py_ssize_t logits_size = storage_size(batch.logits.storage), size = storage_size(batch.grad.storage)
     cdef Py_ssize_t logits_apart = batch.logits.class_stride, apart = batch.grad.class_stride
     cdef Py_ssize_t i = 0, together, first, count, j, k
@@ -242,10 +242,10 @@ cdef void write_shard_together(const Batch* batch, const Shard* shard, Py_ssize_
 
 cdef int run_shard(const Batch* batch, const Shard* shard, Py_ssize_t start, Py_ssize_t stop,
                    real tag) noexcept nogil:
-    # Rows [start, stop): their losses, or a shard's gradient, or both.
+    # Computes the losses of rows [start, stop), or a shard's gradient, or both.
     cdef RowBlock block
     cdef ShardWork work
-    cdef double ones[BLOCK_ROWS]  # the exponentials of the maxima: what all others are relative to
+    cdef double ones[BLOCK_ROWS]  # the exponentials of the maxima, which all others are relative to
     cdef Py_ssize_t row = start, rows, i, padded = CHUNK * sizeof(double) + 64
     cdef bint as_rows = is_row(&batch.logits) and is_row(&batch.grad)
     cdef int status = OK

@@ -1,27 +1,27 @@
-# The sigmoid family: one driver for all losses.
+# The sigmoid losses: one driver for all of them.
 # Needs sigmoid_formulas.pxi, sigmoid_checks.pxi.
 #
-# A chunk goes through in several loops, with what one makes for the next in the first-level cache. In one
-# loop a vector would wait for one long chain of operations, and a processor that looks some hundred operations
-# ahead would start few others meanwhile.
+# A chunk is processed by several loops, each leaving its results in the first-level cache for the next. In a single
+# loop, each vector would go through one long chain of operations. A processor looks a few hundred operations ahead, so
+# it could work on only a few vectors at the same time.
 
 cdef enum:
-    STRIDE_VECTORS = 8  # vectors that are added up in the working precision before they are widened
+    STRIDE_VECTORS = 8  # vectors summed in the working precision before they are widened
 
 
 cdef inline vec[real] combined_log1p(vec[real] x, vec[real] y) noexcept nogil:
-    # log1p of the result is log1p(x) + log1p(y), and in x + y + x y nothing cancels.
+    # log1p of the result is log1p(x) + log1p(y). In x + y + x y nothing cancels.
     return fma(x, splat(<real> 1) + y, y)
 
 
 cdef inline bint adds_logarithms_apart(const sigmoid_loss* loss, options kind, real tag) noexcept nogil:
-    # Where only their sum is asked for, sum_of_log1p has it. In float64 its rounding errors would show.
+    # If only the sum of the logarithms is wanted, sum_of_log1p computes it. In float64, its rounding errors would show.
     return sigmoid_loss is Bce and options is not General and real is float
 
 
 cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
-    # Over whole strides, with a logarithm for up to 512 numbers, each of them at most 1: in float for a
-    # stride, by pairs of pairs, for three roundings in a row, then in double.
+    # Over whole strides, with one logarithm for up to 512 numbers, each at most 1. Numbers are combined in float within
+    # a stride, in three steps with one rounding each, then in double.
     cdef int width = lanes(<float> 0), k
     cdef vec[float] x[STRIDE_VECTORS]
     cdef wide_vec[float] wide, product
@@ -48,13 +48,13 @@ cdef double sum_of_log1p(const float* e, Py_ssize_t count) noexcept nogil:
 
 
 cdef enum:
-    CHUNK_AHEAD = 4096  # bytes from a logit to the one that is prefetched meanwhile: a chunk is a page, at whose
-    #                     end the processor's own prefetching stops
+    CHUNK_AHEAD = 4096  # bytes from a logit to the one that is prefetched at the same time: a chunk is a page, and
+    #                     the processor's own prefetching stops at the end of a page
 
 
 cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
-    # In float64 the square of less than 1e-154 would underflow, which costs more than all else: such numbers,
-    # of which an Ordinary chunk has none, are their own logarithms.
+    # In float64 the square of a number below 1e-154 would underflow, which is slow. Such numbers, which an Ordinary
+    # chunk does not contain, are their own logarithms.
     cdef vec[real] least
     if options is Ordinary or real is float:
         return log1p(e)
@@ -65,15 +65,15 @@ cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
 
 cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_loss* loss, options kind,
                                 real tag) noexcept nogil:
-    # e = exp(-|z|), and whether this chunk is Ordinary. Prefetches the lines that the next chunk reads and, for
-    # BCE, this one writes.
+    # Computes e = exp(-|z|), and whether this chunk is Ordinary. Prefetches the lines that the next chunk reads and,
+    # for BCE, those that this one writes.
     cdef int width = lanes(tag)
     cdef const real* z = <const real*> chunk.z
     cdef const real* y = <const real*> chunk.y
     cdef vec[real] z_i, y_i
     cdef bits_watch[real] targets, logits, between
     cdef Py_ssize_t i = 0, k
-    while i < count:  # to the end of a line, where the chunk has room
+    while i < count:  # to the end of a cache line, for which the chunk has room
         prefetch(<const char*> (z + i) + CHUNK_AHEAD)
         prefetch(<const char*> (y + i) + CHUNK_AHEAD)
         if sigmoid_loss is Bce:
@@ -98,8 +98,8 @@ cdef void exponentials_of_chunk(Chunk* chunk, Py_ssize_t count, const sigmoid_lo
 
 cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count, const SigmoidFocal* loss,
                             options kind, real tag) noexcept nogil:
-    # A division and a logarithm of each e, which then gives place to r^gamma where that is not r * r. Prefetches
-    # the lines that the next loop will write; a loop earlier would be too early.
+    # A division and a logarithm for each e, which is then replaced by r^gamma unless that is r * r. Prefetches the
+    # lines that the next loop will write; one loop earlier would be too early.
     cdef const real* e = <const real*> chunk.e
     cdef Py_ssize_t i = begin
     cdef vec[real] e_i, x, smaller
@@ -124,7 +124,7 @@ cdef void logistic_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t cou
 cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t count,
                                const sigmoid_loss* loss, derivatives order, options kind, real tag,
                                wide_sum[real]* sum) noexcept nogil:
-    # Elements from `begin`, where a stride begins, to `count`.
+    # The elements from `begin`, a multiple of a stride, to `count`.
     cdef int width = lanes(tag)
     cdef const real* z = <const real*> chunk.z
     cdef const real* e = <const real*> chunk.e
@@ -139,7 +139,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
     cdef vec[real] alpha, one_less_alpha
     cdef mask[real] unused
     cdef Py_ssize_t i = begin, stop, streamed = begin
-    # A copy, which no store in the loop can change. Otherwise the compiler reads and converts the options again for
+    # A copy, which no store in the loop can change. Without it, the compiler reads and converts the options again for
     # each vector.
     cdef sigmoid_loss own = loss[0]
     if sigmoid_loss is SigmoidFocal:
@@ -168,13 +168,13 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
             else:
                 alpha = splat(<real> own.alpha_positive)
                 one_less_alpha = splat(<real> own.alpha_negative)
-                if options is General:  # numbers of each element, or ones
+                if options is General:  # one number per element, or ones
                     alpha = alpha * load(<const real*> chunk.positive_weight + i)
                     one_less_alpha = one_less_alpha * load(<const real*> chunk.negative_weight + i)
                 value = sigmoid_focal(z_i, load(smaller + i), load(log_terms + i), e + i, y_i, opposite, &own,
                                       alpha, one_less_alpha, partial, &grad, &hess, kind)
             if options is General:
-                # Not a product: an element of weight 0 does not count, even if it is NaN.
+                # A selection, not a product: an element of weight 0 does not count even if it is NaN.
                 weight = load(<const real*> chunk.weight + i)
                 unused = equal(weight, zero)
                 value = zero_where(unused, weight * value)
@@ -201,8 +201,8 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
 
 cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssize_t start,
                        Py_ssize_t stop, derivatives order, real tag, double* total) noexcept nogil:
-    # The elements from `start`, a multiple of ELEMENTS. Adds the weighted losses up in fixed order.
-    # True if a target may lie outside [0, 1].
+    # Computes the elements [start, stop), where start is a multiple of ELEMENTS, and adds their weighted losses to the
+    # total in a fixed order. Returns whether a target may lie outside [0, 1].
     cdef double memory[9 * BUFFER]
     cdef Py_ssize_t first = start, count, whole, size = chunk_elements(tag)
     cdef bint streams = arrays.streams, maybe_bad_target = False
@@ -242,7 +242,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
         chunk.maybe_bad_target = False
         if not chunk.not_ordinary:
             exponentials_of_chunk(&chunk, count, loss, is_ordinary_chunk, tag)
-        if chunk.not_ordinary:  # its exponentials are made twice; behind it none is expected to be ordinary
+        if chunk.not_ordinary:  # computes its exponentials again; later chunks are not expected to be Ordinary
             exponentials_of_chunk(&chunk, count, loss, is_plain_chunk, tag)
         if chunk.maybe_bad_target and not maybe_bad_target:
             maybe_bad_target = any_outside(used_targets(arrays, first, count, <const real*> chunk.y,
@@ -250,7 +250,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
             chunk.weight = NULL
         whole = 0
         if plain:
-            # Whole strides; what is left of a short chunk ends within a vector.
+            # Whole strides; the rest of a short chunk ends within a vector.
             whole = count - count % (STRIDE_VECTORS * lanes(tag))
             if chunk.not_ordinary or smooth:
                 loss_of_chunk(&chunk, 0, whole, loss, order, is_plain_chunk, tag, &sum)

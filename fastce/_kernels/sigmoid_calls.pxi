@@ -1,22 +1,22 @@
-# Calls of the sigmoid family, from Python to the kernels.
+# Calls of sigmoid losses, from Python to the kernels.
 # Needs sigmoid.pxi, entries.pxi.
 
 ELEMENTS_CHUNK = ELEMENTS
-"""A split of the elements at a multiple of this changes no sum."""
+"""Splitting the elements at a multiple of this does not change a sum."""
 
 cdef enum:
-    NUMBERS = 10             # arrays of a call: the first members of Elements
+    NUMBERS = 10             # arrays of a call, the first members of Elements
 
 
 cdef class SigmoidKernel:
-    """What a loss of the sigmoid family is, as the kernels take it."""
+    """A sigmoid loss with its options, in the form that the kernels take."""
 
     cdef bint focal
     cdef Bce bce
     cdef SigmoidFocal sigmoid_focal
     cdef double label_smoothing
     cdef double largest_factor
-    cdef tuple element_weights     # positive and negative: arrays that broadcast to the logits, or None
+    cdef tuple element_weights     # of the positive and the negative part: arrays that broadcast to the logits, or None
     cdef int reduction
 
     def __init__(self, str kind, *, double label_smoothing=0.0, double gamma=0.0,
@@ -80,7 +80,7 @@ cdef class SigmoidKernel:
             return None
 
         e.streams = not self.focal and run.count * (e.grad.itemsize if results > 1 else 0) >= STREAM_BYTES
-        # An output of the caller's is written only when all targets are known to be in order.
+        # The caller's outputs are written only if all targets are known to be in range.
         if run.given and not fresh and run.first_bad_target() >= 0:
             return None
         run.double_precision |= leaves_float32(e.scale, weights.largest, self.largest_factor, factors.largest)
@@ -94,20 +94,20 @@ cdef class SigmoidKernel:
 
 @cython.final
 cdef class SigmoidRun:
-    """The arrays of one call; does elements on demand."""
+    """The arrays of one call; computes elements on demand."""
 
     cdef SigmoidKernel kernel
     cdef Elements elements
     cdef Axis* axes       # of all arrays
-    cdef list arrays      # keeps the memory alive
+    cdef list arrays      # keeps their memory alive
     cdef int ndim
     cdef const cnp.npy_intp* shape
     cdef Py_ssize_t count
     cdef double largest_target
-    cdef bint double_targets  # whether targets are judged in float64
+    cdef bint double_targets  # whether targets are checked in float64
     cdef bint double_precision
-    cdef bint given       # whether an output is the caller's
-    cdef bint maybe_bad_target     # whether a target that has been done may lie outside [0, 1]
+    cdef bint given       # whether any output is the caller's
+    cdef bint maybe_bad_target     # whether a target that has been processed may lie outside [0, 1]
 
     def __dealloc__(self):
         free(self.axes)
@@ -133,7 +133,7 @@ cdef class SigmoidRun:
         return 0
 
     cdef bint take(self, Numbers* numbers, object given, bint whole=False) except -1:
-        # An argument, or None; `whole` if it must have the logits' shape.
+        # Takes an argument, or None. With `whole`, it must have the logits' shape.
         if given is None:
             return True
         if isinstance(given, (float, int)):
@@ -149,7 +149,7 @@ cdef class SigmoidRun:
         return not whole or is_same_shape(<cnp.ndarray> given, <cnp.ndarray> self.arrays[0], self.ndim)
 
     cdef object output(self, Numbers* numbers, object given, int kind, bint checked):
-        # An array to write to: a new one, or the one given; None if that does not fit.
+        # The array to write to: a new one, or the given one; None if that does not fit.
         cdef Numbers* other = &self.elements.logits
         cdef cnp.ndarray array
         cdef int i
@@ -177,7 +177,7 @@ cdef class SigmoidRun:
         return given
 
     cdef WeightSurvey survey(self, const Numbers* weight, const Numbers* mask):
-        # Of the elements; one that is repeated is looked at once where that says all.
+        # Surveys the weights of the elements. Repeated weights are read once if that is enough.
         cdef WeightSurvey survey
         cdef const Numbers* numbers = mask if weight.data == NULL else weight
         cdef Numbers once = numbers[0]
@@ -211,7 +211,7 @@ cdef class SigmoidRun:
         return survey
 
     cdef Py_ssize_t first_bad_target(self) except -2:
-        # The position of the first one that counts and lies outside [0, largest_target], or -1.
+        # The position of the first target that counts and lies outside [0, largest_target], or -1.
         cdef double position
         if self.elements.target.storage == BOOL:
             return -1
@@ -256,12 +256,12 @@ cdef class SigmoidRun:
         return total
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop):
-        """Do the elements [start, stop); return the sum of their losses."""
+        """Compute the elements [start, stop); return the sum of their losses."""
         return self.sum_of(start, stop)
 
 
 cdef bint in_order(const Numbers* numbers) noexcept nogil:
-    # As NumPy lays out a new array, or with gaps.
+    # Whether the axes are in C order, with or without gaps.
     cdef Py_ssize_t least = numbers.itemsize
     cdef int i
     for i in range(numbers.axes - 1, -1, -1):
@@ -272,7 +272,8 @@ cdef bint in_order(const Numbers* numbers) noexcept nogil:
 
 
 cdef Py_ssize_t reach(const Numbers* numbers, bint forwards) noexcept nogil:
-    # How many bytes an array reaches from its first element, the item itself included.
+    # How far an array extends from its first element in one direction, in bytes; forwards, this includes the item
+    # itself.
     cdef Py_ssize_t span = numbers.itemsize if forwards else 0
     cdef int i
     for i in range(numbers.axes):

@@ -1,8 +1,8 @@
-# What the numbers of a sigmoid loss's arguments are: targets in range, sums of weights.
+# Checks of the numbers in a sigmoid loss's arguments: targets in range, sums of weights.
 # Needs sigmoid_chunks.pxi.
 
 cdef bint any_outside(const real* y, Py_ssize_t count, real largest) noexcept nogil:
-    # Whether one of a chunk may lie outside [0, largest].
+    # Whether a number of the chunk may lie outside [0, largest].
     cdef bits_watch[real] seen
     cdef Py_ssize_t i = 0
     while i < count:
@@ -13,7 +13,7 @@ cdef bint any_outside(const real* y, Py_ssize_t count, real largest) noexcept no
 
 cdef const real* used_targets(const Elements* arrays, Py_ssize_t first, Py_ssize_t count, const real* y,
                               real* weight, real* to) noexcept nogil:
-    # A chunk of targets, with 0 for those that do not count.
+    # A chunk of targets, with 0 in place of those that do not count.
     cdef const real* given = weights_of_chunk(arrays, first, 0, count, weight, to)
     cdef Py_ssize_t i = 0
     while i < count:
@@ -23,11 +23,11 @@ cdef const real* used_targets(const Elements* arrays, Py_ssize_t first, Py_ssize
 
 
 cdef enum:
-    STREAMS = 4  # places at which targets are read at once, so that more than one line of memory is on its way
+    STREAMS = 4  # places at which targets are read at once, so that several lines of memory are under way
 
 
 cdef Py_ssize_t all_within(const real* y, Py_ssize_t count, real largest) noexcept nogil:
-    # How many numbers from the first on are seen to lie in [0, largest] at once: 0, or all but the last few.
+    # How many of the first numbers are known to lie in [0, largest]: either 0, or all but the last few.
     cdef Py_ssize_t part = count // (STREAMS * ELEMENTS) * ELEMENTS, i = 0, k
     cdef bits_watch[real] seen
     while i < part:
@@ -59,8 +59,8 @@ cdef Py_ssize_t first_outside(const Elements* arrays, Py_ssize_t start, Py_ssize
 
 cdef struct WeightSurvey:
     double total
-    double largest    # size
-    bint any_counts   # whether a weight that is used is not 0: the sum of others may be 0, too
+    double largest    # absolute value
+    bint any_counts   # whether any used weight is not 0: nonzero weights may also sum to 0
     bint all_finite
 
 
@@ -85,7 +85,7 @@ cdef double count_used(const Numbers* mask, Py_ssize_t count) noexcept nogil:
 
 cdef void survey_weights(const Numbers* weight, const Numbers* mask, Py_ssize_t count,
                          WeightSurvey* survey) noexcept nogil:
-    # Sums the weights that are used, by pairs with the rounding errors beside them; looks at all of them.
+    # Sums the used weights in pairs, with the rounding errors carried along, and checks all weights.
     cdef double memory[2 * BUFFER]
     cdef wide_sum[double] sum
     cdef vec[double] x, y, zero = splat(0.0), largest = zero, largest_used = zero, even = zero, odd = zero
@@ -104,7 +104,7 @@ cdef void survey_weights(const Numbers* weight, const Numbers* mask, Py_ssize_t 
         while i < part:
             x = load(w + i)
             y = load(w + i + width)
-            even = fma(x, zero, even)  # NaN from the first number on that is not finite
+            even = fma(x, zero, even)  # NaN once a number is not finite
             odd = fma(y, zero, odd)
             largest = max(max(abs(x), abs(y)), largest)
             if used != NULL:

@@ -1,4 +1,4 @@
-# The arrays of a call of the sigmoid family, and one chunk of them as the loops take it.
+# The arrays of a call of a sigmoid loss, and one chunk of them as the loops process it.
 # Needs numbers.pxi.
 
 cdef struct Elements:
@@ -14,14 +14,14 @@ cdef struct Elements:
     Numbers hess
     double label_smoothing
     double scale
-    bint streams              # whether outputs go past the caches
+    bint streams              # whether outputs are written past the caches
 
 
 cdef struct Chunk:
-    # One chunk as the loops take it, all in the working precision.
+    # One chunk as the loops process it, all in the working precision.
     void* z
-    void* e         # exp(-|z|); then powers of focal loss, and single losses, where they are wanted
-    void* smaller   # sigma(-|z|), where it has a loop of its own
+    void* e         # exp(-|z|); later powers of focal loss, and single losses if they are wanted
+    void* smaller   # sigma(-|z|), if it has a separate loop
     void* log_term  # log1p(e), likewise
     void* y
     void* positive_weight
@@ -30,7 +30,7 @@ cdef struct Chunk:
     void* factor    # of the derivatives: grad_output
     void* grad
     void* hess
-    void* streamed  # where the gradient goes past the caches a stride after it is made, or NULL
+    void* streamed  # where the gradient is streamed to, one stride after it is computed, or NULL
     double label_smoothing
     double scale
     bint has_values     # whether single losses are wanted
@@ -40,7 +40,7 @@ cdef struct Chunk:
 
 cdef inline void* option_chunk(const Numbers* option, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
                                real* buffer) noexcept nogil:
-    # The elements from `begin` on: ones where the option is not given, zeros past the end.
+    # The elements from `begin` on: ones if the option is not given, and zeros past the end.
     if option.data != NULL:
         return read_numbers(option, first + begin, count - begin, buffer + begin) - begin
     fill(buffer, begin, count, <real> 1)
@@ -50,7 +50,7 @@ cdef inline void* option_chunk(const Numbers* option, Py_ssize_t first, Py_ssize
 
 cdef const real* weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin,
                                   Py_ssize_t count, real* weight, real* used) noexcept nogil:
-    # 0 where masked and past the end.
+    # The weights of a chunk: 0 if masked, and past the end.
     cdef const real* given
     cdef Py_ssize_t i = begin
     if arrays.sample_weight.data == NULL and arrays.mask.data != NULL:
@@ -67,7 +67,7 @@ cdef const real* weights_of_chunk(const Elements* arrays, Py_ssize_t first, Py_s
 
 cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t count,
                            Chunk* chunk, double* memory, real tag) noexcept nogil:
-    # What does not change from chunk to chunk is there from the first one on.
+    # Options that do not change from chunk to chunk are set for the first one only.
     cdef bint anew = chunk.weight == NULL or count < chunk_elements(tag)
     cdef real* factor = place(memory, 8, tag)
     if anew or not is_constant(&arrays.positive_weight):
@@ -78,6 +78,6 @@ cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t 
                                              place(memory, 6, tag))
     if anew or not (is_constant(&arrays.sample_weight) and is_constant(&arrays.mask)):
         chunk.weight = <void*> weights_of_chunk(arrays, first, begin, count, place(memory, 7, tag), factor)
-        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` was in its place
+        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` has overwritten it
     if anew or not is_constant(&arrays.grad_output):
         chunk.factor = option_chunk(&arrays.grad_output, first, begin, count, factor)

@@ -1,8 +1,8 @@
-# The sigmoid family: its options, and one vector function a loss.
+# The sigmoid losses: their options, and one vector function per loss.
 # Needs batch.pxi.
 #
 # With e = exp(-|z|): sigma(|z|) = 1 / (1 + e), sigma(-|z|) = e / (1 + e), and
-# softplus(z) = max(z, 0) + log1p(e). No 1 - p is formed, nothing overflows.
+# softplus(z) = max(z, 0) + log1p(e). No 1 - p is formed, and nothing overflows.
 
 cdef struct Bce:
     double unused
@@ -12,7 +12,7 @@ cdef struct SigmoidFocal:
     double gamma
     double alpha_positive  # alpha, or 1 for None
     double alpha_negative  # 1 - alpha, or 1
-    int whole_gamma        # 0, 1 or 2 where gamma is that, else -1
+    int whole_gamma        # 0, 1 or 2 if gamma has that value, else -1
 
 
 cdef SigmoidFocal sigmoid_focal_options(double gamma, double alpha) noexcept nogil:
@@ -29,7 +29,7 @@ ctypedef fused sigmoid_loss:
     SigmoidFocal
 
 
-# How many derivatives: a type each, so that what is not asked for is not compiled into the loop.
+# How many derivatives are wanted: one type each, so that the loop contains no code for the others.
 cdef struct ValueOnly:
     char unused
 
@@ -48,20 +48,20 @@ ctypedef fused derivatives:
     WithHessian
 
 
-# What a loop over a chunk does not have to look after: a type each, too. All give the same bits.
+# What a loop over a chunk may assume, again one type each. All give the same bits.
 cdef struct Ordinary:
-    # Logits whose exponentials are normal numbers, in float64 their squares, too; targets of 0 and 1 where
-    # the loss cares; no options.
+    # The exponentials of the logits are normal numbers, and in float64 so are their squares; targets are 0 and 1 if the
+    # loss distinguishes them; no options are given.
     char unused
 
 
 cdef struct Plain:
-    # No options but label smoothing.
+    # No options other than label smoothing are given.
     char unused
 
 
 cdef struct General:
-    # Any options, and single losses; what is not given is ones in a buffer.
+    # Any options, and single losses. An option that is not given is a buffer of ones.
     char unused
 
 
@@ -72,19 +72,18 @@ ctypedef fused options:
 
 
 cdef inline vec[real] smaller_sigmoid(vec[real] e) noexcept nogil:
-    # sigma(-|z|) of e = exp(-|z|).
+    # sigma(-|z|), given e = exp(-|z|).
     return e / (splat(<real> 1) + e)
 
 
 cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real] positive,
                           vec[real] negative, vec[real] total, vec[real] sum, vec[real]* grad,
                           vec[real]* hess, options kind) noexcept nogil:
-    # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y and
-    # total their sum. The side that z is on the wrong side of has |z| more of loss. The gradient is
-    # total sigma(z) - positive; with sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below
-    # for either sign of z, in which nothing is lost where the prediction is right (wrong = 0).
-    # A side of weight 0 has no loss at +-inf. Returned is the loss, or where nothing has to be done with it
-    # the sum with it, without its logarithm where that is added apart.
+    # positive softplus(-z) + negative softplus(z), with positive = pos_weight y, negative = 1 - y, and total their sum.
+    # The side on which z is wrong has a loss that is larger by |z|. The gradient is total sigma(z) - positive. With
+    # sigma(|z|) = 1 - sigma(-|z|) it becomes the one difference below for either sign of z, in which nothing cancels if
+    # the prediction is right (wrong = 0). A side of weight 0 has no loss at +-inf. Returns the loss; or, if the loss
+    # needs no weighting, `sum` plus the loss, without its logarithm if logarithms are summed separately.
     cdef vec[real] smaller = smaller_sigmoid(e), distance = abs(z)
     cdef vec[real] wrong = select_negative(z, positive, negative)
     grad[0] = flip_sign(wrong - smaller if options is not General else subtract_product(wrong, total, smaller), z)
@@ -92,21 +91,21 @@ cdef inline vec[real] bce(vec[real] z, vec[real] e, vec[real] log_term, vec[real
     if options is not Ordinary:
         distance = zero_unless(less(splat(<real> 0), wrong), distance)
     if options is General:
-        return fmsub(wrong, distance, -(total * log_term))  # a sum; no loss is -0.0
+        return fmsub(wrong, distance, -(total * log_term))  # written as a sum, so that no loss is -0.0
     else:
         return fma(wrong, distance, sum if real is float else sum + log_term)
 
 
 cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] log_term,
                                        const SigmoidFocal* loss) noexcept nogil:
-    # q^gamma for q = sigma(-x), from -log q = softplus(x) = above + log_term. The rounding errors of
-    # the sum and of the product with gamma would be multiplied by their size (a relative error of
-    # 90 ULP at x = 90): they are carried into the exponential.
+    # q^gamma for q = sigma(-x), from -log q = softplus(x) = above + log_term. The exponential would turn the rounding
+    # errors of this sum and of its product with gamma into relative errors (90 ULP at x = 90), so they are carried into
+    # it.
     cdef vec[real] g, sum, low, high
     if loss.whole_gamma == 1:
         return q
     if loss.whole_gamma == 0:
-        return splat(<real> 1) + (q - q)  # NaN stays
+        return splat(<real> 1) + (q - q)  # NaN is kept
     g = splat(<real> loss.gamma)
     sum = above + log_term
     low = g * (log_term - (sum - above))
@@ -121,15 +120,15 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
                                     vec[real] sum, vec[real]* grad,
                                     vec[real]* hess, options kind) noexcept nogil:
     # With x = -z for y = 1 and z for y = 0: r = sigma(x) is 1 - p_t, p = sigma(-x) is p_t,
-    # b = softplus(x) is -log p_t, and by x
+    # b = softplus(x) is -log p_t. With derivatives with respect to x,
     #     f   = a r^gamma b
     #     f'  = a r^gamma (r + gamma p b)
     #     f'' = a p r^gamma ((1 + 2 gamma) r + gamma b (gamma p - r))
-    # where a = alpha_t. Lanes with targets between 0 and 1 are replaced. Given are smaller = sigma(-|z|) and
-    # log_term = log1p(e). Returned is the loss, or the sum with it, as above.
+    # where a = alpha_t. Lanes with targets between 0 and 1 are replaced at the end. The arguments are smaller =
+    # sigma(-|z|) and log_term = log1p(e). Returns the loss, or `sum` plus the loss, as above.
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), g = splat(<real> loss.gamma)
     cdef vec[real] larger = one - smaller
-    cdef vec[real] sign = splat(<real> 0.5) - y  # negative where y = 1
+    cdef vec[real] sign = splat(<real> 0.5) - y  # negative if y = 1
     cdef vec[real] x, r, p, b, p_b, weight, soft_grad, soft_hess
     cdef vec[real] value = zero if options is General else sum
     cdef mask[real] soft
@@ -142,7 +141,7 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
         weight = select_negative(sign, alpha, one_less_alpha)
         weight = weight * (r * r if loss.whole_gamma == 2 else load(power))
         p_b = p * b
-        if options is not Ordinary:  # not 0 * inf
+        if options is not Ordinary:  # avoids 0 * inf
             p_b = select(equal(p, zero), p, p_b)
             b = zero_where(equal(weight, zero), b)
         grad[0] = flip_sign(weight * fma(g, p_b, r), sign)

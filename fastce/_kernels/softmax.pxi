@@ -2,7 +2,7 @@
 # Needs block.pxi, divergence.pxi.
 
 cdef void spread_smoothing(const Batch* batch, Py_ssize_t classes, real* soft_weight) noexcept nogil:
-    # What label smoothing gives each class.
+    # The target mass of each class from label smoothing.
     cdef double share = batch.label_smoothing / classes
     cdef Py_ssize_t j
     for j in range(classes):

@@ -1,4 +1,4 @@
-# Where arrays of a softmax call lie: what the kernels may take in place, and blocks of what is gathered.
+# The memory of the arrays of a softmax call: which the kernels may use in place, and blocks of those that are gathered.
 # Needs numbers.pxi.
 
 cdef enum:  # which array of a call
@@ -7,16 +7,17 @@ cdef enum:  # which array of a call
     MASK = 2
     GRAD = 3
     HESS = 4
-    LABELS = 5         # from here on one number per row
+    LABELS = 5         # from here on, one number per row
     SAMPLE_WEIGHT = 6
     GRAD_OUTPUT = 7
     LOSS = 8
-    FLAT = 9           # the logits once more, each of them once, in the order of memory
+    FLAT = 9           # the logits again, each once, in memory order
     ARRAYS = 10
 
 
 cdef inline object as_array(object given):
-    # NumPy's own arrays, lists and Python's numbers; None if it is none, which the checks will say better.
+    # An array, from NumPy's own arrays, lists and Python's numbers. None for anything else: the checks have a better
+    # error.
     if cnp.PyArray_CheckExact(given):
         return given
     if not isinstance(given, (list, float, int)):
@@ -32,12 +33,13 @@ cdef inline bint is_native(object array):
 
 
 cdef inline bint is_one_block(cnp.ndarray array):
-    # Whether it fills its memory without gaps, in either order.
+    # Whether the array fills its memory without gaps, in C or Fortran order.
     return cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array)
 
 
 cdef int join_axes(cnp.ndarray array, int first, int stop, bint within, Py_ssize_t* size, Py_ssize_t* stride):
-    # How many axes those from `first` to `stop` are in memory, neighbours joined, or all others; 3 if more than two.
+    # The number of axes left when neighbouring axes are joined, among those from `first` to `stop` or among all others;
+    # 3 if there are more than two.
     cdef int joined = 0, i
     cdef Py_ssize_t length, step
     for i in range(cnp.PyArray_NDIM(array)):
@@ -58,7 +60,7 @@ cdef int join_axes(cnp.ndarray array, int first, int stop, bint within, Py_ssize
 
 
 cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes, int storage):
-    # Rows along all axes but those of the classes; False if these are more than two in memory, or the others than one.
+    # Describes the array as rows of classes. False if the class axes do not join into one axis, or the others into two.
     cdef Py_ssize_t size[2]
     cdef Py_ssize_t stride[2]
     cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(array), classes
@@ -68,7 +70,7 @@ cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes
     classes = size[0] if joined else 1
     matrix.class_stride = stride[0] if classes != 1 else item
     joined = join_axes(array, axis, axis + class_axes, False, &size[0], &stride[0])
-    # Planes are so many numbers apart, which those of a field of packed records need not be.
+    # The distance of planes is counted in numbers, and need not be whole in a field of packed records.
     if joined > 2 or matrix.class_stride % item != 0:
         return False
     matrix.data = <char*> cnp.PyArray_DATA(array)
@@ -80,7 +82,7 @@ cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes
 
 
 cdef void extent(cnp.ndarray array, char** low, char** high):
-    # The memory that an array reaches over.
+    # The range of memory that an array covers.
     cdef Py_ssize_t reach
     cdef int i
     low[0] = <char*> cnp.PyArray_DATA(array)
@@ -104,7 +106,7 @@ cdef bint reach_apart(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef bint can_be_written(object given, int kind, bint like_logits, list arrays):
-    # Of the right type, and apart from all arrays; but it may be the first, the logits.
+    # Whether the array has the right type and overlaps no other. It may be the first one, the logits.
     cdef cnp.ndarray array, z = arrays[0]
     cdef Py_ssize_t i
     if not (is_native(given) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> given) and is_one_block(<cnp.ndarray> given)):
@@ -124,7 +126,7 @@ cdef bint can_be_written(object given, int kind, bint like_logits, list arrays):
 
 
 cdef object new_like(cnp.ndarray logits, int kind):
-    # In the logits' memory order.
+    # A new array in the memory order of the logits.
     if cnp.PyArray_IS_C_CONTIGUOUS(logits) or is_in_order(logits):
         return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), kind, False)
     if cnp.PyArray_IS_F_CONTIGUOUS(logits):
@@ -133,7 +135,7 @@ cdef object new_like(cnp.ndarray logits, int kind):
 
 
 cdef bint is_in_order(cnp.ndarray array):
-    # Whether its axes go from the widest stride to the narrowest, forwards.
+    # Whether strides decrease from axis to axis and are positive.
     cdef Py_ssize_t least = cnp.PyArray_ITEMSIZE(array)
     cdef int i
     for i in range(cnp.PyArray_NDIM(array) - 1, -1, -1):
@@ -159,14 +161,14 @@ cdef inline Matrix* matrix_at(Batch* batch, int which) noexcept nogil:
 
 
 cdef inline Py_ssize_t block_size(int storage) noexcept nogil:
-    # Bytes of a number, of those storages that blocks have.
+    # The size of a number, for the storages that blocks may have.
     if storage <= BFLOAT16:
         return storage_size(storage)
     return 1 if storage <= UINT8 else 2 if storage <= UINT16 else 4 if storage <= UINT32 else 8
 
 
 cdef void point_at(Batch* batch, int which, char* data, int storage) noexcept nogil:
-    # Contiguous rows; `data` is where the first of all rows would be.
+    # Describes contiguous rows; `data` is where the first row of the batch would be.
     cdef Matrix* matrix
     cdef Py_ssize_t size = block_size(storage)
     if which == LABELS:

@@ -1,8 +1,8 @@
-# Calls of the softmax family, from Python to the kernels.
+# Calls of softmax losses and functions, from Python to the kernels.
 # Needs softmax_run.pxi.
 
 cdef class SoftmaxKernel(SoftmaxOptions):
-    """A loss of the softmax family, and all that can be asked of it."""
+    """A loss or function of the softmax family, and all calls of it."""
 
     def evaluate(self, int results, logits, target, sample_weight=None, where=None, normalizer=None,
                  grad_output=None, out=None, loss_out=None, *, bint checked=False):
@@ -46,13 +46,13 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         total = run.total()
         if self.reduction != NONE:
             loss = total / denominator
-        elif run.batch.classes == 0:  # only ignored rows, or probabilities of nothing
+        elif run.batch.classes == 0:  # only ignored rows, or empty probabilities
             loss[...] = 0
         return results_of(results, loss, grad, hess)
 
     cdef bint find_denominator(self, SoftmaxRun run, sample_weight, normalizer, bint checked,
                                double* denominator) except -1:
-        # Looks at the numbers of all arguments; False, or an error if they have been checked, if one is wrong.
+        # Checks the numbers of all arguments. If one is wrong, returns False, or raises if the rest has been checked.
         cdef Py_ssize_t position
         if self.class_weight is not None and (
                 cnp.PyArray_DIM(<cnp.ndarray> self.class_weight, 0) != run.batch.classes):
@@ -80,8 +80,8 @@ cdef class SoftmaxKernel(SoftmaxOptions):
     def weigh(self, logits, target, sample_weight=None):
         """Check labels or probabilities; return the sum of the weights of all rows, and whether one is not 0.
 
-        Arrays have been checked but for their numbers. Of the logits nothing is read but the shape, the class axis
-        last.
+        Arrays have been checked, except for their numbers. Only the shape of the logits is used; the class axis is
+        the last.
         """
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         cdef double denominator
@@ -92,14 +92,14 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         return run.total_weight, run.any_counts
 
     def scale_overflows(self, logits):
-        """Return whether the scale takes a finite logit beyond float32; the class axis is the last."""
+        """Return whether scaling takes a finite logit out of the range of float32; the class axis is the last."""
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         if not run.begin(self, logits, -1, 1):
             raise AssertionError("checked arguments that the kernels do not take")
         return run.scale_overflows()
 
     def apply(self, logits, out, bint wants_values, where=None, *, int class_axes=1, bint checked=False):
-        """Return what one read of the logits makes of each of them, or of each row with ``wants_values``; or None.
+        """Return one result per logit, or one per row with ``wants_values``, from one read of the logits; or None.
 
         Classes lie along ``class_axes`` axes.
         """
@@ -110,13 +110,13 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         result = run.output(LOSS if wants_values else GRAD, out, checked)
         if result is not None:
             run.total()
-        # As NumPy's own functions give a scalar.
+        # Like NumPy's own functions, return a scalar.
         return result[()] if out is None and wants_values and run.batch_axes == 0 else result
 
     def read_tokens(self, logits, target, *, bint statistics=False, bint double_precision=False, bint checked=False):
         """Return (loss, log-sum-exp, argmax) of each row, from one read of the logits; or None.
 
-        With ``statistics``, also an array of the numbers that statistics.pxi names, for each row.
+        With ``statistics``, also an array of the statistics of each row that statistics.pxi names.
         """
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         cdef double denominator
@@ -144,7 +144,7 @@ cdef class SoftmaxKernel(SoftmaxOptions):
 
 
 def plan_of(cnp.ndarray logits, int axis=-1):
-    """Return the name of the plan that a softmax loss of native logits takes, None if they are gathered."""
+    """Return the name of the plan for a softmax loss of native logits, or None if these are gathered."""
     cdef Batch batch
     cdef int storage = known_storage(logits)
     memset(&batch, 0, sizeof(batch))

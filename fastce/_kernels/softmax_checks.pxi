@@ -1,4 +1,4 @@
-# What the numbers of a softmax call's arguments are: probabilities in range, weights of rows.
+# Checks of the numbers in a softmax call's arguments: probabilities in range, weights of rows.
 # Needs labels.pxi, sigmoid_calls.pxi.
 
 cdef double largest_number(cnp.ndarray array):
@@ -6,7 +6,7 @@ cdef double largest_number(cnp.ndarray array):
 
 
 cdef Py_ssize_t first_bad_probability(target, sample_weight, int axis) except -2:
-    # The position of a number that is negative or not finite, in a row that counts, or -1.
+    # The position of a number that is negative or not finite, in a row that counts; or -1.
     cdef double largest = largest_number(<cnp.ndarray> target)
     cdef Py_ssize_t position
     cdef bint in_order = cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> target)
@@ -23,7 +23,7 @@ cdef Py_ssize_t first_bad_probability(target, sample_weight, int axis) except -2
 
 
 cdef double largest_size(const Scalars* scalars, Py_ssize_t rows) noexcept nogil:
-    # The largest of some numbers without their sign; NaN if one is not finite.
+    # The largest absolute value; NaN if a number is not finite.
     cdef double numbers[BLOCK_ROWS]
     cdef vec[double] largest = splat(0.0), x, bad = largest
     cdef Py_ssize_t first = 0, count, i
@@ -43,7 +43,7 @@ cdef double largest_size(const Scalars* scalars, Py_ssize_t rows) noexcept nogil
 
 
 cdef int weigh_batch(const Batch* batch, Py_ssize_t rows, WeightSum* weights, Py_ssize_t* position) noexcept nogil:
-    # The sum of the weights of all rows, with the rounding errors beside it; checks labels.
+    # Sums the weights of all rows, with the rounding errors carried along, and checks the labels.
     cdef double numbers[BLOCK_ROWS]
     cdef wide_sum[double] sum
     cdef vec[double] zero = splat(0.0), x

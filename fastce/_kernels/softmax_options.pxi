@@ -1,12 +1,8 @@
-# What a loss of the softmax family is.
+# A loss or function of the softmax family with its options.
 # Needs softmax.pxi, entries.pxi.
 
-KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
-         "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
-
-
 cdef class SoftmaxOptions:
-    """What a loss of the softmax family is, as the kernels take it."""
+    """A loss or function of the softmax family with its options, in the form that the kernels take."""
 
     cdef int axis
     cdef int reduction
@@ -14,21 +10,13 @@ cdef class SoftmaxOptions:
     cdef double largest_factor
     cdef Batch options
     cdef object class_weight   # (K,) float64 array, or None
-    cdef tuple soft_weights    # (double precision, K) and label_smoothing / K * class_weight for them, the last
-    #                            used; replaced, never changed, and under this kernel's lock
+    cdef tuple soft_weights    # (double precision, K), and the label_smoothing / K * class_weight last computed for
+    #                            them: replaced, never modified, under this kernel's lock
 
-    def __init__(self, str kind, *, class_weight=None, ignore_index=None, double label_smoothing=0.0,
-                 double z_loss=0.0, double gamma=0.0, double temperature=1.0, double logit_scale=1.0,
-                 double softcap=0.0, str reduction="none", int axis=-1, double largest_factor=1.0,
-                 bint takes_probabilities=False):
+    def __init__(self, str kind, *, class_weight=None, ignore_index=None, str reduction="none", int axis=-1,
+                 double largest_factor=1.0, bint takes_probabilities=False, **given):
         memset(&self.options, 0, sizeof(self.options))
-        self.options.kind = KINDS[kind]
-        self.options.label_smoothing = label_smoothing
-        self.options.z_loss = z_loss
-        self.options.gamma = gamma
-        self.options.temperature = temperature
-        self.options.logit_scale = logit_scale
-        self.options.softcap = softcap
+        set_loss(&self.options, kind, given)
         self.options.labels.ignores = ignore_index is not None
         self.options.labels.ignore_index = ignore_index or 0
         self.axis = axis
@@ -46,8 +34,8 @@ cdef class SoftmaxOptions:
         return self.options.labels.ignore_index if self.options.labels.ignores else None
 
     cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
-        # What label smoothing gives each class, in the working precision. A loss is used with one number of
-        # classes, mostly; threads that use it with several share no array that is being filled.
+        # The target mass that label smoothing gives each class, in the working precision. A loss is mostly used with
+        # one number of classes. Threads that use several share no array that is still being filled.
         cdef tuple key = (double_precision, classes), kept
         with cython.critical_section(self):
             kept = self.soft_weights

@@ -1,4 +1,4 @@
-# The arrays of a call of the softmax family: where the kernels find them, and how the others come to the kernels.
+# The arrays of a call of the softmax family: where the kernels find them, and how the others are gathered.
 # Needs softmax_options.pxi, softmax_arrays.pxi, softmax_checks.pxi.
 
 @cython.final
@@ -12,20 +12,20 @@ cdef class SoftmaxRun:
 
     cdef SoftmaxOptions kernel
     cdef Batch batch
-    cdef Numbers gathered[ARRAYS]  # data NULL: in place, or not given
+    cdef Numbers gathered[ARRAYS]  # data NULL: used in place, or not given
     cdef int storage[ARRAYS]       # of the blocks that are gathered
     cdef Axis* axes                # of all arrays
-    cdef list arrays               # keeps the memory alive; the first are the logits and the target
+    cdef list arrays               # keeps their memory alive; the first are the logits and the target
     cdef object soft_weight
     cdef cnp.npy_intp* shape       # of the logits, the class axes last
     cdef int axis, class_axes, batch_axes
     cdef Py_ssize_t rows
     cdef bint double_precision
-    cdef bint gathers              # whether a block has to be made of any array
-    cdef bint has_bad_label        # seen by weigh(), as what follows
+    cdef bint gathers              # whether blocks of any array have to be gathered
+    cdef bint has_bad_label        # set by weigh(), as are the next ones
     cdef bint any_counts
     cdef double total_weight
-    cdef double largest_weight     # size of a sample_weight
+    cdef double largest_weight     # absolute value of a sample_weight
 
     def __init__(self, SoftmaxOptions kernel, double scale, logits, labels=None,
                  probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
@@ -60,7 +60,7 @@ cdef class SoftmaxRun:
     def __dealloc__(self):
         free(self.axes)
 
-    # What a call consists of. False, or None for an output: it has to be made another array first, or is wrong.
+    # The parts of a call. False, or None for an output, if the argument has to be converted first or is wrong.
 
     cdef bint begin(self, SoftmaxOptions kernel, object logits, int axis, int class_axes) except -1:
         cdef cnp.ndarray z
@@ -98,7 +98,7 @@ cdef class SoftmaxRun:
         return self.take_matrix(LOGITS, z)
 
     cdef bint take_target(self, object target) except -1:
-        # Labels; or probabilities or a teacher's logits, which are placed when the precision is known.
+        # Takes labels; or probabilities or a teacher's logits, which are placed once the precision is known.
         cdef cnp.ndarray y
         target = as_array(target)
         if target is None:
@@ -115,7 +115,7 @@ cdef class SoftmaxRun:
         return storage_of_numbers(y) != NO_STORAGE
 
     cdef bint take_mask(self, object given) except -1:
-        # Of the logits' shape, or one for each class of the last axis.
+        # Takes an array of the logits' shape, or of one number per class along the last axis.
         cdef cnp.ndarray mask
         if given is None:
             return True
@@ -161,7 +161,7 @@ cdef class SoftmaxRun:
         return True
 
     cdef bint take_vector(self, int which, object given, bint whole=False) except -1:
-        # An argument of one number per row, or None; `whole` if it may not be broadcast.
+        # Takes an argument of one number per row, or None; with `whole`, it may not be broadcast.
         cdef Numbers* numbers = &self.gathered[which]
         cdef Py_ssize_t stride
         cdef bint in_place
@@ -199,7 +199,7 @@ cdef class SoftmaxRun:
         return True
 
     cdef object output(self, int which, object given, bint checked):
-        # An array to write to: a new one, or the one given.
+        # The array to write to: a new one, or the given one.
         cdef cnp.ndarray z = self.arrays[0]
         cdef int kind = working_type(z.dtype.itemsize == 8) if which == LOSS else cnp.PyArray_TYPE(z)
         if given is None:
@@ -242,7 +242,7 @@ cdef class SoftmaxRun:
             self.batch.soft_weight = cnp.PyArray_DATA(<cnp.ndarray> self.soft_weight)
         return 0
 
-    # What is looked at before anything is written.
+    # Checks before anything is written.
 
     cdef int use_double_precision(self) except -1:
         if not self.double_precision:
@@ -252,12 +252,12 @@ cdef class SoftmaxRun:
         return 0
 
     cdef int choose_precision(self) except -1:
-        # float64 where factors may leave the range of float32, the scale takes a logit out of it, or a teacher has
-        # logits of float64.
+        # float64 if factors may leave the range of float32, if the scale takes a logit out of it, or if a teacher's
+        # logits are float64.
         cdef double factor = 1.0
         if self.double_precision:
             return 0
-        # What comes in float32 or less is not looked at, which would take as long as a part of the loss itself.
+        # Arrays of float32 or smaller are not examined, which would take a good part of the time of the loss itself.
         if self.batch.grad_output.storage == FLOAT64:
             factor = self.largest(GRAD_OUTPUT)
         if (leaves_float32(self.batch.scale, self.largest_weight, self.kernel.largest_factor, factor)
@@ -269,7 +269,7 @@ cdef class SoftmaxRun:
         return self.batch.kind == DIVERGENCE and cnp.PyArray_ITEMSIZE(<cnp.ndarray> self.arrays[1]) == 8
 
     cdef int weigh_part(self, Py_ssize_t start, Py_ssize_t stop, WeightSum* sum, Py_ssize_t* position) noexcept nogil:
-        # Checks labels, and adds up the weights of their rows, with the rounding errors beside the sum.
+        # Checks labels and sums the weights of their rows, with the rounding errors carried along.
         cdef double labels[BUFFER]
         cdef double weights[BUFFER]
         cdef Batch batch
@@ -352,7 +352,7 @@ cdef class SoftmaxRun:
         return largest
 
     cdef double largest(self, int which) except? -1.0:
-        # 1 where none are given.
+        # 1 if there are none.
         cdef const Scalars* scalars = self.scalars(which)
         cdef Py_ssize_t rows = self.rows
         if scalars.data == NULL and self.gathered[which].data == NULL:
@@ -361,7 +361,7 @@ cdef class SoftmaxRun:
             rows = min_size(rows, 1)
         if rows <= SINGLE_TASK:
             return self.largest_of(which, 0, rows)
-        return np.max(parts_of(partial(self.largest_of, which), rows, 1, 1))  # NaN if one is
+        return np.max(parts_of(partial(self.largest_of, which), rows, 1, 1))  # NaN if one of them is
 
     cpdef double overflows(self, Py_ssize_t start, Py_ssize_t stop):
         """Return 1.0 if the scale takes a finite one of some logits beyond float32, else 0.0."""
@@ -398,7 +398,7 @@ cdef class SoftmaxRun:
     # Rows.
 
     def __call__(self, Py_ssize_t start, Py_ssize_t stop, double total=0.0):
-        """Do the rows [start, stop); return total plus the sum of their losses."""
+        """Compute the rows [start, stop); return total plus the sum of their losses."""
         return self.do_rows(start, stop, total)
 
     cdef double do_rows(self, Py_ssize_t start, Py_ssize_t stop, double total) except? -1.0:
@@ -409,13 +409,13 @@ cdef class SoftmaxRun:
         return total
 
     cpdef double total(self) except? -1.0:
-        """Do all rows, in tasks; return the sum of their losses."""
+        """Compute all rows, in tasks; return the sum of their losses."""
         cdef Py_ssize_t group = 1
         if self.rows == 0 or (self.batch.classes == 0 and self.batch.loss == NULL):
             return 0.0
         if self.rows * self.batch.classes <= SINGLE_TASK:
             return self.do_rows(0, self.rows, 0.0)
-        # A split between blocks of the kernels changes no sum.
+        # Splitting between blocks of the kernels does not change a sum.
         if is_plane(&self.batch.logits) or self.batch.classes <= GATHERED_ELEMENTS // BLOCK_ROWS:
             group = BLOCK_ROWS
         return sum_of_parts(self, self.rows, self.batch.classes, group)

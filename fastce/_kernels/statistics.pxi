@@ -1,28 +1,28 @@
-# What else a row of logits tells of its softmax p, from the exponentials and logits that the cache holds after stages
-# 1 and 2. With the largest logit m and the distances d_j = m - u_j >= 0, of which nothing cancels,
+# More statistics of the softmax p of a row, from the exponentials and logits that are in the cache after stages 1 and
+# 2. With the largest logit m and the distances d_j = m - u_j >= 0, in which nothing cancels,
 #     entropy  = log(S / exp m) + sum p_j d_j,    S = sum of exp u_j
 #     variance = sum p_j d_j^2 - (sum p_j d_j)^2, of the logits under p
-# and the mean of the logits under p is the log-sum-exp less the entropy. The largest class is the pivot: it adds
-# nothing to the sums of distances, and is left out of the sum of squares.
+# The mean of the logits under p is the log-sum-exp minus the entropy. The largest class is the pivot: it adds nothing
+# to the sums of distances, and is left out of the sum of squares.
 # Needs rows.pxi, exponentials.pxi, sums.pxi.
 
-cdef enum:  # statistics of a row, in double; NaN of a row without a softmax
-    TOP_PROB = 0       # p of the largest class; on the way, the sum of exp(u_j) d_j
-    ENTROPY = 1        # on the way, the sum of exp(u_j) d_j^2
-    OTHER_SQUARES = 2  # sum of p_j^2 over all classes but the largest
-    RANK = 3           # classes before the target: larger logits, and equal ones of a higher index
+cdef enum:  # statistics of a row, in double; NaN if the row has no softmax
+    TOP_PROB = 0       # p of the largest class; before finish_statistics, the sum of exp(u_j) d_j
+    ENTROPY = 1        # before, the sum of exp(u_j) d_j^2
+    OTHER_SQUARES = 2  # sum of p_j^2 over all classes except the largest
+    RANK = 3           # classes ranked before the target: larger logits, and equal ones with a higher index
     VARIANCE = 4
     STATISTICS = 5
-    MOMENTS = 4        # so many of them are sums on the way
+    MOMENTS = 4        # the first ones, which are sums at first
 
 
 cdef struct RowMoments:
-    # Sums over a row, or the first part of it, but for its largest exponential.
+    # Sums over a row, or its first part, without the largest exponential.
     double reference        # the largest logit so far
-    double distance         # of exp(u_j) (reference - u_j)
+    double distance         # sum of exp(u_j) (reference - u_j)
     double square_distance
-    double square           # of exp(u_j)^2, times the unit
-    double unit             # 1, or a power of two that takes the largest exponential to about 1
+    double square           # sum of exp(u_j)^2, times the unit
+    double unit             # 1, or a power of two that brings the largest exponential close to 1
     bint simple             # whether the unit is 1 and no logit is -inf
     double rank
     long long label         # -1 for none
@@ -30,12 +30,12 @@ cdef struct RowMoments:
 
 
 cdef inline double unit_for(double reference, double largest_exp, bint in_range, real tag) noexcept nogil:
-    # Squares of exponentials in exp's safe range are finite, and normal numbers if they count.
+    # 1 if possible: squares of exponentials in exp's safe range are finite, and those that matter are normal numbers.
     return 1.0 if in_range and reference > -20.0 else inverse_power(splat(largest_exp))[0]
 
 
 cdef inline void begin_moments(RowMoments* moments, double reference, double unit, bint holes) noexcept nogil:
-    # But for the target.
+    # All except the label and its logit.
     moments.reference = reference
     moments.distance = moments.square_distance = moments.square = moments.rank = 0.0
     moments.unit = unit
@@ -44,7 +44,8 @@ cdef inline void begin_moments(RowMoments* moments, double reference, double uni
 
 cdef inline void move_reference(RowMoments* moments, double to, double exps, double largest_exp,
                                 double unit) noexcept nogil:
-    # To a larger logit than those so far, of which the largest has the last exponential, and all have the sum.
+    # Moves the reference to a larger logit. `largest_exp` is the exponential of the previous one, and `exps` the sum of
+    # all so far.
     cdef double shift = to - moments.reference
     if exps > 0.0:
         moments.square_distance += shift * (2.0 * moments.distance + shift * exps)
@@ -57,10 +58,10 @@ cdef inline void move_reference(RowMoments* moments, double to, double exps, dou
 
 cdef inline void add_vector(vec[real] e, vec[real] u, vec[real] reference, vec[real] unit, vec[real] threshold,
                             bint simple, vec[real]* sums, vec[real]* reached) noexcept nogil:
-    # What a vector of classes adds to the moments, and to the count of logits that reach the threshold.
+    # Adds a vector of classes to the moments, and counts the logits that reach the threshold.
     cdef vec[real] zero = splat(<real> 0), d = reference - u, t
     if not simple:
-        d = zero_unless(less(zero, e), d)  # not 0 times infinity
+        d = zero_unless(less(zero, e), d)  # avoids 0 times infinity
     t = e * d
     sums[0] = sums[0] + t
     sums[1] = fma(t, d, sums[1])
@@ -84,7 +85,7 @@ cdef inline real next_above(real x) noexcept nogil:
 
 
 cdef vec[double] count_equal(const real* u, Py_ssize_t count, real number) noexcept nogil:
-    # By lanes.
+    # Counts per lane.
     cdef int width = lanes(number)
     cdef vec[real] wanted = splat(number), one = splat(<real> 1), found = splat(<real> 0)
     cdef Py_ssize_t i = 0
@@ -98,9 +99,9 @@ cdef vec[double] count_equal(const real* u, Py_ssize_t count, real number) noexc
 
 cdef inline void add_segment(const real* u, const real* e, Py_ssize_t count, const RowMoments* moments,
                              Py_ssize_t at, bint simple, vec[double]* to, int apart) noexcept nogil:
-    # Adds to the lanes of MOMENTS vectors. Sums of a block of 32 vectors, in two halves, are added up before they are
-    # widened. As scikit-learn has it, ties go to the higher index: behind the target, which is at `at`, or before
-    # this segment, they come before it.
+    # Sets the lanes of MOMENTS vectors. Blocks of 32 vectors are summed in two halves before they are widened. Ties
+    # rank by the higher index, as in scikit-learn: equal logits after the target, which is at `at`, rank before it, and
+    # so do those of this segment if the target lies before it.
     cdef int width = lanes(<real> 0), block = 32 * width
     cdef real target = <real> moments.target_logit, larger = next_above(target)
     cdef vec[real] r = splat(<real> moments.reference), s = splat(<real> moments.unit), least
@@ -130,14 +131,14 @@ cdef inline void add_segment(const real* u, const real* e, Py_ssize_t count, con
     to[ENTROPY * apart] = all_parts(square_distance.lanes())
     to[OTHER_SQUARES * apart] = all_parts(square.lanes())
     to[RANK * apart] = all_parts(widen_lanes(reached + reached_2))
-    if 0 <= at < count:  # what ties in the target's own block
+    if 0 <= at < count:  # ties in the target's own block
         stop = min_size(at - at % block + block, count)
         to[RANK * apart] = to[RANK * apart] + count_equal(u + at + 1, stop - at - 1, target)
 
 
 cdef void add_lanes(const real* u, const real* e, Py_ssize_t first, Py_ssize_t count, const RowMoments* moments,
                     vec[double]* to, int apart) noexcept nogil:
-    # Of a part of a row that begins at class `first`. Two loops, each with all registers.
+    # For the part of a row that begins at class `first`. Two loops, so that each can use all registers.
     if moments.simple:
         add_segment(u, e, count, moments, moments.label - first, True, to, apart)
     else:
@@ -163,7 +164,7 @@ cdef inline void put_moments(const RowMoments* moments, double* to) noexcept nog
 
 cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                              const real* e, double* to) noexcept nogil:
-    # Of rows from `first` of a run packed class by class.
+    # Moments of the rows from `first` on, of a run packed class by class.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef const real* label = <const real*> s.row[LABEL] + first
@@ -214,7 +215,8 @@ cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows
 
 cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e,
                           double* to) noexcept nogil:
-    # Of a block of rows that have their exponentials side by side: as many at once as there are sums in a vector.
+    # Moments of a block of rows with contiguous exponentials, for as many rows at once as a vector of doubles has
+    # lanes.
     cdef const real* u = <const real*> s.logits
     cdef RowMoments moments
     cdef bint holes = s.holes or not s.in_range
@@ -245,14 +247,14 @@ cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* blo
 
 cdef inline void finish_statistics(const RowBlock* block, Py_ssize_t rows, const double* pivots,
                                    double* to) noexcept nogil:
-    # From moments to statistics, in their place.
+    # Turns moments into statistics, in place.
     cdef vec[double] one = splat(1.0), zero = splat(0.0), m, pivot, others, inverse, distance, square, bad
     cdef Py_ssize_t i = 0
     while i < rows:
         m = load(&block.maximum[i])
         pivot = load(pivots + i)
         others = load(&block.sum_without_pivot[i])
-        bad = (m - m) + (others - others)  # NaN of a row without a softmax
+        bad = (m - m) + (others - others)  # NaN if the row has no softmax
         others = others + bad
         inverse = one / (pivot + others)
         distance = load(<const double*> to + TOP_PROB * BLOCK_ROWS + i) * inverse
@@ -268,12 +270,12 @@ cdef inline void finish_statistics(const RowBlock* block, Py_ssize_t rows, const
 
 cdef void write_statistics(const Batch* batch, const Scratch* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_t rows,
                            const RowBlock* block, real* e) noexcept nogil:
-    # Of rows from `first` of a run, which are those from `row` of the batch.
+    # For the rows from `first` on of a run, which are the rows from `row` on of the batch.
     cdef double* to = s.statistics
     cdef int k
     if s.by_classes:
         moments_by_classes(s, first, rows, block, <const real*> e, to)
-    elif not s.is_long:  # find_pivot_of_long_row has put its moments there
+    elif not s.is_long:  # find_pivot_of_long_row has stored its moments already
         moments_by_rows(s, rows, block, e, to)
     finish_statistics(block, rows, s.pivot_exp + first, to)
     for k in range(STATISTICS):

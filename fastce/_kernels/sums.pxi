@@ -2,8 +2,8 @@
 # Needs packing.pxi, exponentials.pxi.
 
 cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noexcept nogil:
-    # Of x and y; exactly, without a rounding in float: focal loss raises it to 1 + gamma (gamma = 2: 6.3 ULP
-    # with two of them, and 3.0 without).
+    # The sum of x and y. With `exactly` there is no rounding in float: focal loss raises it to the power 1 + gamma (for
+    # gamma = 2, the error is 6.3 ULP with two such roundings, and 3.0 without).
     cdef wide_vec[real] wide_x, wide_y
     cdef vec[double] sum
     cdef int k
@@ -19,32 +19,32 @@ cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noex
 
 
 cdef inline vec[double] sums_of_pair(vec[real] x, vec[real] y) noexcept nogil:
-    # Of x in the first half, of y in the second. In float alone.
+    # The sums of x in the first half, and of y in the second. For float only.
     if real is float:
         return folded_twice(x, y)
     return splat(0.0)
 
 
 cdef inline vec[real] distance(vec[real] x, vec[real] t, vec[real] reference) noexcept nogil:
-    # t (m - u): what a soft target adds to the loss. A class without one may have a logit of -inf.
+    # t (m - u), the part of a soft target in the loss. A class with t = 0 may have a logit of -inf.
     return zero_unless(less(splat(<real> 0), abs(t)), t * (reference - x))
 
 
 cdef inline vec[real] term(const real* x, const real* t, vec[real] reference, bint distances) noexcept nogil:
-    # Numbers that are added up: x, or distances of these logits.
+    # The terms of a sum: x, or the distances of the logits x.
     return distance(load(x), load(t), reference) if distances else load(x)
 
 
 cdef inline vec[real] first_terms(const real* x, const real* t, vec[real] reference, Py_ssize_t count,
                                   bint distances) noexcept nogil:
-    # The same of a few, 0 behind.
+    # The same for fewer elements than lanes; the other lanes are 0.
     cdef vec[real] terms = load_first(x, count, <real> 0)
     return distance(terms, load_first(t, count, <real> 0), reference) if distances else terms
 
 
 cdef inline vec[real] short_sum(const real* x, const real* t, vec[real] reference, Py_ssize_t classes,
                                 bint distances) noexcept nogil:
-    # Of up to two vectors, lane by lane.
+    # The sum of up to two vectors, per lane.
     cdef int width = lanes(<real> 0)
     if classes <= width:
         return first_terms(x, t, reference, classes, distances)
@@ -53,7 +53,7 @@ cdef inline vec[real] short_sum(const real* x, const real* t, vec[real] referenc
 
 cdef inline vec[double] row_sum(const float* x, const float* t, vec[float] reference, Py_ssize_t classes, bint exactly,
                                 bint distances) noexcept nogil:
-    # Four vectors are added up before they are widened, for precision no more.
+    # Four vectors are added before they are widened; with `exactly`, one at a time.
     cdef int width = lanes(<float> 0)
     cdef Py_ssize_t whole = classes - classes % width, j = 0
     cdef vec[float] zero = splat(<float> 0)
@@ -73,7 +73,7 @@ cdef inline vec[double] row_sum(const float* x, const float* t, vec[float] refer
 
 cdef inline void add_doubles(const double* x, const double* t, vec[double] reference, Py_ssize_t count, bint exactly,
                              bint distances, wide_sum[double]* sum) noexcept nogil:
-    # With the rounding errors beside the sum; exactly, those of pairs, too.
+    # The sum carries its rounding errors; with `exactly`, even those of adding pairs first.
     cdef int width = lanes(<double> 0)
     cdef Py_ssize_t whole = count - count % width, j = 0
     sum.add(first_terms(x + whole, t + whole, reference, count - whole, distances))
@@ -96,9 +96,9 @@ cdef double exact_sum(const real* x, Py_ssize_t count) noexcept nogil:
 
 cdef inline void sums_of_rows(const real* x, const real* t, const real* reference, Py_ssize_t rows, Py_ssize_t classes,
                               bint exactly, bint distances, double* to, double* low) noexcept nogil:
-    # As many rows at once as there are sums in a vector; 0 for rows past the last, up to whole vectors. In double
-    # the rounding errors are carried along: four of them, on the way to the sum of lanes, cost 2 ULP. `low`, if it
-    # is not NULL, gets what they leave of a sum in double.
+    # As many rows at once as a vector of doubles has lanes. The sums of rows past the last are 0, up to whole vectors.
+    # In double, rounding errors are carried along: four of them, in the sum over lanes, would cost 2 ULP. `low`, if not
+    # NULL, gets the rounding errors of the sums in double.
     cdef int width = lanes(<real> 0), together = lanes(<double> 0), k
     cdef Py_ssize_t row = 0, rest, at, at_2
     cdef vec[double] sums[8]
@@ -119,8 +119,8 @@ cdef inline void sums_of_rows(const real* x, const real* t, const real* referenc
         store(to + row, sums_of_halves(&sums[0]))
         row += together
     while row < rows and real is float and classes < 4 * width:
-        # Vectors go in pairs, the last one filled up with zeros. Rows past the last are the last one again: memory
-        # may end behind it.
+        # Vectors are processed in pairs; the last one is filled up with zeros. Rows past the last one repeat it,
+        # because memory may end after it.
         rest = classes - width
         for k in range(together):
             at = min_size(row + k, rows - 1)
@@ -169,7 +169,7 @@ cdef inline void sums_of_rows(const real* x, const real* t, const real* referenc
         to[row] = 0.0
 
 
-# Not inline, so that each loop has all registers.
+# Not inline, so that each loop can use all registers.
 cdef void sums_by_rows(const real* x, Py_ssize_t rows, Py_ssize_t classes, bint exactly, double* to,
                        double* low) noexcept nogil:
     sums_of_rows(x, x, x, rows, classes, exactly, False, to, low)
@@ -182,12 +182,12 @@ cdef void distances_by_rows(const real* u, const real* t, const real* reference,
 
 cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this_class, vec[real]* taken,
                                     bint largest) noexcept nogil:
-    # What an exponential adds to the sum of its row; the pivot so far is taken out.
+    # The term of an exponential in the sum of its row, without the pivot so far.
     cdef mask[real] is_pivot
     cdef vec[real] before = taken[0]
     if largest:
         taken[0] = max(y, before)
-        return min(before, y)  # NaN stays in the sum
+        return min(before, y)  # NaN remains in the sum
     is_pivot = equal(pivot, this_class)
     taken[0] = select(is_pivot, y, before)
     return zero_where(is_pivot, y)
@@ -195,7 +195,7 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
 
 cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssize_t first,
                       Py_ssize_t stop, Py_ssize_t rows, bint exactly, bint largest) noexcept nogil:
-    # Adds some classes of a run to its sums, packed class by class, but for the pivots.
+    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x
     cdef wide_sum[real] nothing, sum
@@ -232,7 +232,8 @@ cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssiz
 
 
 cdef void whole_sums_by_classes(const Scratch* s, const real* e, Py_ssize_t rows) noexcept nogil:
-    # Of a run packed by classes, but for the pivots: without a rounding in float, and with what is left in double.
+    # Sums of a run packed class by class, without the pivots: without rounding in float, and with the rounding errors
+    # in double.
     cdef vec[real] one = splat(<real> 1), this_class, pivot
     cdef wide_sum[real] nothing, sum
     cdef Py_ssize_t i = 0, j
@@ -251,7 +252,7 @@ cdef void whole_sums_by_classes(const Scratch* s, const real* e, Py_ssize_t rows
 cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t, Py_ssize_t t_apart,
                                const real* reference, Py_ssize_t classes, Py_ssize_t rows, double* mass,
                                double* distances) noexcept nogil:
-    # Of a run packed by classes: the sums of t, unless all rows have the same, and of t (m - u).
+    # Sums of a run packed class by class: of t, unless all rows have the same t, and of t (m - u).
     cdef wide_sum[real] nothing, mass_sum, distance_sum
     cdef vec[real] m, x, y, t_x, t_y
     cdef Py_ssize_t i = 0, j, stop
@@ -260,7 +261,7 @@ cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t,
         mass_sum = distance_sum = nothing
         m = load(reference + i)
         j = 0
-        stop = classes - 1 if real is float else 0  # float adds two before it widens
+        stop = classes - 1 if real is float else 0  # floats are added in pairs before they are widened
         while j < classes:
             t_x = load(t + j * t_apart + i) if t_apart else splat(t[j])
             x = distance(load_rest(u + j * u_apart + i, rows - i, <real> 0), t_x, m)

@@ -1,4 +1,4 @@
-// What kernels ask of the processor besides arithmetic. Included by simd.hpp.
+// What kernels need from the processor apart from arithmetic. Included by simd.hpp.
 #pragma once
 
 #include <cfenv>
@@ -8,9 +8,9 @@
 namespace {
 namespace simd {
 
-// -------------------------------------------------------------------------------------- fetching
+// ----------------------------------------------------------------------------------- prefetching
 
-// Starts to fetch a cache line that will be read, into the second-level cache, or written, into the first.
+// Prefetch a cache line: one to be read into the second-level cache, one to be written into the first.
 enum { cache_line = 64 };
 FASTCE_INLINE void prefetch(const void *at) {
 #if FASTCE_GNU
@@ -27,8 +27,8 @@ FASTCE_INLINE void prefetch_to_write(const void *at) {
 #endif
 }
 
-// Copies numbers `first` to `stop`, past the caches where they fill whole lines: those are not read before
-// they are written. Returns up to where: to `stop`, or with `whole_lines` to the end of the last line.
+// Copies numbers `first` to `stop`. Whole cache lines are written past the caches, so they are not read before they are
+// written. Returns where it stopped: `stop`, or with `whole_lines` the end of the last whole line.
 template <class T>
 FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, std::ptrdiff_t stop,
                                     bool whole_lines) {
@@ -65,7 +65,7 @@ FASTCE_INLINE std::ptrdiff_t stream(T *to, const T *from, std::ptrdiff_t first, 
     std::memcpy(to + first, from + first, std::size_t(stop - first) * sizeof(T));
     return stop;
 }
-// Other threads see what was streamed from here on.
+// Makes the streamed numbers visible to other threads.
 FASTCE_INLINE void end_streams() {
 #if defined(__SSE2__) && FASTCE_GNU
     _mm_sfence();
@@ -74,15 +74,15 @@ FASTCE_INLINE void end_streams() {
 
 // ------------------------------------------------------------------------ floating-point environment
 
-// Kernels run with nearest rounding, subnormal numbers and no traps, whatever the caller has set, and
-// leave its control word and exception flags as they were: the polynomials raise "inexact" and
-// "underflow", and NumPy would report flags that it did not raise itself.
+// Kernels run with rounding to nearest, with subnormal numbers and without traps, whatever the caller has set. They
+// leave the caller's control word and exception flags as they were: the polynomials raise "inexact" and "underflow",
+// and NumPy would report flags that it did not raise itself.
 class DefaultEnvironment {
 public:
 #if defined(__SSE2__) && FASTCE_GNU
     DefaultEnvironment() : saved(_mm_getcsr()) { _mm_setcsr(0x1f80); }
     ~DefaultEnvironment() { _mm_setcsr(saved); }
-    void enter() {}  // Cython leaves out an object that nothing uses
+    void enter() {}  // Cython omits an object that is never used
 
 private:
     unsigned saved;

@@ -18,7 +18,7 @@ FASTCE_INLINE word_native load_words(const void *from) {
     short_native x;
     std::memcpy(&x, from, sizeof x);
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
-    return word_native(_mm256_cvtepu16_epi32(__m128i(x)));  // GCC 12 converts the halves apart
+    return word_native(_mm256_cvtepu16_epi32(__m128i(x)));  // GCC 12 converts the halves separately
 #else
     return __builtin_convertvector(x, word_native);
 #endif
@@ -64,8 +64,8 @@ FASTCE_INLINE void store(half *to, vec<float> x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
-// Widening: the 15 bits at the place of float's exponent and mantissa are the number times 2^-112,
-// subnormal numbers included.
+// Widening: the low 15 bits, moved to where float has its exponent and mantissa, are the number times 2^-112, subnormal
+// numbers included.
 FASTCE_INLINE vec<float> load(const half *from) {
     const word_native bits = load_words(from);
     const word_native magnitude = (bits & 0x7fff) << 13;
@@ -73,8 +73,8 @@ FASTCE_INLINE vec<float> load(const half *from) {
     const word_native special = magnitude | 0x7f800000;
     return as_float((magnitude < (31u << 23) ? scaled : special) | ((bits & 0x8000) << 16));
 }
-// Narrowing: below 2^-14 the addition of 0.5 leaves the rounded subnormal in the low bits; above, the
-// exponent is rebiased and the mantissa rounded as an integer.
+// Narrowing: below 2^-14, adding 0.5 leaves the rounded subnormal in the low bits. Above, the exponent is rebiased and
+// the mantissa rounded as an integer.
 FASTCE_INLINE void store(half *to, vec<float> x) {
     const word_native bits = bit_cast<word_native>(x.v);
     const word_native magnitude = bits & 0x7fffffff;
@@ -83,7 +83,7 @@ FASTCE_INLINE void store(half *to, vec<float> x) {
     const word_native normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
     const word_native infinity = magnitude - magnitude + 0x7c00;
     word_native rounded = magnitude < (113u << 23) ? subnormal : normal;
-    rounded = magnitude < 0x477ff000 ? rounded : infinity;  // 65520 and more round to infinity
+    rounded = magnitude < 0x477ff000 ? rounded : infinity;  // 65520 and above round to infinity
     rounded = magnitude > 0x7f800000 ? infinity | 0x200 : rounded;
     store_words(to, rounded | ((bits >> 16) & 0x8000));
 }

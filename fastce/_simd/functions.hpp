@@ -1,10 +1,10 @@
 // exp, log1p and log of SIMD vectors. Included by simd.hpp, which states the conventions.
 //
-// The head of each function says for which lanes and range it is, its largest error in ULP, how that was measured,
-// and where the method is from. `tools.exhaustive` is `python -m tools.exhaustive --only NAME`, over every float of
-// the range; its last results are in bench/results/exhaustive.md. `test_elementary` is
-// `pytest tests/kernels/test_elementary.py`, which holds both precisions to these errors on samples.
-// `tools/polynomials.py` computes the polynomials and tables, and states what it approximates.
+// The head of each function gives its lane types and range, its largest error in ULP and how that was measured, and the
+// source of the method. `tools.exhaustive` is `python -m tools.exhaustive --only NAME`, over every float of the range;
+// its last results are in bench/results/exhaustive.md. `test_elementary` is `pytest tests/kernels/test_elementary.py`,
+// which checks samples in both precisions against these errors. `tools/polynomials.py` computes the polynomials and
+// tables, and documents what each approximates.
 #pragma once
 
 #include "simd.hpp"
@@ -13,7 +13,7 @@
 namespace {
 namespace simd {
 
-// constants<T>: what differs between the precisions of one algorithm.
+// constants<T>: what differs between the precisions of the same algorithm.
 template <class T> struct constants;
 template <> struct constants<float> {
     enum { mantissa = 23, bias = 127 };
@@ -21,8 +21,8 @@ template <> struct constants<float> {
     static FASTCE_INLINE float ln2_high() { return 0x1.62e4p-1f; }  // 15 bits: k * ln2_high is exact
     static FASTCE_INLINE float ln2_low() { return 0x1.7f7d1cp-20f; }
     static FASTCE_INLINE float exp_clamp() { return -160.0f; }
-    static FASTCE_INLINE float smallest_normal_exp() { return -87.0f; }  // e^-87.34 is the least
-    // e^40 is 2^58: the rest up to 2^127 is for sums, and for the factors that their inverse meets.
+    static FASTCE_INLINE float smallest_normal_exp() { return -87.0f; }  // the smallest is e^-87.34
+    // e^40 is 2^58. The range from there to 2^127 is left for sums, and for the factors that their inverses multiply.
     static FASTCE_INLINE float safe_range_lowest() { return smallest_normal_exp(); }
     static FASTCE_INLINE float safe_range_highest() { return 40.0f; }
     static FASTCE_INLINE float smallest_normal_raised_exp() { return -131.0f; }  // 2^64 e^-131.70
@@ -35,8 +35,8 @@ template <> struct constants<double> {
     static FASTCE_INLINE double ln2_high() { return 0x1.62e42fefp-1; }  // 33 bits
     static FASTCE_INLINE double ln2_low() { return 0x1.473de6af278edp-34; }
     static FASTCE_INLINE double exp_clamp() { return -1200.0; }
-    static FASTCE_INLINE double smallest_normal_exp() { return -708.0; }  // e^-708.4 is the least
-    // A factor's product with e^100 is made in double: it is finite up to 1e264.
+    static FASTCE_INLINE double smallest_normal_exp() { return -708.0; }  // the smallest is e^-708.4
+    // The product of a factor and e^100 is computed in double: it is finite for factors up to 1e264.
     static FASTCE_INLINE double safe_range_lowest() { return -100.0; }
     static FASTCE_INLINE double safe_range_highest() { return 100.0; }
     static FASTCE_INLINE double smallest_normal_raised_exp() { return -1063.0; }  // 2^512 e^-1063.3
@@ -44,9 +44,8 @@ template <> struct constants<double> {
     static FASTCE_INLINE double inverse_exp_scale() { return 0x1p-512; }
 };
 
-// c0 + c1 x + c2 x^2 + ..., by Estrin's scheme: pairs first, so that the longest chain grows with the
-// logarithm of the degree. Horner's rule has fewer operations, but the loops would wait
-// for its chain of 4 cycles per step.
+// c0 + c1 x + c2 x^2 + ... by Estrin's scheme: pairs first, so that the longest chain grows with the logarithm of the
+// degree. Horner's rule needs fewer operations, but the loops would wait for its chain, at 4 cycles per step.
 template <class T> FASTCE_INLINE vec<T> pair(T c0, T c1, vec<T> x) {
     return fma(vec<T>(c1), x, vec<T>(c0));
 }
@@ -68,12 +67,12 @@ FASTCE_INLINE vec<double> exp_polynomial(vec<double> r, vec<double> r2) {
     return fma(fma(p89, r4, p47), r4, p03);
 }
 
-// What rounding took from a * b, given the rounded product.
+// The rounding error of a * b, given the rounded product.
 template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T> product) {
 #if FASTCE_FMA
     return fmsub(a, b, product);
 #else
-    // Halves of the mantissa multiply exactly (Dekker 1971); the upper half is cut off by a mask.
+    // Products of half mantissas are exact (Dekker 1971). A mask extracts the upper half.
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
     const integer upper = -(integer(1) << ((constants<T>::mantissa + 1) / 2));
@@ -86,15 +85,15 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
 
 // 2^power e^(x - excess), |excess| tiny.
 //   Lanes   float, double
-//   Range   x <= 0; x <= 88 (float) or 709 (double) without a power. 0 where the result would be subnormal (many
-//           processors make subnormal numbers far more slowly than others, and a row masked with -1e9 would pay for
-//           it on every element), so e^-inf = 0. NaN passes through. With `normal` no result may be subnormal.
+//   Range   x <= 0; x <= 88 (float) or 709 (double) without a power. The result is 0 if it would be
+//           subnormal: many processors are far slower with subnormal numbers, and a row masked with -1e9 would be
+//           slow at every element. So e^-inf = 0. NaN passes through. With `normal`, no result may be subnormal.
 //   Error   that of `exp` below
 //   Source  W. J. Cody and W. Waite, "Software Manual for the Elementary Functions", Prentice-Hall 1980
-// x = k ln2 + r, |r| <= ln2 / 2, with ln2 in two parts of which the first times k is exact. Adding biased_rounder
-// leaves k + bias + power in the low bits of `shifted`, from where one shift moves it into the exponent of `scale`;
-// where it is negative, the maximum with 0 makes 0.0 of it. Then e_less_1 = e^r - 1 = r + r^2 P(r).
-// With less_1, less 1, of a normal result without a power: no digit is lost near 0, where r is x.
+// x = k ln2 + r, |r| <= ln2 / 2, with ln2 in two parts, the first of which times k is exact. Adding biased_rounder
+// leaves k + bias + power in the low bits of `shifted`, and one shift moves it into the exponent of `scale`. If it is
+// negative, the maximum with 0 turns it into 0.0. Then e_less_1 = e^r - 1 = r + r^2 P(r). With less_1, returns the
+// result minus 1, for a normal result without a power: near 0, where r is x, no digit is lost.
 template <class T>
 FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool normal = false, bool less_1 = false) {
     typedef constants<T> c;
@@ -105,7 +104,7 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
     const vec<T> shifted = fma(clamped, vec<T>(T(1.4426950408889634)), biased_rounder);
     const vec<T> k = shifted - biased_rounder;
     vec<T> r = fma(k, vec<T>(-c::ln2_high()), clamped);
-    r = fma(k, vec<T>(-c::ln2_low()), r) - excess;  // a difference: x - 0 costs nothing, x + 0 does
+    r = fma(k, vec<T>(-c::ln2_low()), r) - excess;  // subtracted, because x - 0 is free and x + 0 is not
     const vec<T> r2 = r * r;
     const vec<T> e_less_1 = fma(r2, exp_polynomial(r, r2), r);
     const bits exponent = bit_cast<bits>(shifted.v) << integer(c::mantissa);
@@ -115,12 +114,11 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
 }
 
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES >= 32
-// In float, where one instruction looks a number up for every lane: x = (n / 16) ln2 + r, so |r| is a
-// sixteenth of what it is above and the polynomial three terms shorter. AVX-512 has such an instruction for 16
-// numbers, AVX2 for 4, the same in both halves of the vector (that for 8 is slow on Zen 3): there x = (n / 4) ln2 + r.
+// In float, if one instruction looks up a number for every lane: x = (n / 16) ln2 + r. So |r| is a sixteenth of the
+// above, and the polynomial is three terms shorter. AVX-512 has such an instruction for 16 numbers, AVX2 for 4, the
+// same in both halves of the vector (its instruction for 8 is slow on Zen 3): there x = (n / 4) ln2 + r.
 enum { table_bits = FASTCE_VECTOR_BYTES == 64 ? 4 : 2, table_size = 1 << table_bits };
-// A table's entries as bits, each less its part of a power of two: what is then added to the exponent is all
-// of n.
+// A table's entries as bits, each minus its part of a power of two, so that adding all of n to the exponent is right.
 FASTCE_INLINE native_of<float>::unsigned_bits less_exponents(const float *entries, int step) {
     native_of<float>::unsigned_bits table = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane) {
@@ -129,7 +127,7 @@ FASTCE_INLINE native_of<float>::unsigned_bits less_exponents(const float *entrie
     }
     return table;
 }
-// The entry of each lane's last bits.
+// The entry that the last bits of each lane name.
 FASTCE_INLINE vec<float> look_up(vec<float>::native table, native_of<float>::unsigned_bits n) {
 #if FASTCE_VECTOR_BYTES == 32
     return vec<float>(_mm256_permutevar_ps(table, bit_cast<__m256i>(n)));
@@ -152,24 +150,24 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
     return fma(pair(0x1.556dfcp-3f, 0x1.5565c4p-5f, r), r, half);
 }
 
-// e^(x - excess) times a power of two that the table has, and a factor.
+// e^(x - excess), times a power of two and a factor that the table contains.
 //   Lanes   float
-//   Range   where that product is a normal number
+//   Range   where this product is a normal number
 //   Error   that of `exp` and `exp_in_safe_range` below
 //   Source  P. T. P. Tang, "Table-driven implementation of the exponential function in IEEE floating-point
 //           arithmetic", ACM Transactions on Mathematical Software 15 (1989)
-// n = k 2^table_bits is the integer in the low bits of `shifted`. The table's entry of its last bits, with the rest
-// of n added to the exponent, is 2^k, up to what rounding took from the entry: `losses`, in parts of it. Then
-// e_less_1 = e^r - 1 + losses, and the result is scale (1 + e_less_1).
+// n = k 2^table_bits is the integer in the low bits of `shifted`. The entry that its last bits name, with the rest of n
+// added to the exponent, is 2^k up to the rounding error of the entry. `losses` are these errors, relative to the
+// entries. Then e_less_1 = e^r - 1 + losses, and the result is scale (1 + e_less_1).
 FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table,
                                       bool with_losses, bool less_1 = false) {
-    typedef native_of<float>::unsigned_bits bits;  // what is dropped below may overflow
+    typedef native_of<float>::unsigned_bits bits;  // bits that are dropped below may overflow
     // Its last bit is worth 1 / 16, or 1 / 4.
     const vec<float> rounder(table_bits == 4 ? 0x1.8p19f : 0x1.8p21f);
     const vec<float> shifted = fma(x, vec<float>(1.4426950408889634f), rounder);
     const vec<float> k = shifted - rounder;
-    // ln2 in two parts of 24 bits: the first product, which must not be rounded on its own, cancels all but
-    // the last bits of x. The second is added at the end.
+    // ln2 in two parts of 24 bits. The first product must not be rounded separately; it cancels all but the last bits
+    // of x. The second is added at the end.
     const vec<float> r = fma(k, vec<float>(-0x1.62e430p-1f), x) - excess;
     const bits n = bit_cast<bits>(shifted.v);
     const bits scale_bits =
@@ -180,11 +178,11 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
         losses[lane] = exp2_table_low[lane % table_size * (16 / table_size)];
 #if FASTCE_VECTOR_BYTES == 64
     (void)with_losses;
-    // By 16, r is at most 0.022, and the polynomial does not notice what is added.
+    // With 16 entries r is at most 0.022, so the polynomial need not include what is added here.
     const vec<float> low = fma(k, ln2_low, look_up(losses, n));
     const vec<float> e_less_1 = fma(fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f)), r, low);
 #else
-    // Without losses where the error they leave is not multiplied: on Zen 3 a look-up takes a multiplier's place.
+    // The losses are left out if nothing multiplies the error: on Zen 3, a look-up occupies a multiplier.
     const vec<float> low = fma(k, ln2_low, look_up(losses, n)), p = quarter_exp_polynomial(r);
     const vec<float> e_less_1 =
         with_losses ? fma(fma(p, r, low + 1.0f), r, low) : fma(p, r * r, fma(k, ln2_low, r));
@@ -194,11 +192,10 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
 
 template <>
 FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal, bool less_1) {
-    // ln(2^-126 / 2^power), rounded up, for the two powers that there are: from here on all numbers are
-    // normal.
+    // ln(2^-126 / 2^power), rounded up, for the two powers in use. From here on, all results are normal.
     const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
     const native_of<float>::unsigned_bits powers = less_exponents(exp2_table, 16 / table_size);
-    // Raised exponentials are those of rows, in whose focal loss gamma multiplies an error.
+    // Raised exponentials occur in rows whose focal loss multiplies an error by gamma.
     const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23), power != 0 || less_1, less_1);
     return normal ? y : zero_where(less(x, smallest), y);
 }
@@ -213,23 +210,23 @@ FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int po
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0);
 }
-// The same where no x is below `smallest_normal_exp`.
+// The same, if no x is below `smallest_normal_exp`.
 template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
 // e^x - 1.
 //   Lanes   float, double
 //   Range   from smallest_normal_exp to 88 (float) or 709 (double), NaN too
-//   Error   float 4.0 ULP, double 2.5 ULP (test_elementary): next to the least |x| whose k is not 0
+//   Error   float 4.0 ULP, double 2.5 ULP (test_elementary): near the smallest |x| whose k is not 0
 //   Source  that of `exp`
 template <class T> FASTCE_INLINE vec<T> expm1(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true, true);
 }
-// e^x - 1 - x, times the number by which y is more than e^x - 1.
+// e^x - 1 - x, times the factor by which y exceeds e^x - 1.
 //   Lanes   float, double
 //   Range   |x| <= 1
 //   Error   with the error of expm1 in y: float 6.5 ULP, double 3.5 ULP (test_elementary)
-//   Source  tools/polynomials.py: y x (1/x - 1/y) for y = e^x - 1, where 1/x - 1/y is 1/2 less an odd function of x
+//   Source  tools/polynomials.py: y x (1/x - 1/y) for y = e^x - 1, where 1/x - 1/y is 1/2 minus an odd function of x
 FASTCE_INLINE vec<float> inverse_expm1_polynomial(vec<float> z) {
     const vec<float> p01 = pair(0x1.55554ep-4f, -0x1.6bf88ap-10f, z);
     return fma(vec<float>(0x1.0b4456p-15f), z * z, p01);
@@ -245,13 +242,13 @@ FASTCE_INLINE vec<double> inverse_expm1_polynomial(vec<double> z) {
 template <class T> FASTCE_INLINE vec<T> expm1_less_argument(vec<T> x, vec<T> y) {
     return (y * x) * subtract_product(vec<T>(T(0.5)), x, inverse_expm1_polynomial(x * x));
 }
-// safe_range_unit e^x: a row's exponentials are wanted in proportion to each other.
+// safe_range_unit e^x: only the proportions of a row's exponentials matter.
 //   Lanes   float, double
 //   Range   from safe_range_lowest to safe_range_highest, NaN too
 //   Error   float 0.67 ULP with vectors of 64 bytes, 0.93 with AVX2, 1.09 without FMA (tools.exhaustive);
 //           double 1.1 ULP (test_elementary)
-//   Source  exp_by_table; S. Gal's choice of a table's numbers (see tables.hpp): multiples of a unit that are floats,
-//           so that rounding takes nothing from a table of 4
+//   Source  exp_by_table; S. Gal's choice of table entries (see tables.hpp): multiples of a unit that are floats, so
+//           that the entries of a table of 4 have no rounding error
 template <class T> FASTCE_INLINE double safe_range_unit(T) { return 1.0; }
 template <class T> FASTCE_INLINE vec<T> exp_in_safe_range(vec<T> x) { return normal_exp(x); }
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
@@ -266,12 +263,12 @@ template <class T> FASTCE_INLINE T safe_range_highest(T) { return constants<T>::
 template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
     return exp_times_power(x, excess, 0);
 }
-// Raised exponentials, 2^64 e^x or 2^512 e^x, have no subnormal values down to e^-131 or e^-1062:
-// their sums keep all digits as long as the sum itself is a normal number, at no cost.
+// Raised exponentials, 2^64 e^x or 2^512 e^x, are not subnormal down to e^-131 or e^-1062. Their sums keep all digits
+// as long as the sum itself is a normal number, at no cost.
 template <class T> FASTCE_INLINE vec<T> raised_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), constants<T>::raised);
 }
-// The same where no x is below `smallest_normal_raised_exp`.
+// The same, if no x is below `smallest_normal_raised_exp`.
 template <class T> FASTCE_INLINE vec<T> normal_raised_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), constants<T>::raised, true);
 }
@@ -279,23 +276,23 @@ template <class T> FASTCE_INLINE T smallest_normal_raised_exp(T) {
     return constants<T>::smallest_normal_raised_exp();
 }
 template <class T> FASTCE_INLINE double inverse_exp_scale(T) { return constants<T>::inverse_exp_scale(); }
-// A factor is a normal number from here on; up to a quarter of its inverse it is finite.
+// From here on, a factor is a normal number. It is finite up to a quarter of the inverse.
 template <class T> FASTCE_INLINE double smallest_factor(T) { return double(std::numeric_limits<T>::min()); }
-// Below this a factor that also lowers raised exponentials would be subnormal.
+// Below this, a factor that also undoes the raising of exponentials would be subnormal.
 template <class T> FASTCE_INLINE double smallest_inverse_exp_scale(T) {
     return double(std::numeric_limits<T>::min()) / constants<T>::inverse_exp_scale();
 }
 
 // log(1 + x).
 //   Lanes   float, double
-//   Range   float 0 <= x <= 1, all that softplus and its tail need; double 0 <= x < 2^53. NaN passes through.
+//   Range   float 0 <= x <= 1, which is all that softplus and its tail need; double 0 <= x < 2^53. NaN passes through.
 //   Error   float 1.25 ULP with vectors of 64 bytes, 1.55 with AVX2, 1.43 without FMA (tools.exhaustive);
 //           double 1.6 ULP (test_elementary)
 //   Source  of each form, below
 template <class T> vec<T> log1p(vec<T> x);
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 64
-// Where an instruction looks one of 32 numbers up: log(1 + x) = log(1 + r) - log c, r = (1 + x) c - 1 with
-// c near 1 / (1 + n / 31) for the n nearest to 31 x, so |r| is at most 1 / 62. Source: S. Gal (see tables.hpp).
+// If an instruction looks up one of 32 numbers: log(1 + x) = log(1 + r) - log c with r = (1 + x) c - 1, c near 1 / (1 +
+// n / 31), and n the integer nearest to 31 x, so |r| is at most 1 / 62. Source: S. Gal (see tables.hpp).
 FASTCE_INLINE vec<float> look_up(const float (&table)[32], native_of<float>::bits index) {
 #if defined(__AVX512F__)
     return vec<float>(_mm512_permutex2var_ps(load(table).v, bit_cast<__m512i>(index), load(table + 16).v));
@@ -318,8 +315,8 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
     return fma(fma(log1p_polynomial(r), r, one), r, look_up(logarithms, n));
 }
 #elif defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
-// A polynomial alone, x + x^2 P(x): the losses divide beside it, and one division less counts for more than five
-// multiplications more.
+// A polynomial alone, x + x^2 P(x): the losses divide at the same time, and avoiding a division is worth more than five
+// multiplications.
 // P(x) = (log(1 + x) - x) / x^2 for x from 0 to 1.
 FASTCE_INLINE vec<float> whole_log1p_polynomial(vec<float> x) {
     const vec<float> x2 = x * x;
@@ -334,8 +331,8 @@ template <> FASTCE_INLINE vec<float> log1p(vec<float> x) {
     return fma(whole_log1p_polynomial(x), x * x, x);
 }
 #else
-// log(1 + x) = 2 atanh(s), s = x / (2 + x), written x - s (x - tail) so that x itself enters unrounded. Source: as
-// log_of_parts.
+// log(1 + x) = 2 atanh(s) with s = x / (2 + x), written as x - s (x - tail) so that x itself enters unrounded. Source:
+// as for log_of_parts.
 FASTCE_INLINE vec<float> wide_atanh_polynomial(vec<float> z) {
     const vec<float> p01 = pair(0x1.55554cp-1f, 0x1.99ad8cp-2f, z);
     const vec<float> p23 = pair(0x1.2120c4p-2f, 0x1.13115cp-2f, z);
@@ -361,8 +358,8 @@ FASTCE_INLINE vec<double> atanh_polynomial(vec<double> z) {
     return fma(fma(p46, z2, p23), z2, p01);
 }
 
-// log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)): log(1 + f) = 2 atanh(s), s = f / (2 + f), written
-// f - s (f - tail), tail = z P(z) with z = s^2, so that f itself enters unrounded.
+// log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)): log(1 + f) = 2 atanh(s) with s = f / (2 + f), written as f - s (f
+// - tail) with tail = z P(z) and z = s^2, so that f itself enters unrounded.
 // Source: K. C. Ng in fdlibm (Sun Microsystems, 1993), e_log.c.
 template <class T> FASTCE_INLINE vec<T> log_of_parts(vec<T> f, vec<T> k) {
     typedef constants<T> c;
@@ -372,7 +369,7 @@ template <class T> FASTCE_INLINE vec<T> log_of_parts(vec<T> f, vec<T> k) {
     return fma(k, vec<T>(c::ln2_high()), f + rest);
 }
 
-// log(u + low), low being what rounding lost of u.
+// log(u + low), where low is the rounding error of u.
 //   Lanes   float, double
 //   Range   normal u up to 2^127 (float) or 2^1023 (double). NaN passes through; 0 and subnormal numbers give about
 //           log of the smallest normal number.
@@ -397,11 +394,11 @@ template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
 }
 template <class T> FASTCE_INLINE vec<T> log(vec<T> u) { return log(u, vec<T>(T(0))); }
 
-// In double by u = 1 + x and what rounding lost of it.
+// In double: by u = 1 + x and its rounding error.
 template <> FASTCE_INLINE vec<double> log1p(vec<double> x) {
     const vec<double> one(1.0), u = x + one, low = x - (u - one);
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
-    // As log takes u apart, by 6 instructions instead of 13.
+    // Splits u as log does, with 6 instructions instead of 13.
     const vec<double> k(_mm512_getexp_pd((u * vec<double>(1.4142135623730951)).v));
     const vec<double> inverse_scale(_mm512_scalef_pd(one.v, (-k).v));
     const vec<double> f = fma(low, inverse_scale, fmsub(u, inverse_scale, one));

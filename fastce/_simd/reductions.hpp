@@ -6,8 +6,8 @@
 namespace {
 namespace simd {
 
-// Lanes as doubles, in one vector of doubles or two. By intrinsics where a vector is twice the other:
-// GCC splits a loop over lanes into single ones.
+// Lanes as doubles, in one vector of doubles or two. If it takes two, by intrinsics: GCC splits a loop over lanes into
+// single conversions.
 template <class T> struct wide_vec {
     enum { parts = int(vec<T>::lanes) / int(vec<double>::lanes) };
     vec<double> part[parts];
@@ -57,7 +57,7 @@ template <class T> FASTCE_INLINE vec<T> narrow_lanes(wide_vec<T> wide) {
         lane[i] = T(wide.part[i / vec<double>::lanes][i % vec<double>::lanes]);
     return load(lane);
 }
-// The sum of the first half and the second, as doubles.
+// The sums of a lane of the first half and the same lane of the second half, as doubles.
 FASTCE_INLINE vec<double> folded(vec<float> x) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return _mm512_cvtps_pd(_mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1)));
@@ -73,7 +73,7 @@ FASTCE_INLINE vec<double> folded(vec<float> x) {
     return load(static_cast<const double *>(sum));
 #endif
 }
-// Folded twice: those of x in the first half, of y in the second.
+// Folded twice: x into the first half of the result, y into the second.
 FASTCE_INLINE vec<double> folded_twice(vec<float> x, vec<float> y) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
@@ -108,7 +108,7 @@ template <class T> FASTCE_INLINE vec<T> load_narrowed(const double *from, T) {
     return narrow_lanes(wide);
 }
 
-// 64-bit integers, for which AVX2 has no instruction: their halves become the low bits of 2^84 and 2^52.
+// 64-bit integers, which no instruction of AVX2 converts: their halves become the low bits of 2^84 and 2^52.
 template <class T> FASTCE_INLINE vec<T> load_integers(const unsigned long long *from, bool is_signed, T) {
 #if FASTCE_VECTOR_BYTES
     typedef native_of<double>::unsigned_bits bits;
@@ -131,8 +131,8 @@ template <class T> FASTCE_INLINE vec<T> load_integers(const unsigned long long *
 
 // ------------------------------------------------------------------------------------ reductions
 
-// Halves first: the same order for every caller and, of sums, every width of a vector. In registers: a
-// detour by memory takes twice as long, and every row waits for it.
+// Halves are added first: the same order for every caller and, for sums, for every vector width. In registers: by way
+// of memory it takes twice as long, and every row waits for it.
 #if defined(__SSE2__) && FASTCE_GNU && FASTCE_VECTOR_BYTES
 FASTCE_INLINE float max_of(__m128 x) {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
@@ -207,8 +207,8 @@ FASTCE_INLINE vec<double> inverse_power(vec<double> x) {
     return vec<double>(bit_cast<vec<double>::native>(bits(twice_bias - (bit_cast<bits>(x.v) & exponents))));
 }
 
-// Running sums of the lanes of float vectors in double, of double vectors in double with the
-// rounding errors beside it (Knuth's two-sum).
+// Running sums per lane: of float vectors in double, of double vectors in double with their rounding errors (Knuth's
+// two-sum).
 template <class T> class wide_sum;
 template <> class wide_sum<float> {
     wide_vec<float> sum;
@@ -224,7 +224,7 @@ public:
             sum.part[i] = sum.part[i] + wide.part[i];
     }
     FASTCE_INLINE wide_vec<float> lanes() const { return sum; }
-    FASTCE_INLINE wide_vec<float> low_lanes() const { return wide_sum().sum; } // nothing is lost
+    FASTCE_INLINE wide_vec<float> low_lanes() const { return wide_sum().sum; } // there are no rounding errors
     FASTCE_INLINE double total() const {
         vec<double> all = sum.part[0];
         for (int i = 1; i < sum.parts; ++i)
@@ -242,7 +242,7 @@ public:
         error = error + ((sum - (next - rounded)) + (x - rounded));
         sum = next;
     }
-    FASTCE_INLINE vec<double> corrected() const {  // an infinite sum has NaN for its error
+    FASTCE_INLINE vec<double> corrected() const {  // the error of an infinite sum is NaN
         return select(equal(sum - sum, vec<double>(0.0)), sum + error, sum);
     }
     FASTCE_INLINE wide_vec<double> lanes() const {
@@ -250,7 +250,7 @@ public:
         wide.part[0] = corrected();
         return wide;
     }
-    FASTCE_INLINE wide_vec<double> low_lanes() const { // what lanes() rounds off
+    FASTCE_INLINE wide_vec<double> low_lanes() const { // the rounding errors of lanes()
         wide_vec<double> wide;
         wide.part[0] = error - (corrected() - sum);
         return wide;
@@ -270,7 +270,7 @@ public:
     FASTCE_INLINE vec<double> rounding_error() const { return error; }
 };
 
-// Running sums of what has been added up over a few vectors: in double, float vectors folded to half as many lanes.
+// Running sums of partial sums over a few vectors: in double, with float vectors folded to half as many lanes.
 template <class T> class folded_sum;
 template <> class folded_sum<float> {
     vec<double> sum;
@@ -282,9 +282,9 @@ public:
 };
 template <> class folded_sum<double> : public wide_sum<double> {};
 
-// Watches numbers of one sign, at one operation a vector, for one that is farther from 0 than a limit of
-// that sign: as unsigned integers they grow with their distance, NaN beyond all. Numbers of the other sign
-// are below the limit where it is negative, and beyond it (-0.0 too) where it is positive.
+// Watches for a number that is farther from 0 than a limit of the same sign, at one operation per vector. Taken as
+// unsigned integers, numbers of one sign grow with their distance from 0, and NaN is beyond all. Numbers of the other
+// sign count as below a negative limit, and as beyond a positive one (-0.0 too).
 template <class T> class bits_watch {
     typedef typename native_of<T>::unsigned_bits bits;
     typedef typename bits_of<T>::unsigned_type integer;
@@ -304,8 +304,8 @@ public:
     FASTCE_INLINE bits_watch() : largest(bits{}) {}
     FASTCE_INLINE void see(vec<T> x) { see_bits(bit_cast<bits>(x.v)); }
     FASTCE_INLINE bool exceeds(T limit) const { return exceeds_bits(bit_cast<integer>(limit)); }
-    // For one that is neither 0 nor at least as far from it as the limit: 0 has the least of these, the
-    // others less the farther they are.
+    // Watches for a number that is not 0 but closer to 0 than the limit. The negated integers are smallest for 0, and
+    // otherwise the smaller, the farther the number is from 0.
     FASTCE_INLINE void see_nonzero(vec<T> x) { see_bits(-bit_cast<bits>(x.v)); }
     FASTCE_INLINE bool any_nonzero_below(T limit) const { return exceeds_bits(-bit_cast<integer>(limit)); }
 };

@@ -1,12 +1,12 @@
 // SIMD vectors of float or double, one width per compilation, and the elementary functions on them.
 //
-// The kernels are written once over vec<T> and compiled once per instruction set; the width follows
-// from the compiler's flags. Everything stands in an anonymous namespace: an inline function that was
-// compiled for AVX2 must never be the copy that the linker keeps for the baseline.
+// The kernels are written once over vec<T> and compiled once per instruction set; the width follows from the compiler's
+// flags. Everything is in an anonymous namespace: the linker must never keep an inline function that was compiled for
+// AVX2 as the copy for the baseline.
 //
-// Conventions: NaN propagates through every function. No function sets errno. Loads and stores take
-// any address (they go through memcpy, which compiles to one unaligned move). A "range" is where the
-// stated error holds; polynomials come from tools/polynomials.py, errors from tests/kernels/test_elementary.py.
+// Conventions: NaN propagates through every function. No function sets errno. Loads and stores accept any address (they
+// use memcpy, which compiles to one unaligned move). A "range" is where the stated error holds. Polynomials come from
+// tools/polynomials.py, errors from tests/kernels/test_elementary.py.
 #pragma once
 
 #include <cmath>
@@ -17,8 +17,8 @@
 #include <type_traits>
 #include <utility>
 
-// Whether the compiler has GCC's vectors, attributes and builtins. Clang has them, also as clang-cl, where it
-// does not call itself GNU.
+// Whether the compiler has GCC's vectors, attributes and builtins. Clang has them, even as clang-cl, which does not
+// define the GNU macro.
 #if defined(__GNUC__) || defined(__clang__)
 #define FASTCE_GNU 1
 #else
@@ -31,8 +31,8 @@
 #include <arm_neon.h>
 #endif
 
-// Bytes of a vector. 0: no vector extension, one element at a time (MSVC, or to test that path).
-// Setting it to 64 on AVX2 runs the logic of 16 lanes on a machine without AVX-512.
+// Bytes per vector. 0 means no vector extension and one element at a time (MSVC, or to test that path). Setting it to
+// 64 on AVX2 runs the logic for 16 lanes on a machine without AVX-512.
 #if !defined(FASTCE_VECTOR_BYTES)
 #if !FASTCE_GNU
 #define FASTCE_VECTOR_BYTES 0
@@ -104,7 +104,7 @@ template <class T> struct vec {
     FASTCE_INLINE vec() {}
 #if FASTCE_VECTOR_BYTES
     FASTCE_INLINE vec(native n) : v(n) {}
-    FASTCE_INLINE vec(T scalar) : v(scalar - native{}) {}  // x - 0 is x, also for -0.0: a broadcast
+    FASTCE_INLINE vec(T scalar) : v(scalar - native{}) {}  // a broadcast: x - 0 is x, even for -0.0
     FASTCE_INLINE T operator[](std::ptrdiff_t lane) const { return v[lane]; }
 #else
     FASTCE_INLINE vec(T scalar) : v(scalar) {}
@@ -150,7 +150,7 @@ template <class T> FASTCE_INLINE mask<T> at_most(vec<T> a, vec<T> b) { return ma
 template <class T> FASTCE_INLINE vec<T> select(mask<T> m, vec<T> yes, vec<T> no) {
     return vec<T>(typename vec<T>::native(m.v ? yes.v : no.v));
 }
-// yes where the sign bit of x is set (-0.0 included), else no: one blend, without a comparison.
+// yes if the sign bit of x is set (-0.0 included), else no: one blend, without a comparison.
 template <class T> FASTCE_INLINE vec<T> select_negative(vec<T> x, vec<T> yes, vec<T> no) {
     typedef typename native_of<T>::bits bits;
     return vec<T>(typename vec<T>::native(bit_cast<bits>(x.v) < 0 ? yes.v : no.v));
@@ -163,25 +163,25 @@ template <> FASTCE_INLINE vec<double> select_negative(vec<double> x, vec<double>
     return _mm256_blendv_pd(no.v, yes.v, x.v);
 }
 #endif
-// x with its sign changed where the sign bit of `by` is set.
+// x, with its sign changed if the sign bit of `by` is set.
 template <class T> FASTCE_INLINE vec<T> flip_sign(vec<T> x, vec<T> by) {
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
     return vec<T>(bit_cast<typename vec<T>::native>(bits(
         bit_cast<bits>(x.v) ^ (bit_cast<bits>(by.v) & std::numeric_limits<integer>::min()))));
 }
-// x where the mask holds, else +0: what makes 0 * inf harmless. And the other way round.
+// x if the mask holds, else +0, which makes 0 * inf harmless; and the reverse.
 template <class T> FASTCE_INLINE vec<T> zero_unless(mask<T> m, vec<T> x) { return select(m, x, vec<T>(T(0))); }
 #if FASTCE_VECTOR_BYTES && !(FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__))
 template <class T> FASTCE_INLINE vec<T> zero_where(mask<T> m, vec<T> x) {
-    typedef typename native_of<T>::bits bits;  // one and-not, where GCC blends with zero
+    typedef typename native_of<T>::bits bits;  // one and-not; GCC would blend with zero
     return vec<T>(bit_cast<typename vec<T>::native>(bits(~m.v & bit_cast<bits>(x.v))));
 }
 #else  // AVX-512 zeroes lanes at no cost
 template <class T> FASTCE_INLINE vec<T> zero_where(mask<T> m, vec<T> x) { return select(m, vec<T>(T(0)), x); }
 #endif
 
-// sum + x where the mask holds, or where it does not, else sum: AVX-512 leaves lanes out of an addition.
+// sum + x if the mask holds (add_where) or does not hold (add_unless), else sum. AVX-512 can skip lanes in an addition.
 template <class T> FASTCE_INLINE vec<T> add_where(mask<T> m, vec<T> sum, vec<T> x) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return select(m, sum + x, sum);
@@ -197,8 +197,8 @@ template <class T> FASTCE_INLINE vec<T> add_unless(mask<T> m, vec<T> sum, vec<T>
 #endif
 }
 
-// The larger and the smaller of the two; b where either is NaN (so max(limit, x) hands on a NaN x). That is
-// maxps, but GCC makes a compare and a blend of it unless told that there are neither NaNs nor signed zeros.
+// The larger and the smaller of two numbers; b if either is NaN (so max(limit, x) passes a NaN x on). That is what
+// maxps does, but GCC emits a comparison and a blend unless told that there are neither NaNs nor signed zeros.
 template <class T> FASTCE_INLINE vec<T> max(vec<T> a, vec<T> b) {
     return vec<T>(typename vec<T>::native(a.v > b.v ? a.v : b.v));
 }
@@ -227,16 +227,16 @@ template <class T> FASTCE_INLINE vec<T> abs(vec<T> x) {
     return vec<T>(bit_cast<typename vec<T>::native>(
         bits(bit_cast<bits>(x.v) & std::numeric_limits<integer>::max())));
 }
-// -|x|, in one operation: the sign bit is set.
+// -|x|, in one operation that sets the sign bit.
 template <class T> FASTCE_INLINE vec<T> negative_abs(vec<T> x) {
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
     return vec<T>(bit_cast<typename vec<T>::native>(
         bits(bit_cast<bits>(x.v) | std::numeric_limits<integer>::min())));
 }
-// a * b + c, a * b - c and c - a * b: rounded once, by an instruction asked for by its name, where the instruction
-// set has one (FASTCE_FMA); rounded twice elsewhere. setup.py forbids compilers to fuse any other two operations,
-// so no result depends on which expressions meet in one loop, nor on the compiler.
+// a * b + c, a * b - c and c - a * b: rounded once, by an explicit instruction, if the instruction set has one
+// (FASTCE_FMA), otherwise rounded twice. setup.py forbids compilers to fuse any other operations, so no result depends
+// on which expressions a loop contains, nor on the compiler.
 #if defined(__FMA__) || (defined(__aarch64__) && FASTCE_GNU)
 #define FASTCE_FMA 1
 #else
@@ -291,7 +291,7 @@ template <class T> FASTCE_INLINE vec<T> fma(vec<T> a, vec<T> b, vec<T> c) {
     return c;
 }
 #endif
-// By instructions of their own: GCC 12 negates first when it is given fma(a, b, -c).
+// By separate instructions: given fma(a, b, -c), GCC 12 negates first.
 #if FASTCE_FMA && FASTCE_VECTOR_BYTES == 32
 #define FASTCE_FUSED(name) _mm256_##name
 #elif FASTCE_FMA && FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
@@ -331,7 +331,7 @@ template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #endif
 }
 
-// The first lane where the mask holds; the number of lanes if there is none.
+// The first lane in which the mask holds; the number of lanes if there is none.
 template <class T> FASTCE_INLINE int first_lane(mask<T> m) {
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
     const int bits = sizeof(T) == 4 ? _mm256_movemask_ps(bit_cast<__m256>(m.v)) : _mm256_movemask_pd(bit_cast<__m256d>(m.v));
@@ -357,8 +357,8 @@ template <class T> FASTCE_INLINE vec<T> load(const T *from) {
     std::memcpy(&x.v, from, sizeof x.v);
     return x;
 }
-// Read once, for several uses: GCC would rather read memory for each of them, and loads that cross a line take
-// the place of two.
+// Reads once for several uses: GCC would read memory again for each use, and a load that crosses a cache line costs as
+// much as two.
 template <class T> FASTCE_INLINE vec<T> load_once(const T *from) {
     vec<T> x = load(from);
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
@@ -370,7 +370,7 @@ template <class T> FASTCE_INLINE vec<T> load_once(const T *from) {
 }
 template <class T> FASTCE_INLINE void store(T *to, vec<T> x) { std::memcpy(to, &x.v, sizeof x.v); }
 
-// The first `count` < lanes elements, `fill` in the rest; nothing past them is read.
+// The first `count` < lanes elements, and `fill` in the other lanes; nothing after them is read.
 template <class T> FASTCE_INLINE vec<T> load_first(const T *from, std::ptrdiff_t count, T fill) {
     T lane[vec<T>::lanes];
     for (int i = 0; i < vec<T>::lanes; ++i)
@@ -384,7 +384,7 @@ template <class T> FASTCE_INLINE void store_first(T *to, std::ptrdiff_t count, v
     std::memcpy(to, lane, std::size_t(count) * sizeof(T));
 }
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
-// Masked moves: memcpy of a variable length is a call.
+// By masked moves: memcpy of a variable length is a function call.
 FASTCE_INLINE __m256i first_lanes(float, std::ptrdiff_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -422,7 +422,7 @@ template <> FASTCE_INLINE void store_first(double *to, std::ptrdiff_t count, vec
 }
 #endif
 
-// Bytes as numbers, and whether they are not 0. By intrinsics: GCC 12 converts them one by one.
+// Bytes as numbers, and whether they are not 0. By intrinsics, because GCC 12 converts them one by one.
 template <class T> FASTCE_INLINE vec<T> load_bytes(const unsigned char *from, T) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)

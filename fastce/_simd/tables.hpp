@@ -1,10 +1,10 @@
-// What functions.hpp looks up. tools/polynomials.py computes it.
+// The tables of functions.hpp, computed by tools/polynomials.py.
 #pragma once
 
 namespace {
 namespace simd {
 
-// 2^(i/16), and what rounding took from each, in parts of it.
+// 2^(i/16), and the rounding error of each, relative to it.
 constexpr float exp2_table[16] = {
     0x1.000000p0f, 0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f, 0x1.306fe0p0f, 0x1.3dea64p0f,
     0x1.4bfdaep0f, 0x1.5ab07ep0f, 0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f,
@@ -14,13 +14,12 @@ constexpr float exp2_table_low[16] = {
     -0x1.0a3552p-25f, -0x1.00d8acp-27f, 0x1.26055cp-26f, -0x1.05cb44p-25f, 0x1.67a1cap-28f, 0x1.a3b5e4p-28f,
     -0x1.f9c306p-27f, -0x1.6961b4p-28f, -0x1.a5217cp-28f, 0x1.61428ep-28f};
 
-// c 2^(i/4) for the c of [1, 2) that makes floats of all four, or nearly: none is farther from one than 0.005
-// ULP.
+// c 2^(i/4), for the c in [1, 2) that makes all four nearly floats: none is farther from a float than 0.005 ULP.
 constexpr float quarter_multiples[4] = {0x1.c856a0p0f, 0x1.0f5726p1f, 0x1.42ae12p1f, 0x1.7fbbbap1f};
 
-// c near 1 / (1 + i / 31), and -log c. Each c was chosen among the 1,023 nearest floats so that its
-// logarithm is, nearly, a float itself (S. Gal, "Computing elementary functions: a new approach for achieving
-// high accuracy and good performance", in: Accurate Scientific Computations, LNCS 235, Springer 1986).
+// c near 1 / (1 + i / 31), and -log c. Each c was chosen among the 1,023 nearest floats so that its logarithm is nearly
+// a float itself (S. Gal, "Computing elementary functions: a new approach for achieving high accuracy and good
+// performance", in: Accurate Scientific Computations, LNCS 235, Springer 1986).
 alignas(64) constexpr float inverses[32] = {
     0x1.000000p0f, 0x1.f0025ap-1f, 0x1.e0fb2ep-1f, 0x1.d2d5aap-1f, 0x1.c57914p-1f, 0x1.b8dfacp-1f,
     0x1.acf76ep-1f, 0x1.a1b172p-1f, 0x1.96fbdap-1f, 0x1.8cd04ep-1f, 0x1.8321b2p-1f, 0x1.79e7a8p-1f,

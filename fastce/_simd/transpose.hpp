@@ -6,10 +6,10 @@
 namespace {
 namespace simd {
 
-// A vector takes rows at a time: its 16-byte piece q holds rows q * quad to q * quad + quad - 1, where a
-// quad is the elements of 16 bytes. Loading the pieces from memory spares the exchanges across pieces
-// that a transposition of whole vectors needs (24 instead of 32 operations for 8 x 8 floats), and
-// classes come in fours (twos for double) instead of eights.
+// A vector loads from several rows: its 16-byte piece q holds elements of rows q * quad to q * quad + quad - 1, where a
+// quad is the number of elements in 16 bytes. Loading pieces from memory avoids the exchanges across pieces that
+// transposing whole vectors needs (24 instead of 32 operations for 8 x 8 floats), and classes are processed in fours
+// (twos for double) instead of eights.
 template <class T> FASTCE_INLINE int quad(T) {
     return int(vec<T>::lanes) < int(16 / sizeof(T)) ? int(vec<T>::lanes) : int(16 / sizeof(T));
 }
@@ -17,8 +17,8 @@ template <class T> FASTCE_INLINE int quad(T) {
 template <class T> struct piece_of { typedef T type __attribute__((vector_size(16))); };
 enum { pieces = FASTCE_VECTOR_BYTES / 16 };
 
-// Pieces of rows first, first + quad, ...; where not all exist, those past `last` repeat it. `from` is
-// where the piece of row `first` lies, or of the last row if that is before it.
+// Pieces of rows first, first + quad, ... If some do not exist, those past `last` repeat it. `from` is the address of
+// the piece of row `first`, or of the last row if that comes before it.
 template <bool All, class T>
 FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, std::ptrdiff_t last,
                                  std::ptrdiff_t first) {
@@ -28,12 +28,12 @@ FASTCE_INLINE vec<T> load_pieces(const char *from, std::ptrdiff_t row_stride, st
         std::memcpy(&piece[q], from + (All || behind < left ? behind : left < 0 ? 0 : left) * row_stride, 16);
     }
     vec<T> x;
-    // Not through memory: a load that needs four smaller stores has to wait until they have left the store buffer.
+    // Not through memory: a load that covers four smaller stores has to wait until they have left the store buffer.
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
     const __m256i joined = _mm256_set_m128i(bit_cast<__m128i>(piece[1]), bit_cast<__m128i>(piece[0]));
     std::memcpy(&x.v, &joined, sizeof x.v);
 #elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
-    // By halves, which takes less time than insertions or masked broadcasts from memory into the whole.
+    // By halves, which is faster than insertions into the whole vector or masked broadcasts from memory.
     const __m256i low = _mm256_set_m128i(bit_cast<__m128i>(piece[1]), bit_cast<__m128i>(piece[0]));
     const __m256i high = _mm256_set_m128i(bit_cast<__m128i>(piece[3]), bit_cast<__m128i>(piece[2]));
     const __m512i joined = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
@@ -61,8 +61,8 @@ FASTCE_INLINE vec<T> shuffled(vec<T> a, vec<T> b, std::integer_sequence<int, Sou
 }
 template <class T> using all_lanes = std::make_integer_sequence<int, int(vec<T>::lanes)>;
 
-// Interleaves a and b within each piece: the lower halves, or (High) the upper ones. Width counts the
-// elements that stay together; a piece has q of the n lanes.
+// Interleaves a and b within each piece: the lower halves, or (High) the upper ones. Width is the number of elements
+// that stay together; n is the number of lanes, q that of lanes in a piece.
 template <int High, int Width> constexpr int interleaved_lane(int lane, int n, int q) {
     const int within = lane % q, unit = within / Width;
     return lane - within + (High ? q / 2 : 0) + (unit / 2) * Width + within % Width + (unit % 2 ? n : 0);
@@ -75,8 +75,8 @@ FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b, std::integer_sequence<int, L
 template <int High, int Width, class T> FASTCE_INLINE vec<T> interleave(vec<T> a, vec<T> b) {
     return interleave<High, Width>(a, b, all_lanes<T>());
 }
-// Hides from the compiler how an address came about. It would otherwise compute the addresses of all 16 rows
-// first, and, for want of registers, keep them in lanes of vectors.
+// Hides from the compiler how an address was computed. Otherwise it would compute the addresses of all 16 rows first
+// and, for lack of registers, keep them in lanes of vectors.
 FASTCE_INLINE const char *next_row(const char *at, std::ptrdiff_t row_stride) {
     at += row_stride;
     asm("" : "+r"(at));
@@ -120,11 +120,11 @@ FASTCE_INLINE void load_rows(const char *from, std::ptrdiff_t row_stride, std::p
     }
 }
 
-// Columns [0, quad) of a vector of rows, from or to where the first row's lie; rows past `last` repeat
-// it, or are not stored.
+// Columns [0, quad) of a vector of rows, loaded or stored at the address of the first row. Rows past `last` repeat it
+// when loaded, and are not stored.
 template <class T> FASTCE_INLINE void load_columns(const char *from, std::ptrdiff_t row_stride,
                                                    std::ptrdiff_t last, vec<T> *columns) {
-    if (last + 1 >= int(vec<T>::lanes))  // all rows exist: no test for each
+    if (last + 1 >= int(vec<T>::lanes))  // all rows exist, so no test for each
         load_rows<true>(from, row_stride, last, columns);
     else
         load_rows<false>(from, row_stride, last, columns);
@@ -141,7 +141,7 @@ template <class T> FASTCE_INLINE void store_columns(char *to, std::ptrdiff_t row
             store_pieces<false>(to, row_stride, last, k, columns[k]);
 }
 
-// Pieces of Width lanes of a and b by turns: the even ones of both, or (Odd) the odd ones.
+// Alternating pieces of Width lanes from a and b: the even pieces of both, or (Odd) the odd ones.
 #if FASTCE_VECTOR_BYTES
 template <int Odd, int Width> constexpr int alternating_lane(int lane, int n) {
     return (lane / Width / 2 * 2 + Odd) * Width + lane % Width + (lane / Width % 2 ? n : 0);
@@ -157,7 +157,7 @@ template <int Odd, int Width, class T> FASTCE_INLINE vec<T> alternate(vec<T> a, 
 #else
 template <int Odd, int Width, class T> FASTCE_INLINE vec<T> alternate(vec<T> a, vec<T>) { return a; }
 #endif
-// The sums of the lanes of as many vectors as a vector has lanes, that of the first in the first lane.
+// The sums over the lanes of as many vectors as a vector has lanes; that of the first vector is in the first lane.
 template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x) {
     if constexpr (Width < int(vec<double>::lanes)) {
         for (int i = 0; i < int(vec<double>::lanes) / Width / 2; ++i)
@@ -166,7 +166,7 @@ template <int Width = 1> FASTCE_INLINE vec<double> sums_of_lanes(vec<double> *x)
     }
     return x[0];
 }
-// The sums of halves of vectors: those of all first halves, then those of all second ones.
+// The sums over halves of vectors: first those of all lower halves, then those of all upper ones.
 template <int Width = 1> FASTCE_INLINE vec<double> sums_of_halves(vec<double> *x) {
     if constexpr (2 * Width < int(vec<double>::lanes)) {
         for (int i = 0; i < int(vec<double>::lanes) / Width / 4; ++i)
@@ -175,7 +175,7 @@ template <int Width = 1> FASTCE_INLINE vec<double> sums_of_halves(vec<double> *x
     }
     return x[0];
 }
-// The largest lanes, likewise.
+// Likewise, the maxima over lanes.
 template <class T, int Width = 1> FASTCE_INLINE vec<T> maxima_of_lanes(vec<T> *x) {
     if constexpr (Width < int(vec<T>::lanes)) {
         for (int i = 0; i < int(vec<T>::lanes) / Width / 2; ++i)
@@ -184,7 +184,7 @@ template <class T, int Width = 1> FASTCE_INLINE vec<T> maxima_of_lanes(vec<T> *x
     }
     return x[0];
 }
-// The same of sums with the rounding errors beside them, rounded once.
+// The same for sums with their rounding errors, rounded once.
 template <int Width = 1> FASTCE_INLINE vec<double> exact_sums_of_lanes(vec<double> *x, vec<double> *error) {
     if constexpr (Width < int(vec<double>::lanes)) {
         for (int i = 0; i < int(vec<double>::lanes) / Width / 2; ++i) {
@@ -200,7 +200,7 @@ template <int Width = 1> FASTCE_INLINE vec<double> exact_sums_of_lanes(vec<doubl
     }
     return select(equal(x[0] - x[0], vec<double>(0.0)), x[0] + error[0], x[0]);
 }
-// Lane i of the result is the lane of x that the index names.
+// Lane i of the result is lane index[i] of x.
 template <class T> FASTCE_INLINE vec<T> lanes_at(vec<T> x, const std::int32_t *index) {
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
     if constexpr (sizeof(T) == 4) {
@@ -228,16 +228,16 @@ template <class T> FASTCE_INLINE vec<T> lanes_at(vec<T> x, const std::int32_t *i
 
 // ------------------------------------------------------------------------- rows of few classes
 
-// As many vectors as there are classes hold as many rows as a vector has lanes, one row behind the other.
-// Column c takes its lanes from them one vector after another: K - 1 shuffles, each of two vectors.
+// K vectors hold rows of K classes one after another, as many rows as a vector has lanes. Column c takes its lanes from
+// one vector after another: K - 1 shuffles of two vectors each.
 enum { most_interleaved = 8 };
 #if FASTCE_VECTOR_BYTES
-// Where lane `lane` of column c comes from: vector `from` (if it is that one's turn), else the lane as it is.
+// Where lane `lane` of column c comes from: from the vector of this turn, or else the lane as it is.
 constexpr int column_lane(int lane, int n, int classes, int c, int turn) {
     const int source = lane * classes + c;
     return source / n == turn ? n + source % n : turn == 1 && source / n == 0 ? source : lane;
 }
-// Likewise of vector m of rows, from the columns.
+// Likewise for vector m of the rows, from the columns.
 constexpr int row_lane(int lane, int n, int classes, int m, int turn) {
     const int source = m * n + lane;
     return source % classes == turn ? n + source / classes
@@ -263,7 +263,7 @@ FASTCE_INLINE void interleave_from(const vec<T> *from, T *to, std::ptrdiff_t apa
     }
 }
 #endif
-// Whole vectors of rows of K classes, class by class, `apart` elements from one to the next, and back.
+// Transposes whole vectors of rows of K classes: to columns `apart` elements from each other, or back.
 template <bool ToColumns, int K, class T>
 FASTCE_INLINE void interleave_rows(const T *from, std::ptrdiff_t from_apart, std::ptrdiff_t rows, T *to,
                                    std::ptrdiff_t to_apart) {

@@ -41,7 +41,7 @@ def value(
 
     Parameters
     ----------
-    loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
+    loss : any loss of fastce
         The loss.
     logits : dask array
         Any chunks. If chunks split the class axis, the target must be class labels.

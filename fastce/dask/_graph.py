@@ -12,16 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fastce import losses
 from fastce._call import checks, checks_bridges, checks_softmax
 from fastce._call.arguments import working_type
 from fastce.dask import _tasks as tasks
-from fastce.losses import (
-    BCEWithLogits,
-    SigmoidFocalLoss,
-    SoftmaxCrossEntropy,
-    SoftmaxFocalLoss,
-    SoftmaxKLDivergence,
-)
 
 try:
     import dask.array as da
@@ -30,13 +24,7 @@ except ImportError as error:
     checks_bridges.missing_host("dask.array", "dask", error)
 
 DaskArray = Any  # dask is not typed
-LOSSES = (
-    SoftmaxCrossEntropy,
-    SoftmaxFocalLoss,
-    SoftmaxKLDivergence,
-    BCEWithLogits,
-    SigmoidFocalLoss,
-)
+LOSSES = tuple(getattr(losses, name) for name in losses.__all__)
 Argument = tuple[Any, Any]  # of a layer: an array and its axes, or a constant and None
 
 

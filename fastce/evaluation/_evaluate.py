@@ -1,4 +1,4 @@
-"""Rows to evaluations: one read of the logits, a block of rows after the other."""
+"""From rows to evaluations, with one read of the logits, block by block."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fastce.evaluation._evaluation import Evaluation
 
 Array = npt.NDArray[Any]
 
-BLOCK_ROWS = 1 << 14  # the numbers of so many rows are held at once: with 10 classes, 119 ns per
-# row are spent so, and 144 with four times as many
+BLOCK_ROWS = 1 << 14  # rows whose statistics are held at once: with 10 classes, a row takes 119 ns,
+# and 144 ns with four times as many
 
 
 class Options(NamedTuple):
-    """What an evaluation is, besides its rows."""
+    """The options of an evaluation."""
 
     axis: int
     ignore_index: int
@@ -44,27 +44,28 @@ def evaluate(
     bins: int = 15,
     max_rank: int = 100,
 ) -> Evaluation:
-    """Return how good the softmax of some logits is at their targets, from one read of them.
+    """Return how well the softmax of some logits predicts their targets, from one read of them.
 
-    There is no temporary of the logits' size: they are read where they lie, memory-mapped files
-    included, and what is kept are some numbers for each of 16,384 rows.
+    There is no temporary of the logits' size: they are read in place, even from memory-mapped
+    files, and only a few numbers are kept for each of 16,384 rows.
 
     Parameters
     ----------
     logits : array_like of float16, bfloat16, float32 or float64
         Any shape and strides.
     target : array_like of integers
-        Of the logits' shape less the class axis, in [0, K) or `ignore_index`.
+        With the logits' shape without the class axis, each in [0, K) or `ignore_index`.
     axis : int, default -1
         The axis of the classes.
     ignore_index : int, default -100
         The label of rows that do not count.
     temperature : float > 0, default 1.0
-        The logits are divided by it, as they are read: see `fit_temperature`.
+        Divides the logits as they are read; see `fit_temperature`.
     bins : int, default 15
-        How many bins of the same width there are for the largest probability of a row.
+        The number of bins of equal width for the largest probability of a row.
     max_rank : int, default 100
-        How many classes before the target are told apart; the largest k of top-k accuracy.
+        The largest number of classes before the target that is counted separately, and the
+        largest k of top-k accuracy.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def checked(
     bins: int,
     max_rank: int,
 ) -> tuple[Array, Array, Options]:
-    """Check all that a call says, every label included."""
+    """Check all arguments of a call, including every label."""
     z = checks.logits(logits)
     last = checks.class_axis(z, checks.axis(axis))
     y, _ = checks.softmax_target(target, z, last, probabilities=False)
@@ -145,7 +146,7 @@ def blocks(z: Array, y: Array) -> Iterator[tuple[Array, Array]]:
 def evaluation_of(
     target: Array, loss: Array, lse: Array, argmax: Array, statistics: Array, *, options: Options
 ) -> Evaluation:
-    """Return the evaluation of some rows, from what the kernel gives of each."""
+    """Return the evaluation of some rows from the kernel's statistics."""
     counts = target != options.ignore_index
     all_count = bool(counts.all())
     target, loss, argmax = (x.ravel() if all_count else x[counts] for x in (target, loss, argmax))
@@ -161,8 +162,8 @@ def evaluation_of(
         )
     loss = loss.astype(np.float64, copy=False)
     is_top = argmax == target
-    # With p of the target t and of the top m: Σ (p_j − δ_jt)² is (1 − t)² and the squares of all
-    # classes but t. Those of all but m are at hand.
+    # With t and m the probabilities of the target and of the top class, Σ (p_j − δ_jt)² is (1 − t)²
+    # plus the squares of all classes except the target. The kernel sums all except the top class.
     target_prob = np.exp(-loss)
     brier = np.expm1(-loss) ** 2 + other_squares
     brier += np.where(is_top, 0.0, (top_prob - target_prob) * (top_prob + target_prob))

@@ -1,4 +1,4 @@
-"""What is known of a classifier from the rows that it was tried on: sums that merge."""
+"""The evaluation of a classifier on some rows: sums that can be merged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from fastce._call import checks_evaluation as checks
 
-Sum = tuple[float, float]  # a sum, and what its last rounding lost
+Sum = tuple[float, float]  # a sum and its rounding error
 Counts = tuple[int, ...]
 
 
 def added(a: Sum, b: Sum) -> Sum:
-    """Add two sums with the rounding error beside them (Knuth's two-sum)."""
+    """Add two sums that carry their rounding errors (Knuth's two-sum)."""
     total = a[0] + b[0]
     if not math.isfinite(total):
         return total, 0.0
@@ -36,48 +36,51 @@ def readable(number: float) -> str:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums, counts, bins and ranks of the rows of a classifier's logits; it merges with ``+``.
+    """Sums, counts, bins and ranks over rows of a classifier's logits, which ``+`` merges.
 
-    `evaluate` makes it. Two of different rows add up to that of all rows: exactly in its counts,
-    and in its sums to their rounding, of which the errors are carried along. So chunks, files and
-    processes may be merged in any order; ``sum(results)`` works. It is immutable, compares by
-    value, can be pickled, and becomes JSON. Losses and entropies are in nats.
+    `evaluate` returns it. The evaluations of different rows add up to that of all rows: exactly in
+    the counts, and up to rounding in the sums, which carry their rounding errors. So chunks, files
+    and processes may be merged in any order, and ``sum(results)`` works. An evaluation is
+    immutable, compares by value, can be pickled, and converts to JSON. Losses and entropies are in
+    nats.
 
-    With p the probabilities of a row, y its target, and means over the rows that count:
+    Each figure is a mean over the rows that count. With p the probabilities of a row and y its
+    target:
 
     =====================  ====================================================================
     `loss`                 −log p_y
     `perplexity`           exp(loss)
-    `accuracy`             whether the first class of the largest logit is y
-    ``top_k(k)``           whether less than k classes come before y (see there)
+    `accuracy`             whether y is the first class with the largest logit
+    ``top_k(k)``           whether fewer than k classes come before y (see there)
     `entropy`              −Σ_j p_j log p_j, the loss that the classifier expects
     `brier`                Σ_j (p_j − δ_jy)², between 0 and 2
     `calibration_error`    Σ_b n_b/n ``|accuracy − confidence|`` over bins of max_j p_j
     =====================  ====================================================================
 
-    A row without a softmax (with NaN or +∞, or of −∞ alone) is wrong, and makes all but `accuracy`
-    and `top_k` NaN; `invalid` counts them. A target of probability 0 makes `loss` infinite.
+    A row without a softmax (with NaN or +∞, or only −∞) counts as wrong, and makes everything NaN
+    except `accuracy` and `top_k`; `invalid` counts such rows. A target of probability 0 makes
+    `loss` infinite.
 
     Attributes
     ----------
     rows : int
         How many rows count.
     ignored : int
-        How many do not: their label is `ignore_index`.
+        How many do not, because their label is `ignore_index`.
     invalid : int
         How many of `rows` have no softmax.
     correct : int
-        In how many the first class of the largest logit is the target.
+        In how many the target is the first class with the largest logit.
     loss_sum, entropy_sum, brier_sum, variance_sum : tuple of two floats
-        Sums over the rows: a number, and what that leaves. The variance is that of the logits
-        under p.
+        Sums over the rows, each with its rounding error. The variance is that of the logits under
+        p.
     bin_rows, bin_correct : tuple of ints
-        The rows whose largest probability lies in each bin [b/bins, (b+1)/bins), 1 in the last; and
-        how many of them are correct.
+        How many rows have their largest probability in each bin [b/bins, (b+1)/bins), 1 in the
+        last one; and how many of those are correct.
     bin_confidence : tuple of tuples of two floats
         The sum of these probabilities.
     rank_rows : tuple of ints
-        How many rows have 0, 1, ... classes before the target; last, those with more.
+        How many rows have 0, 1, ... classes before the target; the last number counts all others.
 
     Examples
     --------
@@ -114,11 +117,11 @@ class Evaluation:
     bin_confidence: tuple[Sum, ...]
     rank_rows: Counts
 
-    # What it says ---------------------------------------------------------------------------------
+    # Figures --------------------------------------------------------------------------------------
 
     @property
     def loss(self) -> float:
-        """The mean of −log p_y, in nats: cross-entropy, or negative log-likelihood."""
+        """The mean of −log p_y (cross-entropy or negative log-likelihood), in nats."""
         return self._mean(self.loss_sum)
 
     @property
@@ -129,17 +132,17 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share of rows in which the first class of the largest logit is the target."""
+        """The share of rows in which the target is the first class with the largest logit."""
         return mean(self.correct, self.rows)
 
     @property
     def entropy(self) -> float:
-        """The mean entropy of p, in nats: the loss that the classifier expects."""
+        """The mean entropy of p, in nats, which is the loss that the classifier expects."""
         return self._mean(self.entropy_sum)
 
     @property
     def brier(self) -> float:
-        """The mean of Σ_j (p_j − δ_jy)²: between 0 and 2, as in Brier's paper of 1950."""
+        """The mean of Σ_j (p_j − δ_jy)², between 0 and 2 as in Brier's paper of 1950."""
         return self._mean(self.brier_sum)
 
     @property
@@ -152,27 +155,27 @@ class Evaluation:
 
     @property
     def max_calibration_error(self) -> float:
-        """The largest ``|accuracy − confidence|`` of a bin: the maximum calibration error (MCE)."""
+        """The largest ``|accuracy − confidence|`` of a bin, the maximum calibration error (MCE)."""
         gaps = self._gaps()
         return mean(max(gaps), 1) if self.rows and not self.invalid else math.nan
 
     @property
     def bins(self) -> int:
-        """How many bins there are for the largest probability."""
+        """The number of bins of the largest probability."""
         return len(self.bin_rows)
 
     @property
     def max_rank(self) -> int:
-        """The largest rank of a target that is counted on its own, and the largest k of `top_k`."""
+        """The largest rank that is counted separately, and the largest k of `top_k`."""
         return len(self.rank_rows) - 1
 
     def top_k(self, k: int) -> float:
         """Return the share of rows in which fewer than k classes come before the target.
 
-        These are the classes with a larger logit, and those of a higher index with the same. So
-        ties count as scikit-learn's ``top_k_accuracy_score`` counts them; ``top_k(1)`` is less than
-        `accuracy`, which takes the first of several largest logits, where the target ties with a
-        later class.
+        Before it are the classes with a larger logit, and those with the same logit and a higher
+        index. So ties count as in scikit-learn's ``top_k_accuracy_score``. `accuracy` takes the
+        first of several largest logits instead, so it is larger than ``top_k(1)`` if a target ties
+        with a later class.
 
         Parameters
         ----------
@@ -186,7 +189,7 @@ class Evaluation:
         Raises
         ------
         TypeError, ValueError
-            k is no integer, or out of range.
+            k is not an integer, or is out of range.
         """
         k = checks.top_k(k, self.max_rank, self.rank_rows[-1])
         return mean(sum(self.rank_rows[: min(k, self.max_rank)]), self.rows)
@@ -212,7 +215,7 @@ class Evaluation:
         Raises
         ------
         ImportError
-            Where matplotlib is not installed; the message says how to install it.
+            If matplotlib is not installed; the message says how to install it.
         """
         from fastce.plots import evaluation_curves
 
@@ -227,7 +230,7 @@ class Evaluation:
         return "\n".join(f"{name:<26}{value}" for name, value in lines.items())
 
     def figures(self) -> dict[str, str]:
-        """Return what the table says, by its lines."""
+        """Return the lines of the table: names and values as text."""
         k = min(5, self.max_rank)
         return {
             "loss": f"{self.loss:.5f} nats",
@@ -253,7 +256,7 @@ class Evaluation:
             )
         ]
 
-    # How it merges, and travels -------------------------------------------------------------------
+    # Merging and storing --------------------------------------------------------------------------
 
     def __add__(self, other: object) -> Evaluation:
         if not isinstance(other, Evaluation):
@@ -277,9 +280,9 @@ class Evaluation:
         return self if type(other) is int and other == 0 else NotImplemented
 
     def to_json(self) -> str:
-        """Return it as JSON: what it says, for readers, and under "state" all that it holds.
+        """Return JSON with the figures, and under "state" everything that `from_json` needs.
 
-        A number that is not finite is null, in the state a string.
+        A number that is not finite is null; in the state it is a string.
         """
         said = {
             name: getattr(self, name)
@@ -294,12 +297,12 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
-        """Return the evaluation that `to_json` has written.
+        """Return the evaluation that `to_json` wrote.
 
         Raises
         ------
         ValueError
-            The text is none that `to_json` writes.
+            The text was not written by `to_json`.
         """
         try:
             state = json.loads(text)["state"]
@@ -309,7 +312,7 @@ class Evaluation:
 
 
 def _written(value: Any) -> Any:
-    """Return a value of JSON, which has no NaN and no infinity."""
+    """Return a value that JSON can represent: it has neither NaN nor infinity."""
     if isinstance(value, dict):
         return {name: _written(item) for name, item in value.items()}
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""The temperature with the least loss: Newton's method, one read of the logits a step."""
+"""The temperature with the smallest loss, by Newton's method: one read of the logits per step."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fastce._call import checks_evaluation as checks
 from fastce.evaluation._evaluate import checked, read
 from fastce.evaluation._evaluation import Evaluation, readable
 
-TOLERANCE = 1e-9  # of the temperature, relative: the next step would be its square
+TOLERANCE = 1e-9  # of the temperature, relative: the next step would be about its square
 MOST_STEPS = 100
 NO_SPREAD = 1e-12  # variance of the logits below which probabilities no longer change
 
 
 class Temperature(float):
-    """A fitted temperature: a float that knows the evaluation before and after.
+    """A fitted temperature: a float with the evaluations before and after.
 
-    It prints as a table of both; as a number, and in formats, it is the temperature. NumPy takes
-    it for a float64: ``logits / float(temperature)`` keeps the type of float32 logits.
+    `print` shows both as a table; in arithmetic and in formats, it is a number. NumPy treats it as
+    float64: ``logits / float(temperature)`` keeps the dtype of float32 logits.
 
     Attributes
     ----------
     before, after : Evaluation
-        Of the logits as they are, and divided by the temperature.
+        Of the logits themselves, and of the logits divided by the temperature.
     reads : int
-        How many times the logits were read: once more than Newton's method took steps.
+        How many times the logits were read: once more than the number of Newton steps.
     """
 
     before: Evaluation
@@ -74,14 +74,14 @@ def fit_temperature(
     bins: int = 15,
     max_rank: int = 100,
 ) -> Temperature:
-    """Return the temperature T for which softmax(logits / T) has the least loss.
+    """Return the temperature T for which softmax(logits / T) has the smallest loss.
 
-    With b = 1/T and u = bz, the derivative of a row's loss by log b is E_p[u] − u_y, which is loss
-    less entropy, and b² times the second derivative by b is the variance of u under p. So each step
-    of Newton's method is one read of the logits. The loss is convex in b. Exponentials and sums are
-    in float64, whatever the logits are.
+    With b = 1/T and u = bz, the derivative of a row's loss with respect to log b is E_p[u] − u_y,
+    the loss minus the entropy, and b² times the second derivative with respect to b is the variance
+    of u under p. So each Newton step takes one read of the logits. The loss is convex in b.
+    Exponentials and sums are computed in float64, whatever the dtype of the logits.
 
-    Fit it on rows that the classifier was not trained on, and not on those that are reported.
+    Fit it on rows that the classifier was not trained on, and report results on yet others.
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ def fit_temperature(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As for `evaluate`; and no temperature is best: the loss falls for ever as T tends to 0, for
-        each target has the largest logit of its row, or as T grows, for logits favour other classes
-        than the targets; or it is infinite or NaN.
+        As for `evaluate`; also if no temperature is best. Then the loss keeps falling as T tends
+        to 0, because each target has the largest logit of its row, or as T grows, because the
+        logits favour other classes than the targets; or it is infinite or NaN.
 
     References
     ----------

@@ -67,16 +67,16 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("logits", help=".npy, .npz, .safetensors, or raw numbers with --dtype and --classes")
-    add("labels", help="a file of integers, one a row; raw with --labels-dtype")
+    add("labels", help="a file of integers, one per row; raw with --labels-dtype")
     add("--ignore-index", type=int, default=-100, help="label of rows that do not count (-100)")
-    add("--temperature", type=positive, default=1.0, help="what logits are divided by (1)")
-    add("--fit-temperature", action="store_true", help="find the temperature of the least loss")
+    add("--temperature", type=positive, default=1.0, help="divides the logits (1)")
+    add("--fit-temperature", action="store_true", help="find the temperature of least loss")
     add("--bins", type=at_least_one, default=15, help="of the calibration error (15)")
     add(
         "--max-rank",
         type=at_least_one,
         default=100,
-        help="classes before the target told apart (100)",
+        help="ranks of the target counted separately (100)",
     )
     add("--plot", metavar="FILE", help="draw reliability, confidence and ranks: .png, .svg, .pdf")
     add("--json", action="store_true", help="print JSON")

@@ -41,7 +41,7 @@ def function(loss: Loss) -> Callable[..., Any]:
 
     Parameters
     ----------
-    loss : SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits or SigmoidFocalLoss
+    loss : any loss of fastce
         With its options, including the reduction. Compiled and exported code contains it.
 
     Returns

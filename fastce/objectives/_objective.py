@@ -62,7 +62,8 @@ class Objective:
 
     def __post_init__(self) -> None:
         losses = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
-        loss: Any = checks_bridges.boosted_loss(self.loss, losses)
+        checks_bridges.one_of_losses(self.loss, losses)
+        loss: Any = self.loss
         floor = self.floor
         if floor is not None:
             floor = checks.number("floor", floor, low=0)

@@ -156,9 +156,7 @@ class Shard:
         work = run(**views, **rows) if in_place else by_blocks
         is_short = self.width * GROUP_ROWS <= BLOCK_ELEMENTS
         are_rows = self.logits.strides[-1] == self.logits.itemsize
-        tasks = threads.tasks_of(
-            count, self.width, 1 if are_rows and not is_short else GROUP_ROWS
-        )
+        tasks = threads.tasks_of(count, self.width, 1 if are_rows and not is_short else GROUP_ROWS)
         threads.run(work, tasks, count * self.width)
 
 

@@ -1,4 +1,4 @@
-"""The KL divergence of two tensors of logits, which torch has of log-probabilities alone."""
+"""The KL divergence of two tensors of logits; torch has it for log-probabilities only."""
 
 from torch import Tensor
 
@@ -14,34 +14,34 @@ def kl_divergence(
     *,
     where: Tensor | None = None,
 ) -> Tensor:
-    """Return the divergence of a softmax from a teacher's, by `fastce.SoftmaxKLDivergence`.
+    """Compute the KL divergence of a softmax from a teacher's with `fastce.SoftmaxKLDivergence`.
 
-    With T the temperature, it is T² times what `torch.nn.functional.kl_div` makes of
+    With T the temperature, it is T² times the result of `torch.nn.functional.kl_div` for
     ``log_softmax(input / T)`` and ``log_softmax(target / T)`` with ``log_target=True``, summed
-    over the classes; and it is never negative.
+    over the classes. It is never negative.
 
     Parameters
     ----------
     input : Tensor of shape (K,), (N, K) or (N, K, ...)
         The student's logits, on the CPU: float16, bfloat16, float32 or float64.
     target : Tensor of the shape of `input`
-        The teacher's logits, of any of these types. They have no gradient: pass them detached.
+        The teacher's logits, of any of these types. They get no gradient: pass them detached.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean is that of the samples, as torch's "batchmean" of (N, K) logits.
+        The mean is over samples, like torch's "batchmean" for logits of shape (N, K).
     temperature : float > 0, default 1.0
         Divides the logits of both.
     where : Tensor of bool, optional
-        Which classes take part, in both; broadcast to `input`.
+        Which classes take part, in both; broadcasts to `input`.
 
     Returns
     -------
     Tensor
-        Of the dtype of `input`; float32 for 16-bit logits under autocast.
+        With the dtype of `input`; float32 for 16-bit logits under autocast.
 
     Raises
     ------
     TypeError, ValueError
-        As `fastce.SoftmaxKLDivergence` raises them; also where `target` requires a gradient, or a
+        As `fastce.SoftmaxKLDivergence` raises them; also if `target` requires a gradient, or a
         tensor is not on the CPU.
 
     Examples

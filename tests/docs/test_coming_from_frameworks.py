@@ -117,7 +117,7 @@ def _():
     same(F.kl_div(log_p, q, reduction="mean") * Z.shape[1], ours, rtol=1e-5)
 
 
-@row("torch", '`F.kl_div(log_q, log_p, log_target=True)` of two `log_softmax`')
+@row("torch", "`F.kl_div(log_q, log_p, log_target=True)` of two `log_softmax`")
 def _():
     F, temperature, teacher = torch_functions(), 3.0, Z[::-1].copy()
     student_log, teacher_log = (

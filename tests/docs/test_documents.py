@@ -1,7 +1,6 @@
 """Docstrings run and give what they show; the README agrees with the rest of the project."""
 
 import doctest
-import importlib
 import json
 import re
 import tomllib
@@ -9,23 +8,28 @@ from pathlib import Path
 
 import pytest
 from processes import run
+from sybil import Sybil
+from sybil.document import PythonDocStringDocument
+from sybil.parsers.rest import DocTestParser
 
 import fastce
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
-# What a module's examples need beside NumPy.
-HOSTS = {
-    "fastce.dask._graph": ["dask"],
-    "fastce.dask": ["dask"],
-    "fastce.jax._ffi": ["jax"],
-    "fastce.jax": ["jax"],
-    "fastce.objectives": ["catboost", "lightgbm", "xgboost"],
-    "fastce.plots": ["matplotlib"],
-    "fastce.torch._operators": ["torch"],
-    "fastce.torch": ["torch"],
+PACKAGE = Path(fastce.__file__).parent
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]
+HOSTS = {  # what the examples of a folder or module need beside NumPy
+    "dask": ["dask"],
+    "jax": ["jax"],
+    "objectives": ["catboost", "lightgbm", "xgboost"],
+    "plots.py": ["matplotlib"],
+    "torch": ["torch"],
 }
+DOCSTRINGS = Sybil(
+    [DocTestParser(doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)],
+    document_types={".py": PythonDocStringDocument},
+)
 
 
 def readme_blocks():
@@ -52,26 +56,15 @@ def test_readme_passes_strict_type_checking(tmp_path):
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def modules():
-    package = Path(fastce.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        *folders, name = path.relative_to(package.parent).with_suffix("").parts
-        if name != "__main__":
-            yield ".".join(folders if name == "__init__" else [*folders, name])
-
-
-@pytest.mark.parametrize("name", list(modules()))
-def test_docstrings(name, tmp_path, monkeypatch):
-    for module, hosts in HOSTS.items():
-        if f"{name}.".startswith(f"{module}."):
-            for host in hosts:
-                pytest.importorskip(host)
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_docstrings(path, tmp_path, monkeypatch):
+    for host in HOSTS.get(path.relative_to(PACKAGE).parts[0], []):
+        pytest.importorskip(host)
     monkeypatch.chdir(tmp_path)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    printed = []
-    for test in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
-        runner.run(test, out=printed.append)
-    assert not runner.failures, "".join(printed)
+    examples = list(DOCSTRINGS.parse(path).examples())
+    for example in examples:
+        example.evaluate()
+    assert len(examples) == len(re.findall(r"^ *>>> ", path.read_text("utf-8"), re.M))
 
 
 @pytest.mark.parametrize("name", fastce.__all__)

@@ -155,6 +155,19 @@ def test_blocks_share_names_and_errors_name_the_line(tmp_path):
     assert caught.traceback[-1].lineno + 1 == 5
 
 
+def test_a_page_is_made_again_when_results_change(monkeypatch):
+    """Whatever reads them, directly or by way of what it imports."""
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    computed = load(DOCS / "_ext" / "computed.py")
+    results = {ROOT / "bench/results/results.json", ROOT / "bench/results/accuracy.md"}
+    for name in ("speed", "error_by_classes", "accuracy_peers"):
+        assert results < computed.sources(COMPUTED / f"{name}.py")
+    assert computed.sources(COMPUTED / "overfitting.py") == {
+        COMPUTED / "overfitting.py",
+        COMPUTED / "overfitting_run.py",
+    }
+
+
 def test_broken_links_are_found(tmp_path):
     check_links = load(DOCS / "check_links.py")
     page = tmp_path / "page.html"

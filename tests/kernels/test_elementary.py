@@ -116,7 +116,7 @@ def test_expm1(isa, dtype, rng):
 
 
 def test_log_of_a_quotient(isa, rng):
-    """In float64, for results in float32, of quotients up to those of sums and pivots of float32."""
+    """In float64, for results in float32, over all quotients of sums and pivots of float32."""
     powers = 2.0 ** rng.uniform(52, 380, SAMPLES)
     x = np.concatenate([samples("log1p", np.float64, rng), powers])
     true = truth("log1p", x).astype(np.float64)

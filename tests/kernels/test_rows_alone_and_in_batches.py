@@ -108,34 +108,28 @@ CLASSES = pytest.mark.parametrize("classes", [1, 2, 3, 5, 10, 17, 64, 100, 193, 
 
 @DTYPES
 @CLASSES
-def test_a_row_alone_is_the_row_among_others(classes, dtype, isa):
-    """Bit for bit: every kind of row in every position of a block, with changing neighbours."""
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_a_row_alone_is_the_row_among_others(axis, classes, dtype, isa):
+    """Bit for bit: every kind of row in every position of a block, with changing neighbours.
+
+    A row of planes is "alone" among copies of itself, since a single one would be contiguous.
+    """
     rng = np.random.default_rng(classes)
     z, mask = edge_rows(classes, dtype, rng)
     label = rng.integers(classes, size=len(z))
-    single = [results_of_rows(z[[i]], mask[[i]], label[[i]]) for i in range(len(z))]
-    alone = {name: bits(np.concatenate([row[name] for row in single])) for name in single[0]}
-    orders = [(np.arange(130) + shift) % len(z) for shift in range(len(z))]
-    orders += [rng.integers(len(z), size=rows) for rows in (2, 3, 63, 64, 65, 129, 130, 130)]
-    assert_independent(
-        ((order, results_of_rows(z[order], mask[order], label[order])) for order in orders), alone
-    )
-
-
-@DTYPES
-@CLASSES
-def test_a_row_of_planes_does_not_depend_on_its_neighbours(classes, dtype, isa):
-    """Here alone is among copies of itself: one row of planes is contiguous, and no plane."""
-    rng = np.random.default_rng(classes)
-    z, mask = edge_rows(classes, dtype, rng)
-    label = rng.integers(classes, size=len(z))
-    copies = [np.full(33, i) for i in range(len(z))]
-    single = [results_of_rows(z[i], mask[i], label[i], axis=0) for i in copies]
+    kinds, copies, step = np.arange(len(z)), 33 if axis == 0 else 1, 5 if axis == 0 else 1
+    single = [
+        results_of_rows(z[i], mask[i], label[i], axis=axis)
+        for i in kinds[:, None].repeat(copies, 1)
+    ]
     alone = {name: bits(np.stack([row[name][0] for row in single])) for name in single[0]}
-    orders = [(np.arange(130) + shift) % len(z) for shift in range(0, len(z), 5)]
-    orders += [rng.integers(len(z), size=rows) for rows in (2, 3, 63, 64, 65, 129)]
+    orders = [(np.arange(130) + shift) % len(z) for shift in range(0, len(z), step)]
+    orders += [rng.integers(len(z), size=rows) for rows in (2, 3, 63, 64, 65, 129, 130)]
     assert_independent(
-        ((order, results_of_rows(z[order], mask[order], label[order], axis=0)) for order in orders),
+        (
+            (order, results_of_rows(z[order], mask[order], label[order], axis=axis))
+            for order in orders
+        ),
         alone,
     )
 

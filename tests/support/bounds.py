@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
-from cases import Batch, Case
+from cases import TERMS, Batch, Case
 
-from fastce import reference
-from fastce.reference import _elements, _parts
+from fastce.reference import _parts
 
 ROUNDINGS = 4
 ROUNDINGS_HESSIAN = 8
@@ -99,14 +98,7 @@ def assert_equals_reference(c: Case, dtype: str):
 @np.errstate(all="ignore")
 def tolerances(case: Case, batch: Batch):
     """Absolute bounds on the error of value, gradient and Hessian."""
-    terms = {
-        "SoftmaxCrossEntropy": _cross_entropy_terms,
-        "SoftmaxFocalLoss": _softmax_focal_terms,
-        "SoftmaxKLDivergence": _divergence_terms,
-        "BCEWithLogits": _bce_terms,
-        "SigmoidFocalLoss": _sigmoid_focal_terms,
-    }[case.loss]
-    loss, grad, hess, class_weight, used = terms(batch, case.options, case.axis)
+    loss, grad, hess, class_weight, used = TERMS[case.loss](batch, case.options, case.axis)
 
     info = np.finfo(working(batch.logits.dtype))
     eps = float(info.eps)
@@ -132,120 +124,3 @@ def tolerances(case: Case, batch: Batch):
     if case.is_softmax:
         grad, hess = np.moveaxis(grad, -1, case.axis), np.moveaxis(hess, -1, case.axis)
     return eps * np.asarray(loss), eps * grad, eps * hess
-
-
-def _softmax_rows(batch, options, axis):
-    logits = batch.logits.astype(np.float64)
-    where, ignore_index = batch.call.get("where"), options.get("ignore_index", -100)
-    return reference._rows(logits, batch.target, where, ignore_index, axis)
-
-
-def _error_of_exponentials(u, kept, exact):
-    """The relative error, in eps, of exp(u − max u) beyond its own rounding."""
-    size = np.max(np.where(kept & np.isfinite(u), np.abs(u), 0), axis=-1, keepdims=True)
-    exact = exact and np.all(u == np.round(u * 32) / 32)
-    return np.where(exact, 0, 2 * size)
-
-
-def _cross_entropy_terms(batch, options, axis):
-    z, q, kept, used = _softmax_rows(batch, options, axis)
-    w = np.ones(z.shape[-1]) if options.get("weight") is None else options["weight"]
-    smoothing, z_loss = options.get("label_smoothing", 0.0), options.get("z_loss", 0.0)
-    scale, softcap = options.get("logit_scale", 1.0), options.get("softcap")
-    u, du, d2u = reference._scale_and_cap(z, scale, softcap)
-    sm = _parts._softmax_of(np.where(kept, u, -np.inf))
-    p, one_minus_p = sm.p, sm.one_minus_p
-    inexact = _error_of_exponentials(u, kept, exact=scale == 1 and softcap is None)
-    largest = np.max(np.where(kept & np.isfinite(u), np.abs(u), 0), axis=-1, keepdims=True)
-    lse = largest + np.log(sm.total)
-
-    t = w * ((1 - smoothing) * q + smoothing * kept / kept.sum(-1, keepdims=True))
-    mass = t.sum(-1, keepdims=True)
-    loss = _parts._times(t, sm.surprise).sum(-1) + (mass * inexact + z_loss * lse**2)[..., 0]
-    nothing_cancels = q.dtype == bool and smoothing == 0
-    grad = (mass - t) * p + t * one_minus_p if nothing_cancels else mass * p + t
-    grad = (grad + 2 * z_loss * lse * p) * (1 + inexact)
-    hess = (mass + 2 * z_loss * lse) * p * one_minus_p + 2 * z_loss * p**2
-    hess = hess * (1 + inexact)
-
-    if softcap is not None:
-        du, d2u = du + scale / 4, np.abs(d2u) + scale**2 / softcap  # 1 − tanh² cancels
-    class_weight = _parts._at_target(w, q)[..., 0] if q.dtype == bool else 1
-    return loss, grad * du, hess * du**2 + grad * d2u, class_weight, used
-
-
-def _softmax_focal_terms(batch, options, axis):
-    z, hot, kept, used = _softmax_rows(batch, options, axis)
-    gamma, alpha = options.get("gamma", 2.0), options.get("alpha")
-    sm = _parts._softmax_of(np.where(kept, z, -np.inf))
-    p, q, surprise, alpha = (
-        _parts._at_target(x, hot)
-        for x in (sm.p, sm.one_minus_p, sm.surprise, np.ones_like(z) if alpha is None else alpha)
-    )
-    inexact = _error_of_exponentials(z, kept, exact=True)
-    growth = (1 + inexact) * (2 + gamma) + gamma * np.where(q > 0, -np.log(q), 0)
-    modulation = alpha * q**gamma * growth
-
-    ratio = np.where(q == 0, 1, p * surprise / q)
-    a = modulation * (gamma * ratio + 1)
-    grad = a * np.where(hot, q, sm.p)
-    r = np.where(hot, 1, np.where(sm.p == 0, 0, sm.p / q))
-    b = modulation * q * gamma * (p * surprise + 2 * p + abs(gamma - 1) * p * ratio)
-    hess = b * r**2 + a * sm.p * sm.one_minus_p
-    return (modulation * surprise)[..., 0], grad, hess, 1, used
-
-
-def _divergence_terms(batch, options, axis):
-    """Of δ = log p − log q, which sums up a difference of logits and the logarithm of a sum."""
-    temperature = options.get("temperature", 1.0)
-    wide = batch.logits.astype(np.longdouble)
-    z, t, kept, used = reference._rows(wide, batch.target, batch.call.get("where"), -100, axis)
-    z, t = np.where(kept, z, -np.inf), np.where(kept, t, -np.inf)
-    student = _parts._softmax_of(z / temperature)
-    teacher = _parts._softmax_of(t / temperature)
-    p, q = teacher.p, student.p
-    row = {"reduction": "none", "where": batch.call.get("where"), "axis": axis}
-    target = np.asarray(batch.target, np.longdouble)
-    loss, grad, _ = reference.softmax_kl_divergence(wide, target, temperature=temperature, **row)
-    change = np.abs(np.moveaxis(grad, axis, -1)) / temperature
-
-    exact = temperature == 1
-    of_student = 1 + _error_of_exponentials(z / temperature, kept, exact)
-    of_teacher = 1 + _error_of_exponentials(t / temperature, kept, exact)
-    delta = np.where((p > 0) & (q > 0), np.abs(teacher.surprise - student.surprise), 0)
-    between = np.abs(np.log(student.total) - np.log(teacher.total))
-    of_delta = delta + between + change.sum(-1, keepdims=True)
-    grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_delta
-    loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * np.sum(
-        np.where(change > 0, change * of_delta, 0) + p * of_delta**2 * 1e-16, axis=-1
-    )
-    hess = q * student.one_minus_p * of_student
-    return loss, temperature * grad, hess, 1, used
-
-
-def _sigmoid_elements(batch, options):
-    z = batch.logits.astype(np.float64)
-    y, not_y = _elements._smoothed(batch.target, options.get("label_smoothing", 0.0))
-    used = _elements._elements_used(z, batch.call.get("where"))
-    return z, y, not_y, _parts._sigmoid(z), _parts._sigmoid(-z), used
-
-
-def _bce_terms(batch, options, axis):
-    z, y, not_y, p, not_p, used = _sigmoid_elements(batch, options)
-    y = y * (1 if options.get("pos_weight") is None else options["pos_weight"])
-    loss = y * _parts._softplus(-z) + not_y * _parts._softplus(z)
-    return loss, not_y * p + y * not_p, (y + not_y) * p * not_p, 1, used
-
-
-def _sigmoid_focal_terms(batch, options, axis):
-    z, y, not_y, p, not_p, used = _sigmoid_elements(batch, options)
-    gamma, alpha = options.get("gamma", 2.0), options.get("alpha", 0.25)
-    alpha = None if alpha is None else np.asarray(alpha)
-    c = y * _parts._softplus(-z) + not_y * _parts._softplus(z)
-    q = y * not_p + not_y * p
-    r = np.abs(not_y - y) / (_parts._times(y, 1 / p) + _parts._times(not_y, 1 / not_p))
-    growth = 2 + gamma - gamma * np.log(q)
-    modulation = (1 if alpha is None else alpha * y + (1 - alpha) * not_y) * q**gamma * growth
-    grad = modulation * (q + gamma * r * c)
-    hess = modulation * (p * not_p + 2 * gamma * q * r + gamma * r * c * (abs(gamma - 1) * r + 1))
-    return modulation * c, grad, hess, 1, used
