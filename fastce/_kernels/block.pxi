@@ -199,13 +199,14 @@ cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept n
 
 
 cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* grad,
-                          real* hess) noexcept nogil:
+                          Py_ssize_t grad_apart, real* hess) noexcept nogil:
     # Applies the chain rule of the cap, and clears derivatives of masked classes and of rows that do not count.
     cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
     cdef Py_ssize_t i, j, at
     cdef vec[real] zero = splat(<real> 0)
     cdef const real* active = <const real*> s.row[ACTIVE]
     cdef mask[real] kept
+    cdef real* to
     for i in range(rows if s.clears != NULL else 0):
         if s.clears[i]:
             clear_masked(s, i, grad)
@@ -213,8 +214,9 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
                 clear_masked(s, i, hess)
     for i in range(segments if s.clears == NULL else 0):
         at = i * s.class_apart
+        to = grad + i * grad_apart
         if batch.softcap != 0.0:
-            chain_rule(batch, <const real*> s.u + at, <const real*> s.slope + at, count, grad + at,
+            chain_rule(batch, <const real*> s.u + at, <const real*> s.slope + at, count, to,
                        hess + at if hess else NULL)
         j = 0
         while j < count and (s.mask != NULL or (s.by_classes and not s.all_active)):
@@ -223,7 +225,7 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
                 kept = load_mask(s.mask + at + j, <real> 0)
             if s.by_classes:
                 kept = kept & less(zero, load(active + j))
-            store(grad + at + j, zero_unless(kept, load(<const real*> grad + at + j)))
+            store_rest(to + j, count - j, zero_unless(kept, load_rest(<const real*> to + j, count - j, <real> 0)))
             if hess:
                 store(hess + at + j, zero_unless(kept, load(<const real*> hess + at + j)))
             j += lanes(<real> 0)
@@ -323,8 +325,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     # Stage 3.
     cdef bint changes = changes_derivatives(batch)
     cdef bint streams = s.streams, any_dominated
-    cdef bint direct = (lies_as_scratch(s, &batch.grad, <real> 0) and (not changes or s.clears != NULL)
-                        and not streams)
+    cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not streams
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may already be
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets
@@ -359,7 +360,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     else:
         over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, scaled)
     if changes:
-        clear_and_chain(batch, s, rows, block, grad, hess)
+        clear_and_chain(batch, s, rows, block, grad, grad_apart, hess)
     if streams:
         stream(<real*> row_address(&batch.grad, row), <const real*> grad, 0, rows * s.classes, False)
     elif not direct:

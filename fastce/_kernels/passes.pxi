@@ -15,6 +15,13 @@ cdef inline vec[real] load_rest(const real* x, Py_ssize_t count, real fill) noex
     return load(x) if count >= lanes(fill) else load_first(x, count, fill)
 
 
+cdef inline void store_rest(real* to, Py_ssize_t count, vec[real] x) noexcept nogil:
+    if count >= lanes(<real> 0):
+        store(to, x)
+    else:
+        store_first(to, count, x)
+
+
 cdef void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexcept nogil:
     cdef int width = lanes(factor)
     cdef vec[real] a = splat(factor)
@@ -136,10 +143,10 @@ cdef void chain_rule(const Batch* batch, const real* u, const real* slope, Py_ss
     cdef vec[real] bend = splat(<real> (-2.0 * batch.logit_scale / batch.softcap))
     cdef Py_ssize_t i = 0
     while i < count:
-        g = load(<const real*> grad + i)
+        g = load_rest(<const real*> grad + i, count - i, <real> 0)
         s_i = load(slope + i)
         if hess:
             tanh = max(-one, min(load(u + i) * inverse_cap, one))
             store(hess + i, load(<const real*> hess + i) * s_i * s_i + g * (bend * tanh * s_i))
-        store(grad + i, g * s_i)
+        store_rest(grad + i, count - i, g * s_i)
         i += lanes(<real> 0)

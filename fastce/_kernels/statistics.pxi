@@ -4,7 +4,7 @@
 #     variance = sum p_j d_j^2 - (sum p_j d_j)^2, of the logits under p
 # The mean of the logits under p is the log-sum-exp minus the entropy. The largest class is the pivot: it adds nothing
 # to the sums of distances, and is left out of the sum of squares.
-# Needs rows.pxi, exponentials.pxi, sums.pxi.
+# Needs rows.pxi, sums.pxi.
 
 cdef enum:  # statistics of a row, in double; NaN if the row has no softmax
     TOP_PROB = 0       # p of the largest class; before finish_statistics, the sum of exp(u_j) d_j

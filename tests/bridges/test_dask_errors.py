@@ -134,7 +134,7 @@ def test_errors_of_dask_and_numpy_do_not_come_through(problem):
     with pytest.raises(TypeError, match="target must be integer class labels"):
         fastce.dask.value(ce, z, None)
     for wrong in (None, "ce", fastce.SoftmaxCrossEntropy, np.sum):
-        with pytest.raises(TypeError, match=r"loss must be one of SoftmaxCrossEntropy, .*got"):
+        with pytest.raises(TypeError, match=r"loss must be one of BCEWithLogits, .*got"):
             fastce.dask.value(wrong, z, y)
     with pytest.raises(TypeError, match="normalizer must be a real number"):
         fastce.dask.value(ce, z, y, normalizer="many")
