@@ -18,8 +18,8 @@ from pathlib import Path
 
 import build_copy
 
-# Two variants, for each takes minutes to compile; the guard pages are there for all of them.
-VARIANTS = ("_core", "_core_avx2")
+# Each takes minutes to compile; the guard pages are there for those of tests, too.
+VARIANTS = ("_core", "_core_avx2", "_core_avx512")
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
 THREAD_TESTS = (
     "tests/call/test_races.py",
