@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 30
 CLANG ?= clang++
+KIND ?= address thread integer memory
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -19,8 +20,8 @@ KERNELS := $(wildcard fastce/_core.p* fastce/_kernels/*.pxi $(addprefix fastce/_
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-all test-clang test-aarch64 golden cross sanitize fuzz mutate exhaustive
-.PHONY: bench cliffs docs lint dist clean
+.PHONY: help demo test test-all test-clang test-aarch64 test-free-threads golden cross sanitize fuzz
+.PHONY: mutate exhaustive bench cliffs docs lint dist clean
 .NOTPARALLEL:
 
 help:
@@ -31,7 +32,8 @@ help:
 	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; as root, on Debian'
 	@echo 'make golden      record the bits of all results anew, after a change that is meant to change them'
 	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm; nothing is linked or run'
-	@echo 'make sanitize    the tests under AddressSanitizer and UBSan, those of threads under ThreadSanitizer'
+	@echo 'make test-free-threads  each test in four threads at once; PYTHON=python3.14t, VENV= of its own'
+	@echo 'make sanitize    the tests under sanitizers and valgrind; KIND=address, thread, integer or memory'
 	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
 	@echo 'make mutate      break the package on purpose, and see that the tests notice'
 	@echo 'make exhaustive  the error of exp, log1p, log and tanh on every float32'
@@ -47,7 +49,7 @@ help:
 demo: $(STAMPS)/package $(STAMPS)/group-demo
 	$(BIN)/python examples/train_digits.py
 
-test test-all golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
+test test-all test-free-threads golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
 
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
@@ -71,9 +73,13 @@ test-clang: $(STAMPS)/group-build $(STAMPS)/group-test
 test-aarch64: $(STAMPS)/group-build
 	$(BIN)/python tools/aarch64.py $(ARGS)
 
+# A wrong result, or a fault of memory, is what it looks for; no optional package is needed.
+test-free-threads: $(STAMPS)/package-for-tests $(STAMPS)/group-free-threads
+	PYTHON_GIL=0 $(BIN)/python -m pytest -q tests/call/test_races.py tests/call/test_threads.py
+	PYTHON_GIL=0 $(BIN)/python -m pytest -q --parallel-threads=4 $(PARALLEL_TESTS) $(ARGS)
+
 sanitize: $(STAMPS)/group-build $(STAMPS)/group-test
-	$(BIN)/python tools/sanitize.py address
-	$(BIN)/python tools/sanitize.py thread
+	set -e; for kind in $(KIND); do $(BIN)/python tools/sanitize.py $$kind $(ARGS); done
 
 mutate: $(STAMPS)/group-build $(STAMPS)/group-test
 	$(BIN)/python tools/mutate.py $(ARGS)
