@@ -176,7 +176,11 @@ def test_special_values(isa, dtype, name, x, expected):
 def test_power_of_fraction(isa, gamma, rng):
     """Where the power is a normal number; a logarithm as a double has it would cost 400 ULP."""
     n = SAMPLES // 5
-    kinds = [rng.uniform(0, 1, n), 1 - 2.0 ** rng.uniform(-53, -1, n), 2.0 ** rng.uniform(-1073, 0, n)]
+    kinds = [
+        rng.uniform(0, 1, n),
+        1 - 2.0 ** rng.uniform(-53, -1, n),
+        2.0 ** rng.uniform(-1073, 0, n),
+    ]
     q = np.concatenate(kinds)
     q = q[np.log(q) * gamma > -708]
     if EXTENDED:
