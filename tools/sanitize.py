@@ -41,8 +41,7 @@ PLAIN = (
     "no_thread",
 )
 EXCEPT_PLAIN = ("-k", " and ".join(f"not {name}" for name in PLAIN))
-# Few, for valgrind takes fifty times as long: rows of all kinds and types, alone and among others, in
-# both layouts.
+# Few, for valgrind takes fifty times as long: rows of all kinds, alone and among others.
 MEMORY_TESTS = ("tests/kernels/test_rows_alone_and_in_batches.py", "-k", "avx2")
 
 
