@@ -9,7 +9,7 @@ namespace simd {
 // q^gamma.
 //   Lanes   double
 //   Range   0 <= q <= 1, finite gamma >= 0. 0 where the result would be subnormal; 0^0 = 1. NaN passes through.
-//   Error   1.4 ULP (test_elementary)
+//   Error   1.6 ULP (test_elementary)
 //   Source  log_of_parts, with what rounding takes from each term kept beside it
 // exp multiplies an error of its argument by up to 708, so gamma log q is needed to ten bits more than a double has.
 // log q = k ln2 + 2 s + s tail, s = f / (2 + f), tail = 2/3 s^2 + 2/5 s^4 + ... < 0.02: only the terms up to

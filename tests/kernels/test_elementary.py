@@ -189,7 +189,7 @@ def test_power_of_fraction(isa, gamma, rng):
         with mpmath.workprec(120):
             exact = np.array([float(mpmath.mpf(float(x)) ** mpmath.mpf(gamma)) for x in q])
     power = variants.core.elementary("power_of_fraction", q, gamma)
-    assert ulps(power, exact, np.float64) <= (1.5 if EXTENDED else 2.0)  # that truth is rounded
+    assert ulps(power, exact, np.float64) <= (1.7 if EXTENDED else 2.2)  # that truth is rounded
 
 
 @pytest.mark.parametrize(
