@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 30
 CLANG ?= clang++
+KIND ?= address thread integer memory
+PARALLEL_TESTS := $(addprefix tests/call/test_,layouts.py weights.py outputs.py)
+PARALLEL_TESTS += $(addprefix tests/kernels/test_,plans.py logit_scale.py sigmoid_losses.py)
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -19,8 +22,8 @@ KERNELS := $(wildcard fastce/_core.p* fastce/_kernels/*.pxi $(addprefix fastce/_
 # Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
 .SECONDARY:
 
-.PHONY: help demo test test-all test-clang test-aarch64 golden cross sanitize fuzz mutate exhaustive
-.PHONY: bench cliffs docs lint dist clean
+.PHONY: help demo test test-all test-clang test-aarch64 test-free-threads golden cross sanitize fuzz
+.PHONY: mutate exhaustive bench cliffs docs lint dist clean
 .NOTPARALLEL:
 
 help:
@@ -31,7 +34,8 @@ help:
 	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; as root, on Debian'
 	@echo 'make golden      record the bits of all results anew, after a change that is meant to change them'
 	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm; nothing is linked or run'
-	@echo 'make sanitize    the tests under AddressSanitizer and UBSan, those of threads under ThreadSanitizer'
+	@echo 'make test-free-threads  each test in four threads at once; PYTHON=python3.14t, VENV= of its own'
+	@echo 'make sanitize    the tests under sanitizers and valgrind; KIND=address, thread, integer or memory'
 	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
 	@echo 'make mutate      break the package on purpose, and see that the tests notice'
 	@echo 'make exhaustive  the error of exp, log1p, log and tanh on every float32'
@@ -47,7 +51,7 @@ help:
 demo: $(STAMPS)/package $(STAMPS)/group-demo
 	$(BIN)/python examples/train_digits.py
 
-test test-all golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
+test test-all test-free-threads golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
 
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
@@ -71,9 +75,15 @@ test-clang: $(STAMPS)/group-build $(STAMPS)/group-test
 test-aarch64: $(STAMPS)/group-build
 	$(BIN)/python tools/aarch64.py $(ARGS)
 
+# No optional package is needed. Left out: tests that set the precision of mpmath or count memory, for
+# both belong to the whole process.
+test-free-threads: $(STAMPS)/package-for-tests $(STAMPS)/group-free-threads
+	PYTHON_GIL=0 $(BIN)/python -m pytest -q tests/call/test_races.py tests/call/test_threads.py
+	PYTHON_GIL=0 $(BIN)/python -m pytest -q --parallel-threads=4 $(PARALLEL_TESTS) \
+		-k "not over_the_whole_range and not focal_exponent and not without_an_array" $(ARGS)
+
 sanitize: $(STAMPS)/group-build $(STAMPS)/group-test
-	$(BIN)/python tools/sanitize.py address
-	$(BIN)/python tools/sanitize.py thread
+	set -e; for kind in $(KIND); do $(BIN)/python tools/sanitize.py $$kind $(ARGS); done
 
 mutate: $(STAMPS)/group-build $(STAMPS)/group-test
 	$(BIN)/python tools/mutate.py $(ARGS)

@@ -136,6 +136,7 @@ class Build(build_ext):
             [module],
             build_dir=f"build/cython/{module.name.partition('.')[2]}",
             compiler_directives={"language_level": 3},
+            emit_linenums="FASTCE_FLAGS" in os.environ,  # what a sanitizer reports names our lines
             quiet=True,
         )
         module.sources, module.depends = made.sources, made.depends

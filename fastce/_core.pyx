@@ -15,8 +15,7 @@ from fastce._call import checks, layout, threads
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.math cimport fabs, log2, nextafter, nextafterf
-from libc.math cimport pow as scalar_pow
+from libc.math cimport fabs, frexp, nextafter, nextafterf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 

@@ -1,32 +1,31 @@
-"""Builds a copy of the package under sanitizers, and runs the tests there.
+"""Builds a copy of the package under a sanitizer, and runs tests there.
 
-    python tools/sanitize.py                  AddressSanitizer and UndefinedBehaviorSanitizer
-    python tools/sanitize.py thread           ThreadSanitizer, on the tests that use threads
-    python tools/sanitize.py address -k focal further words are handed to pytest
+    python tools/sanitize.py address           AddressSanitizer and UndefinedBehaviorSanitizer
+    python tools/sanitize.py thread            ThreadSanitizer, on the tests that use threads
+    python tools/sanitize.py integer           Clang's checks of integer overflow and conversion
+    python tools/sanitize.py memory            valgrind, which sees numbers that nobody wrote
+    python tools/sanitize.py address -k focal  further words are handed to pytest
 
 Every array of NumPy is a heap block of its exact size, so that one element too far is seen. Leaks
-are not looked for: the interpreter itself does not free all it has. GCC on Linux is needed.
+are not looked for: the interpreter itself does not free all it has. GCC on Linux is needed, Clang
+for `integer`, and valgrind for `memory`.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import build_copy
 
-# Two variants, for each takes minutes to compile; the guard pages are there for all of them.
-VARIANTS = ("_core", "_core_avx2")
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
-THREAD_TESTS = (
-    "tests/call/test_races.py",
-    "tests/call/test_threads.py",
-    "-k",
-    "(thread or caller) and not rewritten",  # those race on purpose, on arrays of the caller's
-)
 # Processes of their own, more memory than there is, a fault on purpose and what the compiler made
 # of all variants are for the plain build.
 PLAIN = (
@@ -41,55 +40,142 @@ PLAIN = (
     "leak_nothing",
     "no_thread",
 )
-ADDRESS_TESTS = ("tests", "-k", " and ".join(f"not {name}" for name in PLAIN))
+EXCEPT_PLAIN = ("-k", " and ".join(f"not {name}" for name in PLAIN))
+# Few, for valgrind takes fifty times as long: rows of all kinds, alone and among others.
+MEMORY_TESTS = ("tests/kernels/test_rows_alone_and_in_batches.py", "-k", "avx2")
 
 
-def library(name: str) -> str:
+@dataclass(frozen=True)
+class Kind:
+    sanitizers: str
+    variants: tuple[str, ...]
+    tests: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    preloaded: tuple[str, ...] = ()  # the sanitizer's libraries
+    compiler: str = "gcc"
+    ours: str = ""  # what a report that counts matches
+    meant: str = "(?!)"  # and what it does not
+
+
+EVERY = ("_core", "_core_avx2", "_core_avx512")
+OUR_MODULE = r"_core\w*\.cpython|\.(?:pxi|hpp):\d|__pyx_\w*6fastce"
+KINDS = {
+    "address": Kind(
+        "address,undefined",
+        EVERY,
+        ("tests", *EXCEPT_PLAIN),
+        ("-fno-sanitize-recover=all",),
+        ("libasan.so", "libubsan.so"),
+    ),
+    # It does not know the interpreter's lock: what counts are reports in our modules.
+    "thread": Kind(
+        "thread",
+        EVERY,
+        (
+            *("tests/call/test_races.py", "tests/call/test_threads.py"),
+            # Those race on purpose, on arrays of the caller's.
+            *("-k", "(thread or caller or shared or smooths) and not rewritten"),
+        ),
+        (),
+        ("libtsan.so",),
+        ours=OUR_MODULE,
+    ),
+    # The integers of all variants are alike. In what Cython adds, hashes overflow on purpose.
+    # Signs are left out: strides, which may be negative, are compared with sizes.
+    "integer": Kind(
+        "signed-integer-overflow,unsigned-integer-overflow,integer-divide-by-zero,shift,"
+        "implicit-signed-integer-truncation,implicit-unsigned-integer-truncation",
+        ("_core", "_core_avx2"),
+        ("tests/kernels", "tests/call", *EXCEPT_PLAIN),
+        (),
+        ("libclang_rt.ubsan_standalone-x86_64.so",),
+        "clang",
+        r"(?:_kernels|_simd)/\S+ runtime error",
+        # Unsigned differences that wrap, of labels and of a number's bits, each from its limit; and
+        # bytes of 16 bits that are swapped.
+        r"labels\.pxi\S+ runtime error: unsigned|reductions\.hpp\S+ runtime error: negation of"
+        r"|numbers\.pxi\S+ .* to type 'unsigned short' changed",
+    ),
+    # Valgrind knows no AVX-512. It says where a number comes from that decides on a branch, and was
+    # never written.
+    "memory": Kind("", ("_core", "_core_avx2"), MEMORY_TESTS, ours=OUR_MODULE),
+}
+
+
+def library(compiler: str, name: str) -> str:
     done = subprocess.run(
-        ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
     )
+    if not Path(done.stdout.strip()).is_absolute():
+        raise SystemExit(f"{compiler} has no {name}")
     return done.stdout.strip()
 
 
+def reports_of(text: str) -> list[str]:
+    """Split a log; the same line of UBSan, or block of the others, comes once."""
+    if "runtime error" in text and "====" not in text:
+        return sorted(set(text.splitlines()))
+    return re.split(r"\n\n|==\d+== \n(?===\d+== \w)", text)
+
+
 def main() -> None:
-    kind = sys.argv[1] if len(sys.argv) > 1 else "address"
-    if kind not in ("address", "thread"):
-        raise SystemExit("usage: python tools/sanitize.py [address | thread] [arguments of pytest]")
-    sanitizers = "address,undefined" if kind == "address" else "thread"
-    libraries = ("libasan.so", "libubsan.so") if kind == "address" else ("libtsan.so",)
-    arguments = sys.argv[2:] or (ADDRESS_TESTS if kind == "address" else THREAD_TESTS)
-    flags = [*COMMON, f"-fsanitize={sanitizers}"]
-    if kind == "address":
-        flags.append("-fno-sanitize-recover=all")
+    name, *arguments = sys.argv[1:] or ["address"]
+    if name not in KINDS:
+        raise SystemExit(f"usage: python tools/sanitize.py [{' | '.join(KINDS)}] [pytest's words]")
+    kind = KINDS[name]
+    cxx = {"gcc": "g++", "clang": "clang++"}[kind.compiler]
+    for tool in (cxx, *(["valgrind"] if name == "memory" else [])):
+        if not shutil.which(tool):
+            raise SystemExit(f"there is no {tool}")
+    sanitize = [f"-fsanitize={kind.sanitizers}"] if kind.sanitizers else []
     with tempfile.TemporaryDirectory(prefix="fastce-sanitize-") as folder:
         tree, log = Path(folder) / "tree", Path(folder) / "log"
         build_copy.copy_tree(tree)
         began = time.monotonic()
-        build_copy.build(tree, VARIANTS, flags, LDFLAGS=f"-fsanitize={sanitizers}")
-        print(f"built with -fsanitize={sanitizers} in {time.monotonic() - began:.0f} s", flush=True)
+        build_copy.build(
+            tree,
+            kind.variants,
+            [*COMMON, *sanitize, *kind.flags],
+            LDFLAGS=" ".join(sanitize),
+            CC=kind.compiler,
+            CXX=cxx,
+        )
+        print(f"{name}: built in {time.monotonic() - began:.0f} s", flush=True)
         # libstdc++ has to be there before the sanitizer looks for the functions that it wraps.
-        preload = " ".join(library(name) for name in (*libraries, "libstdc++.so.6"))
+        preloaded = [library(kind.compiler, x) for x in kind.preloaded]
+        if preloaded:
+            preloaded.append(library("gcc", "libstdc++.so.6"))
         options = f"log_path={log}:halt_on_error=1"
         environment = {
             **build_copy.environment(tree),
-            "LD_PRELOAD": preload,
+            "LD_PRELOAD": " ".join(preloaded),
             "PYTHONMALLOC": "malloc",
             "ASAN_OPTIONS": f"{options}:detect_leaks=0:allocator_may_return_null=1",
-            "UBSAN_OPTIONS": f"{options}:print_stacktrace=1",
+            "UBSAN_OPTIONS": f"log_path={log}:halt_on_error=0:print_stacktrace=0",
             "TSAN_OPTIONS": f"log_path={log}:halt_on_error=0:exitcode=0",
         }
-        began = time.monotonic()
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            environment["PYTHON_GIL"] = "0"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        code = subprocess.run(
-            [*command, *arguments], cwd=tree, env=environment, check=False
-        ).returncode
-        logs = sorted(tree.parent.glob("log.*"))
-        reports = [path.read_text("utf-8", "replace") for path in logs]
+        if name == "memory":
+            valgrind = (
+                "valgrind",
+                "--track-origins=yes",
+                "--num-callers=20",
+                f"--log-file={log}.%p",
+            )
+            command = [*valgrind, *command]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, *(arguments or kind.tests)], cwd=tree, env=environment, check=False
+        )
+        logs = [path.read_text("utf-8", "replace") for path in sorted(tree.parent.glob("log.*"))]
+        reports = [x for text in logs for x in reports_of(text) if re.search(kind.ours, x)]
+        reports = [x for x in reports if not re.search(kind.meant, x)]
         print("\n".join(reports))
-        print(f"{time.monotonic() - began:.0f} s, {len(reports)} reports, exit code {code}")
-    # ThreadSanitizer does not know the interpreter's lock: what counts are reports in our modules.
-    ours = [text for text in reports if kind == "address" or "_core" in text]
-    if code or ours:
+        took = time.monotonic() - began
+        print(f"{name}: {took:.0f} s, {len(reports)} reports, exit code {done.returncode}")
+    if done.returncode or reports:
         raise SystemExit("not clean")
 
 

@@ -1,20 +1,23 @@
 # Elementary functions, for their tests.
 # Needs passes.pxi, arrays.pxi.
 
-def elementary(str name, cnp.ndarray x):
-    """Return a function of a contiguous float32 or float64 array: one of the names below."""
+def elementary(str name, cnp.ndarray x, double gamma=1.0):
+    """Return a function of a contiguous float32 or float64 array: one of the names below.
+
+    `gamma` is the exponent of `power_of_fraction`, which takes float64 alone.
+    """
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
     cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1", "expm1_less_argument",
-                         "log_of_quotient").index(name)
+                         "log_of_quotient", "power_of_fraction").index(name)
     if storage_of(x) == FLOAT64:
-        apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count)
+        apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count, gamma)
     else:
-        apply(function, <const float*> cnp.PyArray_DATA(x), <float*> cnp.PyArray_DATA(result), count)
+        apply(function, <const float*> cnp.PyArray_DATA(x), <float*> cnp.PyArray_DATA(result), count, gamma)
     return result
 
 
-cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcept nogil:
+cdef void apply(int function, const real* x, real* to, Py_ssize_t count, double gamma) noexcept nogil:
     cdef DefaultEnvironment environment
     cdef vec[real] x_i
     cdef vec[double] pivot, k, numerator, denominator
@@ -40,10 +43,13 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count) noexcep
             x_i = expm1(x_i)
         elif function == 6:
             x_i = expm1_less_argument(x_i, expm1(x_i))
-        elif real is double:  # log(1 + x) again; of a pivot whose bits are no power of two
-            pivot = splat(0.7)
-            k = quotient_parts(x_i * pivot, pivot, pivot + x_i * pivot, &numerator, &denominator)
-            x_i = log_of_quotient(numerator / denominator, k)
+        elif real is double:
+            if function == 7:  # log(1 + x) again; of a pivot whose bits are no power of two
+                pivot = splat(0.7)
+                k = quotient_parts(x_i * pivot, pivot, pivot + x_i * pivot, &numerator, &denominator)
+                x_i = log_of_quotient(numerator / denominator, k)
+            else:
+                x_i = power_of_fraction(x_i, gamma)
         if lane_count < lanes(<real> 0):
             store_first(to + i, lane_count, x_i)
         else:

@@ -77,8 +77,14 @@ def factors_leave_float32(double scale, double weight, double option, double fac
 
 
 cdef inline double bits_from_one(double factor) noexcept nogil:
-    # How far a factor is from 1, in powers of two. A factor of 0 does no harm.
-    return fabs(log2(fabs(factor))) if factor != 0.0 and factor != 1.0 else 0.0
+    # How far a factor is from 1, in powers of two: its exponent, and between two powers what a line between them
+    # gives. A factor of 0 does no harm.
+    cdef int exponent
+    cdef double fraction
+    if factor == 0.0 or factor == 1.0:
+        return 0.0
+    fraction = frexp(fabs(factor), &exponent)  # in [1/2, 1)
+    return fabs(exponent - 2.0 + 2.0 * fraction)
 
 
 cdef inline bint is_number(object value, double* number):

@@ -134,20 +134,16 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
 
 cdef inline vec[double] power(vec[double] q, double gamma, bint double_precision) noexcept nogil:
     # q^gamma. exp(gamma log q) has an error of |gamma log q| / 2 ULP of double: negligible for a float32 result, but up
-    # to 400 ULP for a float64 one, which has few enough rows to afford pow. Products have at most 4 ULP.
-    cdef double lane[8]
+    # to 400 ULP for a float64 one. Products have at most 4 ULP.
     cdef vec[double] result = splat(1.0)
     cdef int k, halves = <int> (2.0 * gamma) if gamma <= 4.0 else 1
     if 0.5 * halves == gamma:
         for k in range(halves // 2):
             result = result * q
         return result * sqrt(q) if halves % 2 else result
-    if not double_precision:
-        return exp(splat(gamma) * log(q))
-    store(&lane[0], q)
-    for k in range(lanes(<double> 0)):
-        lane[k] = scalar_pow(lane[k], gamma)
-    return load(<const double*> &lane[0])
+    if double_precision:
+        return power_of_fraction(q, gamma)
+    return exp(splat(gamma) * log(q))
 
 
 cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivots, double gamma,

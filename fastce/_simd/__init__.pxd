@@ -128,6 +128,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[double] sqrt(vec[double])
     vec[double] quotient_parts(vec[double], vec[double], vec[double], vec[double]*, vec[double]*)
     vec[double] log_of_quotient(vec[double], vec[double])
+    vec[double] power_of_fraction(vec[double], double)
     vec[T] product_error[T](vec[T], vec[T], vec[T])
 
     vec[float] load_half "simd::load" (const half*)

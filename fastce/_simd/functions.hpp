@@ -75,7 +75,7 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
     // Products of half mantissas are exact (Dekker 1971). A mask extracts the upper half.
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
-    const integer upper = -(integer(1) << ((constants<T>::mantissa + 1) / 2));
+    const integer upper = -(integer(1) << (constants<T>::mantissa / 2 + 1));  // at most half of its bits
     const vec<T> a_high(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(a.v) & upper)));
     const vec<T> b_high(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(b.v) & upper)));
     const vec<T> a_low = a - a_high, b_low = b - b_high;
@@ -369,13 +369,11 @@ template <class T> FASTCE_INLINE vec<T> log_of_parts(vec<T> f, vec<T> k) {
     return fma(k, vec<T>(c::ln2_high()), f + rest);
 }
 
-// log(u + low), where low is the rounding error of u.
-//   Lanes   float, double
-//   Range   normal u up to 2^127 (float) or 2^1023 (double). NaN passes through; 0 and subnormal numbers give about
-//           log of the smallest normal number.
-//   Error   float 0.96 ULP (tools.exhaustive); double 1.0 ULP (test_elementary)
-//   Source  log_of_parts
-template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
+// u = 2^k scaled, scaled in [sqrt(1/2), sqrt(2)), for normal u; and 2^-k.
+template <class T> struct parts {
+    vec<T> k, scaled, inverse_scale;
+};
+template <class T> FASTCE_INLINE parts<T> parts_of(vec<T> u) {
     typedef constants<T> c;
     typedef typename vec<T>::native native;
     typedef typename native_of<T>::unsigned_bits bits;  // AVX2 has no arithmetic shift of 64-bit integers
@@ -386,11 +384,22 @@ template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
     const bits biased_k = (u_bits - sqrt_half + (bias << mantissa)) >> mantissa;
     // An integer in the low bits of 2^mantissa is that integer plus 2^mantissa.
     const integer two_power = (bias + integer(mantissa)) << mantissa;
-    const vec<T> k = vec<T>(bit_cast<native>(bits(biased_k | two_power))) -
-                     vec<T>(bit_cast<T>(two_power) + T(bias));
-    const vec<T> scaled(bit_cast<native>(bits(u_bits - ((biased_k - bias) << mantissa))));
-    const vec<T> inverse_scale(bit_cast<native>(bits((2 * bias - biased_k) << mantissa)));
-    return log_of_parts(fma(low, inverse_scale, scaled - vec<T>(T(1))), k) + (u - u);
+    parts<T> p;
+    p.k = vec<T>(bit_cast<native>(bits(biased_k | two_power))) - vec<T>(bit_cast<T>(two_power) + T(bias));
+    p.scaled = vec<T>(bit_cast<native>(bits(u_bits - ((biased_k - bias) << mantissa))));
+    p.inverse_scale = vec<T>(bit_cast<native>(bits((2 * bias - biased_k) << mantissa)));
+    return p;
+}
+
+// log(u + low), where low is the rounding error of u.
+//   Lanes   float, double
+//   Range   normal u up to 2^127 (float) or 2^1023 (double). NaN passes through; 0 and subnormal numbers give about
+//           log of the smallest normal number.
+//   Error   float 0.96 ULP (tools.exhaustive); double 1.0 ULP (test_elementary)
+//   Source  log_of_parts
+template <class T> FASTCE_INLINE vec<T> log(vec<T> u, vec<T> low) {
+    const parts<T> p = parts_of(u);
+    return log_of_parts(fma(low, p.inverse_scale, p.scaled - vec<T>(T(1))), p.k) + (u - u);
 }
 template <class T> FASTCE_INLINE vec<T> log(vec<T> u) { return log(u, vec<T>(T(0))); }
 

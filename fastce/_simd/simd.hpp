@@ -463,4 +463,5 @@ template <class T> FASTCE_INLINE void write(T *to, T x) { std::memcpy(to, &x, si
 #include "environment.hpp"
 #include "float16.hpp"
 #include "functions.hpp"
+#include "power.hpp"
 #include "transpose.hpp"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -214,3 +215,38 @@ def test_one_loss_smooths_labels_of_different_numbers_of_classes_at_once(weighte
 
     with ThreadPoolExecutor(6) as pool:
         assert not any(pool.map(caller, range(6)))
+
+
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+def test_one_loss_shared_while_shapes_types_and_variants_change(c):
+    """What a loss keeps between calls serves any call, and a call stays with one variant."""
+    batches = [
+        replace(c, shape=(rows, 10)).batch(dtype, seed=rows)
+        for rows in (1, 33, 3_000)
+        for dtype in ("float16", "float32", "float64")
+    ]
+
+    def evaluate(loss, batch):
+        results = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
+        return tuple(np.asarray(x).tobytes() for x in results)
+
+    expected = [set() for _ in batches]
+    for name in variants.available():
+        with variants.using(name):
+            for results, batch in zip(expected, batches, strict=True):
+                results.add(evaluate(c.build(), batch))
+    loss = c.build()
+    start = threading.Barrier(8)
+
+    def caller(first):
+        start.wait(timeout=60)
+        turns = [(first + turn) % len(batches) for turn in range(36)]
+        return [k for k in turns if evaluate(loss, batches[k]) not in expected[k]]
+
+    with variants.using(variants.selected), ThreadPoolExecutor(8) as pool:
+        wrong = [pool.submit(caller, k) for k in range(8)]
+        while not all(x.done() for x in wrong):
+            for name in variants.available():
+                variants.use(name)
+                time.sleep(0.001)
+        assert not any(x.result() for x in wrong)

@@ -172,6 +172,43 @@ def test_special_values(isa, dtype, name, x, expected):
         assert np.all(np.signbit(result) == np.signbit(expected))
 
 
+@pytest.mark.parametrize("gamma", [0.3, 0.5, 1.5, 3.7, 40.0, 2000.0])
+def test_power_of_fraction(isa, gamma, rng):
+    """Where the power is a normal number; a logarithm as a double has it would cost 400 ULP."""
+    n = SAMPLES // 5
+    kinds = [
+        rng.uniform(0, 1, n),
+        1 - 2.0 ** rng.uniform(-53, -1, n),
+        2.0 ** rng.uniform(-1073, 0, n),
+    ]
+    q = np.concatenate(kinds)
+    q = q[np.log(q) * gamma > -708]
+    if EXTENDED:
+        exact = np.power(q.astype(np.longdouble), np.longdouble(gamma))
+    else:
+        with mpmath.workprec(120):
+            exact = np.array([float(mpmath.mpf(float(x)) ** mpmath.mpf(gamma)) for x in q])
+    power = variants.core.elementary("power_of_fraction", q, gamma)
+    assert ulps(power, exact, np.float64) <= (1.7 if EXTENDED else 2.2)  # that truth is rounded
+
+
+@pytest.mark.parametrize(
+    ("q", "gamma", "expected"),
+    [
+        (0.0, 0.0, 1.0),
+        (0.0, 0.5, 0.0),
+        (0.5, 0.0, 1.0),
+        (1.0, 0.5, 1.0),
+        (1.0, 1e308, 1.0),
+        (0.5, 1e308, 0.0),
+        (np.nan, 0.5, np.nan),
+    ],
+)
+def test_powers_at_the_ends(isa, q, gamma, expected):
+    power = variants.core.elementary("power_of_fraction", np.full(3, q), gamma)
+    np.testing.assert_array_equal(power, np.full(3, expected))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exp_is_0_or_right_where_it_is_subnormal(isa, dtype):
     info = np.finfo(dtype)

@@ -10,7 +10,6 @@ import pytest
 
 RECORDED = golden.recorded()
 
-# `pow`, which focal losses in float64 with a fractional gamma call, is the C library's.
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
     reason="the bits are recorded for Linux on x86-64",
