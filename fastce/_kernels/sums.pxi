@@ -1,5 +1,5 @@
 # Stage 2 of a run, first part: sums of rows without their pivots, packed row by row or class by class.
-# Needs packing.pxi.
+# Needs passes.pxi, packing.pxi.
 
 cdef inline vec[double] widened_sum(vec[real] x, vec[real] y, bint exactly) noexcept nogil:
     # The sum of x and y. With `exactly` there is no rounding in float: focal loss raises it to the power 1 + gamma (for
