@@ -1,165 +1,374 @@
-"""A row's result does not depend on the rows beside it, in the functions of rows."""
+"""A row's result does not depend on the rows beside it, bit for bit, in any loss or function.
+
+Every kind of row is put in every position of a block, in every plan, type, loss, option and result.
+What has been run is recorded, and the last test demands that nothing that exists was left out.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections import Counter
+from functools import cache
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
+from cases import DISTILLATION, DTYPES, SIGMOID, SOFTMAX
+from edge_rows import IGNORED, ORDINARY, edge_elements, edge_rows, every_position, odd_orders
+from fuzzing import FUZZ
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import odd_strides
 
 import fastce
+from fastce._call import variants
+from fastce.evaluation._evaluate import Options
 
-INF, NAN = np.inf, np.nan
+SIZES = variants.core.thresholds()
 NAMES = ("softmax", "log_softmax", "logsumexp")
+LAYOUTS = ("rows", "spread", "gathered", "planes")
+MOST_ELEMENTS = 1 << 18  # of a batch
+CALL = ("where", "sample_weight", "grad_output")
+
+# Losses and functions, and what they are asked for ------------------------------------------------
 
 
-def edge_rows(classes, dtype, rng):
-    """Rows (all kinds, classes) that take every way through the kernels, and a mask of each."""
-    largest = float(np.finfo(dtype).max)
-    ordinary = rng.normal(size=(8, classes)) * 3
-    rows = [*ordinary, np.zeros(classes), np.full(classes, 1e3)]
-    for kind in range(21):
-        row = rng.normal(size=classes)
-        some = rng.random(classes) < 0.3
-        some[rng.integers(classes)] = True
-        one = np.arange(classes) == rng.integers(classes)
-        match kind:
-            case 0 | 1:
-                row[one] = INF
-            case 2:
-                row[some] = INF
-            case 3:
-                row[:] = INF
-            case 4 | 5:
-                row[one] = NAN
-            case 6:
-                row[some] = -INF
-            case 7:
-                row[~one] = -INF
-            case 8:
-                row[:] = -INF
-            case 9:
-                row[some], row[one] = INF, NAN
-            case 10:
-                row[some], row[one] = -INF, INF
-            case 11:
-                row = np.where(some, 2.5, -9.0)  # ties
-            case 12 | 13:
-                row[one] = 1e3  # confident
-            case 14:
-                row[one] = -1e3
-            case 15:
-                row *= min(1e30, largest / 8)
-            case 16:
-                row[one] = largest
-            case 17:
-                row *= 1000 * float(np.finfo(dtype).smallest_subnormal)
-            case 18:
-                row -= 95  # exponentials that are subnormal in float32
-            case 19:
-                row += 60
-            case 20:
-                row[some] -= 86
-        rows.append(row)
-    with np.errstate(over="ignore"):
-        z = np.array(rows).astype(dtype)
-    mask = rng.random(z.shape) < 0.8
-    mask[::7] = False
-    return z, mask
+class Way(NamedTuple):
+    """A loss or function, its options, and what its call is given beside logits and target."""
+
+    name: str
+    options: dict = {}  # noqa: RUF012
+    call: tuple[str, ...] = ()
+    target: str = "label"
+
+    def __str__(self):
+        return " ".join([self.name, *self.options, *self.call, self.target])
+
+    def features(self):
+        """What of the loss this way takes, by name."""
+        found = {*self.options, *self.call} | ({self.target} - {"label", "teacher"})
+        return found or {"plain"}
 
 
-def bits(array):
-    """The bits of numbers, but one NaN is as good as another."""
-    array = np.ascontiguousarray(array)
-    array = (
-        np.where(np.isnan(array), array.dtype.type(NAN), array)
-        if array.dtype.kind == "f"
-        else array
-    )
-    return array.view(f"u{array.dtype.itemsize}")
-
-
-def results_of_rows(z, mask, label, axis=-1):
-    """Everything that the functions say of each row; with axis 0 the rows lie in planes."""
-    if axis == 0:
-        z, mask = np.asfortranarray(z).T, np.asfortranarray(mask).T
-    results = {}
-    for name in NAMES:
-        for where in (None, mask):
-            result = getattr(fastce, name)(z, axis=axis, where=where)
-            results[name, where is None] = result.T if axis == 0 else result
-    return results | fastce.token_log_probs(z, label, axis=axis)._asdict()
-
-
-def assert_independent(batches, alone):
-    """Check batches, each given by the kinds of its rows, against the bits of each kind alone."""
-    wrong = set()
-    for kinds, results in batches:
-        for name, result in results.items():
-            differs = (bits(result) != alone[name][kinds]).reshape(len(kinds), -1).any(axis=1)
-            wrong |= {(name, int(kind)) for kind in kinds[differs]}
-    assert not wrong, f"functions, and kinds of rows, that depend on neighbours: {wrong}"
-
-
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-CLASSES = pytest.mark.parametrize("classes", [1, 2, 3, 5, 10, 17, 64, 100, 193, 300])
-
-
-@DTYPES
-@CLASSES
-@pytest.mark.parametrize("axis", [-1, 0])
-def test_a_row_alone_is_the_row_among_others(axis, classes, dtype, isa):
-    """Bit for bit: every kind of row in every position of a block, with changing neighbours.
-
-    A row of planes is "alone" among copies of itself, since a single one would be contiguous.
-    """
-    rng = np.random.default_rng(classes)
-    z, mask = edge_rows(classes, dtype, rng)
-    label = rng.integers(classes, size=len(z))
-    kinds, copies, step = np.arange(len(z)), 33 if axis == 0 else 1, 5 if axis == 0 else 1
-    single = [
-        results_of_rows(z[i], mask[i], label[i], axis=axis)
-        for i in kinds[:, None].repeat(copies, 1)
+def softmax_ways(classes):
+    weight = 0.25 * (np.arange(classes) % 4)  # of every fourth class 0
+    everything = {"weight": weight, "label_smoothing": 0.1, "z_loss": 0.01, "softcap": 9.0}
+    cross_entropy, focal = SOFTMAX
+    return [
+        Way(cross_entropy),
+        Way(cross_entropy, {"label_smoothing": 0.1}),
+        Way(cross_entropy, {"label_smoothing": 1.0}, ("sample_weight",)),
+        Way(cross_entropy, {"weight": weight, "label_smoothing": 0.1}),
+        Way(cross_entropy, {"weight": weight, "ignore_index": 0}),
+        Way(cross_entropy, {"z_loss": 0.01}),
+        Way(cross_entropy, {"logit_scale": 0.5}),
+        Way(cross_entropy, {"softcap": 9.0}),
+        Way(cross_entropy, {}, ("where",)),
+        Way(cross_entropy, {}, ("sample_weight",)),
+        Way(cross_entropy, {}, ("grad_output",)),
+        Way(cross_entropy, everything, CALL),
+        Way(cross_entropy, {}, (), "probabilities"),
+        Way(cross_entropy, {"label_smoothing": 0.1}, ("where",), "probabilities"),
+        Way(cross_entropy, everything, CALL, "probabilities"),
+        Way(focal),
+        Way(focal, {"gamma": 0.5, "alpha": weight}),
+        Way(focal, {"gamma": 3.7, "ignore_index": 0}, ("sample_weight",)),
+        Way(focal, {"gamma": 1.0}, CALL),
+        Way(DISTILLATION, {}, (), "teacher"),
+        Way(DISTILLATION, {"temperature": 2.0}, ("where",), "teacher"),
+        Way(DISTILLATION, {"temperature": 0.5}, ("sample_weight", "grad_output"), "teacher"),
+        *(Way(name, {}, call) for name in NAMES for call in ((), ("where",))),
+        Way("token_log_probs"),
+        Way("statistics"),
     ]
-    alone = {name: bits(np.stack([row[name][0] for row in single])) for name in single[0]}
-    orders = [(np.arange(130) + shift) % len(z) for shift in range(0, len(z), step)]
-    orders += [rng.integers(len(z), size=rows) for rows in (2, 3, 63, 64, 65, 129, 130)]
-    assert_independent(
-        (
-            (order, results_of_rows(z[order], mask[order], label[order], axis=axis))
-            for order in orders
-        ),
-        alone,
+
+
+SIGMOID_WAYS = [
+    Way("BCEWithLogits"),
+    Way("BCEWithLogits", {"label_smoothing": 0.1}),
+    Way("BCEWithLogits", {"pos_weight": 2.5}),
+    Way("BCEWithLogits", {}, ("where",)),
+    Way("BCEWithLogits", {"pos_weight": 2.5, "label_smoothing": 0.1}, CALL),
+    *(Way("SigmoidFocalLoss", {"gamma": gamma}) for gamma in (0.0, 0.5, 3.7)),
+    Way("SigmoidFocalLoss"),
+    Way("SigmoidFocalLoss", {"alpha": None}),
+    Way("SigmoidFocalLoss", {"label_smoothing": 0.1}),
+    Way("SigmoidFocalLoss", {"alpha": 0.6}, CALL),
+]
+
+# How many results are computed, where the derivative goes, and the reduction. The results of one
+# row alone are those of reduction "none" in new arrays.
+LOSS_RESULTS = {
+    "loss": (1, "new", "none"),
+    "gradient": (2, "new", "none"),
+    "gradient over the logits": (2, "logits", "none"),
+    "gradient in float32": (2, "float32", "none"),
+    "Hessian": (3, "new", "none"),
+    "gradient of the sum": (2, "new", "sum"),
+    "Hessian of the sum": (3, "new", "sum"),
+}
+FUNCTION_RESULTS = {
+    "softmax": ("function", "function over the logits"),
+    "log_softmax": ("function", "function over the logits"),
+    "logsumexp": ("function",),
+    "token_log_probs": ("function",),
+    "statistics": ("function", "function in float64"),
+}
+
+
+def results_of(way, dtype):
+    """The names of all results that a way has."""
+    if way.name in FUNCTION_RESULTS:
+        return FUNCTION_RESULTS[way.name]
+    given_rows = "grad_output" in way.call  # which the loss alone, and a sum, do not take
+    return tuple(
+        name
+        for name, (count, where, reduction) in LOSS_RESULTS.items()
+        if not (given_rows and (count == 1 or reduction == "sum"))
+        and not (where == "float32" and DTYPES[dtype].itemsize != 2)
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", ">f4"])
-@pytest.mark.parametrize("classes", [1, 3, 100, 300])
-def test_no_floating_point_error_is_signalled(classes, dtype, isa):
-    rng = np.random.default_rng(classes)
-    z, mask = edge_rows(classes, "float32" if dtype in ("bfloat16", ">f4") else dtype, rng)
-    z = z.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    label = rng.integers(classes, size=len(z))
-    with np.errstate(all="raise"):
-        results_of_rows(z, mask, label)
-        results_of_rows(z, mask, label, axis=0)
-        for name, where in itertools.product(NAMES, (None, mask)):
-            function = getattr(fastce, name)
-            function(z, axis=None, where=where)
-            where = None if where is None else where[:, ::-2]
-            function(z[:, ::-2], axis=(1, 0), where=where)
+# Arrays in memory ---------------------------------------------------------------------------------
 
 
-@DTYPES
-@CLASSES
-def test_lse_of_tokens_is_logsumexp_of_edge_rows_too(classes, dtype, isa):
-    rng = np.random.default_rng(classes)
-    z, _ = edge_rows(classes, dtype, rng)
-    lse = fastce.token_log_probs(z, rng.integers(classes, size=len(z))).lse
-    expected = fastce.logsumexp(z)
-    infinite = ~np.isfinite(expected)
-    assert np.isposinf(expected).any()
-    assert np.isneginf(expected).any()
-    np.testing.assert_array_equal(lse[infinite], expected[infinite])
-    np.testing.assert_allclose(lse, expected, rtol=1e-6)
+def laid(array, layout):
+    """A copy of (rows, classes) as a layout has them; the classes of planes are the first axis."""
+    if layout == "spread":
+        return np.repeat(array, 2, axis=1)[:, ::2]
+    if layout == "gathered":
+        return odd_strides(array)
+    return np.array(array.T if layout == "planes" else array, order="C")
+
+
+def plan_of(z, axis):
+    plan = variants.core.plan_of(z, axis)
+    if plan == "block by rows" and is_long(z.shape[axis], z.dtype):
+        plan = "block by rows, chunks of one"
+    return plan or "gathered"
+
+
+def is_long(classes, dtype):
+    return classes * max(dtype.itemsize, 4) > SIZES["largest block bytes"]
+
+
+def class_counts(layout, dtype):
+    """On both sides of every threshold of the plans."""
+    size = max(DTYPES[dtype].itemsize, 4)
+    few, spread = SIZES["interleaved classes"], SIZES["spread classes"]
+    if layout == "planes":
+        together = SIZES["classes together"]
+        full = SIZES["plane bytes"] // size // SIZES["plane rows"]
+        least = SIZES["plane bytes"] // size // SIZES["least plane rows"]
+        return (2, few, few + 1, together, together + 1, spread + 1, full, full + 1, least + 1)
+    block, long = SIZES["block bytes"] // size, SIZES["largest block bytes"] // size
+    return (
+        *(1, 2, 3, few),
+        *(few + 1, spread, spread + 1),
+        *(block // SIZES["block rows"] + more for more in (-1, 0, 1)),
+        SIZES["short row"] + 1,
+        block // SIZES["least rows"] + 1,
+        *(long, long + 1, long + SIZES["chunk"] + 1),
+    )
+
+
+def rows_of_run(classes, layout, dtype):
+    """Rows of a block at most, and how many of them have positions that a kernel can tell apart."""
+    size = max(DTYPES[dtype].itemsize, 4)
+    if layout == "planes":
+        # A vector has up to 16 lanes; the numbers of rows are finished by blocks.
+        run = min(SIZES["plane rows"], SIZES["plane bytes"] // size // classes)
+        return max(run, 1), SIZES["block rows"] if classes <= SIZES["spread classes"] else 16
+    if classes <= SIZES["interleaved classes"]:
+        return SIZES["interleaved rows"], SIZES["interleaved rows"]
+    rows = SIZES["block rows"]
+    while rows > 1 and rows * classes * size > SIZES["block bytes"]:
+        rows //= 2
+    return rows, rows
+
+
+# One call -----------------------------------------------------------------------------------------
+
+
+def call_loss(way, made, z, target, given, result, axis):
+    """Return a tuple of what a result consists of, as the loss returns it."""
+    count, where, _ = LOSS_RESULTS[result]
+    if count == 1:
+        return (made(z, target, **given),)
+    out = None
+    if where == "logits":
+        out = z
+    elif where == "float32":
+        out = np.full(z.shape, 7, np.float32)
+    if count == 2:
+        return made.value_and_grad(z, target, out=out, **given)
+    return made.value_grad_hess(z, target, **given)
+
+
+def call_function(way, z, label, given, result, axis):
+    if way.name == "token_log_probs":  # which ignores none
+        label = np.maximum(label, 0)
+        return tuple(fastce.token_log_probs(z, label, axis=axis, **given))
+    if way.name == "statistics":
+        kernel = Options(-1, IGNORED, 15, 100).kernel(1.0)
+        found = kernel.read_tokens(
+            np.moveaxis(z, axis, -1),
+            label,
+            statistics=True,
+            double_precision=result.endswith("float64"),
+            checked=True,
+        )
+        # Of a row that does not count, no evaluation reads the numbers.
+        return (*found[:3], np.where(label == IGNORED, 0.0, found[3]).T)
+    out = z if result.endswith("over the logits") else None
+    extra = {} if out is None else {"out": out}
+    return (getattr(fastce, way.name)(z, axis=axis, **given, **extra),)
+
+
+def call(way, made, rows, result, layout):
+    """What a way makes of rows: a tuple of arrays, the rows first."""
+    axis = 0 if layout == "planes" else -1
+    z = laid(rows.logits, layout)
+    given = {
+        name: laid(rows.where, layout) if name == "where" else getattr(rows, name)
+        for name in way.call
+    }
+    target = getattr(rows, way.target)
+    if target.ndim == 2:
+        target = laid(target, layout)
+    if way.name in FUNCTION_RESULTS:
+        found = call_function(way, z, target, given, result, axis)
+    else:
+        found = call_loss(way, made[result.endswith("sum")], z, target, given, result, axis)
+    return plan_of(z, axis), rows_first(found, z, axis)
+
+
+def rows_first(found, z, axis):
+    return tuple(x.T if np.shape(x) == z.shape and axis == 0 else x for x in found)
+
+
+def alone(way, made, rows, result, layout):
+    """The same of each row on its own: contiguous, or a column of planes that are further apart."""
+    axis = 0 if layout == "planes" else -1
+    matrices = [x for x in rows if x.ndim == 2]
+    wide = {id(x): laid(x, "planes" if axis == 0 else "rows") for x in matrices}
+    found = []
+    for i in range(len(rows.logits)):
+
+        def cut(array, i=i):
+            if array.ndim == 1:
+                return array[i : i + 1]
+            return wide[id(array)][:, i : i + 1] if axis == 0 else wide[id(array)][i : i + 1]
+
+        z = cut(rows.logits)
+        given = {name: cut(getattr(rows, name)) for name in way.call}
+        target = cut(getattr(rows, way.target))
+        if way.name in FUNCTION_RESULTS:
+            one = call_function(way, z, target, given, result, axis)
+        else:
+            one = call_loss(way, made[False], z, target, given, result, axis)
+        found.append(rows_first(one, z, axis))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def kinds_that_differ(array, of_kinds, kinds):
+    """The kinds of rows whose bits are not those of their kind; one NaN is as good as another."""
+    expected = of_kinds[kinds]
+    array = np.ascontiguousarray(array.astype(expected.dtype, copy=False))
+    unsigned = f"u{array.dtype.itemsize}"
+    differs = array.view(unsigned) != expected.view(unsigned)
+    if not differs.any():
+        return set()
+    if array.dtype.kind != "i":
+        differs &= ~(np.isnan(array) & np.isnan(expected))
+    return set(kinds[differs.reshape(len(kinds), -1).any(axis=1)].tolist())
+
+
+ALONE = {"gradient over the logits": "gradient", "gradient in float32": "gradient"}
+ALONE |= {"gradient of the sum": "gradient", "Hessian of the sum": "Hessian"}
+ALONE |= {"function over the logits": "function"}
+
+
+def check_way(way, rows, orders, dtype, layout, executed):
+    """Compare batches, each given by the kinds of its rows, with the bits of each kind alone."""
+    made = None
+    if way.name not in FUNCTION_RESULTS:
+        axis = 0 if layout == "planes" else -1
+        loss = getattr(fastce, way.name)
+        made = [loss(axis=axis, reduction=r, **way.options) for r in ("none", "sum")]
+    ignored = way.options.get("ignore_index", IGNORED)
+    rows = rows._replace(label=np.where(rows.label == IGNORED, ignored, rows.label))
+    singles = {}
+    batches = [(kinds, rows.take(kinds)) for kinds in orders]
+    for result in results_of(way, dtype):
+        key = ALONE.get(result, result)
+        if key not in singles:
+            singles[key] = alone(way, made, rows, key, layout)
+        for kinds, batch in batches:
+            plan, found = call(way, made, batch, result, layout)
+            wrong = set()
+            for of_row, in_batch in zip(singles[key], found, strict=True):
+                if np.ndim(in_batch) == 0:
+                    continue  # the sum of a batch is of no row
+                wrong |= kinds_that_differ(in_batch, of_row, kinds)
+            assert not wrong, (
+                f"{way}: kinds of rows whose {result} depends on neighbours, {dtype} {layout} of "
+                f"{rows.logits.shape[1:]} classes, {len(kinds)} rows: {sorted(wrong)}"
+            )
+            executed.update((plan, dtype, way.name, feature, result) for feature in way.features())
+
+
+# The sweep ----------------------------------------------------------------------------------------
+
+
+@cache
+def sweep(isa, dtype, layout):
+    """Check every way in this type and layout, with the thresholds' class counts in turn.
+
+    Return what has been executed.
+    """
+    executed = Counter()
+    counts = class_counts(layout, dtype)
+    kept = {}
+    for turn, which in enumerate(softmax_ways(1)):
+        groups = itertools.groupby(counts, lambda classes: plan_group(classes, layout, dtype))
+        for _, group in groups:
+            group = tuple(group)
+            classes = group[(turn + len(dtype)) % len(group)]
+            if classes not in kept:
+                kept[classes] = ready(classes, dtype, layout)
+            rows, orders = kept[classes]
+            way = softmax_ways(classes)[turn]
+            assert way[0] == which[0]
+            check_way(way, rows, orders, dtype, layout, executed)
+    return executed
+
+
+def plan_group(classes, layout, dtype):
+    """Class counts of which each way takes one in turn."""
+    if layout == "planes":
+        return classes > SIZES["spread classes"] + 1
+    if classes <= SIZES["interleaved classes"]:
+        return 0
+    return 2 if is_long(classes, DTYPES[dtype]) else 1
+
+
+def ready(classes, dtype, layout):
+    rng = np.random.default_rng([classes, len(layout)])
+    rows = edge_rows(classes, dtype, rng)
+    kinds = len(rows.logits)
+    run, period = rows_of_run(classes, layout, dtype)
+    ordinary = np.arange(ORDINARY, kinds)
+    while kinds * period * classes > MOST_ELEMENTS:
+        period //= 2
+    longest = min(run + 3, max(MOST_ELEMENTS // 4 // classes, 5))
+    orders = [every_position(kinds, period), *odd_orders(kinds, ordinary, rng, longest)]
+    return rows, orders
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_alone_is_the_row_in_a_batch(dtype, layout, isa):
+    assert sweep(isa, dtype, layout)
