@@ -11,6 +11,7 @@ from cases import DTYPES
 INF, NAN = np.inf, np.nan
 IGNORED = -100
 ORDINARY = 28  # kinds of rows from here on have nothing odd
+ORDINARY_ELEMENTS = 20  # and the first kinds of elements have not
 
 
 class Rows(NamedTuple):
@@ -133,12 +134,12 @@ class Elements(NamedTuple):
 
 
 def edge_elements(dtype: str, rng: np.random.Generator) -> Elements:
-    """Elements of an odd number of kinds; the first 20 are ordinary in every respect."""
+    """Elements of an odd number of kinds; the first are ordinary in every respect."""
     largest, smallest = finite_range(dtype)
     edges = [0.0, -0.0, INF, NAN, largest, smallest, 1000 * smallest, 1e-20, 0.5, 16.0, 40.0]
     edges += [86.9, 87.4, 88.8, 103.9, 104.1, 345.0, 708.0, 746.0, 1e3]
-    logits = [*rng.normal(size=20) * 3]
-    target = [*rng.integers(2, size=20).astype(float)]
+    logits = [*rng.normal(size=ORDINARY_ELEMENTS) * 3]
+    target = [*rng.integers(2, size=ORDINARY_ELEMENTS).astype(float)]
     for edge in edges:
         for sign in (1, -1):
             for y in (0.0, 1.0, 0.3):
@@ -150,7 +151,7 @@ def edge_elements(dtype: str, rng: np.random.Generator) -> Elements:
     with np.errstate(over="ignore"):
         z = np.array(logits).astype(DTYPES[dtype])
     where, weight = rng.random(count) < 0.9, rng.choice([1.0, 0.5, 0.0, -2.0], size=count)
-    where[:20], weight[:20] = True, 1.0
+    where[:ORDINARY_ELEMENTS], weight[:ORDINARY_ELEMENTS] = True, 1.0
     y = np.array(target).astype(np.float64 if dtype == "float64" else np.float32)
     return Elements(z, y, where, weight.astype(y.dtype), rng.normal(size=count).astype(y.dtype))
 
@@ -167,7 +168,7 @@ def every_position(kinds: int, period: int) -> np.ndarray:
 
 
 def odd_orders(kinds: int, ordinary: np.ndarray, rng: np.random.Generator, longest: int):
-    """Yield short orders: of few kinds, so that most rows of a run are alike; and an odd last one."""
+    """Yield orders of few kinds, so that most rows of a run are alike, and of one odd row."""
     for rows in (2, 15, longest):
         yield rng.choice(rng.integers(kinds, size=rng.integers(1, 4)), size=rows)
     lone = rng.choice(ordinary, size=longest)
