@@ -55,6 +55,7 @@ def test_every_combination_that_exists_is_executed(isa):
         for layout in ("rows", "gathered"):
             executed += sweep_of_elements(isa, dtype, layout)
     wanted = set(every_combination())
+    print(f"{len(wanted)} combinations, {sum(executed.values())} batches")
     missing = sorted(wanted - set(executed))
     assert not missing, f"{len(missing)} of {len(wanted)} were never executed: {missing}"
     assert set(executed) <= wanted
