@@ -33,9 +33,15 @@ from sizes import class_counts
 import fastce
 from fastce._call import variants
 
+# How rows whose classes are apart are packed depends on no type.
+SWEEPS = [
+    (dtype, layout)
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS)
+    if layout != "spread" or dtype == "float32"
+]
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+
+@pytest.mark.parametrize(("dtype", "layout"), SWEEPS)
 def test_a_row_alone_is_the_row_in_a_batch(dtype, layout, isa):
     assert sweep(isa, dtype, layout)
 
@@ -49,11 +55,10 @@ def test_an_element_alone_is_the_element_in_a_batch(dtype, layout, isa):
 def test_every_combination_that_exists_is_executed(isa):
     """By the two tests above, in this process; they are run here if they were not chosen."""
     executed = Counter()
-    for dtype in DTYPES:
-        for layout in LAYOUTS:
-            executed += sweep(isa, dtype, layout)
-        for layout in ("rows", "gathered"):
-            executed += sweep_of_elements(isa, dtype, layout)
+    for dtype, layout in SWEEPS:
+        executed += sweep(isa, dtype, layout)
+    for dtype, layout in itertools.product(DTYPES, ("rows", "gathered")):
+        executed += sweep_of_elements(isa, dtype, layout)
     wanted = set(every_combination())
     print(f"{len(wanted)} combinations, {sum(executed.values())} batches")
     missing = sorted(wanted - set(executed))

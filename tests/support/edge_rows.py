@@ -169,7 +169,7 @@ def every_position(kinds: int, period: int) -> np.ndarray:
 
 def odd_orders(kinds: int, ordinary: np.ndarray, rng: np.random.Generator, longest: int):
     """Yield orders of few kinds, so that most rows of a run are alike, and of one odd row."""
-    for rows in (2, 15, longest):
+    for rows in (3, longest):
         yield rng.choice(rng.integers(kinds, size=rng.integers(1, 4)), size=rows)
     lone = rng.choice(ordinary, size=longest)
     lone[rng.integers(longest)] = rng.integers(kinds)

@@ -28,7 +28,7 @@ from fastce.evaluation._evaluate import Options
 
 NAMES = ("softmax", "log_softmax", "logsumexp")
 LAYOUTS = ("rows", "spread", "gathered", "planes")
-MOST_ELEMENTS = 1 << 18  # of a batch
+MOST_ELEMENTS = 1 << 17  # of a batch
 ONE_ROW = "block by rows, a row in chunks"
 CALL = ("where", "sample_weight", "grad_output")
 

@@ -42,7 +42,7 @@ def rows_of_run(classes, layout, dtype):
         run = min(SIZES["plane rows"], SIZES["plane bytes"] // size // classes)
         return max(run, 1), SIZES["block rows"] if classes <= SIZES["spread classes"] else 16
     if classes <= SIZES["interleaved classes"]:
-        return SIZES["interleaved rows"], SIZES["interleaved rows"]
+        return SIZES["interleaved rows"], SIZES["block rows"]
     rows = SIZES["block rows"]
     while rows > 1 and rows * classes * size > SIZES["block bytes"]:
         rows //= 2
