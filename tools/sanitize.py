@@ -31,6 +31,7 @@ THREAD_TESTS = (
 # of all variants are for the plain build.
 PLAIN = (
     "test_process_state",
+    "test_faults",
     "test_examples",
     "test_pages",
     "test_documents",

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def preloaded(tmp_path_factory):
     compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
     command = [*compiler.split(), "-shared", "-fPIC", "-O1", "-o", str(library)]
     subprocess.run([*command, str(SUPPORT / "allocations.c")], check=True)
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):  # which has an allocator of its own
+        return {"LD_PRELOAD": str(library)}
     return {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
 
 
