@@ -30,6 +30,7 @@ COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
 # of all variants are for the plain build.
 PLAIN = (
     "test_process_state",
+    "test_faults",
     "test_examples",
     "test_pages",
     "test_documents",

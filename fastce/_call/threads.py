@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import BuiltinFunctionType
+from weakref import WeakSet
 
 from fastce._call import checks
 
@@ -132,6 +133,7 @@ def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
     if threads <= 1 or elements < THREADED_ELEMENTS or not HAS_THREADS:
         return [work(start, stop) for start, stop in tasks]
     call = _Call(work, tasks)
+    _running.add(call)
     try:
         _pool.help(call, threads - 1)
         call.drain()
@@ -195,6 +197,13 @@ class _Call:
             self.close()
             raise
 
+    def lose_helpers(self) -> None:
+        """Fail, in a child forked meanwhile, if a helper was at work, and wait for none."""
+        for claim in self._claims:
+            if claim.locked():
+                self.errors.append(RuntimeError("the process was forked in the middle of a call"))
+                claim.release()
+
 
 class _Pool:
     """Threads that wait for calls to help. The first large call starts them."""
@@ -215,8 +224,11 @@ class _Pool:
                 pass  # the system cannot start a thread, or the interpreter is shutting down
             finally:
                 self._growing.release()
-        for _ in range(min(helpers, len(self._threads))):
-            self._jobs.put((call, call.claim()))
+        try:
+            for _ in range(min(helpers, len(self._threads))):
+                self._jobs.put((call, call.claim()))
+        except RuntimeError:
+            pass  # no memory for a lock: fewer helpers
 
     def __del__(self) -> None:
         self._jobs.put(None)
@@ -231,7 +243,7 @@ def _serve(jobs: SimpleQueue[tuple[_Call, LockType] | None]) -> None:
 
 
 def _forget_pool() -> None:
-    """Use a new pool, for another number of threads, or in a forked child, which has no threads.
+    """Use a new pool, for another number of threads, or in a forked child.
 
     The threads of the old pool end when it is deleted, after the last call that uses it.
     """
@@ -239,6 +251,14 @@ def _forget_pool() -> None:
     _pool = _Pool()
 
 
+def _forget_threads() -> None:
+    """Go on in a forked child, which has none but the one that forked."""
+    for call in _running:
+        call.lose_helpers()
+    _forget_pool()
+
+
 _pool = _Pool()
+_running: WeakSet[_Call] = WeakSet()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -95,7 +95,7 @@ cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number)
 
 
 cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
-    # The largest logit, and in `lowest`, unless that is NULL, the smallest one that is not -inf.
+    # The largest logit, ignoring NaN, and in `lowest`, unless that is NULL, the smallest one that is not -inf.
     cdef int width = lanes(<real> 0)
     cdef vec[real] infinity = splat(<real> INFINITY), high = -infinity, low = infinity, x
     cdef Py_ssize_t i = 0, last = count - count % width
@@ -120,12 +120,12 @@ cdef inline vec[real] unless_hole(vec[real] x, bint negated) noexcept nogil:
 
 
 cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint negated) noexcept nogil:
-    # The maximum per lane. Four are computed at the same time, since each operation on one waits for the last.
+    # The maximum per lane, ignoring NaN. Four are computed at the same time, since each operation on one waits for the last.
     cdef Py_ssize_t width = lanes(<real> 0), j = (classes - 1) % width + 1
     cdef vec[real] most[4]
     cdef int k
     prefetch(u + ROWS_AHEAD)
-    most[0] = unless_hole(load_first(u, j, <real> -INFINITY), negated)
+    most[0] = max(unless_hole(load_first(u, j, <real> -INFINITY), negated), splat(<real> -INFINITY))  # not NaN
     if classes <= width:
         return most[0]
     for k in range(1, 4):

@@ -161,7 +161,8 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 e_i = load(e + i)
                 if options is General:
                     y_i = y_i * load(<const real*> chunk.positive_weight + i)
-                    total = y_i + opposite
+                    if chunk.has_positive_weight:  # else 1, which the sum of rounded targets may miss
+                        total = y_i + opposite
                 if not adds_logarithms_apart(loss, kind, tag):
                     log_term = log1p_of(e_i, kind)
                 value = bce(z_i, e_i, log_term, y_i, opposite, total, partial, &grad, &hess, kind)
@@ -222,6 +223,7 @@ cdef bint run_elements(const Elements* arrays, const sigmoid_loss* loss, Py_ssiz
     chunk.smaller = place(memory, 3, tag)
     chunk.log_term = place(memory, 4, tag)
     chunk.has_values = arrays.loss.data != NULL
+    chunk.has_positive_weight = arrays.positive_weight.data != NULL
     while first < stop:
         count = min_size(size, stop - first)
         chunk.z = read_numbers(&arrays.logits, first, count, place(memory, 0, tag))

@@ -34,6 +34,7 @@ cdef struct Chunk:
     double label_smoothing
     double scale
     bint has_values     # whether single losses are wanted
+    bint has_positive_weight  # whether pos_weight or alpha is given
     bint maybe_bad_target        # whether a target may lie outside [0, 1]
     bint not_ordinary  # whether this chunk, or one before it, is not Ordinary
 

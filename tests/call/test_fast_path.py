@@ -1,9 +1,11 @@
 """The fast path into the compiled entry gives the bits of calls that Python checks first.
 
-A subclass of NumPy's array is one that the entry declines.
+A subclass of NumPy's array is one that the entry declines. Each test counts the calls that were.
 """
 
 from __future__ import annotations
+
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +18,34 @@ SIZES = [1 << 17, (1 << 17) + 1000, 1 << 19]
 
 class Declined(np.ndarray):
     """An array like any other."""
+
+
+class Counted:
+    """A loss whose calls have to be declined by the compiled entry, or taken at once."""
+
+    def __init__(self, loss, *, declined):
+        self._loss, self._declined = loss, int(declined)
+
+    def _call(self, method, *arguments, **options):
+        family = type(self._loss)._family
+        with mock.patch.object(type(self._loss), "_family", side_effect=family) as checks:
+            result = getattr(self._loss, method)(*arguments, **options)
+        assert checks.call_count == self._declined, f"{method}: {checks.call_count} declined"
+        return result
+
+    def __call__(self, *arguments, **options):
+        return self._call("__call__", *arguments, **options)
+
+    def value_and_grad(self, *arguments, **options):
+        return self._call("value_and_grad", *arguments, **options)
+
+    def value_grad_hess(self, *arguments, **options):
+        return self._call("value_grad_hess", *arguments, **options)
+
+
+def ways(loss):
+    """The loss for calls that are taken at once, and for those that are declined."""
+    return Counted(loss, declined=False), Counted(loss, declined=True)
 
 
 def assert_same(direct, laid_out):
@@ -42,11 +72,11 @@ def test_rows(size, classes, weighted, dtype, isa, threads, rng):
     label = rng.integers(0, classes, rows)
     weight = rng.integers(3, size=rows).astype(np.float32) if weighted else None
     total = float(rows if weight is None else weight.sum())
-    loss = fastce.SoftmaxCrossEntropy()
+    loss, checked = ways(fastce.SoftmaxCrossEntropy())
     threads(3)
     direct = loss.value_and_grad(z, label, sample_weight=weight)
     threads(1)
-    assert_same(direct, loss.value_and_grad(z.view(Declined), label, sample_weight=weight))
+    assert_same(direct, checked.value_and_grad(z.view(Declined), label, sample_weight=weight))
     assert_same(direct, loss.value_and_grad(z, label, sample_weight=weight, normalizer=total))
     assert np.any(direct[1])
 
@@ -63,13 +93,13 @@ def test_planes(options, shape, dtype, isa, threads, rng):
     label = rng.integers(0, shape[1], (shape[0], *shape[2:]))
     threads(3)
     for axis in (1, 1 - len(shape)):
-        loss = fastce.SoftmaxCrossEntropy(axis=axis, **options)
+        loss, checked = ways(fastce.SoftmaxCrossEntropy(axis=axis, **options))
         direct = loss.value_grad_hess(z, label)
         direct_grad = loss.value_and_grad(z, label, out=np.empty_like(z))
         threads(1)
-        assert_same(direct, loss.value_grad_hess(z.view(Declined), label))
-        assert_same(direct_grad, loss.value_and_grad(z.view(Declined), label))
-        each = fastce.SoftmaxCrossEntropy(axis=axis, reduction="none", **options)
+        assert_same(direct, checked.value_grad_hess(z.view(Declined), label))
+        assert_same(direct_grad, checked.value_and_grad(z.view(Declined), label))
+        each, _ = ways(fastce.SoftmaxCrossEntropy(axis=axis, reduction="none", **options))
         value = each(z, label)
         assert value.shape == label.shape
         np.testing.assert_array_equal(value, each.value_and_grad(z, label, grad_output=1.0)[0])
@@ -79,10 +109,11 @@ def test_planes(options, shape, dtype, isa, threads, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    "loss", [fastce.BCEWithLogits(), fastce.SigmoidFocalLoss(gamma=1.5)], ids=str
+    "given", [fastce.BCEWithLogits(), fastce.SigmoidFocalLoss(gamma=1.5)], ids=str
 )
 @pytest.mark.parametrize("size", SIZES)
-def test_elements(size, loss, weighted, dtype, isa, threads, rng):
+def test_elements(size, given, weighted, dtype, isa, threads, rng):
+    loss, checked = ways(given)
     z = rng.normal(0, 3, size).astype(dtype)
     y = (rng.random(size) < 0.5).astype(dtype)
     weight = rng.integers(3, size=size).astype(np.float32) if weighted else None
@@ -90,9 +121,9 @@ def test_elements(size, loss, weighted, dtype, isa, threads, rng):
     threads(3)
     direct = loss.value_grad_hess(z, y, sample_weight=weight)
     threads(1)
-    assert_same(direct, loss.value_grad_hess(z.view(Declined), y, sample_weight=weight))
+    assert_same(direct, checked.value_grad_hess(z.view(Declined), y, sample_weight=weight))
     assert_same(direct, loss.value_grad_hess(z, y, sample_weight=weight, normalizer=total))
-    assert np.all(direct[2] >= 0) if isinstance(loss, fastce.BCEWithLogits) else np.any(direct[2])
+    assert np.all(direct[2] >= 0) if isinstance(given, fastce.BCEWithLogits) else np.any(direct[2])
     value, grad = loss.value_and_grad(z, y, sample_weight=weight, out=np.empty_like(z))
     assert_same((value, grad), direct[:2])
 

@@ -88,7 +88,7 @@ def test_planes_of_packed_records(rows, classes, isa, rng):
     np.testing.assert_array_equal(fastce.softmax(z), fastce.softmax(z.copy()))
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, "one block"])
+@pytest.mark.parametrize("layout", [*sorted(LAYOUTS.keys() - {"read_only"}), "one block"])
 def test_an_output_of_any_layout_changes_no_bit(layout, isa, rng):
     """Neither of what it gets nor of the losses, however the logits lie."""
     for z in (on_grid(rng, (70, 9, 5)), np.moveaxis(on_grid(rng, (9, 5, 70)), 2, 0)):
@@ -98,8 +98,6 @@ def test_an_output_of_any_layout_changes_no_bit(layout, isa, rng):
         expected = loss.value_grad_hess(z, y)
         np.testing.assert_array_equal(loss(z, y), loss.value_and_grad(z, y)[0])
         out = tuple(np.asarray({"one block": np.copy, **LAYOUTS}[layout](z)) for _ in range(2))
-        if not out[0].flags.writeable:
-            continue
         found = loss.value_grad_hess(z, y, out=out)
         assert found[1] is out[0]
         for a, b in zip(found, expected, strict=True):

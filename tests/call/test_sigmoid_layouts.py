@@ -11,6 +11,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+from sizes import CHUNK
 
 import fastce
 
@@ -19,7 +20,7 @@ INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 FLOATS = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 TYPES = [np.dtype(t) for t in (np.bool_, *INTEGERS, *FLOATS)]
 # Below, at and beyond a chunk of float64 and of float32, and with a tail.
-SIZES = [1, 511, 512, 513, 1023, 1024, 1025, 3111]
+SIZES = [1, *(n * CHUNK // 2 + d for n in (1, 2) for d in (-1, 0, 1)), 3 * CHUNK + 39]
 
 
 def assert_same(found, expected):

@@ -7,10 +7,12 @@ import pytest
 from batches import on_grid
 from cases import INTEGERS, LOSSES, SIGMOID, SOFTMAX, small_batch
 from refusals import CLASSES, ROWS, refuse
+from sizes import SIZES
 
 import fastce
 
 INF, NAN = np.inf, np.nan
+BLOCK = SIZES["block rows"]
 
 
 def probabilities(rng, shape):
@@ -158,8 +160,8 @@ def test_a_mask_of_samples_is_pointed_to_sample_weight(loss):
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_labels_of_every_integer_type(dtype, rng):
     classes = {"int8": 120, "uint8": 250}.get(dtype, 300)
-    z = on_grid(rng, (129, classes)).astype(np.float32)
-    y = rng.integers(classes, size=129)
+    z = on_grid(rng, (BLOCK + 1, classes)).astype(np.float32)
+    y = rng.integers(classes, size=BLOCK + 1)
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
     expected = loss.value_and_grad(z, y)
     for typed in (y.astype(dtype), y.astype(np.dtype(dtype).newbyteorder("S"))):
@@ -254,7 +256,7 @@ def test_ignore_index_at_the_limits(loss, dtype):
 
 
 @pytest.mark.parametrize("loss", SOFTMAX)
-@pytest.mark.parametrize("position", [0, 1, 31, 32, 33, 4094, 4095])
+@pytest.mark.parametrize("position", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 4094, 4095])
 def test_the_first_bad_label_is_named(loss, position):
     y = np.zeros(4096, np.int32)
     y[position:] = 5

@@ -82,6 +82,30 @@ def test_links_between_documents_lead_somewhere():
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+DOCUMENTS = [*ROOT.glob("*.md"), *(p for p in ROOT.glob("docs/**/*.md") if "_build" not in p.parts)]
+
+
+def test_tests_that_documents_name_exist():
+    """Files by path or by name, and functions; a changelog names what was."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    paths = {str(path.relative_to(ROOT)).replace("\\", "/") for path in files}
+    names = {path.name for path in files}
+    functions = {
+        name for path in files for name in re.findall(r"^def (\w+)", path.read_text("utf-8"), re.M)
+    }
+    named = 0
+    for document in DOCUMENTS:
+        if document.name.lower() == "changelog.md":
+            continue
+        text = document.read_text("utf-8")
+        known = paths | names | functions
+        found = re.findall(r"\btests/[\w/]+\.py\b|(?<![\w/])test_\w+(?:\.py)?\b(?!\()", text)
+        missing = sorted({name for name in found if name not in known})
+        assert not missing, f"{document.relative_to(ROOT)} names tests that do not exist: {missing}"
+        named += len(found)
+    assert named > 20
+
+
 def test_readme_shows_the_last_benchmark(monkeypatch):
     """`python -m bench.readme` mends it."""
     monkeypatch.syspath_prepend(str(ROOT))

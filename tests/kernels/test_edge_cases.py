@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from batches import on_grid
 from cases import DTYPES, FUNCTIONS, LOSSES, REDUCTIONS, SIGMOID, SOFTMAX, small_batch
+from sizes import SIZES, rows_of_run
 
 import fastce
 from fastce import reference
@@ -348,15 +349,16 @@ def test_the_gradient_of_an_ignored_row_has_no_sign(loss, classes, isa, rng):
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_an_ignored_row_forgets_the_rows_before_it(loss, classes, poison, evaluate, rng):
     """Kernels take rows block by block; what one block held is no matter of the next."""
-    z = on_grid(rng, (101, classes)).astype(np.float32)
-    y = rng.integers(classes, size=101)
-    z[:64] = poison
-    y[64::2] = -100
+    block = max(rows_of_run(classes, "rows", "float32")[0], SIZES["block rows"])
+    z = on_grid(rng, (block + 37, classes)).astype(np.float32)
+    y = rng.integers(classes, size=len(z))
+    z[:block] = poison
+    y[block::2] = -100
     value, grad, hess = evaluate(loss, z, y, {"reduction": "none"})
     for x in (value, grad, hess):
-        assert np.isnan(x[:64]).all()
-        assert not x[64::2].any()
-        assert np.isfinite(x[65::2]).all()
+        assert np.isnan(x[:block]).all()
+        assert not x[block::2].any()
+        assert np.isfinite(x[block + 1 :: 2]).all()
 
 
 @pytest.mark.parametrize(
@@ -416,9 +418,10 @@ def test_ignore_index_that_is_a_class(evaluate):
 @pytest.mark.parametrize("classes", [3, 40, 300])
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_a_short_block_of_rows_leaves_no_trace(isa, loss, classes, masked, rng):
-    """Rows whose outer axis runs backwards come in blocks of 32 with a short one at each end."""
-    z = on_grid(rng, (5, 65, classes)).astype(np.float32)
-    y = np.where(rng.random((5, 65)) < 0.05, -100, rng.integers(classes, size=(5, 65)))
+    """Rows whose outer axis runs backwards come in whole blocks with a short one at each end."""
+    shape = 5, rows_of_run(classes, "rows", "float32")[0] + 1
+    z = on_grid(rng, (*shape, classes)).astype(np.float32)
+    y = np.where(rng.random(shape) < 0.05, -100, rng.integers(classes, size=shape))
     call = {}
     if masked:
         call["where"] = (np.arange(classes) == y[..., None]) | (rng.random(z.shape) < 0.8)

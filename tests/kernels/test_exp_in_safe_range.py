@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sizes import SIZES
 
 import fastce
 from fastce import reference
 
-SHAPES = [(70, 10), (35, 7), (13, 33), (19, 65), (26, 300), (9, 2048), (8, 2049), (7, 5001)]
+BLOCK = SIZES["block rows"]
+LONG = SIZES["largest block bytes"] // 4  # more classes of float32 are summed up in chunks
+SHAPES = [(BLOCK + 6, 10), (35, 7), (13, 33), (19, 65), (26, 300), (9, LONG // 2)]
+SHAPES += [(5, LONG // 2 + 1), (5, LONG + 1), (5, LONG + SIZES["chunk"] + 1)]
 EXTREMES = {  # the logits of a moderate row lie between
     np.float32: (-87.0, 40.0),
     np.float64: (-100.0, 100.0),
@@ -97,7 +101,15 @@ def test_no_neighbour_changes_a_bit(loss, shape, dtype, isa, rng):
         np.testing.assert_array_equal(result, expected)
 
 
-PLANES = [(70, 2), (150, 3), (35, 7), (9, 10), (1030, 21), (70, 65), (20, 300)]
+PLANES = [
+    (70, 2),
+    (BLOCK + 22, 3),
+    (35, 7),
+    (9, 10),
+    (SIZES["plane rows"] + 6, 21),
+    (70, 65),
+    (20, 300),
+]
 
 
 @pytest.mark.parametrize("dtype", EXTREMES)

@@ -10,6 +10,7 @@ import pytest
 from batches import on_grid
 from cases import DTYPES
 from guarded import AVAILABLE, Arena
+from sizes import CHUNK, SIZES, class_counts, rows_of_run
 
 import fastce
 from fastce.evaluation import evaluate
@@ -17,9 +18,38 @@ from fastce.evaluation import evaluate
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="mprotect is called through Linux's libc")
 
 # Every remainder of every vector width.
-CLASSES = [*range(1, 41), 64, 128, 129, 257, 100, 200]
-ELEMENTS = [*range(1, 36), 255, 1000, 1023, 1024, 1025, 1040, 2047, 2049]
+CLASSES = [*range(1, 41), 64, 100, 200]
+ELEMENTS = sorted(
+    {*range(1, 36), 255, 1000, *(n * CHUNK // 2 + d for n in (1, 2, 4) for d in (-1, 0, 1, 16))}
+)
+MOST_ELEMENTS = 1 << 15  # of an array on both sides of a threshold
 ROWS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33)
+LAYOUTS = ("rows", "rows with gaps", "gathered", "planes")
+
+
+def shapes(layout, dtype):
+    """Few rows of each number of classes; then a run and a row more, beside each threshold."""
+    found = [(ROWS[turn % len(ROWS)], classes) for turn, classes in enumerate(CLASSES)]
+    kind = layout if layout == "planes" else "rows"
+    for classes in class_counts(kind, dtype):
+        rows, _ = rows_of_run(classes, kind, dtype)
+        found.append((min(rows, MOST_ELEMENTS // classes) + 1, classes))
+    if layout == "gathered":  # two blocks
+        found.append((SIZES["gathered elements"] // 33 + 2, 33))
+    return found
+
+
+def placed(arena, array, layout, at_end):
+    """A copy of an array in the arena, beside one of its pages without access."""
+    if array.ndim != 2 or layout == "rows":
+        return arena.copy(array, at_end=at_end)
+    if layout == "planes":
+        return arena.copy(np.ascontiguousarray(array.T), at_end=at_end).T
+    if layout == "rows with gaps":
+        return arena.copy(array, at_end=at_end, row_gap=3)
+    records = arena.empty(array.shape, [("pad", np.int8), ("x", array.dtype)], at_end=at_end)
+    records["x"] = array
+    return records["x"]
 
 
 def class_numbers(classes):
@@ -36,6 +66,7 @@ SOFTMAX = {
         weight=class_numbers(k), label_smoothing=0.1, reduction="none"
     ),
     "focal": lambda k: fastce.SoftmaxFocalLoss(alpha=class_numbers(k), reduction="none"),
+    "divergence, all": lambda k: fastce.SoftmaxKLDivergence(temperature=2.0, reduction="none"),
 }
 SIGMOID = {
     "bce": lambda n: fastce.BCEWithLogits(),
@@ -48,7 +79,7 @@ SIGMOID = {
 
 @pytest.fixture(scope="module")
 def arena():
-    return Arena(slots=10, pages=40)
+    return Arena(slots=10, pages=80)
 
 
 def all_methods(loss, logits, target, call, outs):
@@ -60,18 +91,19 @@ def all_methods(loss, logits, target, call, outs):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["rows", "rows with gaps", "planes"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_softmax_losses(name, layout, dtype, isa, arena, rng):
-    for turn, classes in enumerate(CLASSES):
+    for turn, shape in enumerate(shapes(layout, dtype)):
+        rows, classes = shape
         loss = SOFTMAX[name](classes)
-        rows = ROWS[turn % len(ROWS)]
-        shape = (rows, classes)
         z = on_grid(rng, shape).astype(DTYPES[dtype])
         label_types = ("i1", "u1", "i2", "i4", "i8") if classes <= 128 else ("i2", "u8")
         y = rng.integers(classes, size=rows).astype(label_types[turn % len(label_types)])
         if name.startswith("probabilities"):
             y = rng.dirichlet(np.ones(classes), rows).astype(np.float32 if turn % 2 else np.float64)
+        if name.startswith("divergence"):
+            y = on_grid(rng, shape).astype(DTYPES[dtype])
         call = {}
         if "all" in name or name == "focal":
             call = {
@@ -82,12 +114,9 @@ def test_softmax_losses(name, layout, dtype, isa, arena, rng):
                 call["grad_output"] = rng.normal(size=rows)
         for at_end in (True, False):
             arena.restart()
-            gap = 3 if layout == "rows with gaps" else 0
 
-            def place(array, at_end=at_end, gap=gap):
-                if layout == "planes" and array.ndim == 2:
-                    return arena.copy(np.ascontiguousarray(array.T), at_end=at_end).T
-                return arena.copy(array, at_end=at_end, row_gap=gap)
+            def place(array, at_end=at_end):
+                return placed(arena, array, layout, at_end)
 
             guarded = {key: place(x) for key, x in call.items()}
             outs = [place(np.zeros_like(z)) for _ in range(2)]
@@ -119,19 +148,16 @@ def test_sigmoid_losses(name, dtype, isa, arena, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["rows", "rows with gaps", "planes"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_functions(layout, dtype, isa, arena, rng):
-    for turn, classes in enumerate(CLASSES):
-        rows = ROWS[turn % len(ROWS)]
+    for rows, classes in shapes(layout, dtype):
         z = on_grid(rng, (rows, classes)).astype(DTYPES[dtype])
         y = rng.integers(classes, size=rows)
         for at_end in (True, False):
             arena.restart()
 
             def place(array, at_end=at_end):
-                if layout == "planes" and array.ndim == 2:
-                    return arena.copy(np.ascontiguousarray(array.T), at_end=at_end).T
-                return arena.copy(array, at_end=at_end, row_gap=2 if layout != "rows" else 0)
+                return placed(arena, array, layout, at_end)
 
             logits, target, out = place(z), place(y), place(np.zeros_like(z))
             fastce.softmax(logits, out=out)

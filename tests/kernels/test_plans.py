@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from batches import on_grid
 from cases import SOFTMAX
+from sizes import SIZES, class_counts
 
 import fastce
 from fastce import reference
 from fastce._call import variants
 
-SIZES = variants.core.thresholds()
 TYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 
 
@@ -49,19 +49,20 @@ def test_what_python_lays_out_first(isa):
     assert variants.core.plan_of(z[:, :5]) is not None
 
 
+def test_class_indices_of_planes_are_exact_in_float32(isa):
+    """Where planes compare them as float32 numbers, which are whole up to 2^24."""
+    for classes, plan in ((1 << 24) - 1, "block by planes"), (1 << 24, "block by rows"):
+        z = np.lib.stride_tricks.as_strided(np.zeros(4, np.float32), (classes, 2), (8, 4))
+        assert variants.core.plan_of(z, 0) == plan  # which looks at no number
+
+
+LONG = SIZES["largest block bytes"] // 4
 CLASSES = sorted(
     {
-        size + more
-        for size in (
-            SIZES["interleaved classes"],
-            SIZES["spread classes"],
-            SIZES["block bytes"] // 4 // SIZES["block rows"],
-            SIZES["block bytes"] // 4 // SIZES["least rows"],
-            SIZES["largest block bytes"] // 4 // 2,
-            SIZES["largest block bytes"] // 4,
-            SIZES["largest block bytes"] // 4 + SIZES["chunk"],
-        )
+        classes + more
+        for classes in (*class_counts("rows", "float32"), LONG // 2)
         for more in (-1, 0, 1)
+        if classes + more > 0
     }
 )
 
@@ -70,7 +71,7 @@ CLASSES = sorted(
 @pytest.mark.parametrize("results", [2, 3])
 def test_both_sides_of_the_thresholds_of_rows(classes, results, isa, rng):
     """A full block and one row more; one row does not count, one is out of exp's range."""
-    rows = SIZES["block rows"] + 1 if classes < 4000 else 3
+    rows = SIZES["block rows"] + 1 if classes < LONG - 1 else 3
     z = on_grid(rng, (rows, classes)).astype(np.float32)
     z[rows // 2] += 128
     y = rng.integers(classes, size=rows)
@@ -80,9 +81,10 @@ def test_both_sides_of_the_thresholds_of_rows(classes, results, isa, rng):
 
 
 @pytest.mark.parametrize(
-    "rows", [1, 15, 16, 17, 63, 64, 65, SIZES["plane rows"] - 1, SIZES["plane rows"] + 1]
+    "rows",
+    [1, 15, 16, 17, *(SIZES[name] + d for name in ("block rows", "plane rows") for d in (-1, 1))],
 )
-@pytest.mark.parametrize("classes", [2, 15, 16, 17, 33])
+@pytest.mark.parametrize("classes", [2, *(SIZES["classes together"] + d for d in (-1, 0, 1)), 33])
 def test_both_sides_of_the_thresholds_of_planes(rows, classes, isa, rng):
     z = on_grid(rng, (2, classes, rows)).astype(np.float32)
     z[1, :, rows // 2] += 128

@@ -6,6 +6,7 @@ has them. The search is the same in every run; `make fuzz` goes on from there.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import ml_dtypes
@@ -31,6 +32,7 @@ from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import LAYOUTS, zero_strides
+from sizes import CHUNK, class_counts
 
 from fastce._call import variants
 
@@ -38,8 +40,16 @@ SLACK = 4  # the bounds are for the options of the list of cases; a wrong result
 MOST_ELEMENTS = 12_000
 MARK = 77
 
-# Each switch between kernels, in elements of any precision, and its neighbours.
-SWITCHES = (63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 257, 1009, 2047, 2048, 2049, 4097)
+# Each switch between kernels, in any precision, and its neighbours.
+SWITCHES = sorted(
+    {
+        classes + more
+        for layout, dtype in itertools.product(("rows", "planes"), ("float32", "float64"))
+        for classes in class_counts(layout, dtype)
+        for more in (-1, 0, 1)
+        if 0 < classes + more <= MOST_ELEMENTS
+    }
+)
 CLASSES = st.one_of(st.integers(1, 40), st.sampled_from(SWITCHES))
 SEEDS = st.integers(0, 2**32 - 1)
 LOGITS = (on_grid, on_grid, off_grid, confident, far_apart, equal)
@@ -144,7 +154,9 @@ def softmax_batches(draw):
 @st.composite
 def sigmoid_batches(draw):
     loss = draw(st.sampled_from(["BCEWithLogits", "SigmoidFocalLoss"]))
-    sizes = st.one_of(st.integers(0, 40), st.sampled_from([1023, 1024, 1025, 4097]))
+    sizes = st.one_of(
+        st.integers(0, 40), st.sampled_from([CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK + 1])
+    )
     shape = tuple(draw(st.lists(sizes, max_size=3)))
     if math.prod(shape) > MOST_ELEMENTS:
         shape = shape[:1]

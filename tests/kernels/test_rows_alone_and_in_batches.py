@@ -1,161 +1,127 @@
-"""A row's result does not depend on the rows beside it, in the functions of rows."""
+"""A row's result does not depend on the rows beside it, bit for bit, in any loss or function.
+
+Every kind of row is put in every position of a block, in every plan, type, loss, option and result.
+What has been run is recorded, and a test demands that it is all that there is.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import ml_dtypes
 import numpy as np
 import pytest
+from cases import DTYPES
+from edge_rows import edge_elements, edge_rows, odd_orders
+from fuzzing import FUZZ
+from hypothesis import given
+from hypothesis import strategies as st
+from rows_alone import (
+    LAYOUTS,
+    MOST_ELEMENTS,
+    NAMES,
+    SIGMOID_WAYS,
+    check_way,
+    every_combination,
+    softmax_ways,
+    sweep,
+    sweep_of_elements,
+)
+from sizes import class_counts
 
 import fastce
+from fastce._call import variants
 
-INF, NAN = np.inf, np.nan
-NAMES = ("softmax", "log_softmax", "logsumexp")
-
-
-def edge_rows(classes, dtype, rng):
-    """Rows (all kinds, classes) that take every way through the kernels, and a mask of each."""
-    largest = float(np.finfo(dtype).max)
-    ordinary = rng.normal(size=(8, classes)) * 3
-    rows = [*ordinary, np.zeros(classes), np.full(classes, 1e3)]
-    for kind in range(21):
-        row = rng.normal(size=classes)
-        some = rng.random(classes) < 0.3
-        some[rng.integers(classes)] = True
-        one = np.arange(classes) == rng.integers(classes)
-        match kind:
-            case 0 | 1:
-                row[one] = INF
-            case 2:
-                row[some] = INF
-            case 3:
-                row[:] = INF
-            case 4 | 5:
-                row[one] = NAN
-            case 6:
-                row[some] = -INF
-            case 7:
-                row[~one] = -INF
-            case 8:
-                row[:] = -INF
-            case 9:
-                row[some], row[one] = INF, NAN
-            case 10:
-                row[some], row[one] = -INF, INF
-            case 11:
-                row = np.where(some, 2.5, -9.0)  # ties
-            case 12 | 13:
-                row[one] = 1e3  # confident
-            case 14:
-                row[one] = -1e3
-            case 15:
-                row *= min(1e30, largest / 8)
-            case 16:
-                row[one] = largest
-            case 17:
-                row *= 1000 * float(np.finfo(dtype).smallest_subnormal)
-            case 18:
-                row -= 95  # exponentials that are subnormal in float32
-            case 19:
-                row += 60
-            case 20:
-                row[some] -= 86
-        rows.append(row)
-    with np.errstate(over="ignore"):
-        z = np.array(rows).astype(dtype)
-    mask = rng.random(z.shape) < 0.8
-    mask[::7] = False
-    return z, mask
+# How rows whose classes are apart are packed depends on no type.
+SWEEPS = [
+    (dtype, layout)
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS)
+    if layout != "spread" or dtype == "float32"
+]
 
 
-def bits(array):
-    """The bits of numbers, but one NaN is as good as another."""
-    array = np.ascontiguousarray(array)
-    array = (
-        np.where(np.isnan(array), array.dtype.type(NAN), array)
-        if array.dtype.kind == "f"
-        else array
-    )
-    return array.view(f"u{array.dtype.itemsize}")
+@pytest.mark.parametrize(("dtype", "layout"), SWEEPS)
+def test_a_row_alone_is_the_row_in_a_batch(dtype, layout, isa):
+    assert sweep(isa, dtype, layout)
 
 
-def results_of_rows(z, mask, label, axis=-1):
-    """Everything that the functions say of each row; with axis 0 the rows lie in planes."""
-    if axis == 0:
-        z, mask = np.asfortranarray(z).T, np.asfortranarray(mask).T
-    results = {}
-    for name in NAMES:
-        for where in (None, mask):
-            result = getattr(fastce, name)(z, axis=axis, where=where)
-            results[name, where is None] = result.T if axis == 0 else result
-    return results | fastce.token_log_probs(z, label, axis=axis)._asdict()
+@pytest.mark.parametrize("layout", ["rows", "gathered"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_element_alone_is_the_element_in_a_batch(dtype, layout, isa):
+    assert sweep_of_elements(isa, dtype, layout)
 
 
-def assert_independent(batches, alone):
-    """Check batches, each given by the kinds of its rows, against the bits of each kind alone."""
-    wrong = set()
-    for kinds, results in batches:
-        for name, result in results.items():
-            differs = (bits(result) != alone[name][kinds]).reshape(len(kinds), -1).any(axis=1)
-            wrong |= {(name, int(kind)) for kind in kinds[differs]}
-    assert not wrong, f"functions, and kinds of rows, that depend on neighbours: {wrong}"
+def test_every_combination_that_exists_is_executed(isa):
+    """By the two tests above, in this process; they are run here if they were not chosen."""
+    executed = Counter()
+    for dtype, layout in SWEEPS:
+        executed += sweep(isa, dtype, layout)
+    for dtype, layout in itertools.product(DTYPES, ("rows", "gathered")):
+        executed += sweep_of_elements(isa, dtype, layout)
+    wanted = set(every_combination())
+    print(f"{len(wanted)} combinations, {sum(executed.values())} batches")
+    missing = sorted(wanted - set(executed))
+    assert not missing, f"{len(missing)} of {len(wanted)} were never executed: {missing}"
+    assert set(executed) <= wanted
 
 
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-CLASSES = pytest.mark.parametrize("classes", [1, 2, 3, 5, 10, 17, 64, 100, 193, 300])
+@FUZZ
+@given(data=st.data())
+def test_random_rows_alone(data):
+    """More class counts, and orders in which few kinds of rows follow each other."""
+    draw = data.draw
+    dtype = draw(st.sampled_from(sorted(DTYPES)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    if draw(st.integers(0, 3)) == 0:
+        layout, classes = draw(st.sampled_from(["rows", "gathered"])), 1
+        rows, way = edge_elements(dtype, rng), draw(st.sampled_from(SIGMOID_WAYS))
+    else:
+        layout = draw(st.sampled_from(LAYOUTS))
+        some = st.sampled_from(class_counts(layout, dtype))
+        classes = draw(st.one_of(st.integers(1, 70), some))
+        rows, ways = edge_rows(classes, dtype, rng), softmax_ways(classes)
+        way = ways[draw(st.integers(0, len(ways) - 1))]
+    kinds, longest = len(rows.logits), draw(st.integers(3, 300))
+    longest = min(longest, max(MOST_ELEMENTS // 8 // classes, 3))
+    orders = list(odd_orders(kinds, rng.integers(kinds, size=3), rng, longest))
+    with variants.using(draw(st.sampled_from(variants.available()))):
+        check_way(way, rows, orders, dtype, layout, Counter())
 
 
-@DTYPES
-@CLASSES
-@pytest.mark.parametrize("axis", [-1, 0])
-def test_a_row_alone_is_the_row_among_others(axis, classes, dtype, isa):
-    """Bit for bit: every kind of row in every position of a block, with changing neighbours.
-
-    A row of planes is "alone" among copies of itself, since a single one would be contiguous.
-    """
-    rng = np.random.default_rng(classes)
-    z, mask = edge_rows(classes, dtype, rng)
-    label = rng.integers(classes, size=len(z))
-    kinds, copies, step = np.arange(len(z)), 33 if axis == 0 else 1, 5 if axis == 0 else 1
-    single = [
-        results_of_rows(z[i], mask[i], label[i], axis=axis)
-        for i in kinds[:, None].repeat(copies, 1)
-    ]
-    alone = {name: bits(np.stack([row[name][0] for row in single])) for name in single[0]}
-    orders = [(np.arange(130) + shift) % len(z) for shift in range(0, len(z), step)]
-    orders += [rng.integers(len(z), size=rows) for rows in (2, 3, 63, 64, 65, 129, 130)]
-    assert_independent(
-        (
-            (order, results_of_rows(z[order], mask[order], label[order], axis=axis))
-            for order in orders
-        ),
-        alone,
-    )
+@pytest.mark.parametrize("classes", [2, 7, 17, 100])
+def test_the_argmax_of_a_row_with_nan_is_the_largest_of_its_numbers(classes, isa):
+    """Many rows at once kept NaN in some lanes: which number was found depended on the others."""
+    z = np.random.default_rng(classes).normal(size=(67, classes))
+    z[:, classes // 2] = np.nan
+    for dtype in (np.float32, np.float64):
+        rows = z.astype(dtype)
+        for layout, axis in ((rows, -1), (np.ascontiguousarray(rows.T), 0)):
+            found = fastce.token_log_probs(layout, np.zeros(67, int), axis=axis)
+            assert np.isnan(found.lse).all()
+            np.testing.assert_array_equal(found.argmax, np.nanargmax(rows, axis=1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", ">f4"])
 @pytest.mark.parametrize("classes", [1, 3, 100, 300])
 def test_no_floating_point_error_is_signalled(classes, dtype, isa):
+    """Nor with classes along several axes, or backwards; the tests above see to the others."""
     rng = np.random.default_rng(classes)
-    z, mask = edge_rows(classes, "float32" if dtype in ("bfloat16", ">f4") else dtype, rng)
-    z = z.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    label = rng.integers(classes, size=len(z))
+    rows = edge_rows(classes, "float32" if dtype in ("bfloat16", ">f4") else dtype, rng)
+    z = rows.logits.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     with np.errstate(all="raise"):
-        results_of_rows(z, mask, label)
-        results_of_rows(z, mask, label, axis=0)
-        for name, where in itertools.product(NAMES, (None, mask)):
+        for name, where in itertools.product(NAMES, (None, rows.where)):
             function = getattr(fastce, name)
             function(z, axis=None, where=where)
             where = None if where is None else where[:, ::-2]
             function(z[:, ::-2], axis=(1, 0), where=where)
 
 
-@DTYPES
-@CLASSES
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 10, 17, 64, 100, 193, 300])
 def test_lse_of_tokens_is_logsumexp_of_edge_rows_too(classes, dtype, isa):
     rng = np.random.default_rng(classes)
-    z, _ = edge_rows(classes, dtype, rng)
+    z = edge_rows(classes, dtype, rng).logits
     lse = fastce.token_log_probs(z, rng.integers(classes, size=len(z))).lse
     expected = fastce.logsumexp(z)
     infinite = ~np.isfinite(expected)

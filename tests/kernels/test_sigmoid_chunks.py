@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sizes import CHUNK
 
 import fastce
 from fastce import reference
 
-CHUNKS, CHUNK = 5, 1024
+CHUNKS = 5
 LOSSES = {
     "bce": (fastce.BCEWithLogits, reference.bce_with_logits, {}),
     "focal": (fastce.SigmoidFocalLoss, reference.sigmoid_focal_loss, {"gamma": 2.0}),

@@ -1,0 +1,49 @@
+"""Sizes on both sides of every threshold, as the core has them: they move with it."""
+
+from __future__ import annotations
+
+from cases import DTYPES
+
+from fastce._call import variants
+
+SIZES = variants.core.thresholds()
+CHUNK = variants.core.ELEMENTS_CHUNK  # elements of a chunk of the sigmoid losses
+
+
+def is_long(classes, dtype):
+    return classes * max(dtype.itemsize, 4) > SIZES["largest block bytes"]
+
+
+def class_counts(layout, dtype):
+    """On both sides of every threshold of the plans."""
+    size = max(DTYPES[dtype].itemsize, 4)
+    few, spread = SIZES["interleaved classes"], SIZES["spread classes"]
+    if layout == "planes":
+        together = SIZES["classes together"]
+        full = SIZES["plane bytes"] // size // SIZES["plane rows"]
+        least = SIZES["plane bytes"] // size // SIZES["least plane rows"]
+        return (2, few, few + 1, together, together + 1, spread + 1, full, full + 1, least + 1)
+    block, long = SIZES["block bytes"] // size, SIZES["largest block bytes"] // size
+    return (
+        *(1, 2, 3, few),
+        *(few + 1, spread, spread + 1),
+        *(block // SIZES["block rows"] + more for more in (-1, 0, 1)),
+        SIZES["short row"] + 1,
+        block // SIZES["least rows"] + 1,
+        *(long, long + 1, long + SIZES["chunk"] + 1),
+    )
+
+
+def rows_of_run(classes, layout, dtype):
+    """Rows of a block at most, and how many of them have positions that a kernel can tell apart."""
+    size = max(DTYPES[dtype].itemsize, 4)
+    if layout == "planes":
+        # A vector has up to 16 lanes; the numbers of rows are finished by blocks.
+        run = min(SIZES["plane rows"], SIZES["plane bytes"] // size // classes)
+        return max(run, 1), SIZES["block rows"] if classes <= SIZES["spread classes"] else 16
+    if classes <= SIZES["interleaved classes"]:
+        return SIZES["interleaved rows"], SIZES["block rows"]
+    rows = SIZES["block rows"]
+    while rows > 1 and rows * classes * size > SIZES["block bytes"]:
+        rows //= 2
+    return rows, rows
