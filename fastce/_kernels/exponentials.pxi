@@ -120,7 +120,8 @@ cdef inline vec[real] unless_hole(vec[real] x, bint negated) noexcept nogil:
 
 
 cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint negated) noexcept nogil:
-    # The maximum per lane, ignoring NaN. Four are computed at the same time, since each operation on one waits for the last.
+    # The maximum per lane, ignoring NaN. Four are computed at the same time, since each operation on one waits for the
+    # last.
     cdef Py_ssize_t width = lanes(<real> 0), j = (classes - 1) % width + 1
     cdef vec[real] most[4]
     cdef int k
