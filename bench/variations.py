@@ -42,13 +42,21 @@ class Variation:
         arguments, given = self.arguments, dict(self.given)
         if self.out is not None:
             given["out"] = self.out
-        if self.operation not in LOSSES or self.one_shot:
+        if self.operation == "row_statistics":
+            function = row_statistics
+        elif self.operation not in LOSSES or self.one_shot:
             function = getattr(fastce, self.operation)
         else:
             kind = LOSSES[self.operation]
             options = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
             function = getattr(kind(**options), METHODS[self.results])
         return lambda: function(*arguments, **given)
+
+
+def row_statistics(logits: Array, target: Array) -> Any:
+    """Read rows as `fastce.evaluation` does, and add nothing up."""
+    kernel = fastce.SoftmaxCrossEntropy().kernel()
+    return tuple(kernel.read_tokens(logits, target, statistics=True, checked=True)[3])
 
 
 class Inputs:
@@ -119,6 +127,7 @@ def softmax_variations(a: Inputs) -> Iterator[Variation]:
     yield from class_major(a)
     yield from softmax_layouts(a)
     yield from softmax_functions(a)
+    yield from divergences(a)
 
 
 def softmax_results(a: Inputs) -> Iterator[Variation]:
@@ -232,6 +241,25 @@ def softmax_functions(a: Inputs) -> Iterator[Variation]:
     yield a.function("log_softmax", 1.7, out=a.grad)
     yield a.function("logsumexp", 1.2)
     yield a.vary("token_log_probs", 1.7, operation="token_log_probs", out=None)
+    yield a.vary("row statistics", 2.5, operation="row_statistics", out=None)
+
+
+def divergences(a: Inputs) -> Iterator[Variation]:
+    """Of a teacher, whose logits are read, too."""
+    kl, z = "softmax_kl_divergence", a.logits
+    far = a.changed(lambda x: a.rng.permuted(x, axis=1))
+    near = a.changed(lambda x: x + 0.1 * a.rng.standard_normal(x.shape))
+    yield a.vary("divergence", 2.2, operation=kl, target=near)
+    yield a.vary("divergence, far apart", 2.2, operation=kl, target=far)
+    yield a.vary("divergence, temperature", 2.2, operation=kl, target=near, temperature=3.0)
+    yield a.vary("divergence, loss alone", 2.2, operation=kl, target=near, results=1)
+    yield a.vary("divergence, Hessian", 4.0, operation=kl, target=near, results=3)
+    planes = {"logits": np.asfortranarray(z), "target": np.asfortranarray(near)}
+    out = np.asfortranarray(a.grad)
+    yield a.vary("divergence, class-major", 3.5, operation=kl, out=out, **planes)
+    if z.dtype == np.float32:
+        half = near.astype(np.float16)
+        yield a.vary("divergence, teacher of float16", 2.7, operation=kl, target=half)
 
 
 # Sigmoid losses -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import report
+from bench import accuracy_rows, machine, report
 from bench.accuracy import errors, extended_precision, true_answer
 from bench.cells import CELLS
 from bench.problems import make_problem
@@ -96,3 +96,30 @@ def test_report_of_what_pytest_benchmark_has_written(tmp_path):
     assert f"- {cell.group}, 1 thread: **behind NumPy**: 0.50 times its speed" in text
     assert f"- torch: ValueError: no ({cell.group})" in text
     assert "- jax: No module named 'jax'" in text
+
+
+@pytest.mark.skipif(not extended_precision(), reason="long double is double here")
+def test_accuracy_of_rows_against_mpmath(monkeypatch):
+    """Divergence and statistics lie within their bounds, and a wrong digit does not."""
+    from fastce._call import variants
+
+    monkeypatch.setattr(accuracy_rows, "CLASSES", (5, 12))
+    names = [variants.available()[0]]
+    pairs = list(accuracy_rows.divergences(names, quick=True))
+    assert len(pairs) == 2 * 2 * 2 * 3
+    for key in ("loss", "grad"):
+        assert 0 < accuracy_rows.worst(pairs, key) <= 16, key
+    rows = list(accuracy_rows.statistics(names, quick=True))
+    assert len(rows) == 2 * 2 * 3
+    for key in accuracy_rows.STATISTICS:
+        normal = [row for row in rows if row["kind"] != "wide"]
+        assert accuracy_rows.worst(normal, key) <= 16, key
+    text = accuracy_rows.report(pairs, rows, machine.facts([1]))
+    assert text.count(f"| {names[0]} ") == 2 * 3 + 2 * 3
+
+    student, teacher = accuracy_rows.rows_of(1e-3, 5, "float64")
+    exact = [
+        accuracy_rows.true_divergence(*pair, 1.0) for pair in zip(student, teacher, strict=True)
+    ]
+    exact[1][0][0] *= 1 + 1e-12
+    assert accuracy_rows.of_divergence(names[0], student, teacher, 1.0, exact)["loss"] > 1000

@@ -197,8 +197,8 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
     ("arguments", "message"),
     [
         ([], "the following arguments are required"),
-        (["z.npy", "y.npy", "--bins", "0"], "--bins: must be at least 1, got 0"),
-        (["z.npy", "y.npy", "--bins", "x"], "invalid at_least_one value"),
+        (["z.npy", "y.npy", "--bins", "0"], "--bins: must be an integer of at least 1, got 0"),
+        (["z.npy", "y.npy", "--bins", "x"], "--bins: must be an integer of at least 1, got x"),
         (["z.npy", "y.npy", "--temperature", "0"], "must be finite and greater than 0"),
         (["z.npy", "y.npy", "--temperature", "2", "--fit-temperature"], "exclude each other"),
         (["z.bin", "y.npy"], "for raw logits pass --dtype and --classes"),
@@ -240,3 +240,51 @@ def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys
     np.save(folder / "y.npy", y)
     monkeypatch.setattr(command_line, "BLOCK_BYTES", 7 * 4 * 50)
     assert "the label 7 at position 777" in refused(capsys, 1, "z.npy", "y.npy")
+
+
+def test_files_that_are_none(folder, capsys):
+    for name, content in (("a.npy", b""), ("b.npy", b"hello, world"), ("c.npz", b"")):
+        (folder / name).write_bytes(content)
+        assert f"{name} is no {name[1:]} file" in refused(capsys, 1, name, "y.npy")
+    np.savez(folder / "none.npz")
+    assert "none.npz has no arrays" in refused(capsys, 1, "none.npz", "y.npy")
+    np.save(folder / "float.npy", np.zeros(900))
+    assert "labels must be integers, got float64" in refused(capsys, 1, "z.npy", "float.npy")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--dtype", "float32", "--classes", "7"], ["--classes", "7"], ["--labels-dtype", "int64"]],
+)
+def test_options_of_raw_files(options, folder, capsys):
+    """They are not passed over where a file says what it holds."""
+    assert "does not go with" in refused(capsys, 2, "z.npy", "y.npy", *options)
+    assert "does not go with" in refused(capsys, 2, "z.npy", "y.npy", "--labels-key", "a")
+
+
+@pytest.mark.parametrize("dtype", ["O", "S4", "i4,f4", "M8[s]", "complex64"])
+def test_raw_numbers_of_other_kinds(dtype, folder, capsys):
+    (folder / "z.bin").write_bytes(bytes(900 * 7 * 8))
+    said = refused(capsys, 2, "z.bin", "y.npy", "--dtype", dtype, "--classes", "7")
+    assert "no dtype of floating numbers or integers" in said
+
+
+def test_a_picture_that_cannot_be_written(folder, capsys, monkeypatch):
+    """It is said before anything is read."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(command_line, "read", None)
+    assert "--plot must end in one of" in refused(capsys, 2, "z.npy", "y.npy", "--plot", "x.xyz")
+    said = refused(capsys, 2, "z.npy", "y.npy", "--plot", "nowhere/x.png")
+    assert "--plot: there is no folder nowhere" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-rank", "0"], "--max-rank: must be an integer of at least 1, got 0"),
+        (["--temperature", "1e-320"], "--temperature: must be finite and greater than 0"),
+        (["--temperature", "warm"], "--temperature: must be finite and greater than 0"),
+    ],
+)
+def test_numbers_out_of_range(options, said, folder, capsys):
+    assert said in refused(capsys, 2, "z.npy", "y.npy", *options)

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 import fastce
-from fastce import information
+from fastce import reference
 from fastce.evaluation import Evaluation, Temperature, evaluate, fit_temperature
 
 SUMS = ("loss_sum", "entropy_sum", "brier_sum", "variance_sum")
@@ -44,22 +44,26 @@ def assert_same(a, b, rel=1e-12):
 def test_plain_numpy(dtype, problem):
     z, y = problem[0].astype(dtype), problem[1]
     result = evaluate(z, y)
-    p = fastce.softmax(z.astype(np.float64))
-    rows = np.arange(len(y))
+    wide = z.astype(np.float64)
+    p, rows = reference.row_statistics(wide, y), np.arange(len(y))
     rel = 1e-12 if dtype == np.float64 else 1e-6
     assert result.rows == 700
-    assert result.loss == pytest.approx(log_loss(y, p, labels=range(12)), rel=rel)
+    assert result.loss == pytest.approx(
+        log_loss(y, reference.softmax(wide), labels=range(12)), rel=rel
+    )
     assert result.loss == pytest.approx(fastce.SoftmaxCrossEntropy()(z, y), rel=rel)
     assert result.perplexity == pytest.approx(math.exp(result.loss), rel=1e-14)
-    assert result.accuracy == (p.argmax(axis=1) == y).mean()
-    assert result.entropy == pytest.approx(information.entropy(p).mean(), rel=rel)
-    assert result.brier == pytest.approx(((p - np.eye(12)[y]) ** 2).sum(axis=1).mean(), rel=rel)
-    assert sum(result.variance_sum) == pytest.approx(
-        ((p * z.astype(float) ** 2).sum(1) - (p * z.astype(float)).sum(1) ** 2).sum(), rel=10 * rel
-    )
-    ranks = (z.astype(float) > z.astype(float)[rows, y][:, None]).sum(axis=1)
-    for k in (1, 2, 5, 11) if dtype == np.float64 else ():
-        assert result.top_k(k) == (ranks < k).mean()
+    assert result.accuracy == (wide.argmax(axis=1) == y).mean()
+    assert result.entropy == pytest.approx(p.entropy.mean(), rel=rel)
+    brier = (reference.softmax(wide) - np.eye(12)[y]) ** 2
+    assert result.brier == pytest.approx(brier.sum(axis=1).mean(), rel=rel)
+    assert sum(result.variance_sum) == pytest.approx(p.variance.sum(), rel=rel)
+    assert sum(map(sum, result.bin_confidence)) == pytest.approx(p.top_prob.sum(), rel=rel)
+    ranks = (wide > wide[rows, y][:, None]).sum(axis=1)
+    if dtype == np.float64:  # others have ties
+        np.testing.assert_array_equal(p.rank, ranks)
+    for k in (1, 2, 5, 11):
+        assert result.top_k(k) == (p.rank < k).mean()
     assert result.top_k(500) == 1.0  # no target has so many classes before it
 
 
@@ -373,7 +377,10 @@ def test_a_fit_prints_and_travels(problem):
         ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0, since every target has the largest"),
         ([[0.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0"),
         ([[2.0, 0.0], [0.0, 1.0]], [1, 0], "as the temperature grows"),
-        ([[0.0, 0.0]], [0], "tends to 0"),
+        ([[0.0, 0.0]], [0], "probabilities do not change with it"),
+        ([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0, 1, 0], "tends to 0"),
+        ([[7.0, 7.0], [1.0, 1.0]], [0, 1], "probabilities do not change with it"),
+        ([[1.0, 0.0], [1.0, 0.0]], [0, 1], "as the temperature grows"),
         ([[0.0, -np.inf], [0.0, 1.0]], [1, 0], "infinite, for a target has the logit -inf"),
         ([[0.0, np.nan], [0.0, 1.0]], [1, 0], "1 rows have no softmax"),
         ([[0.0, 1.0]], [-100], "no row counts"),
@@ -382,3 +389,70 @@ def test_a_fit_prints_and_travels(problem):
 def test_no_temperature(z, y, message):
     with pytest.raises(ValueError, match=f"no temperature minimises the loss: .*{message}"):
         fit_temperature(np.array(z), y)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-8, 1e-3, 1e3, 1e20, 1e300])
+def test_the_temperature_of_scaled_logits_is_scaled(scale, problem):
+    """Whether probabilities at T = 1 are all next to 0 and 1, or next to each other."""
+    z, y = problem
+    temperature = fit_temperature(scale * z, y)
+    assert temperature / scale == pytest.approx(fit_temperature(z, y), rel=1e-8)
+    assert temperature.reads <= 10
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_logits_without_a_best_temperature_of_any_scale(scale, problem):
+    z = problem[0]
+    with pytest.raises(ValueError, match="as the temperature grows"):
+        fit_temperature(scale * z, z.argmin(axis=1))
+    with pytest.raises(ValueError, match="tends to 0, since every target has the largest"):
+        fit_temperature(scale * z, z.argmax(axis=1))
+
+
+def test_one_row_that_is_surely_wrong():
+    """Next to 99 that are surely right, all of them flat at T = 1."""
+    z, y = np.array([[1000.0, 0.0]] * 100), [0] * 99 + [1]
+    assert fit_temperature(z, y) == pytest.approx(1000 / np.log(99), rel=1e-8)
+
+
+def test_a_weak_signal(rng):
+    """Targets that are hardly those of the logits: the best temperature is far from 1."""
+    z = rng.normal(size=(20_000, 3))
+    y = (z / 50 + rng.gumbel(size=z.shape)).argmax(axis=1)
+    temperature = fit_temperature(z, y)
+    assert temperature > 20
+    # The slope of the loss along log T, and what it would have to be for an error of 1e-8.
+    after = temperature.after
+    slope = sum(after.loss_sum) - sum(after.entropy_sum)
+    assert abs(slope) <= 1e-8 * sum(after.variance_sum)
+
+
+def test_a_temperature_without_a_reciprocal():
+    with pytest.raises(ValueError, match="temperature must have a finite reciprocal"):
+        evaluate(np.zeros((1, 2)), [0], temperature=1e-320)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss_sum": [1.0]},
+        {"bin_rows": 5},
+        {"rows": "many"},
+        {"rows": 1.5},
+        {"correct": -1},
+        {"rank_rows": [1, 2]},
+        {"bin_correct": [0]},
+    ],
+)
+def test_json_of_something_else(change, problem):
+    said = json.loads(evaluate(*problem).to_json())
+    said["state"] |= change
+    with pytest.raises(ValueError, match=r"JSON that Evaluation\.to_json wrote"):
+        Evaluation.from_json(json.dumps(said))
+
+
+def test_labels_of_no_class():
+    with pytest.raises(IndexError, match="the label 0 at position 0, but there are no classes"):
+        evaluate(np.zeros((2, 0)), [0, 0])
+    with pytest.raises(TypeError, match=r"integer class labels of shape \(2,\), got bool"):
+        evaluate(np.zeros((2, 3)), [True, False])

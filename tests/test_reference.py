@@ -385,3 +385,38 @@ def test_logsumexp_of_infinities():
     inf, nan = np.inf, np.nan
     z = np.array([[inf, 0.0], [-inf, -inf], [-inf, 2.0], [inf, -inf], [nan, inf]])
     np.testing.assert_array_equal(reference.logsumexp(z), [inf, -inf, 2.0, inf, nan])
+
+
+def exact_statistics(u, y):
+    """The statistics of one row of numbers with all digits."""
+    top = max(u)
+    e = [mpmath.exp(x - top) if x > -mpmath.inf else mpmath.mpf(0) for x in u]
+    p = [x / mpmath.fsum(e) for x in e]
+    finite = [(q, top - x) for q, x in zip(p, u, strict=True) if q]
+    mean = mpmath.fsum(q * d for q, d in finite)
+    first = u.index(top)
+    return {
+        "top_prob": p[first],
+        "entropy": -mpmath.fsum(q * mpmath.log(q) for q, _ in finite),
+        "other_squares": mpmath.fsum(q * q for j, q in enumerate(p) if j != first),
+        "rank": sum(x > u[y] or (x == u[y] and j > y) for j, x in enumerate(u)),
+        "variance": mpmath.fsum(q * (d - mean) ** 2 for q, d in finite),
+    }
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 4.0])
+def test_statistics_of_rows(temperature):
+    z = np.array([*ROWS.values(), [1.0, -np.inf, 1.0, 0.0], [3.0, -np.inf, -np.inf, -np.inf]])
+    labels = np.arange(len(z)) % 4
+    found = reference.row_statistics(z, labels, temperature=temperature)
+    for i, (row, y) in enumerate(zip(z, labels, strict=True)):
+        exact = exact_statistics([mpmath.mpf(float(x)) / temperature for x in row], y)
+        for name, expected in exact.items():
+            value = float(getattr(found, name)[i])
+            assert value == pytest.approx(float(expected), rel=1e-13, abs=0), (name, row)
+
+
+def test_statistics_of_rows_without_a_softmax():
+    z = np.array([[0.0, np.nan], [np.inf, 0.0], [-np.inf, -np.inf], [0.0, 1.0]])
+    for values in reference.row_statistics(z, [0, 0, 0, 0]):
+        np.testing.assert_array_equal(np.isnan(values), [True, True, True, False])

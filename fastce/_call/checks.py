@@ -169,17 +169,18 @@ def softmax_target(
         )
     if probabilities and is_float(array) and array.shape == logits.shape:
         return array, False
-    accepted = "integer class labels"
+    accepted = f"integer class labels of shape {shape}"
     if probabilities:
-        accepted += ", or floating-point probabilities of the logits' shape"
+        accepted = (
+            "integer class labels, or floating-point probabilities of the logits' shape"
+            f" {logits.shape}"
+        )
     if probabilities and is_float(array) and array.shape != shape:
         raise ValueError(
             f"target of shape {array.shape} does not fit logits of shape {logits.shape}: it must be"
             f" {accepted}"
         )
-    raise TypeError(
-        f"target must be {accepted} {logits.shape}, got {array.dtype} of shape {array.shape}"
-    )
+    raise TypeError(f"target must be {accepted}, got {array.dtype} of shape {array.shape}")
 
 
 def bad_label(
@@ -187,9 +188,11 @@ def bad_label(
 ) -> NoReturn:
     at = np.unravel_index(flat_position, target.shape)
     ignored = "" if ignore_index is None else f", and ignore_index is {ignore_index}"
+    allowed = f"the labels of {classes} classes are 0 to {classes - 1}"
+    if classes == 0:
+        allowed = "there are no classes"
     raise IndexError(
-        f"target holds the label {target[at]}{_position(at, 'target')}, but the labels of"
-        f" {classes} classes are 0 to {classes - 1}{ignored}"
+        f"target holds the label {target[at]}{_position(at, 'target')}, but {allowed}{ignored}"
     )
 
 

@@ -25,10 +25,10 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
 
 
 def softmax_loss(loss: Any) -> None:
-    if getattr(loss, "takes_logits", True):  # as a target
+    if not hasattr(loss, "class_weight_name"):
         raise TypeError(
-            "loss must be a softmax loss of class labels, such as SoftmaxCrossEntropy or "
-            f"SoftmaxFocalLoss, got {loss!r}"
+            "loss must be SoftmaxCrossEntropy, SoftmaxFocalLoss or SoftmaxKLDivergence, got"
+            f" {loss!r}"
         )
 
 
@@ -49,27 +49,33 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
     return first
 
 
-def summary(name: str, value: Any) -> list[Array]:
-    """Return the fields of a summary: 3, 5 with label smoothing, 6 with smoothing and a mask."""
+def summary(name: str, value: Any, loss: Any = None) -> list[Array]:
+    """Return the fields of a summary: of the loss, if there is one."""
+    # Of labels: 3, 5 with label smoothing, 6 with smoothing and a mask.
+    counts: tuple[int, ...] = (3, 5, 6, 7)
+    if loss is not None:
+        counts = (7,) if loss.takes_logits else (3, 5, 6)
     if not isinstance(value, tuple):
         raise TypeError(f"{name} must be a Summary, got {type(value).__name__}")
     fields = [checks.real(f"{name} field", field) for field in value if field is not None]
     shapes = {field.shape for field in fields}
-    if len(fields) not in (3, 5, 6) or len(shapes) != 1:
+    if len(fields) not in counts or len(shapes) != 1:
+        *most, last = map(str, counts)
+        accepted = f"{', '.join(most)} or {last}" if most else last
         raise ValueError(
-            f"{name} must have 3, 5 or 6 fields of one shape, got"
+            f"{name} must have {accepted} fields of one shape, got"
             f" {', '.join(str(field.shape) for field in fields)}"
         )
     return fields
 
 
-def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], soft: bool) -> None:
+def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], loss: Any) -> None:
     """Check that a summary fits the rows of a target and the label smoothing of a loss."""
     if fields[0].shape != shape:
         raise ValueError(
             f"{name} of shape {fields[0].shape} does not fit a target of shape {shape}"
         )
-    given = len(fields) > 3
+    given, soft = len(fields) in (5, 6), getattr(loss, "label_smoothing", 0.0) != 0.0
     if given != soft:
         raise ValueError(
             f"{name} was made with{'' if given else 'out'} label smoothing, but the loss is"
@@ -371,9 +377,9 @@ def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
     checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
 
 
-def dask_target(is_labels: bool, is_split: bool) -> None:
-    if is_split and not is_labels:
+def dask_target(is_probabilities: bool, is_split: bool) -> None:
+    if is_split and is_probabilities:
         raise ValueError(
-            "target: probabilities, one-hot rows and a teacher's logits need chunks of whole rows:"
-            " rechunk the class axis of the logits to -1"
+            "target: probabilities and one-hot rows need chunks of whole rows: rechunk the class"
+            " axis of the logits to -1"
         )

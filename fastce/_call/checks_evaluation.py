@@ -1,6 +1,8 @@
 """Errors about evaluations, and about the files of logits that the command line reads."""
 
+import math
 import os
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,6 +15,13 @@ def at_least_one(name: str, value: Any) -> int:
     if result < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     return result
+
+
+def temperature(value: Any) -> float:
+    number = checks.number("temperature", value, above=0.0)
+    if 1 / number == math.inf:
+        raise ValueError(f"temperature must have a finite reciprocal, got {value!r}")
+    return number
 
 
 def top_k(k: Any, max_rank: int, beyond: int) -> int:
@@ -58,8 +67,10 @@ def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...])
     for name in names:
         if name in found:
             return name
+    if not found:
+        raise ValueError(f"{path} has no arrays")
     raise WrongUsage(
-        f"{path} has several arrays: {', '.join(found) or 'none'}; say which with --{names[0]}-key"
+        f"{path} has several arrays: {', '.join(found)}; say which with --{names[0]}-key"
     )
 
 
@@ -72,9 +83,32 @@ def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
     if name == "bfloat16":
         return bfloat16()
     try:
-        return np.dtype(name)
+        dtype = np.dtype(name)
     except TypeError:
         raise WrongUsage(f"{name!r} is not a dtype") from None
+    if dtype.kind not in "fiu":
+        raise WrongUsage(f"{name!r} is no dtype of floating numbers or integers")
+    return dtype
+
+
+def only_raw(path: str, given: dict[str, Any]) -> None:
+    """Refuse options that a file of this kind does not ask for."""
+    for option, value in given.items():
+        if value is not None:
+            raise WrongUsage(f"{option} does not go with {path}")
+
+
+def unreadable(path: str, kind: str, error: Exception) -> NoReturn:
+    raise ValueError(f"{path} is no {kind} file: {error}") from error
+
+
+def picture(path: str, accepted: Iterable[str]) -> None:
+    """Check that a picture can be written: its suffix, and its folder."""
+    if os.path.splitext(path)[1].removeprefix(".").lower() not in accepted:
+        raise WrongUsage(f"--plot must end in one of .{', .'.join(accepted)}, got {path}")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise WrongUsage(f"--plot: there is no folder {folder}")
 
 
 def bfloat16() -> np.dtype[Any]:
@@ -108,11 +142,11 @@ def whole_file(path: str, size: int) -> None:
         raise ValueError(f"{path} is cut short: it has {found} of {size} bytes")
 
 
-def files_fit(logits: tuple[int, ...], labels: tuple[int, ...], is_integer: bool) -> None:
+def files_fit(logits: tuple[int, ...], labels: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if len(logits) < 2:
         raise ValueError(f"logits must have a row for each label, got shape {logits}")
-    if not is_integer:
-        raise ValueError("labels must be integers")
+    if dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers, got {dtype}")
     if labels != logits[:-1]:
         raise ValueError(
             f"labels of shape {labels} do not fit logits of shape {logits}: they must have shape"

@@ -92,6 +92,9 @@ cdef struct Batch:
     double* soft_gap
     double* statistics        # those of statistics.pxi, one array of all rows after another, or NULL
     Py_ssize_t statistics_apart  # from one of them to the next
+    double* summaries         # those of divergence_shards.pxi for these classes, likewise, or NULL
+    const double* whole_rows  # if the classes are those of one shard: the merged summaries of all, or NULL
+    Py_ssize_t summaries_apart
 
 
 cdef int set_loss(Batch* batch, str kind, dict given) except -1:

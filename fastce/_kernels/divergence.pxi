@@ -1,6 +1,6 @@
 # KL divergence of the softmax of two arrays of logits: blocks of rows, and how memory of any layout fills and empties
 # them.
-# Needs rows.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi.
+# Needs rows.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi, divergence_shards.pxi.
 
 cdef enum:
     DIVERGENCE_ELEMENTS = 2048  # of a block of rows
@@ -96,6 +96,7 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
     cdef bint wants_grad = batch.grad.data != NULL, wants_hess = batch.hess.data != NULL
     cdef bint direct = has_rows_in_place(&batch.grad, not batch.streams, tag)
     cdef PairExtremes extremes[BLOCK_ROWS]
+    cdef double whole[SUMMARY]
     cdef int status = begin_rows(batch, row, rows, NULL, False, block)
     if status != OK:
         return status
@@ -110,6 +111,12 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
         d.excludes[i] = False
         if not block.active[i]:
             continue
+        if batch.whole_rows != NULL:
+            read_summary(batch, row + i, &whole[0])
+            changes_of_shard(<const real*> (z + i * z_stride), <const real*> (t + i * t_stride), classes, &whole[0],
+                             temperature, a + i * pitch, c + i * pitch, &d.sums[i])
+            block.value[i] = whole[PART_DIVERGENCE] if has_both(&whole[0]) else NAN
+            continue
         extremes[i] = begin_row(<const real*> (z + i * z_stride), <const real*> (t + i * t_stride), classes,
                                 inverse_temperature, a + i * pitch, &d.sums[i].weights)
         if not (are_near(&extremes[i], inverse_temperature, tag) and changes_of_near_row(
@@ -117,6 +124,13 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
                 temperature, a + i * pitch, c + i * pitch, &d.sums[i], z + i * z_stride + z_ahead)):
             changes_of_far_row(<const real*> (z + i * z_stride), <const real*> (t + i * t_stride), classes,
                                &extremes[i], temperature, a + i * pitch, c + i * pitch, &d.sums[i], &d.excludes[i])
+        block.value[i] = divergence_of(&d.sums[i])
+        if d.excludes[i] and d.sums[i].changes == d.sums[i].changes:
+            block.value[i] = INFINITY
+        if batch.summaries != NULL:
+            summarise_row(<const real*> (z + i * z_stride), <const real*> (t + i * t_stride), classes, &extremes[i],
+                          &d.sums[i], block.value[i], inverse_temperature, a + i * pitch, &whole[0])
+            write_summary(batch, row + i, &whole[0])
         # Before the gradient, which may overwrite the logits.
         if wants_hess:
             kept = d.fill.mask + i * classes if d.fill.mask != NULL else NULL
@@ -124,7 +138,6 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
             hessian_of_row(<const real*> (z + i * z_stride), classes, &extremes[i], inverse_temperature, factor, kept,
                            e + i * pitch, e + i * classes)
     for i in range(rows):
-        block.value[i] = 0.0
         # Rows of scratch must be contiguous when they are emptied.
         grad = NULL
         if wants_grad:
@@ -134,10 +147,9 @@ cdef int do_divergence(const Batch* batch, Divergence* d, Py_ssize_t row, Py_ssi
             if wants_grad:
                 gradient_of_row(&d.sums[i], classes, <const real*> a + i * pitch, <const real*> c + i * pitch,
                                 block.factor[i] * temperature, kept, t + i * t_stride + t_ahead, grad)
-            block.value[i] = temperature * temperature * divergence_of(&d.sums[i])
-            if d.excludes[i] and d.sums[i].changes == d.sums[i].changes:
-                block.value[i] = INFINITY
+            block.value[i] = temperature * temperature * block.value[i]
         else:
+            block.value[i] = 0.0
             if wants_grad:
                 memset(grad, 0, classes * size)
             if wants_hess:

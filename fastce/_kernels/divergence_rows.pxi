@@ -23,9 +23,14 @@ cdef enum:
 
 
 cdef struct RowSums:
-    double weights   # A
-    double changes   # C
-    double terms     # sum of a_j (expm1(s_j) - s_j)
+    double weights     # A
+    double changes     # C
+    double terms       # sum of a_j (expm1(s_j) - s_j)
+    # What shards of a row tell each other of it (divergence_shards.pxi): the center as the sum of two numbers, and in a
+    # far row the sum of the student's exponentials, each array's relative to its largest logit.
+    double center
+    double center_low
+    double student
 
 
 cdef struct PairExtremes:
@@ -116,17 +121,29 @@ cdef inline bint are_near(const PairExtremes* row, double inverse_temperature, r
             and (row.student_highest - row.student_lowest) * inverse_temperature <= reach)
 
 
-cdef inline void center_of(double teacher, double student, double rest, vec[real]* k) noexcept nogil:
+cdef inline double rounded(double x, real tag) noexcept nogil:
+    # To the digits of the working precision, by arithmetic (Dekker's split). GCC 12 leaves out a cast to float and back
+    # where two of them become a vector.
+    cdef double c
+    if real is double:
+        return x
+    c = x * 536870913.0  # 2^29 + 1
+    return c - (c - x)
+
+
+cdef inline void center_of(double teacher, double student, double rest, vec[real]* k, RowSums* sums) noexcept nogil:
     # teacher - student + rest as the sum of two numbers of the working precision.
     cdef double d = teacher - student, back = teacher - d
     cdef double low = (teacher - (d + back)) + (back - student)
     cdef double limit = LARGEST_FLOAT if real is float else 1.7e308
-    cdef real high
     if fabs(d) <= limit:
-        high = <real> (d + (low + rest))
-        k[0] = splat(high)
-        k[1] = splat(<real> ((d - high) + (low + rest)))
+        sums.center = rounded(d + (low + rest), <real> 0)
+        sums.center_low = rounded((d - sums.center) + (low + rest), <real> 0)
+        k[0] = splat(<real> sums.center)
+        k[1] = splat(<real> sums.center_low)
     else:  # logits at opposite ends of the range
+        sums.center = d
+        sums.center_low = 0.0
         k[0] = splat(<real> (limit if d > 0.0 else -limit))
         k[1] = splat(<real> 0)
 
@@ -256,7 +273,8 @@ cdef bint changes_of_near_row(const real* z, const real* t, Py_ssize_t classes, 
     cdef vec[real] center[2]
     cdef double inverse_temperature = 1.0 / temperature
     cdef bint is_near
-    center_of(row.teacher_highest, row.student_highest, 0.0, &center[0])
+    center_of(row.teacher_highest, row.student_highest, 0.0, &center[0], sums)
+    sums.student = NAN
     if row.holes:
         is_near = changes_with_holes(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
     elif has_center_apart(z, t, classes, center[0][0]):
@@ -266,7 +284,7 @@ cdef bint changes_of_near_row(const real* z, const real* t, Py_ssize_t classes, 
     if not is_near or not is_off_center(sums):
         return is_near
     center_of(row.teacher_highest, row.student_highest,
-              -temperature * log1p(splat(sums.changes / sums.weights))[0], &center[0])
+              -temperature * log1p(splat(sums.changes / sums.weights))[0], &center[0], sums)
     if row.holes:
         return changes_with_holes(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
     return changes_of_any_logits(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
@@ -293,35 +311,19 @@ cdef double relative_exponentials(const real* u, Py_ssize_t classes, double high
     return sum.total()
 
 
-cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row,
-                             double temperature, real* a, real* c, RowSums* sums, bint* excludes) noexcept nogil:
-    # For any row. Exponentials are relative to the largest logits. If l_j is not small, c_j is the difference of the
-    # student's exponential and the teacher's, in which nothing cancels.
+cdef void changes_about_center(const real* z, const real* t, Py_ssize_t classes, const vec[real]* center,
+                               double student_scale, double inverse_temperature, real* a, real* c, RowSums* sums,
+                               bint* excludes) noexcept nogil:
+    # From the exponentials of any row, the teacher's in a and the student's in c. If l_j is not small, c_j is the
+    # difference of the student's exponential, scaled, and the teacher's, in which nothing cancels.
     cdef int width = lanes(<real> 0)
-    cdef double student_sum, rest, inverse_temperature = 1.0 / temperature
     cdef double largest = LARGEST_FLOAT if real is float else 1.7e308
-    cdef vec[real] center[2]
     cdef vec[real] inverse = splat(<real> inverse_temperature), none = splat(<real> -INFINITY)
     cdef vec[real] limit = splat(<real> largest), one = splat(<real> 1), zero = splat(<real> 0), excluded = zero
-    cdef vec[real] scale, z_i, t_i, s_i, a_i, b_i, c_i, few
+    cdef vec[real] scale = splat(<real> student_scale), z_i, t_i, s_i, a_i, b_i, c_i, few
     cdef vec[real] few_terms
     cdef folded_sum[real] sum, terms
     cdef Py_ssize_t i = 0, stop
-    excludes[0] = False
-    if not (fabs(row.teacher_highest) < INFINITY and fabs(row.student_highest) < INFINITY):
-        memset(a, 0, classes * sizeof(real))
-        memset(c, 0, classes * sizeof(real))
-        sums.weights = sums.changes = sums.terms = NAN
-        return
-    sums.weights = relative_exponentials(t, classes, row.teacher_highest, inverse_temperature, a)
-    student_sum = relative_exponentials(z, classes, row.student_highest, inverse_temperature, c)
-    # If the sums are far apart, they enter the center; otherwise s_j remains exactly 0 for the class that leads in
-    # both.
-    rest = 0.0
-    if not 0.5 * sums.weights <= student_sum <= 2.0 * sums.weights:
-        rest = temperature * log(splat(sums.weights / student_sum))[0]
-    scale = splat(<real> (1.0 if rest == 0.0 else sums.weights / student_sum))
-    center_of(row.teacher_highest, row.student_highest, rest, &center[0])
     while i < classes:
         few = few_terms = zero
         stop = min_size(i + VECTORS_TOGETHER * width, classes)
@@ -345,6 +347,27 @@ cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, c
     sums.changes = sum.total()
     sums.terms = terms.total()
     excludes[0] = any(less(zero, excluded))
+
+
+cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row,
+                             double temperature, real* a, real* c, RowSums* sums, bint* excludes) noexcept nogil:
+    # Of any row. Exponentials are relative to the largest logits.
+    cdef double rest = 0.0, scale = 1.0, inverse_temperature = 1.0 / temperature
+    cdef vec[real] center[2]
+    excludes[0] = False
+    if not (fabs(row.teacher_highest) < INFINITY and fabs(row.student_highest) < INFINITY):
+        memset(a, 0, classes * sizeof(real))
+        memset(c, 0, classes * sizeof(real))
+        sums.weights = sums.changes = sums.terms = NAN
+        return
+    sums.weights = relative_exponentials(t, classes, row.teacher_highest, inverse_temperature, a)
+    sums.student = relative_exponentials(z, classes, row.student_highest, inverse_temperature, c)
+    # Sums that are far apart enter the center; otherwise it remains exactly 0 for the class that leads in both.
+    if not 0.5 * sums.weights <= sums.student <= 2.0 * sums.weights:
+        scale = sums.weights / sums.student
+        rest = temperature * log(splat(scale))[0]
+    center_of(row.teacher_highest, row.student_highest, rest, &center[0], sums)
+    changes_about_center(z, t, classes, &center[0], scale, inverse_temperature, a, c, sums, excludes)
 
 
 cdef inline double divergence_of(const RowSums* sums) noexcept nogil:

@@ -1,5 +1,5 @@
 # Rows whose classes are split over shards, from Python to the kernels.
-# Needs shards.pxi, softmax_calls.pxi.
+# Needs divergence_shards.pxi, shards.pxi, softmax_calls.pxi.
 
 cdef const double* doubles_of(array) except? NULL:
     return <const double*> data_of(array)
@@ -66,3 +66,17 @@ cdef class ShardRun:
                 status = run_shard(&self.batch, &self.shard, start, stop, <float> 0)
         check_status(status)
         return 0.0
+
+
+def merge_divergences(cnp.ndarray a, cnp.ndarray b):
+    """Merge what two shards tell of the divergence of the same rows: contiguous float64 arrays (SUMMARY, rows)."""
+    cdef DefaultEnvironment environment
+    cdef Py_ssize_t rows = cnp.PyArray_SIZE(a) // SUMMARY
+    cdef const double* of_a = doubles_of(a)
+    cdef const double* of_b = doubles_of(b)
+    merged = np.empty_like(a)
+    cdef double* to = <double*> data_of(merged)
+    with nogil:
+        environment.enter()
+        merge_rows(of_a, of_b, rows, to)
+    return merged

@@ -50,6 +50,51 @@ cdef class SoftmaxKernel(SoftmaxOptions):
             loss[...] = 0
         return results_of(results, loss, grad, hess)
 
+    cdef SoftmaxRun begin_shard(self, logits, teacher, sample_weight, where, grad_output):
+        cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
+        if not (run.begin(self, logits, -1, 1) and run.take_target(teacher)
+                and run.take_vector(SAMPLE_WEIGHT, sample_weight) and run.take_mask(where)
+                and run.take_vector(GRAD_OUTPUT, grad_output)):
+            raise AssertionError("checked arguments that the kernels do not take")
+        run.batch.summaries_apart = run.rows
+        return run
+
+    def summarise(self, logits, teacher, where=None):
+        """Return what one shard of the classes tells of the divergence of each row: divergence_shards.pxi names it.
+
+        All arguments have been checked, and the class axis is the last.
+        """
+        cdef SoftmaxRun run = self.begin_shard(logits, teacher, None, where, None)
+        cdef Py_ssize_t row
+        summaries = np.empty((SUMMARY, *(<object> run.new_rows(cnp.NPY_BOOL)).shape))
+        run.batch.scale = 1.0
+        run.batch.summaries = <double*> data_of(summaries)
+        run.choose_precision()
+        if not run.take_matrix(PROBABILITIES, run.arrays[1]):
+            raise AssertionError("checked arguments that the kernels do not take")
+        if run.batch.classes == 0:
+            for row in range(run.rows):
+                write_empty_summary(&run.batch, row)
+        run.total()
+        return summaries
+
+    def of_shard(self, logits, teacher, cnp.ndarray whole_rows, double scale, *, sample_weight=None, where=None,
+                 grad_output=None, grad=None, loss=None):
+        """Write the losses of rows, or the gradient of one shard, given what the merged shards tell.
+
+        All arguments have been checked, and the class axis is the last.
+        """
+        cdef SoftmaxRun run = self.begin_shard(logits, teacher, sample_weight, where, grad_output)
+        run.batch.whole_rows = <const double*> data_of(whole_rows)
+        run.batch.scale = scale
+        run.largest_weight = run.largest(SAMPLE_WEIGHT)
+        run.choose_precision()
+        if not (run.take_matrix(PROBABILITIES, run.arrays[1])
+                and (grad is None or run.output(GRAD, grad, True) is not None)
+                and (loss is None or run.output(LOSS, loss, True) is not None)):
+            raise AssertionError("checked arguments that the kernels do not take")
+        run.total()
+
     cdef bint find_denominator(self, SoftmaxRun run, sample_weight, normalizer, bint checked,
                                double* denominator) except -1:
         # Checks the numbers of all arguments. If one is wrong, returns False, or raises if the rest has been checked.

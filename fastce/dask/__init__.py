@@ -44,7 +44,8 @@ def value(
     loss : any loss of fastce
         The loss.
     logits : dask array
-        Any chunks. If chunks split the class axis, the target must be class labels.
+        Any chunks. If they split the class axis, the target must be class labels or, for a
+        divergence, a teacher's logits.
     target : dask array or array_like
         As for the loss. It is rechunked to match the logits.
     sample_weight : dask array or array_like, optional

@@ -74,7 +74,8 @@ class Graph:
                 self.has_labels = True
             checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[self.axis])
             self.is_split = logits.numblocks[self.axis] > 1
-            checks_bridges.dask_target(self.has_labels, self.is_split)
+            is_probabilities = not self.has_labels and not loss.takes_logits
+            checks_bridges.dask_target(is_probabilities, self.is_split)
         else:
             checks.sigmoid_target(_stand_in(target), z)
             self._take_array_option(z.shape)
@@ -289,7 +290,7 @@ class Graph:
             function,
             self.rows,
             *(total, (*self.rows, self.fields)),
-            *self.target,
+            *(self.target if self.has_labels else (None, None)),  # else only its shape counts
             *self.sample_weight,
             *self._slices(self.rows),
             located=self._located(self.rows),
@@ -343,6 +344,8 @@ class Graph:
         count = 3
         if getattr(self.loss, "label_smoothing", 0.0):
             count = 5 if self.where[0] is None else 6
+        if self.loss.takes_logits:
+            count = 7
         return da.blockwise(
             tasks.summarise_chunk,
             (*self.rows, self.axis, self.fields),

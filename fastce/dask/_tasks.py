@@ -24,7 +24,7 @@ from fastce import sharded
 from fastce._call import checks, layout, positions, threads
 from fastce._call.arguments import checked_denominator
 from fastce.evaluation import Evaluation, evaluate
-from fastce.sharded._rows import Rows, weights_of_labels
+from fastce.sharded._rows import Rows, weights_of_rows
 from fastce.softmax import token_log_probs
 
 Located = Mapping[str, tuple[int | None, ...]]
@@ -90,7 +90,7 @@ def weight_of_labels(
     y: Any, weight: Any, slices: Any, loss: Any, classes: int, located: Located
 ) -> Any:
     with in_whole(slices, located):
-        found = weights_of_labels(y, loss, classes, weight)
+        found = weights_of_rows(y, loss, classes, weight)
     return np.reshape(np.asarray(found, np.float64), (1,) * y.ndim + (2,))
 
 
@@ -223,13 +223,17 @@ def merge_along(parts: Any, axis: Any, keepdims: bool) -> Any:
 
 def merge(a: Any, b: Any) -> Any:
     count = 3 if len(a) == 4 else len(a)  # four: a summary without label smoothing, and an argmax
-    merged = sharded.merge(sharded.Summary(*a[:count]), sharded.Summary(*b[:count])).packed()
+    merged = sharded.merge(summary_of(a[:count]), summary_of(b[:count])).packed()
     argmax = np.where(a[:1] >= b[:1], a[count:], b[count:])
     return np.concatenate([merged, argmax])
 
 
-def unpacked(packed: Any) -> sharded.Summary:
-    return sharded.Summary(*np.moveaxis(packed, -1, 0))
+def summary_of(fields: Any) -> sharded.Summary | sharded.DivergenceSummary:
+    return (sharded.DivergenceSummary if len(fields) == 7 else sharded.Summary)(*fields)
+
+
+def unpacked(packed: Any) -> sharded.Summary | sharded.DivergenceSummary:
+    return summary_of(np.moveaxis(packed, -1, 0))
 
 
 def finish(
@@ -242,11 +246,15 @@ def finish(
     dtype_of_rows: Any,
     located: Located,
 ) -> tuple[Any, ...]:
+    shape = total.shape[:-1]
+    if y is None:  # a teacher's logits
+        axis = loss.axis % total.ndim
+        y = np.empty((*shape[:axis], 0, *shape[axis:]))
     with in_whole(slices, located):
         value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
         return (value.astype(dtype_of_rows),)
-    return (as_chunk(value, y.ndim),)
+    return (as_chunk(value, len(shape)),)
 
 
 def gradient_of_chunk(

@@ -1,4 +1,4 @@
-"""What one read of logits tells of a classifier: perplexity, accuracy, ranks, calibration.
+"""Perplexity, accuracy, ranks and calibration of a classifier, from one read of its logits.
 
 ::
 

@@ -58,7 +58,7 @@ def evaluate(
     axis : int, default -1
         The axis of the classes.
     ignore_index : int, default -100
-        The label of rows that do not count.
+        Rows with this label do not count. Their logits are not used.
     temperature : float > 0, default 1.0
         Divides the logits as they are read; see `fit_temperature`.
     bins : int, default 15
@@ -88,8 +88,7 @@ def evaluate(
     4.0 0.5 0.859375
     """
     z, y, options = checked(logits, target, axis, ignore_index, bins, max_rank)
-    temperature = checks.number("temperature", temperature, above=0.0)
-    return read(z, y, options, temperature)
+    return read(z, y, options, checks_evaluation.temperature(temperature))
 
 
 def checked(

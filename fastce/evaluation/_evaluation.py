@@ -306,9 +306,26 @@ class Evaluation:
         """
         try:
             state = json.loads(text)["state"]
-            return cls(**{field.name: _read(state[field.name]) for field in fields(cls)})
+            found = cls(**{field.name: _read(state[field.name]) for field in fields(cls)})
+            found._check()
         except (ValueError, KeyError, TypeError) as error:
             checks.not_written(error)
+        return found
+
+    def _check(self) -> None:
+        """Raise what `from_json` turns into an error if this is none that rows add up to."""
+        sums = [getattr(self, f.name) for f in fields(self) if f.name.endswith("_sum")]
+        for high, low in (*sums, *self.bin_confidence):
+            math.isfinite(high + low)
+        counts = [self.rows, self.ignored, self.invalid, self.correct]
+        counts += [*self.bin_rows, *self.bin_correct, *self.rank_rows]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("counts must be integers of at least 0")
+        valid = self.rows - self.invalid
+        if sum(self.rank_rows) != self.rows or sum(self.bin_rows) != valid:
+            raise ValueError(f"ranks and bins must be those of {self.rows} rows")
+        if not len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
+            raise ValueError("bins must be of one number")
 
 
 def _written(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,22 +39,33 @@ class Rows(NamedTuple):
         return Rows((count, *kept), self.dtype, read)
 
 
-def opened(
-    path: str, key: str | None, names: tuple[str, ...], dtype: str | None, rows: int | None
-) -> Rows:
+def opened(path: str, names: tuple[str, ...], key: dict[str, Any], raw: dict[str, Any]) -> Rows:
     """Open an array by its file's suffix; of several in a file, the one called ``key`` or a name.
 
-    A file of another suffix is raw: numbers of ``dtype``, ``rows`` in a row, or one if it is None.
+    A file of another suffix is raw: numbers of a dtype, so many in a row, or one. ``key`` and
+    ``raw`` are options of the command line and their values.
     """
     suffix = os.path.splitext(path)[1].lower()
+    several, known = suffix in (".npz", ".safetensors"), suffix in (".npy", ".npz", ".safetensors")
+    checks_evaluation.only_raw(path, ({} if several else key) | (raw if known else {}))
+    (chosen_key,) = key.values()
     if suffix == ".npy":
         return in_npy(path)
     if suffix == ".npz":
-        with np.load(path) as arrays:
-            return in_memory(arrays[checks_evaluation.chosen(path, list(arrays), key, names)])
+        return in_npz(path, chosen_key, names)
     if suffix == ".safetensors":
-        return in_safetensors(path, key, names)
-    return in_raw(path, dtype, rows)
+        return in_safetensors(path, chosen_key, names)
+    dtype, *columns = raw.values()
+    return in_raw(path, dtype, *columns)
+
+
+def in_npz(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
+    try:
+        with np.load(path) as arrays:
+            found = list(arrays)
+            return in_memory(arrays[checks_evaluation.chosen(path, found, key, names)])
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        checks_evaluation.unreadable(path, ".npz", error)
 
 
 def in_memory(array: Array) -> Rows:
@@ -75,14 +87,17 @@ def mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int)
 
 def in_npy(path: str) -> Rows:
     with open(path, "rb") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            return in_memory(np.load(path, mmap_mode="r"))
-        shape, fortran_order, dtype = read_header(file)
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read_header is None:
+                return in_memory(np.load(path, mmap_mode="r"))
+            shape, fortran_order, dtype = read_header(file)
+        except (EOFError, ValueError) as error:
+            checks_evaluation.unreadable(path, ".npy", error)
         offset = file.tell()
     checks_evaluation.whole_file(path, offset + math.prod(shape) * dtype.itemsize)
     if fortran_order and len(shape) > 1:
@@ -90,7 +105,7 @@ def in_npy(path: str) -> Rows:
     return mapped(path, dtype, shape, offset)
 
 
-def in_raw(path: str, name: str | None, columns: int | None) -> Rows:
+def in_raw(path: str, name: str | None, columns: int | None = None) -> Rows:
     dtype = checks_evaluation.raw_dtype(path, name)
     row = dtype.itemsize * (1 if columns is None else columns)
     count = checks_evaluation.rows_of_raw(path, os.path.getsize(path), row)

@@ -10,11 +10,14 @@ import numpy.typing as npt
 
 from fastce._call import checks_evaluation as checks
 from fastce.evaluation._evaluate import checked, read
-from fastce.evaluation._evaluation import Evaluation, readable
+from fastce.evaluation._evaluation import Evaluation, added, readable
 
 TOLERANCE = 1e-9  # of the temperature, relative: the next step would be about its square
 MOST_STEPS = 100
-NO_SPREAD = 1e-12  # variance of the logits below which probabilities no longer change
+FLAT = 1e-12  # variance of the logits over T below which probabilities hardly change with T
+NOISE = 1e-13  # what rounding leaves of the slope, next to losses of about 1
+SMALLEST, LARGEST = 1e-306, 1e306  # temperatures whose reciprocals are finite and normal numbers
+FAR = 1e4  # how far the temperature goes where the loss is flat and falls
 
 
 class Temperature(float):
@@ -98,7 +101,8 @@ def fit_temperature(
     TypeError, ValueError, IndexError
         As for `evaluate`; also if no temperature is best. Then the loss keeps falling as T tends
         to 0, because each target has the largest logit of its row, or as T grows, because the
-        logits favour other classes than the targets; or it is infinite or NaN.
+        logits favour other classes than the targets; or it is infinite or NaN, or does not
+        depend on T.
 
     References
     ----------
@@ -130,26 +134,68 @@ def minimise(evaluate_at: Callable[[float], Evaluation]) -> Temperature:
     """Fit a temperature, given what evaluates one."""
     before = now = evaluate_at(1.0)
     has_minimum(before)
-    temperature = 1.0
+    temperature, last, scale = 1.0, math.inf, 0.0
     for reads in range(1, MOST_STEPS + 1):
         # With b = 1/T: the loss's derivative by log b, and b² times the second one by b.
-        slope = now.rows * (now.loss - now.entropy)
-        curvature = sum(now.variance_sum)
-        if not curvature > NO_SPREAD * now.rows:
+        entropy = -now.entropy_sum[0], -now.entropy_sum[1]
+        slope = sum(added(now.loss_sum, entropy)) / now.rows
+        curvature = sum(now.variance_sum) / now.rows
+        if curvature > FLAT:
+            step = newton_step(slope, curvature)
+            # Next to the minimum rounding may leave steps that no longer become shorter.
+            if abs(step) <= TOLERANCE or (last < 1e-6 and abs(step) >= last / 2):
+                return Temperature(temperature, before, now, reads)
+            scale = 0.0
+        else:
+            step, scale = flat_step(slope, curvature, temperature, scale)
+        last = abs(step)
+        if not SMALLEST < temperature * math.exp(step) < LARGEST:
             break
-        # Where b is too large, a step of log b is short enough not to leave b > 0; where it is too
-        # small, one of b does not go too far: the derivative by b grows ever less.
-        step = slope / (curvature + slope) if slope > 0 else -math.log1p(-slope / curvature)
-        if abs(step) <= TOLERANCE:
-            return Temperature(temperature, before, now, reads)
         temperature *= math.exp(step)
         now = evaluate_at(temperature)
-    checks.no_temperature(
-        "it falls for ever as the temperature grows, since the logits favour other classes than the"
-        " targets"
-        if temperature > 1
-        else "it falls for ever as the temperature tends to 0"
-    )
+    checks.no_temperature("it falls for ever as the temperature " + limit(step))
+
+
+def newton_step(slope: float, curvature: float) -> float:
+    """Return the step of log T, of a loss that is convex in b."""
+    if slope <= 0:
+        # Where b is too small a step of b does not go too far: the slope grows ever less.
+        return -math.log1p(-slope / curvature)
+    # Where it is too large, a step of log b is short enough not to leave b > 0. A slope above e
+    # is of rows that are surely wrong, and all but proportional to b.
+    return max(slope / (curvature + slope), math.log(slope))
+
+
+def flat_step(
+    slope: float, curvature: float, temperature: float, scale: float
+) -> tuple[float, float]:
+    """Return the step of log T where probabilities hardly change, and the logits' own variance.
+
+    Either all are next to 0 and 1 (or to ties), or next to those of equal logits. In that case the
+    variance of the logits over T is that of the logits, the scale, over T²; and if it has been the
+    same for another T, the slope is that of the limit.
+    """
+    own = curvature * temperature**2
+    if slope > NOISE:
+        if own > 0 and 0.5 < scale / own < 2:
+            checks.no_temperature("it falls for ever as the temperature " + limit(1.0))
+        return math.log(max(slope, FAR)), own
+    if curvature == 0 and temperature == 1:
+        checks.no_temperature(
+            "probabilities do not change with it, since the logits of each row are equal, or too"
+            " far apart"
+        )
+    if curvature == 0 or (slope < -NOISE and -slope <= curvature):
+        checks.no_temperature("it falls for ever as the temperature " + limit(-1.0))
+    if slope < -NOISE:
+        return newton_step(slope, curvature), own
+    return 0.5 * math.log(curvature), own  # to logits of which the slope can be seen
+
+
+def limit(step: float) -> str:
+    if step > 0:
+        return "grows, since the logits favour other classes than the targets"
+    return "tends to 0"
 
 
 def has_minimum(before: Evaluation) -> None:
@@ -159,7 +205,9 @@ def has_minimum(before: Evaluation) -> None:
     if before.invalid:
         checks.no_temperature(f"{before.invalid} rows have no softmax")
     if math.isinf(before.loss):
-        checks.no_temperature("it is infinite, for a target has the logit -inf")
+        checks.no_temperature(
+            "it is infinite, for a target has the logit -inf, or one that is too far below others"
+        )
     if before.rank_rows[0] == before.rows:
         checks.no_temperature(
             "it falls for ever as the temperature tends to 0, since every target has the largest"

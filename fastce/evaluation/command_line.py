@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce._call import positions
-from fastce._call.checks_evaluation import WrongUsage, files_fit
+from fastce._call import checks_bridges, checks_evaluation, positions
+from fastce._call.checks_evaluation import WrongUsage
 from fastce.evaluation._evaluate import Options, checked, read
 from fastce.evaluation._evaluation import Evaluation
 from fastce.evaluation._files import Rows, opened
@@ -40,17 +39,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def at_least_one(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
     return value
 
 
 def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be finite and greater than 0, got {text}")
-    return value
+    try:
+        return checks_evaluation.temperature(float(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be finite and greater than 0, and so must its reciprocal, got {text}"
+        ) from None
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -92,6 +93,8 @@ def run(given: argparse.Namespace) -> None:
     if given.fit_temperature and given.temperature != 1.0:
         raise WrongUsage("--temperature and --fit-temperature exclude each other")
     problem = Problem.of(given)
+    if given.plot:
+        can_draw(given.plot)
     temperature = None
     if given.fit_temperature:
         temperature = minimise(lambda t: problem.evaluate(t, double_precision=True))
@@ -114,17 +117,13 @@ class Problem(NamedTuple):
     def of(cls, given: argparse.Namespace) -> Problem:
         if given.dtype is not None and given.classes is None:
             raise WrongUsage("--dtype needs --classes")
-        logits = opened(given.logits, given.logits_key, ("logits",), given.dtype, given.classes)
-        labels = opened(
-            given.labels,
-            given.labels_key,
-            ("labels", "target", "targets"),
-            given.labels_dtype,
-            None,
-        )
+        raw = {"--dtype": given.dtype, "--classes": given.classes}
+        logits = opened(given.logits, ("logits",), {"--logits-key": given.logits_key}, raw)
+        names, key = ("labels", "target", "targets"), {"--labels-key": given.labels_key}
+        labels = opened(given.labels, names, key, {"--labels-dtype": given.labels_dtype})
         if len(labels.shape) == 1 and len(logits.shape) > 2:
             logits = logits.flat(1)
-        files_fit(logits.shape, labels.shape, labels.dtype.kind in "iu")
+        checks_evaluation.files_fit(logits.shape, labels.shape, labels.dtype)
         nothing = np.empty((0, logits.shape[-1]), logits.dtype), np.empty(0, labels.dtype)
         *_, options = checked(*nothing, -1, given.ignore_index, given.bins, given.max_rank)
         return cls(logits.flat(1), labels.flat(0), options)
@@ -175,6 +174,15 @@ def as_json(result: Evaluation, temperature: Temperature | None) -> str:
             "after": json.loads(result.to_json()),
         }
     )
+
+
+def can_draw(path: str) -> None:
+    """Find out before files are read, which may take minutes."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        checks_bridges.missing_host("matplotlib", "plots", error)
+    checks_evaluation.picture(path, FigureCanvasBase.get_supported_filetypes())
 
 
 def draw(path: str, result: Evaluation, temperature: Temperature | None) -> None:

@@ -37,12 +37,15 @@ from fastce.reference._parts import (
     _times,
     _to_real,
 )
+from fastce.reference._statistics import RowStatistics, row_statistics
 
 __all__ = [
+    "RowStatistics",
     "TokenLogProbs",
     "bce_with_logits",
     "log_softmax",
     "logsumexp",
+    "row_statistics",
     "sigmoid_focal_loss",
     "softmax",
     "softmax_cross_entropy",

@@ -21,6 +21,17 @@ A training step on shards looks like this, with any means to send arrays between
 
 Only ``part.packed()`` is sent: three float64 numbers per row and shard, five with label smoothing,
 six with label smoothing and a mask.
+
+For `SoftmaxKLDivergence` the target is the teacher's logits of the same classes, split as the
+student's, and the parts are of type `DivergenceSummary`: seven numbers per row and shard. With
+:math:`P_s` the teacher's probability of the classes of shard s and :math:`Q_s` the student's, parts
+are merged by the chain rule of the divergence,
+
+.. math:: D = \sum_s P_s D_s + \sum_s P_s (\operatorname{expm1}(l_s) − l_s), \qquad
+          l_s = \log Q_s − \log P_s
+
+whose terms are all ≥ 0. So the merged divergence is never negative either, and keeps its digits
+where teacher and student are nearly equal.
 """
 
 from typing import Any, NamedTuple
@@ -28,15 +39,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges
+from fastce._call import checks, checks_bridges, variants
 from fastce._call.arguments import handed_back
 from fastce._call.layout import Array, last_axis, new_like
-from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
-from fastce.sharded._rows import Rows, Shard, weights_of_labels
+from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
+from fastce.sharded._rows import Rows, Shard, weights_of_rows
 
-__all__ = ["Summary", "finish", "gradient", "merge", "summarise", "total_weight"]
+__all__ = [
+    "DivergenceSummary",
+    "Summary",
+    "finish",
+    "gradient",
+    "merge",
+    "summarise",
+    "total_weight",
+]
 
-SoftmaxLoss = SoftmaxCrossEntropy | SoftmaxFocalLoss
+SoftmaxLoss = SoftmaxCrossEntropy | SoftmaxFocalLoss | SoftmaxKLDivergence
 
 
 class Summary(NamedTuple):
@@ -76,6 +95,47 @@ class Summary(NamedTuple):
         return np.stack([field for field in self if field is not None])
 
 
+class DivergenceSummary(NamedTuple):
+    """The summary of some classes of each row, for a divergence: float64 arrays, one per row.
+
+    With T the temperature, t the teacher's logits and z the student's, of these classes.
+    ``DivergenceSummary(*array)`` undoes ``array = summary.packed()``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastce
+    >>> from fastce import sharded
+    >>> student, teacher = np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]])
+    >>> loss = fastce.SoftmaxKLDivergence()
+    >>> part = sharded.summarise(student, teacher, 2, loss, classes=4)
+    >>> print(part.teacher_sum, part.student_maximum, part.divergence)
+    [2.] [3.] [0.43378083]
+    """
+
+    teacher_maximum: Array
+    """max t / T; −inf without any class."""
+    teacher_sum: Array
+    """Σ exp((t_j − max t) / T); 0 without any class."""
+    student_maximum: Array
+    """max z / T."""
+    student_sum: Array
+    """Σ exp((z_j − max z) / T)."""
+    log_ratio: Array
+    """log Σ exp(z_j / T) − log Σ exp(t_j / T), rounded; 0 if one of the sums is 0."""
+    log_ratio_low: Array
+    """What rounding took from it: the log-ratios of shards are subtracted."""
+    divergence: Array
+    """The divergence of the softmax of z / T from that of t / T, over these classes alone."""
+
+    def packed(self) -> Array:
+        """Return the fields as one array to send, of shape (7, ...)."""
+        return np.stack(self)
+
+
+AnySummary = Summary | DivergenceSummary
+
+
 def summarise(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -84,7 +144,7 @@ def summarise(
     *,
     classes: int,
     where: npt.ArrayLike | None = None,
-) -> Summary:
+) -> AnySummary:
     """Summarise the classes of one shard: the first step of a loss.
 
     Parameters
@@ -92,12 +152,13 @@ def summarise(
     logits : array_like of float16, bfloat16, float32 or float64
         The logits of the classes [first_class, first_class + n) of all rows, along ``loss.axis``. n
         may be 0.
-    target : array_like of integers
+    target : array_like
         Labels in [0, classes) or ``loss.ignore_index``, with the shape of the logits without the
-        class axis. It is the same for every shard.
+        class axis. They are the same for every shard. For `SoftmaxKLDivergence`, the teacher's
+        logits of the same classes, with the shape of the logits.
     first_class : int
         The class of the first logit of the shard.
-    loss : SoftmaxCrossEntropy or SoftmaxFocalLoss
+    loss : SoftmaxCrossEntropy, SoftmaxFocalLoss or SoftmaxKLDivergence
         The loss. Its `weight` or `alpha` has entries for all classes.
     classes : int
         K, the number of classes of all shards together.
@@ -107,7 +168,7 @@ def summarise(
 
     Returns
     -------
-    Summary
+    Summary or DivergenceSummary
 
     Raises
     ------
@@ -128,10 +189,14 @@ def summarise(
     """
     shard = Shard(logits, target, first_class, loss, classes, where)
     fields = shard.statistics()
-    return Summary(*fields.reshape(len(fields), *shard.target.shape))
+    return _summary_of(fields.reshape(len(fields), *shard.shape))
 
 
-def merge(a: Summary, b: Summary) -> Summary:
+def _summary_of(fields: Any) -> AnySummary:
+    return DivergenceSummary(*fields) if len(fields) == 7 else Summary(*fields)
+
+
+def merge(a: AnySummary, b: AnySummary) -> AnySummary:
     """Return the summary of the classes of two shards.
 
     `fastce.sharded` has the formula. With label smoothing, the sum of t_c (m − u_c) also grows, by
@@ -139,18 +204,18 @@ def merge(a: Summary, b: Summary) -> Summary:
 
     Parameters
     ----------
-    a, b : Summary
+    a, b : Summary or DivergenceSummary
         Summaries of the same rows and of different classes.
 
     Returns
     -------
-    Summary
+    Summary or DivergenceSummary
         ``merge(a, merge(b, c))`` and ``merge(merge(a, b), c)`` are equal up to rounding.
 
     Raises
     ------
     ValueError
-        The summaries have different shapes, or only one includes label smoothing.
+        The summaries have different shapes, or belong to different losses.
 
     Examples
     --------
@@ -163,6 +228,9 @@ def merge(a: Summary, b: Summary) -> Summary:
     """
     fields = checks_bridges.summary("a", a), checks_bridges.summary("b", b)
     checks_bridges.summaries_fit(*fields)
+    if len(fields[0]) == 7:
+        both = (np.array(of_shard, np.float64) for of_shard in fields)
+        return DivergenceSummary(*variants.core.merge_divergences(*both))
     a, b = Summary(*fields[0]), Summary(*fields[1])
     with np.errstate(all="ignore"):
         maximum = np.maximum(a.maximum, b.maximum)
@@ -183,7 +251,7 @@ def merge(a: Summary, b: Summary) -> Summary:
 
 
 def finish(
-    summary: Summary,
+    summary: AnySummary,
     target: npt.ArrayLike,
     loss: SoftmaxLoss,
     *,
@@ -195,10 +263,10 @@ def finish(
 
     Parameters
     ----------
-    summary : Summary
+    summary : Summary or DivergenceSummary
         The merged summary of all shards.
     target, loss, classes
-        As for `summarise`.
+        As for `summarise`. Of a teacher's logits, those of any shard: only their shape counts.
     sample_weight : array_like, optional
         Finite; broadcasts to the shape of the target. Weights may be negative, but the weights of a
         mean must have a positive sum.
@@ -231,9 +299,9 @@ def finish(
     4.1223072363804075e-09
     """
     rows = Rows(summary, target, loss, classes, sample_weight, normalizer)
-    losses, _ = rows.losses()
+    losses = rows.divergences() if loss.takes_logits else rows.losses()[0]
     if loss.reduction == "none":
-        return losses.reshape(summary.maximum.shape)
+        return losses.reshape(rows.shape)
     with np.errstate(all="ignore"):
         return float(losses.sum()) / rows.denominator
 
@@ -242,8 +310,8 @@ def gradient(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
     first_class: int,
-    part: Summary,
-    summary: Summary,
+    part: AnySummary,
+    summary: AnySummary,
     loss: SoftmaxLoss,
     *,
     classes: int,
@@ -255,16 +323,17 @@ def gradient(
 ) -> Array:
     r"""Return the gradient of the loss with respect to the logits of one shard.
 
-    Except at the target, the gradient of a row is :math:`a \exp(u_j − m) − b\,t_j`. The summary
-    of the row gives m, a and b, so each shard computes its part without the other shards.
+    Except at the target, the gradient of a row is :math:`a \exp(u_j − m) − b\,t_j`, and that of a
+    divergence is :math:`T (q_j − p_j)`. The summary of the row gives m, a and b, or what p and q
+    are divided by, so each shard computes its part without the other shards.
 
     Parameters
     ----------
     logits, target, first_class, loss, classes, where
         As for `summarise`.
-    part : Summary
+    part : Summary or DivergenceSummary
         The result of `summarise` for this shard.
-    summary : Summary
+    summary : Summary or DivergenceSummary
         The merged summary of all shards.
     sample_weight, normalizer
         As for `finish`.
@@ -295,9 +364,9 @@ def gradient(
     [[-4.12230723e-09]]
     """
     shard = Shard(logits, target, first_class, loss, classes, where)
-    fields = checks_bridges.summary("part", part)
-    rows = Rows(summary, shard.target, loss, classes, sample_weight, normalizer, grad_output)
-    checks_bridges.summary_fits("part", fields, shard.target.shape, len(rows.fields) > 3)
+    fields = checks_bridges.summary("part", part, loss)
+    rows = Rows(summary, target, loss, classes, sample_weight, normalizer, grad_output)
+    checks_bridges.summary_fits("part", fields, shard.shape, loss)
     inputs = [shard.target, shard.mask, rows.weight, *fields, *rows.fields]
     (given,) = checks.outputs(out, 1, shard.given, inputs)
     grad = new_like(shard.given) if given is None else given
@@ -321,7 +390,7 @@ def total_weight(
     Parameters
     ----------
     target, loss, classes, sample_weight
-        As for `finish`.
+        As for `finish`; from the processes of different rows, not from those of the same ones.
 
     Returns
     -------
@@ -340,7 +409,7 @@ def total_weight(
     >>> sharded.total_weight([0, 1, 1, -100], loss, classes=2)
     2.0
     """
-    return weights_of_labels(target, loss, classes, sample_weight)[0]
+    return weights_of_rows(target, loss, classes, sample_weight)[0]
 
 
 def _fall(maximum: Array, from_: Array) -> Array:

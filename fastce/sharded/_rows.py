@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges, layout, threads, variants
+from fastce._call import checks, checks_bridges, checks_softmax, layout, threads, variants
 from fastce._call.arguments import checked_denominator, native_float, working_type
 from fastce._call.layout import Array
 
@@ -17,20 +17,32 @@ BLOCK_ELEMENTS = _thresholds["gathered elements"]
 GROUP_ROWS = _thresholds["block rows"]  # which the kernels take together; a task has a multiple
 
 
-def weights_of_labels(
+def weights_of_rows(
     target: npt.ArrayLike, loss: Any, classes: int, sample_weight: npt.ArrayLike | None = None
 ) -> tuple[float, bool]:
     """Check labels and weights; return the sum of the weights, and whether any row counts."""
     checks_bridges.softmax_loss(loss)
     classes = checks_bridges.number_of_classes(classes)
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
-    y = checks._array("target", target)
+    shape = shape_of_rows(target, loss)
     # Only the shape of these logits is used, and they take no memory.
-    logits = np.broadcast_to(np.float32(), (*y.shape, classes))
-    y, _ = checks.softmax_target(y, logits, logits.ndim - 1, probabilities=False)
-    weight = checks.sample_weight(sample_weight, y.shape)
+    logits: Any = np.broadcast_to(np.float32(), (*shape, classes))
+    if loss.takes_logits:
+        y = logits
+    else:
+        y, _ = checks.softmax_target(target, logits, logits.ndim - 1, probabilities=False)
+    weight = checks.sample_weight(sample_weight, shape)
     total, any_counts = loss.kernel().weigh(logits, y, weight)
     return total, any_counts
+
+
+def shape_of_rows(target: npt.ArrayLike, loss: Any) -> tuple[int, ...]:
+    """Return the shape of labels, or that of a teacher's logits without the class axis."""
+    y = checks._array("target", target)
+    if not loss.takes_logits:
+        return y.shape
+    axis = checks.class_axis(checks_softmax.teacher_logits(y, y), loss.axis)
+    return y.shape[:axis] + y.shape[axis + 1 :]
 
 
 def _numbers(array: Array | None, dtype: Any = np.float64) -> Array | None:
@@ -59,16 +71,26 @@ class Shard:
         self.given = checks.logits(logits)
         self.axis = checks.class_axis(self.given, loss.axis)
         self.logits = np.moveaxis(self.given, self.axis, -1)
-        self.target, _ = checks.softmax_target(target, self.given, self.axis, probabilities=False)
+        if loss.takes_logits:
+            teacher = checks_softmax.teacher_logits(target, self.given)
+            self.target = np.moveaxis(teacher, self.axis, -1)
+        else:
+            self.target, _ = checks.softmax_target(
+                target, self.given, self.axis, probabilities=False
+            )
+        self.shape = self.logits.shape[:-1]
         self.width = self.logits.shape[-1]
         mask = checks.where(where, self.given.shape)
         self.mask = None if mask is None else np.moveaxis(mask, self.axis, -1)
         self.first = checks_bridges.shard_of_classes(first_class, self.width, classes)
-        weights_of_labels(self.target, loss, classes)  # every label, before anything is written
+        weights_of_rows(target, loss, classes)  # every label, before anything is written
         self.loss, self.classes = loss, classes
 
     def statistics(self) -> Array:
-        """Return the fields of the summary, (3, 5 or 6, rows), from one read of the logits."""
+        """Return the fields of the summary, (numbers, rows), from one read of the logits."""
+        if self.loss.takes_logits:
+            found: Array = self.loss.kernel().summarise(self.logits, self.target, self.mask)
+            return found.reshape(len(found), -1)
         smoothing = getattr(self.loss, "label_smoothing", 0.0)
         count = 3 if smoothing == 0.0 else 5 if self.mask is None else 6
         fields = np.zeros((count, self.target.size))
@@ -176,27 +198,38 @@ class Rows:
         normalizer: float | None = None,
         grad_output: npt.ArrayLike | None = None,
     ) -> None:
-        total, self.any_counts = weights_of_labels(target, loss, classes, sample_weight)
-        y = np.asarray(target)
-        self.fields = checks_bridges.summary("summary", summary)
-        soft = getattr(loss, "label_smoothing", 0.0) != 0.0
-        checks_bridges.summary_fits("summary", self.fields, y.shape, soft)
-        self.weight, self.largest = checks.sample_weight_and_largest(sample_weight, y.shape)
+        total, self.any_counts = weights_of_rows(target, loss, classes, sample_weight)
+        self.shape = shape_of_rows(target, loss)
+        self.fields = checks_bridges.summary("summary", summary, loss)
+        checks_bridges.summary_fits("summary", self.fields, self.shape, loss)
+        self.weight, self.largest = checks.sample_weight_and_largest(sample_weight, self.shape)
         normalizer = checks.normalizer(normalizer)
-        factor = checks.grad_output(grad_output, y.shape, loss.reduction)
+        factor = checks.grad_output(grad_output, self.shape, loss.reduction)
         self.denominator = 1.0
         if loss.reduction == "mean":
             self.denominator = normalizer or checked_denominator(total, self.any_counts)
         self.factors = factor if isinstance(factor, np.ndarray) else None
         self.scale = (1.0 if isinstance(factor, np.ndarray) else factor) / self.denominator
         self.loss = loss
+        if loss.takes_logits:
+            return
         self.run = functools.partial(variants.core.ShardRun, loss.kernel(), self.scale, classes)
         names = ("maximum", "others", "target_logit", "soft_mass", "soft_gap", "kept")
         self.numbers = {
-            "labels": _numbers(y, np.int64),
+            "labels": _numbers(np.asarray(target), np.int64),
             "sample_weight": _numbers(self.weight),
             **{name: _numbers(field) for name, field in zip(names, self.fields, strict=False)},
         }
+
+    def divergences(self) -> Array:
+        """Return the weighted losses of a divergence, flat, in float64."""
+        losses, nothing = np.empty(self.shape), np.empty((*self.shape, 0))
+        self.of_shard(nothing, nothing, sample_weight=native_float(self.weight), loss=losses)
+        return losses.reshape(-1)
+
+    def of_shard(self, logits: Array, teacher: Array, **arrays: Any) -> None:
+        whole = np.array(self.fields, np.float64)  # contiguous
+        self.loss.kernel().of_shard(logits, teacher, whole, self.scale, **arrays)
 
     def losses(self) -> tuple[Array, Array]:
         """Return the weighted losses and the log-sum-exps, flat, in float64."""
@@ -210,6 +243,16 @@ class Rows:
         """Write the gradient of a shard; `grad` may be its logits."""
         if math.isnan(self.denominator) and not self.any_counts:
             grad[...] = 0
+            return
+        if self.loss.takes_logits:
+            self.of_shard(
+                shard.logits,
+                native_float(shard.target),
+                sample_weight=native_float(self.weight),
+                where=shard.mask,
+                grad_output=native_float(self.factors),
+                grad=grad,
+            )
             return
         numbers = {
             **self.numbers,

@@ -15,8 +15,7 @@ gradient, and there are neither second derivatives nor forward mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, SupportsFloat
+from typing import Any, SupportsFloat
 
 from fastce._call import checks, checks_bridges
 
@@ -27,11 +26,13 @@ except ImportError as error:
     checks_bridges.missing_host("torch", "torch", error)
 
 from fastce.torch import _operators as operators
-from fastce.torch._divergence import kl_divergence
+from fastce.torch._divergence import KLDivergenceLoss, kl_divergence
+from fastce.torch._module import LossModule
 
 __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "KLDivergenceLoss",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
     "binary_cross_entropy_with_logits",
@@ -335,25 +336,7 @@ def _alpha(value: Any) -> Tensor | None:
 # Modules ------------------------------------------------------------------------------------------
 
 
-class _Loss(torch.nn.Module):
-    """A module that calls a function of this file, with its attributes as options."""
-
-    _function: ClassVar[Callable[..., Tensor]]
-    _options: ClassVar[tuple[str, ...]]
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a buffer. torch's modules do this with their tensor arguments."""
-        if tensor is not None and not isinstance(tensor, Tensor):
-            checks_bridges.host_type(name, "a torch tensor", type(tensor).__name__)
-        super().register_buffer(name, tensor, persistent)
-
-    def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch; `where` is a mask of classes or elements."""
-        options = {name: getattr(self, name) for name in self._options}
-        return type(self)._function(input, target, where=where, **options)
-
-
-class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
+class CrossEntropyLoss(LossModule, torch.nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss`, computed by `cross_entropy`, with the same arguments and state.
 
     It also takes `z_loss`, `logit_scale` and `softcap` as keyword arguments.
@@ -408,7 +391,7 @@ class CrossEntropyLoss(_Loss, torch.nn.CrossEntropyLoss):
         )
 
 
-class BCEWithLogitsLoss(_Loss, torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(LossModule, torch.nn.BCEWithLogitsLoss):
     """`torch.nn.BCEWithLogitsLoss`, computed by `binary_cross_entropy_with_logits`.
 
     Examples
@@ -424,7 +407,7 @@ class BCEWithLogitsLoss(_Loss, torch.nn.BCEWithLogitsLoss):
     _options = ("weight", "reduction", "pos_weight")
 
 
-class SoftmaxFocalLoss(_Loss):
+class SoftmaxFocalLoss(LossModule):
     """`softmax_focal_loss` as a module with the same options; alpha is a buffer.
 
     Examples
@@ -455,7 +438,7 @@ class SoftmaxFocalLoss(_Loss):
         self.reduction = checks.reduction(reduction)
 
 
-class SigmoidFocalLoss(_Loss):
+class SigmoidFocalLoss(LossModule):
     """`sigmoid_focal_loss` as a module with the same options; a tensor alpha is a buffer.
 
     Examples

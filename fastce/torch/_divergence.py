@@ -1,9 +1,13 @@
 """The KL divergence of two tensors of logits; torch has it for log-probabilities only."""
 
+# If torch is not installed, its classes have no type:
+# mypy: disallow-subclassing-any=False
+
 from torch import Tensor
 
 from fastce._call import checks
 from fastce.torch import _operators as operators
+from fastce.torch._module import LossModule
 
 
 def kl_divergence(
@@ -61,3 +65,33 @@ def kl_divergence(
     return operators.softmax_kl_divergence(
         input, target, where, number, checks.reduction(reduction)
     )
+
+
+class KLDivergenceLoss(LossModule):
+    """`kl_divergence` as a module with the same options, for distillation.
+
+    It takes logits, where `torch.nn.KLDivLoss` takes log-probabilities. Its gradient is that of
+    ``input``, the student; the teacher's logits must be detached. Every reduction but "none" is
+    over samples: "mean" is torch's "batchmean" of (N, K) logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastce.torch
+    >>> loss = fastce.torch.KLDivergenceLoss(temperature=2.0)
+    >>> student, teacher = torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
+    >>> round(loss(student, teacher).item(), 6)
+    0.120668
+    """
+
+    _function = staticmethod(kl_divergence)
+    _options = ("reduction", "temperature")
+
+    def __init__(self, reduction: str = "mean", temperature: float = 1.0) -> None:
+        super().__init__()
+        self.reduction = checks.reduction(reduction)
+        self.temperature = checks.number("temperature", temperature, above=0)
+
+    def extra_repr(self) -> str:
+        """Name the options, as the module prints them."""
+        return f"reduction={self.reduction!r}, temperature={self.temperature}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from batches import on_grid
 from bounds import assert_within, tolerances, working
-from cases import CASES, DTYPES
+from cases import CASES, DISTILLATION, DTYPES
 
 import fastce
 
@@ -24,7 +24,7 @@ CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "where", "nor
 
 
 def chunkings(c, batch):
-    """Chunks of the logits: whole, over samples, and where there are labels over classes too."""
+    """Chunks of the logits: whole, over samples, and without probabilities over classes too."""
     shape = batch.logits.shape
     thirds = tuple(-(-size // 3) for size in shape)
     yield "whole", shape
@@ -32,7 +32,7 @@ def chunkings(c, batch):
     if c.is_softmax:
         rows[c.axis] = shape[c.axis]
     yield "samples", tuple(rows)
-    if c.is_softmax and np.ndim(batch.target) < len(shape):
+    if c.is_softmax and (c.loss == DISTILLATION or np.ndim(batch.target) < len(shape)):
         classes = list(shape)
         classes[c.axis] = thirds[c.axis]
         yield "classes", tuple(classes)
@@ -181,6 +181,8 @@ def weighted(rng, loss, chunks, weight):
     """Lazy results of some rows with weights, and what the loss says to that."""
     z = on_grid(rng, (60, 9))
     y = (z > 0) if isinstance(loss, fastce.BCEWithLogits) else rng.integers(9, size=60)
+    if isinstance(loss, fastce.SoftmaxKLDivergence):
+        y = on_grid(rng, (60, 9))
     if isinstance(loss, fastce.BCEWithLogits):
         weight = weight[:, None]
     lazy = fastce.dask.value_and_grad(loss, da.from_array(z, chunks), y, sample_weight=weight)
@@ -191,6 +193,7 @@ WEIGHTED = [
     (fastce.SoftmaxCrossEntropy(), (17, 9)),
     (fastce.SoftmaxCrossEntropy(label_smoothing=0.1), (17, 4)),
     (fastce.SoftmaxFocalLoss(), (17, 4)),
+    (fastce.SoftmaxKLDivergence(), (17, 4)),
     (fastce.BCEWithLogits(), (17, 4)),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,41 @@ def test_types_and_compile(dtype):
     assert not student.grad[:, 3].any()
     compiled = torch.compile(fastce.torch.kl_divergence, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(student, teacher, where=where), loss)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_module_is_the_function(reduction):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 6, 9)
+    where = torch.arange(9) != 3
+    module = fastce.torch.KLDivergenceLoss(reduction, 2.5)
+    options = {"reduction": reduction, "temperature": 2.5}
+    assert repr(module) == f"KLDivergenceLoss(reduction='{reduction}', temperature=2.5)"
+    for copied in (module, pickle.loads(pickle.dumps(module))):
+        for call in ({}, {"where": where}):
+            expected = fastce.torch.kl_divergence(student, teacher, **options, **call)
+            torch.testing.assert_close(copied(student, teacher, **call), expected, rtol=0, atol=0)
+    assert not module.state_dict()
+    with pytest.raises(ValueError, match="temperature must be finite and greater than 0"):
+        fastce.torch.KLDivergenceLoss(temperature=0.0)
+    with pytest.raises(ValueError, match="reduction must be"):
+        fastce.torch.KLDivergenceLoss("batchmean")
+
+
+def test_the_module_trains():
+    """Gradient descent takes a student to its teacher, compiled or not."""
+    torch.manual_seed(0)
+    teacher = torch.randn(5, 7)
+    student = torch.nn.Parameter(torch.zeros(5, 7))
+    module = torch.compile(fastce.torch.KLDivergenceLoss(temperature=2.0), backend="eager")
+    optimizer = torch.optim.SGD([student], lr=20.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = module(student, teacher)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1e-6
+    torch.testing.assert_close(student.softmax(1), teacher.softmax(1), rtol=1e-2, atol=1e-3)
 
 
 def test_what_is_refused():

@@ -275,7 +275,7 @@ def test_a_bad_label_of_a_sample_that_does_not_count_is_an_error_too(loss):
 
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_no_class_is_a_label_of_zero_classes(loss):
-    refuse(IndexError, "0 classes", loss, np.zeros((4, 0), np.float32), np.zeros(4, int))
+    refuse(IndexError, "there are no classes", loss, np.zeros((4, 0), np.float32), np.zeros(4, int))
 
 
 # Both families ------------------------------------------------------------------------------------

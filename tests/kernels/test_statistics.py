@@ -1,19 +1,17 @@
-"""What the kernel tells of a row besides its loss: against mpmath, and by identities."""
+"""What the kernel tells of a row besides its loss: against the reference, and by identities."""
 
 from __future__ import annotations
 
-import functools
-
-import mpmath
 import numpy as np
 import pytest
 from bounds import working
 from cases import DTYPES
 
 import fastce
+from fastce import reference
 from fastce._call import variants
 
-NAMES = ("top_prob", "entropy", "other_squares", "rank", "variance")
+NAMES = reference.RowStatistics._fields
 
 
 def statistics(z, y, axis=-1, **options):
@@ -21,29 +19,6 @@ def statistics(z, y, axis=-1, **options):
     kernel = variants.core.SoftmaxKernel("cross_entropy", axis=axis, **options)
     loss, lse, argmax, numbers = kernel.read_tokens(z, y, statistics=True, checked=True)
     return (-loss, lse, argmax), dict(zip(NAMES, numbers, strict=True))
-
-
-@functools.cache  # the same for all instruction sets and layouts
-def of_row(numbers, dtype, y):
-    """The statistics of one row with 40 digits."""
-    with mpmath.workdps(40):
-        u = [mpmath.mpf(float(x)) for x in np.frombuffer(numbers, dtype)]
-        top = max(u)
-        e = [mpmath.exp(x - top) if x > -mpmath.inf else mpmath.mpf(0) for x in u]
-        total = mpmath.fsum(e)
-        others = total - 1
-        p = [x / total for x in e]
-        finite = [(q, top - x) for q, x in zip(p, u, strict=True) if q]
-        mean = mpmath.fsum(q * d for q, d in finite)
-        largest = max(range(len(u)), key=lambda j: (p[j], -j))
-        before = sum(x > u[y] or (x == u[y] and j > y) for j, x in enumerate(u))
-        return {
-            "top_prob": p[largest],
-            "entropy": mpmath.log1p(others) + mean,
-            "other_squares": mpmath.fsum(q * q for j, q in enumerate(p) if j != largest),
-            "rank": mpmath.mpf(before),
-            "variance": mpmath.fsum(q * (d - mean) ** 2 for q, d in finite),
-        }
 
 
 def rows_of(kind, shape, rng):
@@ -81,16 +56,15 @@ def test_statistics(classes, dtype, order, kind, isa, rng):
     # planes are not compensated class by class.
     spread = float(np.ptp(np.where(np.isfinite(z), z, z.max()))) if kind == "wide" else 0.0
     bound = (8 + 2 * min(spread, 100.0) + classes / 256) * eps
-    for i in range(rows):
-        truth = of_row(z[i].tobytes(), dtype, int(y[i]))
-        assert found["rank"][i] == truth["rank"]
-        # What is below 1e-30 of a probability, or its square, may vanish.
-        for name in ("top_prob", "entropy", "other_squares"):
-            expected = float(truth[name])
-            assert found[name][i] == pytest.approx(expected, rel=2 * bound, abs=1e-32), name
-        mean = float(truth["entropy"])  # at least the mean distance
-        variance = float(truth["variance"])
-        assert abs(found["variance"][i] - variance) <= 4 * bound * (variance + mean**2) + 1e-30
+    truth = reference.row_statistics(z.astype(np.longdouble), y)
+    np.testing.assert_array_equal(found["rank"], truth.rank)
+    # What is below 1e-30 of a probability, or its square, may vanish.
+    for name in ("top_prob", "entropy", "other_squares"):
+        expected = getattr(truth, name).astype(float)
+        np.testing.assert_allclose(found[name], expected, rtol=2 * bound, atol=1e-32, err_msg=name)
+    mean = truth.entropy  # at least the mean distance
+    error = np.abs(found["variance"] - truth.variance)
+    assert np.all(error <= 4 * bound * (truth.variance + mean**2) + 1e-30)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,0 +1,5 @@
+from accuracy_results import section
+
+
+def table():
+    return section("Divergence", "accuracy_rows.md")

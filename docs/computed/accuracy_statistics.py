@@ -1,0 +1,5 @@
+from accuracy_results import section
+
+
+def table():
+    return section("Statistics", "accuracy_rows.md")

@@ -1,0 +1,249 @@
+# The KL divergence of rows whose classes are spread over shards: what a shard tells of its part of a row, how two parts
+# merge, and from the merged whole to the gradient of one shard.
+# Needs divergence_rows.pxi.
+#
+# Of its classes a shard tells the two softmaxes' sums, each relative to its largest logit; the log-ratio r of these
+# sums, log sum exp(z_j / T) - log sum exp(t_j / T); and the divergence D of the two softmaxes over its classes alone.
+# Two parts have the shares P_1, P_2 of the teacher's probability and Q_1, Q_2 of the student's. With l_s = log Q_s -
+# log P_s the chain rule of the divergence,
+#     D = P_1 D_1 + P_2 D_2 + P_1 (expm1(l_1) - l_1) + P_2 (expm1(l_2) - l_2),
+# has no term below 0. If part 1 has the larger share of the teacher, and d = r_2 - r_1,
+#     r = r_1 + log1p(v),    v = P_2 expm1(d) = P_1 Q_2 / Q_1 - P_2,    l_1 = -log1p(v),    l_2 = d - log1p(v)
+# where nothing cancels: v >= -1/2, and log1p(v) lies between 0 and d, next to d only if d is large. For logits of the
+# student that all lie 100 above the teacher's, r is 100 and a small number of which all digits count; so it is kept as
+# the sum of two numbers.
+
+cdef enum:  # numbers of a row, in double; all NaN if a part has none of the softmaxes because of NaN or +inf
+    TEACHER_MAXIMUM = 0    # the largest logit over T; -inf of no class
+    TEACHER_SUM = 1        # of exp((t_j - max t) / T)
+    STUDENT_MAXIMUM = 2
+    STUDENT_SUM = 3
+    LOG_RATIO = 4          # 0 if one of the sums is
+    LOG_RATIO_LOW = 5
+    PART_DIVERGENCE = 6    # +inf if the student excludes a class that the teacher allows
+    SUMMARY = 7
+
+
+cdef inline void two_sum(double a, double b, double* high, double* low) noexcept nogil:
+    # a + b as its rounded value and what rounding took (Knuth).
+    cdef double sum = a + b, b_part = sum - a
+    low[0] = (a - (sum - b_part)) + (b - b_part) if fabs(sum) < INFINITY else 0.0
+    high[0] = sum
+
+
+cdef inline void two_product(double a, double b, double* high, double* low) noexcept nogil:
+    cdef double product = a * b
+    low[0] = product_error(splat(a), splat(b), splat(product))[0] if fabs(product) < 1e300 else 0.0
+    high[0] = product
+
+
+cdef inline double log_plus_one(double x) noexcept nogil:
+    return log1p(splat(x))[0] if x < 1e15 else log(splat(x))[0]
+
+
+cdef inline double divergence_term(double share, double other_share, double log_ratio) noexcept nogil:
+    # share (expm1(l) - l), where other_share is share exp(l).
+    cdef vec[double] x = splat(log_ratio)
+    if fabs(log_ratio) < 1.0:
+        return share * expm1_less_argument(x, expm1(x))[0]
+    return (other_share - share) - (share * log_ratio if share > 0.0 else 0.0)
+
+
+cdef inline void write_summary(const Batch* batch, Py_ssize_t row, const double* numbers) noexcept nogil:
+    cdef int k
+    for k in range(SUMMARY):
+        batch.summaries[k * batch.summaries_apart + row] = numbers[k]
+
+
+cdef inline void read_summary(const Batch* batch, Py_ssize_t row, double* numbers) noexcept nogil:
+    cdef int k
+    for k in range(SUMMARY):
+        numbers[k] = batch.whole_rows[k * batch.summaries_apart + row]
+
+
+# A shard's part. ------------------------------------------------------------------------------------------------
+
+cdef inline void empty_summary(double* to) noexcept nogil:
+    to[TEACHER_MAXIMUM] = to[STUDENT_MAXIMUM] = -INFINITY
+    to[TEACHER_SUM] = to[STUDENT_SUM] = to[LOG_RATIO] = to[LOG_RATIO_LOW] = to[PART_DIVERGENCE] = 0.0
+
+
+cdef inline void write_empty_summary(const Batch* batch, Py_ssize_t row) noexcept nogil:
+    cdef double numbers[SUMMARY]
+    empty_summary(&numbers[0])
+    write_summary(batch, row, &numbers[0])
+
+
+cdef inline void no_summary(double* to) noexcept nogil:
+    cdef int k
+    for k in range(SUMMARY):
+        to[k] = NAN
+
+
+cdef void summarise_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row, const RowSums* sums,
+                        double divergence, double inverse_temperature, real* scratch, double* to) noexcept nogil:
+    # From the sums of the row over these classes, and the divergence.
+    cdef double teacher = row.teacher_highest * inverse_temperature
+    cdef double student = row.student_highest * inverse_temperature, center, center_low, scale
+    empty_summary(to)
+    if not (teacher < INFINITY and student < INFINITY):
+        no_summary(to)
+        return
+    to[TEACHER_MAXIMUM] = teacher
+    to[STUDENT_MAXIMUM] = student
+    scale = inverse_exp_scale(<real> 0)
+    if teacher == -INFINITY or student == -INFINITY:
+        # A sum of no class is 0, or NaN if there is one.
+        to[TEACHER_SUM] = scale * relative_exponentials(t, classes, row.teacher_highest if teacher > -INFINITY else 0.0,
+                                                        inverse_temperature, scratch)
+        to[STUDENT_SUM] = scale * relative_exponentials(z, classes, row.student_highest if student > -INFINITY else 0.0,
+                                                        inverse_temperature, scratch)
+        to[PART_DIVERGENCE] = INFINITY if teacher > -INFINITY else 0.0
+        return
+    two_product(sums.center, -inverse_temperature, &center, &center_low)
+    center_low -= sums.center_low * inverse_temperature
+    if sums.student == sums.student:  # a far row
+        to[TEACHER_SUM] = scale * sums.weights
+        to[STUDENT_SUM] = scale * sums.student
+    else:  # a near one, whose exponentials are relative to 0
+        scale = 1.0 / safe_range_unit(<real> 0)
+        to[TEACHER_SUM] = scale * sums.weights * exp(splat(-teacher))[0]
+        to[STUDENT_SUM] = scale * (sums.weights + sums.changes) * exp(splat((center - student) + center_low))[0]
+    two_sum(center, center_low + log_plus_one(sums.changes / sums.weights), &to[LOG_RATIO], &to[LOG_RATIO_LOW])
+    to[PART_DIVERGENCE] = divergence
+
+
+# Two parts. -----------------------------------------------------------------------------------------------------
+
+cdef inline double share_of(const double* summary, int which, double maximum) noexcept nogil:
+    # The sum that stands behind its maximum, relative to another maximum.
+    if summary[which] == maximum:
+        return summary[which + 1]
+    return summary[which + 1] * exp(splat(summary[which] - maximum))[0]
+
+
+cdef void merge_summaries(const double* a, const double* b, double* to) noexcept nogil:
+    # Each of SUMMARY numbers.
+    cdef const double* swapped
+    cdef double teacher = a[TEACHER_MAXIMUM] if a[TEACHER_MAXIMUM] > b[TEACHER_MAXIMUM] else b[TEACHER_MAXIMUM]
+    cdef double student = a[STUDENT_MAXIMUM] if a[STUDENT_MAXIMUM] > b[STUDENT_MAXIMUM] else b[STUDENT_MAXIMUM]
+    cdef double teacher_a, teacher_b, student_a, student_b, teacher_sum, student_sum, p_a, p_b, q_b
+    cdef double d = 0.0, d_low = 0.0, v, log_ratio, value
+    cdef int k
+    cdef bint is_bad = False, comparable
+    for k in range(SUMMARY):
+        is_bad = is_bad or a[k] != a[k] or b[k] != b[k]
+    if is_bad:
+        no_summary(to)
+        return
+    empty_summary(to)
+    teacher_a, teacher_b = share_of(a, TEACHER_MAXIMUM, teacher), share_of(b, TEACHER_MAXIMUM, teacher)
+    student_a, student_b = share_of(a, STUDENT_MAXIMUM, student), share_of(b, STUDENT_MAXIMUM, student)
+    if teacher_a < teacher_b:
+        swapped = a
+        a = b
+        b = swapped
+        teacher_a, teacher_b = teacher_b, teacher_a
+        student_a, student_b = student_b, student_a
+    teacher_sum = teacher_a + teacher_b
+    student_sum = student_a + student_b
+    to[TEACHER_MAXIMUM] = teacher
+    to[TEACHER_SUM] = teacher_sum
+    to[STUDENT_MAXIMUM] = student
+    to[STUDENT_SUM] = student_sum
+    if teacher_sum == 0.0:  # what the student has here counts beside other parts
+        return
+    if a[PART_DIVERGENCE] == INFINITY or b[PART_DIVERGENCE] == INFINITY:
+        to[PART_DIVERGENCE] = INFINITY
+    if student_sum == 0.0:
+        return
+    p_a, p_b, q_b = teacher_a / teacher_sum, teacher_b / teacher_sum, student_b / student_sum
+    comparable = b[TEACHER_SUM] != 0.0 and b[STUDENT_SUM] != 0.0
+    if comparable:
+        two_sum(b[LOG_RATIO], -a[LOG_RATIO], &d, &d_low)
+        d_low += b[LOG_RATIO_LOW] - a[LOG_RATIO_LOW]
+        two_sum(d, d_low, &d, &d_low)
+    if student_a <= 1e-290 * student_b:
+        # All of the student is in b, which the teacher has less of: nothing cancels.
+        value = (student - teacher) + log(splat(student_sum / teacher_sum))[0]
+        two_sum(value, 0.0, &to[LOG_RATIO], &to[LOG_RATIO_LOW])
+        log_ratio = value - a[LOG_RATIO]
+    else:
+        if comparable and fabs(d) < 1.0:
+            v = p_b * (expm1(splat(d))[0] + d_low)
+        else:
+            v = p_a * (student_b / student_a) - p_b
+        log_ratio = log_plus_one(v)
+        two_sum(a[LOG_RATIO], a[LOG_RATIO_LOW] + log_ratio, &to[LOG_RATIO], &to[LOG_RATIO_LOW])
+    if to[PART_DIVERGENCE] == INFINITY:
+        return
+    value = p_a * a[PART_DIVERGENCE] + p_b * b[PART_DIVERGENCE]
+    value += divergence_term(p_a, student_a / student_sum, -log_ratio)
+    if b[TEACHER_SUM] == 0.0:
+        value += q_b  # the limit
+    else:
+        value += divergence_term(p_b, q_b, (d - log_ratio) + d_low)
+    to[PART_DIVERGENCE] = value if value > 0.0 else 0.0
+
+
+cdef void merge_rows(const double* a, const double* b, Py_ssize_t rows, double* to) noexcept nogil:
+    # Of SUMMARY contiguous arrays.
+    cdef double of_a[SUMMARY]
+    cdef double of_b[SUMMARY]
+    cdef double merged[SUMMARY]
+    cdef Py_ssize_t row
+    cdef int k
+    for row in range(rows):
+        for k in range(SUMMARY):
+            of_a[k] = a[k * rows + row]
+            of_b[k] = b[k * rows + row]
+        merge_summaries(&of_a[0], &of_b[0], &merged[0])
+        for k in range(SUMMARY):
+            to[k * rows + row] = merged[k]
+
+
+# From the whole to one shard. -----------------------------------------------------------------------------------
+
+cdef inline bint has_both(const double* whole) noexcept nogil:
+    # Whether a row has both softmaxes.
+    return fabs(whole[TEACHER_MAXIMUM]) < INFINITY and fabs(whole[STUDENT_MAXIMUM]) < INFINITY
+
+
+cdef inline double sum_relative_to(const double* whole, int which, double reference,
+                                   double inverse_temperature) noexcept nogil:
+    return whole[which + 1] * exp(splat(whole[which] - reference * inverse_temperature))[0]
+
+
+cdef inline real nearest_logit(double x, real limit) noexcept nogil:
+    return limit if x > limit else -limit if x < -limit else <real> x
+
+
+cdef void changes_of_shard(const real* z, const real* t, Py_ssize_t classes, const double* whole, double temperature,
+                           real* a, real* c, RowSums* sums) noexcept nogil:
+    # As changes_of_far_row, with the sums and the center of whole rows. The center is -T r; what it has not of r, for
+    # it is rounded to the working precision, is a change of all classes.
+    cdef double inverse_temperature = 1.0 / temperature, center, center_low, ratio, low, teacher_sum, student_sum
+    cdef real teacher, student, limit = LARGEST_FLOAT if real is float else 1.7e308
+    cdef vec[real] k[2]
+    cdef bint excludes
+    if not has_both(whole):
+        memset(a, 0, classes * sizeof(real))
+        memset(c, 0, classes * sizeof(real))
+        sums.weights = sums.changes = NAN
+        return
+    teacher = nearest_logit(whole[TEACHER_MAXIMUM] * temperature, limit)
+    student = nearest_logit(whole[STUDENT_MAXIMUM] * temperature, limit)
+    relative_exponentials(t, classes, teacher, inverse_temperature, a)
+    relative_exponentials(z, classes, student, inverse_temperature, c)
+    teacher_sum = sum_relative_to(whole, TEACHER_MAXIMUM, teacher, inverse_temperature)
+    student_sum = sum_relative_to(whole, STUDENT_MAXIMUM, student, inverse_temperature)
+    two_product(whole[LOG_RATIO], -temperature, &center, &center_low)
+    center_of(center, 0.0, center_low - whole[LOG_RATIO_LOW] * temperature, &k[0], sums)
+    ratio = 0.0
+    if fabs(center) <= limit:
+        two_product(sums.center, inverse_temperature, &ratio, &low)
+        ratio = (ratio + whole[LOG_RATIO]) + (low + (whole[LOG_RATIO_LOW] + sums.center_low * inverse_temperature))
+    changes_about_center(z, t, classes, &k[0], teacher_sum / student_sum * exp(splat(-ratio))[0], inverse_temperature,
+                         a, c, sums, &excludes)
+    sums.weights = teacher_sum / inverse_exp_scale(<real> 0)
+    sums.changes = sums.weights * expm1(splat(ratio))[0]
