@@ -44,7 +44,7 @@ class _SoftmaxLoss(Loss):
             self._kind,
             class_weight=self.class_weight,
             takes_probabilities=self.takes_probabilities,
-            **self._numbers(),
+            **self._numbers,
         )
 
 
@@ -285,7 +285,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
             axis=checks.axis(self.axis),
         )
         # What multiplies the derivatives: see `largest_factor`.
-        self.__dict__["largest_factor"] = self.temperature
+        self.__dict__["largest_factor"] = self._numbers["largest_factor"] = self.temperature
 
 
 class _SigmoidLoss(Loss):
@@ -302,7 +302,7 @@ class _SigmoidLoss(Loss):
 
     def _new_kernel(self, core: Any) -> Any:
         return core.SigmoidKernel(
-            self._kind, element_weights=self.element_weights, **self._numbers()
+            self._kind, element_weights=self.element_weights, **self._numbers
         )
 
 

@@ -26,21 +26,19 @@ class Loss:
     largest_factor: float  # the largest weight in an array option; 1 if there is none
     _family: ClassVar[Callable[..., tuple[Any, ...]]]
     _kind: ClassVar[str]  # the name that the kernels know the loss by
+    _numbers: dict[str, Any]  # the options that kernels take as they are: all but arrays
 
     def _keep(self, **options: Any) -> None:
         """Store the options as the checks returned them."""
-        arrays = [x for x in options.values() if isinstance(x, np.ndarray) and x.size]
-        largest = max((float(x.max()) for x in arrays), default=1.0)
-        self.__dict__.update(options, largest_factor=largest, _kernels={})
-
-    def _numbers(self) -> dict[str, Any]:
-        """Return the options that kernels take as they are: all but arrays."""
-        options = {**self._options(), "largest_factor": self.largest_factor}
-        return {
-            name: value
-            for name, value in options.items()
-            if value is not None and not isinstance(value, np.ndarray)
-        }
+        numbers, maxima = {}, []
+        for name, value in options.items():
+            if not isinstance(value, np.ndarray):
+                if value is not None:
+                    numbers[name] = value
+            elif value.size:
+                maxima.append(float(value.max()))
+        numbers["largest_factor"] = largest = max(maxima) if maxima else 1.0
+        self.__dict__.update(options, largest_factor=largest, _numbers=numbers, _kernels={})
 
     def _new_kernel(self, core: Any) -> Any:
         """Return this loss in the form that the kernels of a variant take."""
