@@ -72,6 +72,8 @@ cdef inline void refine_pivots(const double* logits, Py_ssize_t rows, RowBlock* 
         target = load(&block.target_exp[i])
         after = select(equal(before, raised) | equal(load(&block.weight[i]), zero), before,
                        unit * exp(load(logits + i)))
+        # A pivot that is no target is taken from sums as the exponential that it was.
+        after = select(equal(target, before), after, before)
         store(pivot_exp + i, after)
         store(&block.target_exp[i], select(equal(target, before), after, target))
         i += lanes(<double> 0)
