@@ -497,15 +497,3 @@ def test_elements_at_the_edge(loss, options, dtype, isa):
     assert_as_the_reference(loss, dtype, edges, targets, options, where=edges == 0.5)
     weight = np.where(edges == 0.5, 2.0, 0.0)
     assert_as_the_reference(loss, dtype, edges, targets, options, sample_weight=weight)
-
-
-@pytest.mark.parametrize("classes", [3, 6, 10])
-def test_focal_hessian_of_a_masked_label(classes, isa, rng):
-    """The pivot is another class then, and the sum of all others has to be exactly that."""
-    z = rng.uniform(-30, 30, (64, classes)).astype(np.float32)
-    target, where = np.full(64, 1), np.zeros((64, classes), bool)
-    where[:, 0] = True
-    for order in "CF":
-        loss = fastce.SoftmaxFocalLoss(reduction="none")
-        hess = loss.value_grad_hess(np.array(z, order=order), target, where=where)[2]
-        assert not hess.any()

@@ -476,3 +476,18 @@ def test_exponentials_that_round_to_one_are_added_once(dtype, classes, isa, rng)
     np.testing.assert_allclose(grad.max(axis=1), 1 / near, rtol=4e-7)
     alone = fastce.SoftmaxCrossEntropy(reduction="none")(z, y)
     np.testing.assert_array_equal(alone, loss)
+
+
+@pytest.mark.parametrize("classes", [3, 6, 10])
+def test_focal_hessian_of_a_masked_label(classes, isa, rng):
+    """The pivot is another class then, and the sum of all others must be that: 0 in half of them."""
+    z, target = rng.uniform(-30, 30, (64, classes)).astype(np.float32), np.full(64, 1)
+    where = np.zeros((64, classes), bool)
+    where[:, 0] = where[::2, 2] = True
+    truth = reference.softmax_focal_loss(z.astype(float), target, reduction="none", where=where)[2]
+    assert (truth > 1e-7).any()
+    assert (truth == 0).any()
+    loss = fastce.SoftmaxFocalLoss(reduction="none")
+    for order in "CF":
+        hess = loss.value_grad_hess(np.array(z, order=order), target, where=where)[2]
+        np.testing.assert_allclose(hess, truth, rtol=1e-4, atol=1e-12)
