@@ -380,6 +380,7 @@ cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
         to = row_address(&batch.grad, row)
     if s.logits == s.u:  # read from scratch: prefetch the logits of the next run from memory
         ahead = row_address(&batch.logits, row + rows)
+    s.to_be_written = to
     s.holes = s.expects_holes or some_were_out
     s.in_range = s.some_out = s.none_low = False
     s.no_exponentials = s.mostly_out

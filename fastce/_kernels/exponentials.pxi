@@ -76,22 +76,21 @@ cdef inline bint are_in_range(const real* extremes) noexcept nogil:
 
 cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
     # Takes the extremes of a row without its holes (-inf). A row of nothing but holes is in range.
-    return lowest < safe_range_lowest(highest) or highest > safe_range_highest(highest)
+    return (lowest < safe_range_lowest(highest)) | (highest > safe_range_highest(highest))  # without a branch
 
 
 cdef inline Py_ssize_t position_of(const real* u, Py_ssize_t count, real number) noexcept nogil:
     # The first position of the number, or the last position if it does not occur.
     cdef int width = lanes(<real> 0)
-    cdef vec[real] wanted = splat(number), x
+    cdef vec[real] wanted = splat(number)
     cdef Py_ssize_t i = 0, last = count - count % width
     while i < last:
-        x = load(u + i)
-        if any(equal(x, wanted)):
-            return i + first_lane(equal(x, wanted))
+        if any(equal(load(u + i), wanted)):
+            return i + lowest_bit(lane_bits(equal(load(u + i), wanted)))
         i += width
     if i == count:
         return count - 1
-    return min_size(i + first_lane(equal(load_first(u + i, count - i, number), wanted)), count - 1)
+    return min_size(i + lowest_bit(lane_bits(equal(load_first(u + i, count - i, number), wanted))), count - 1)
 
 
 cdef real extremes_of_row(const real* u, Py_ssize_t count, real* lowest) noexcept nogil:
@@ -122,21 +121,22 @@ cdef inline vec[real] unless_hole(vec[real] x, bint negated) noexcept nogil:
 cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint negated) noexcept nogil:
     # The maximum per lane, ignoring NaN. Four are computed at the same time, since each operation on one waits for the
     # last.
-    cdef Py_ssize_t width = lanes(<real> 0), j = (classes - 1) % width + 1
+    cdef Py_ssize_t width = lanes(<real> 0), j = 0
+    cdef vec[real] least = splat(<real> -INFINITY)
     cdef vec[real] most[4]
     cdef int k
     prefetch(u + ROWS_AHEAD)
-    most[0] = max(unless_hole(load_first(u, j, <real> -INFINITY), negated), splat(<real> -INFINITY))  # not NaN
     if classes <= width:
-        return most[0]
+        return max(unless_hole(load_rest(u, classes, <real> -INFINITY), negated), least)  # least instead of NaN
+    most[0] = max(unless_hole(load(u + classes - width), negated), least)  # the rest, and a few others again
     for k in range(1, 4):
-        most[k] = splat(<real> -INFINITY)
-    while j + 4 * width <= classes:
+        most[k] = least
+    while j + 5 * width <= classes:
         for k in range(4):
             prefetch(u + j + k * width + ROWS_AHEAD)
             most[k] = max(unless_hole(load(u + j + k * width), negated), most[k])
         j += 4 * width
-    while j < classes:
+    while j + width < classes:
         prefetch(u + j + ROWS_AHEAD)
         most[0] = max(unless_hole(load(u + j), negated), most[0])
         j += width
@@ -168,17 +168,21 @@ cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bin
 cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, const real* numbers,
                             long long* to) noexcept nogil:
     # The first position of each row's number.
-    cdef Py_ssize_t width = lanes(<real> 0), i, place
-    if classes > 2 * width:
+    cdef Py_ssize_t width = lanes(<real> 0), i, j
+    cdef vec[real] wanted
+    cdef unsigned long long found, one = 1
+    if classes >= 64:
         for i in range(rows):
             to[i] = position_of(u + i * classes, classes, numbers[i])
         return
     for i in range(rows):  # without a branch, which would be hard to predict
-        place = first_lane(equal(load_first(u, min_size(classes, width), numbers[i]), splat(numbers[i])))
-        if classes > width:
-            place += (place == width) * first_lane(
-                equal(load_first(u + width, classes - width, numbers[i]), splat(numbers[i])))
-        to[i] = min_size(place, classes - 1)
+        wanted = splat(numbers[i])
+        found = one << (classes - 1)
+        j = 0
+        while j < classes:
+            found |= lane_bits(equal(load_rest(u + j, classes - j, <real> 0), wanted)) << j
+            j += width
+        to[i] = lowest_bit(found)
         u += classes
 
 
@@ -221,6 +225,7 @@ cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highe
             if i + width <= stop:
                 x = load(u + i)
                 store(e + i, select(equal(x, m), one, raised_exp(x - m)))
+                prefetch_to_write(s.to_be_written + i * sizeof(real))
             elif i < stop:
                 x = load_first(u + i, stop - i, <real> -INFINITY)
                 store_first(e + i, stop - i, select(equal(x, m), one, raised_exp(x - m)))

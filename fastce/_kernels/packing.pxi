@@ -74,6 +74,7 @@ cdef struct Scratch:
     bint any_ignored    # and whether some are ignored
     bint some_out       # whether rows of the last run were out of range
     bint mostly_out     # and whether most were
+    const char* to_be_written  # where the run writes its gradient first: lines that are worth a prefetch
     bint no_exponentials  # of this run have been computed before its rows are examined
     bint expects_holes  # whether some of the next run may be -inf
     bint holes          # whether some of this run may be

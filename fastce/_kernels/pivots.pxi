@@ -172,15 +172,16 @@ cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows
     # If the pivot is not the target, its derivative is computed like that of any other class.
     cdef Py_ssize_t classes = s.classes, i, k
     cdef bint all_moved = s.largest_pivot or batch.labels.data == NULL, is_target
-    cdef double[2] at_pivot = [0.0, 0.0]
+    cdef double at_pivot
+    cdef real* row
     for k in range(rows if all_moved else s.moved_count):
         i = k if all_moved else s.moved[k]
-        is_target = s.pivot[i] == block.label[i]  # a branch would often be mispredicted
-        at_pivot[0] = s.pivot_exp[i]
-        e[i * classes + s.pivot[i]] = <real> at_pivot[is_target]
-        if block.label[i] >= 0:
-            at_pivot[0] = read(e + i * classes + block.label[i])
-            block.target_exp[i] = s.pivot_exp[i] if is_target else at_pivot[0]
+        row = e + i * classes
+        at_pivot = s.pivot_exp[i]
+        is_target = s.pivot[i] == block.label[i]
+        if block.label[i] >= 0:  # all are added to 0, so that there is no branch, which would often be mispredicted
+            block.target_exp[i] = at_pivot * is_target + read(row + block.label[i])
+        row[s.pivot[i]] = <real> (at_pivot * (1 - is_target))
 
 
 cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,

@@ -118,14 +118,27 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
 // above, and the polynomial is three terms shorter. AVX-512 has such an instruction for 16 numbers, AVX2 for 4, the
 // same in both halves of the vector (its instruction for 8 is slow on Zen 3): there x = (n / 4) ln2 + r.
 enum { table_bits = FASTCE_VECTOR_BYTES == 64 ? 4 : 2, table_size = 1 << table_bits };
-// A table's entries as bits, each minus its part of a power of two, so that adding all of n to the exponent is right.
-FASTCE_INLINE native_of<float>::unsigned_bits less_exponents(const float *entries, int step) {
-    native_of<float>::unsigned_bits table = {};
+struct lookup_table {
+    alignas(FASTCE_VECTOR_BYTES) float entry[vec<float>::lanes];
+    alignas(FASTCE_VECTOR_BYTES) std::uint32_t bits[vec<float>::lanes];
+};
+// Every lane's entry; and its bits, minus its part of a power of two, so that adding all of n to the exponent is right.
+// Computed by the compiler: left to itself, GCC 12 builds such a vector from numbers, one by one, each time.
+template <int size> constexpr lookup_table make_lookup_table(const float (&entries)[size]) {
+    lookup_table table = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane) {
         const int i = lane % table_size;
-        table[lane] = bit_cast<std::uint32_t>(entries[i * step]) - (std::uint32_t(i) << (23 - table_bits));
+        table.entry[lane] = entries[i * (size / table_size)];
+        table.bits[lane] = __builtin_bit_cast(std::uint32_t, table.entry[lane]) - (std::uint32_t(i) << (23 - table_bits));
     }
     return table;
+}
+constexpr lookup_table exp2_lanes = make_lookup_table(exp2_table), exp2_low_lanes = make_lookup_table(exp2_table_low),
+                       multiples_lanes = make_lookup_table(quarter_multiples);
+FASTCE_INLINE native_of<float>::unsigned_bits bits_of_lanes(const lookup_table &table) {
+    native_of<float>::unsigned_bits bits;
+    std::memcpy(&bits, table.bits, sizeof bits);
+    return bits;
 }
 // The entry that the last bits of each lane name.
 FASTCE_INLINE vec<float> look_up(vec<float>::native table, native_of<float>::unsigned_bits n) {
@@ -173,9 +186,7 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
     const bits scale_bits =
         bit_cast<bits>(look_up(bit_cast<vec<float>::native>(table), n).v) + (n << (23 - table_bits));
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits)), ln2_low(0x1.05c610p-29f);
-    vec<float>::native losses = {};
-    for (int lane = 0; lane < vec<float>::lanes; ++lane)
-        losses[lane] = exp2_table_low[lane % table_size * (16 / table_size)];
+    const vec<float>::native losses = load(exp2_low_lanes.entry).v;
 #if FASTCE_VECTOR_BYTES == 64
     (void)with_losses;
     // With 16 entries r is at most 0.022, so the polynomial need not include what is added here.
@@ -194,7 +205,7 @@ template <>
 FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal, bool less_1) {
     // ln(2^-126 / 2^power), rounded up, for the two powers in use. From here on, all results are normal.
     const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
-    const native_of<float>::unsigned_bits powers = less_exponents(exp2_table, 16 / table_size);
+    const native_of<float>::unsigned_bits powers = bits_of_lanes(exp2_lanes);
     // Raised exponentials occur in rows whose focal loss multiplies an error by gamma.
     const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23), power != 0 || less_1, less_1);
     return normal ? y : zero_where(less(x, smallest), y);
@@ -254,7 +265,7 @@ template <class T> FASTCE_INLINE vec<T> exp_in_safe_range(vec<T> x) { return nor
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
 template <> FASTCE_INLINE double safe_range_unit(float) { return double(quarter_multiples[0]); }
 template <> FASTCE_INLINE vec<float> exp_in_safe_range(vec<float> x) {
-    return exp_by_table(x, vec<float>(0.0f), less_exponents(quarter_multiples, 1), false);
+    return exp_by_table(x, vec<float>(0.0f), bits_of_lanes(multiples_lanes), false);
 }
 #endif
 template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }

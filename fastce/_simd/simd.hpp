@@ -331,22 +331,35 @@ template <class T> FASTCE_INLINE bool any(mask<T> m) {
 #endif
 }
 
-// The first lane in which the mask holds; the number of lanes if there is none.
-template <class T> FASTCE_INLINE int first_lane(mask<T> m) {
-#if FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
-    const int bits = sizeof(T) == 4 ? _mm256_movemask_ps(bit_cast<__m256>(m.v)) : _mm256_movemask_pd(bit_cast<__m256d>(m.v));
-    return bits ? __builtin_ctz(unsigned(bits)) : int(vec<T>::lanes);
+// One bit per lane: whether the mask holds there.
+template <class T> FASTCE_INLINE std::uint64_t lane_bits(mask<T> m) {
+#if FASTCE_VECTOR_BYTES == 16 && defined(__SSE2__)
+    return unsigned(sizeof(T) == 4 ? _mm_movemask_ps(bit_cast<__m128>(m.v)) : _mm_movemask_pd(bit_cast<__m128d>(m.v)));
+#elif FASTCE_VECTOR_BYTES == 32 && defined(__AVX__)
+    return unsigned(sizeof(T) == 4 ? _mm256_movemask_ps(bit_cast<__m256>(m.v))
+                                   : _mm256_movemask_pd(bit_cast<__m256d>(m.v)));
 #elif FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
-    const unsigned bits = sizeof(T) == 4 ? unsigned(_mm512_movepi32_mask(bit_cast<__m512i>(m.v)))
-                                         : unsigned(_mm512_movepi64_mask(bit_cast<__m512i>(m.v)));
-    return bits ? __builtin_ctz(bits) : int(vec<T>::lanes);
+    return sizeof(T) == 4 ? unsigned(_mm512_movepi32_mask(bit_cast<__m512i>(m.v)))
+                          : unsigned(_mm512_movepi64_mask(bit_cast<__m512i>(m.v)));
 #elif FASTCE_VECTOR_BYTES
+    std::uint64_t bits = 0;
     for (int lane = 0; lane < vec<T>::lanes; ++lane)
-        if (m.v[lane])
-            return lane;
-    return vec<T>::lanes;
+        bits |= std::uint64_t(m.v[lane] != 0) << lane;
+    return bits;
 #else
-    return m.v ? 0 : 1;
+    return m.v ? 1 : 0;
+#endif
+}
+
+// The position of the lowest bit that is 1; there must be one.
+FASTCE_INLINE int lowest_bit(std::uint64_t bits) {
+#if FASTCE_GNU
+    return __builtin_ctzll(bits);
+#else
+    int position = 0;
+    while (!(bits >> position & 1))
+        ++position;
+    return position;
 #endif
 }
 
