@@ -1,5 +1,5 @@
 # The block kernel: many rows at once, in scratch that fits the cache.
-# Needs rows.pxi, formulas.pxi, pivots.pxi, scratch.pxi.
+# Needs rows.pxi, formulas.pxi, pivots.pxi, scratch.pxi, derivatives.pxi.
 #
 # A run of rows goes through in three stages:
 #   1. Its logits become exponentials. Logits in exp's safe range are used as they are, so an exponential does not
@@ -82,6 +82,33 @@ cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_
             pivot[i] = label[i] if label[i] >= 0 else 0
 
 
+cdef inline void* offset(const void* numbers, Py_ssize_t count, real tag) noexcept nogil:
+    return <void*> (<real*> numbers + count) if numbers != NULL else NULL
+
+
+cdef inline void advance(Matrix* matrix, Py_ssize_t classes) noexcept nogil:
+    matrix.data = matrix.data + classes * matrix.class_stride if matrix.data != NULL else NULL
+
+
+cdef void set_part(const Batch* batch, const Scratch* s, Py_ssize_t first, Batch* part_batch, Scratch* part_scratch,
+                   real tag) noexcept nogil:
+    # Classes from `first` on of a run of planes, which can be filled or written as if there were no others.
+    cdef Py_ssize_t scratch_first = first * s.class_apart
+    part_batch[0] = batch[0]
+    advance(&part_batch.logits, first)
+    advance(&part_batch.mask, first)
+    advance(&part_batch.grad, first)
+    advance(&part_batch.hess, first)
+    part_scratch[0] = s[0]
+    part_scratch.first_class = first
+    part_scratch.classes = min_size(s.part_classes, s.classes - first)
+    part_scratch.u = offset(s.u, 0 if s.drops_logits else scratch_first, tag)
+    part_scratch.slope = offset(s.slope, scratch_first, tag)
+    part_scratch.mask = s.mask + scratch_first if s.mask != NULL else NULL
+    part_scratch.logits = offset(s.logits, first * s.logits_class_apart, tag)
+    part_scratch.targets = offset(s.targets, first * (s.t_apart if s.t_apart else 1), tag)
+
+
 cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e,
                                   bint holes) noexcept nogil:
     # Stages 1 and 2, up to the sums of the rows.
@@ -90,11 +117,17 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
     cdef const char* ahead
     cdef const char* next_run = <const char*> s.logits if s.logits == s.u else row_address(&batch.logits, row + rows)
     cdef Py_ssize_t j = 0, k, stop, classes_ahead = max_size(PLANE_AHEAD // rows, 1)
+    cdef Batch part_batch
+    cdef Scratch part_scratch
     begin_extremes(&extremes[0])
     if s.classes == 0:  # the sum of nothing
         memset(s.sum_without_pivot, 0, rows * sizeof(double))
         memset(s.pivot_exp, 0, rows * sizeof(double))
     while j < s.classes:
+        if s.fills_parts and j % s.part_classes == 0:
+            set_part(batch, s, j, &part_batch, &part_scratch, <real> 0)
+            fill_logits(&part_batch, &part_scratch, row, rows, <real> 0)
+            u = <const real*> part_scratch.u
         stop = min_size(j + CLASSES_TOGETHER, s.classes)
         for k in range(j, stop):
             ahead = (<const char*> (u + classes_ahead * s.logits_class_apart) if k + classes_ahead < s.classes
@@ -106,9 +139,18 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
                 exponentials_without_holes(u, rows, e + k * s.exps_apart, ahead,
                                            <const char*> (e + k * s.exps_apart), &extremes[0])
             u += s.logits_class_apart
-        add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, batch.kind == FOCAL, s.largest_pivot)
+        sum_classes(batch, s, <const real*> e, j, stop, rows)
         j = stop
     s.in_range = are_in_range(&extremes[0])
+
+
+cdef void sum_classes(const Batch* batch, Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop,
+                      Py_ssize_t rows) noexcept nogil:
+    cdef bint exactly = batch.kind == FOCAL
+    if s.needs_whole_sums:
+        add_for_hessian(s, e, first, stop, rows, exactly)
+    else:
+        add_for_gradient(s, e, first, stop, rows, exactly, s.largest_pivot)
 
 
 cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, real* e) noexcept nogil:
@@ -124,7 +166,7 @@ cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, 
     s.mostly_out = 2 * out * lanes(<real> 0) > rows
     while j < s.classes:
         stop = min_size(j + CLASSES_TOGETHER, s.classes)
-        add_classes(s, <const real*> e, s.exps_apart, j, stop, rows, batch.kind == FOCAL, s.largest_pivot)
+        sum_classes(batch, s, <const real*> e, j, stop, rows)
         j = stop
 
 
@@ -188,187 +230,6 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     return OK
 
 
-cdef void clear_masked(const Scratch* s, Py_ssize_t i, real* numbers) noexcept nogil:
-    # Clears masked derivatives of row i, packed by rows.
-    cdef Py_ssize_t j = i * s.classes, stop = j + s.classes, width = lanes(<real> 0)
-    cdef vec[real] x
-    while j < stop:
-        x = load_rest(<const real*> numbers + j, stop - j, <real> 0)
-        store_first(numbers + j, min_size(stop - j, width), zero_unless(load_mask(s.mask + j, <real> 0), x))
-        j += width
-
-
-cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* grad,
-                          Py_ssize_t grad_apart, real* hess) noexcept nogil:
-    # Applies the chain rule of the cap, and clears derivatives of masked classes and of rows that do not count.
-    cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
-    cdef Py_ssize_t i, j, at
-    cdef vec[real] zero = splat(<real> 0)
-    cdef const real* active = <const real*> s.row[ACTIVE]
-    cdef mask[real] kept
-    cdef real* to
-    for i in range(rows if s.clears != NULL else 0):
-        if s.clears[i]:
-            clear_masked(s, i, grad)
-            if hess:
-                clear_masked(s, i, hess)
-    for i in range(segments if s.clears == NULL else 0):
-        at = i * s.class_apart
-        to = grad + i * grad_apart
-        if batch.softcap != 0.0:
-            chain_rule(batch, <const real*> s.u + at, <const real*> s.slope + at, count, to,
-                       hess + at if hess else NULL)
-        j = 0
-        while j < count and (s.mask != NULL or (s.by_classes and not s.all_active)):
-            kept = equal(zero, zero)
-            if s.mask != NULL:
-                kept = load_mask(s.mask + at + j, <real> 0)
-            if s.by_classes:
-                kept = kept & less(zero, load(active + j))
-            store_rest(to + j, count - j, zero_unless(kept, load_rest(<const real*> to + j, count - j, <real> 0)))
-            if hess:
-                store(hess + at + j, zero_unless(kept, load(<const real*> hess + at + j)))
-            j += lanes(<real> 0)
-    for i in range(0 if s.by_classes or s.all_active else rows):
-        if not block.active[i]:
-            memset(grad + i * s.classes, 0, s.classes * sizeof(real))
-            if hess:
-                memset(hess + i * s.classes, 0, s.classes * sizeof(real))
-
-
-cdef inline real hessian_of(const Scratch* s, Py_ssize_t i, real e, double others) noexcept nogil:
-    # The Hessian at an exponential of row i, given the sum of all others, both times the unit.
-    return <real> (e * ((<const real*> s.row[HESSIAN_PRODUCT])[i] * others
-                        + (<const real*> s.row[HESSIAN_SQUARE])[i] * e))
-
-
-cdef inline bint dominates_row(const Scratch* s, Py_ssize_t i, real e) noexcept nogil:
-    # The same test as `dominates`: the bits of a row must not depend on its neighbours.
-    cdef real others = (<const real*> s.row[SUM_WITHOUT_PIVOT])[i] + ((<const real*> s.row[PIVOT])[i] - e)
-    return others * nearly_all(e) < e
-
-
-cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* block, real* e,
-                               real* hess) noexcept nogil:
-    # Corrects the Hessian at a class that holds most of its row and is not the pivot. There is at most one per row.
-    cdef Py_ssize_t k, i, last, top, whole = s.classes - s.classes % lanes(<real> 0), j
-    cdef real largest, unit, at_pivot
-    cdef vec[real] m, x
-    cdef wide_sum[real] sum, ties, nothing
-    cdef double others
-    cdef real* row
-    for k in range(s.dominated_count):
-        i = s.dominated[k] // s.classes
-        last = min_size((s.dominated[k] + lanes(<real> 0) - 1) // s.classes, rows - 1)
-        while i <= last:
-            row = e + i * s.classes
-            at_pivot = row[s.pivots[i]]
-            if at_pivot != 0:
-                row[s.pivots[i]] = 0
-            largest = extremes_of_row(<const real*> row, s.classes, <real*> NULL)
-            m = splat(largest)
-            sum = ties = nothing
-            j = 0
-            while j < s.classes:
-                x = load(row + j) if j < whole else load_first(<const real*> row + j, s.classes - j, <real> 0)
-                sum.add(zero_where(equal(x, m), x))
-                ties.add(zero_unless(equal(x, m), x))
-                j += lanes(<real> 0)
-            unit = (<const real*> s.row[UNIT])[i]
-            others = (sum.total() + (ties.total() - largest)) * unit + s.pivot_exp[i]
-            if dominates_row(s, i, largest * unit) and block.active[i]:
-                top = position_of(<const real*> row, s.classes, largest)
-                hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)
-            if at_pivot != 0:
-                row[s.pivots[i]] = at_pivot
-            i += 1
-
-
-cdef void mend_hessian_by_classes(const Scratch* s, Py_ssize_t rows, const real* e, real* hess,
-                                  Py_ssize_t hess_apart) noexcept nogil:
-    # The same for as many rows at once as a vector has lanes.
-    cdef int width = lanes(<real> 0), k
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), this_class, pivot, top, where_top, y
-    cdef mask[real] is_higher
-    cdef wide_sum[real] sum, nothing
-    cdef real tops[16]
-    cdef real classes[16]
-    cdef double others[16]
-    cdef Py_ssize_t i = 0, j
-    while i < rows:
-        pivot = load(<const real*> s.pivot_class + i)
-        top = where_top = this_class = zero
-        for j in range(s.classes):
-            y = zero_where(equal(pivot, this_class), load(e + j * s.exps_apart + i))
-            is_higher = less(top, y)
-            top = select(is_higher, y, top)
-            where_top = select(is_higher, this_class, where_top)
-            this_class = this_class + one
-        sum = nothing
-        this_class = zero
-        for j in range(s.classes):
-            y = load(e + j * s.exps_apart + i)
-            sum.add(zero_where(equal(pivot, this_class) | equal(where_top, this_class), y))
-            this_class = this_class + one
-        store(&tops[0], top * load(<const real*> s.row[UNIT] + i))
-        store(&classes[0], where_top)
-        store_wide(&others[0], sum.lanes())
-        for k in range(min_size(width, rows - i)):
-            others[k] = others[k] * (<const real*> s.row[UNIT])[i + k] + s.pivot_exp[i + k]
-            if dominates_row(s, i + k, tops[k]) and (<const real*> s.row[ACTIVE])[i + k] > 0:
-                hess[<Py_ssize_t> classes[k] * hess_apart + i + k] = hessian_of(s, i + k, tops[k], others[k])
-        i += width
-
-
-cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, const RowBlock* block,
-                    real* e) noexcept nogil:
-    # Stage 3.
-    cdef bint changes = changes_derivatives(batch)
-    cdef bint streams = s.streams, any_dominated
-    cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not streams
-    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may already be
-    cdef real* hess = NULL
-    cdef const real* t = <const real*> s.targets
-    cdef Py_ssize_t hess_apart = s.class_apart
-    cdef Py_ssize_t grad_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real) if direct else s.exps_apart
-    cdef Scaled scaled
-    cdef Unified unified
-    cdef Smoothed smoothed
-    cdef Exact exact
-    cdef Curved curved
-    cdef LogSoftmax log_softmax
-    if batch.hess.data != NULL:
-        hess = <real*> s.hess
-        if s.direct_hess:
-            hess = <real*> row_address(&batch.hess, row)
-            hess_apart = batch.hess.class_stride // <Py_ssize_t> sizeof(real)
-        any_dominated = over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, hess,
-                                 hess_apart, curved)
-        if any_dominated and not s.largest_pivot and s.by_classes:
-            mend_hessian_by_classes(s, rows, <const real*> e, hess, hess_apart)
-        elif any_dominated and not s.largest_pivot:
-            mend_hessian_by_rows(s, rows, block, e, hess)
-    if batch.kind == LOG_SOFTMAX:
-        over_run(batch, s, 0, rows, block, <const real*> s.logits, s.logits_class_apart, t, s.t_apart, grad,
-                 grad_apart, log_softmax)
-    elif is_soft(batch) and s.exact:
-        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, exact)
-    elif is_soft(batch):
-        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, smoothed)
-    elif s.exact:
-        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, unified)
-    else:
-        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, scaled)
-    if changes:
-        clear_and_chain(batch, s, rows, block, grad, grad_apart, hess)
-    if streams:
-        stream(<real*> row_address(&batch.grad, row), <const real*> grad, 0, rows * s.classes, False)
-    elif not direct:
-        empty_scratch(s, <const real*> grad, &batch.grad, row, rows)
-    if hess and not s.direct_hess:
-        empty_scratch(s, <const real*> hess, &batch.hess, row, rows)
-
-
 cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e, real tag) noexcept nogil:
     # Stage 1 of a run, except for rows out of range. It begins as the last run ended: if most rows were out of range,
     # it computes no exponentials; if some were, it allows for holes, which would be its next attempt anyway.
@@ -406,9 +267,16 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     cdef real* e = <real*> s.e
     cdef Py_ssize_t first = 0
     cdef int status = OK
+    cdef Batch part_batch
+    cdef Scratch part_scratch
     s.run_rows = rows
     s.exps_apart = s.class_apart
-    fill_logits(batch, s, row, rows, tag)
+    if s.fills_parts:
+        s.logits = s.u
+        s.logits_class_apart = s.class_apart
+        s.logits_row_apart = s.row_apart
+    if not s.fills_parts or s.mostly_out:
+        fill_logits(batch, s, row, rows, tag)
     if s.in_gradient and (not s.by_classes or rows % lanes(tag) == 0):
         e = <real*> row_address(&batch.grad, row)
         s.exps_apart = batch.grad.class_stride // <Py_ssize_t> sizeof(real)
@@ -426,18 +294,28 @@ cdef int do_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
     if not s.is_long:
         begin_run(batch, s, row, rows, e, tag)
     if s.by_classes:
+        if s.drops_logits and (s.holes or not s.in_range):
+            fill_logits(batch, s, row, rows, tag)
         if not s.in_range or (s.holes and not s.largest_pivot):
             classes_out_of_range(batch, s, rows, e)
         if s.largest_pivot:
             largest_logits(batch, s, row, rows, tag)
-        if s.needs_whole_sums:
-            whole_sums_by_classes(s, <const real*> e, rows)
     while first < rows and status == OK:
         status = finish_block(batch, s, row, first, min_size(BLOCK_ROWS, rows - first), block, e, total)
         first += BLOCK_ROWS
-    if batch.grad.data != NULL and status == OK:
+    if s.by_classes and s.needs_whole_sums and status == OK:
+        mend_hessian_by_classes(s, rows, <const real*> e)
+    if batch.grad.data == NULL or status != OK:
+        return status
+    if s.part_classes == s.classes:
         write_run(batch, s, row, rows, block, e)
-    return status
+        return OK
+    first = 0
+    while first < s.classes:
+        set_part(batch, s, first, &part_batch, &part_scratch, tag)
+        write_run(&part_batch, &part_scratch, row, rows, block, e + first * s.exps_apart)
+        first += s.part_classes
+    return OK
 
 
 cdef int run_blocks(const Batch* batch, Py_ssize_t start, Py_ssize_t stop, int plan, real tag,

@@ -17,7 +17,10 @@ cdef enum:  # numbers of rows, in the working precision, that the passes over sc
     PIVOT_CLASS = 12
     ACTIVE = 13              # 1 or 0
     SHARE = 14               # of label smoothing, for each class
-    ROW_NUMBERS = 15
+    TOP = 15                 # for a Hessian, packed class by class: the largest exponential that is not the pivot; if it
+    #                          is nearly all of its row, it is replaced by the Hessian there
+    TOP_CLASS = 16           # and its class, if any row of the run has one; -1 for none
+    ROW_NUMBERS = 17
 
 
 cdef struct Scratch:
@@ -25,6 +28,10 @@ cdef struct Scratch:
     char* memory
     RowBlock* block     # aligned to cache lines, which the stack is not
     Py_ssize_t classes
+    Py_ssize_t first_class   # 0, unless this is a part of a run
+    Py_ssize_t part_classes  # of a part: one that fits the cache is filled, and emptied, at a time
+    bint fills_parts    # whether logits come into scratch that way
+    bint drops_logits   # and are not needed afterwards, unless they turn out to be out of range
     Py_ssize_t rows     # of a run, at most
     Py_ssize_t class_apart
     Py_ssize_t row_apart
@@ -83,6 +90,7 @@ cdef struct Scratch:
     Py_ssize_t dominated_count
     Py_ssize_t moved[BLOCK_ROWS]  # rows of a block whose pivot is not the target
     Py_ssize_t moved_count
+    bint has_tops       # whether a class that is not the pivot is nearly all of some row
     bint all_active
     bint active_ones    # whether all numbers of row[ACTIVE] are 1
     bint zero_logits    # whether maximum and target_logit of the RowBlock are 0
@@ -238,7 +246,7 @@ cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matr
     if s.by_classes and s.classes <= most_interleaved and is_flat:
         classes_to_rows(source, s.class_apart, rows, s.classes, <real*> stage)
         source = <const real*> stage
-    elif s.by_classes and matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
+    elif s.interleaves and matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
         to_rows(source, s.class_apart, rows, s.classes, to, matrix.row_stride)
         return
     elif s.by_classes and matrix.class_stride == size and s.classes >= quad(<real> 0):

@@ -179,9 +179,9 @@ cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows
         row = e + i * classes
         at_pivot = s.pivot_exp[i]
         is_target = s.pivot[i] == block.label[i]
-        if block.label[i] >= 0:  # all are added to 0, so that there is no branch, which would often be mispredicted
-            block.target_exp[i] = at_pivot * is_target + read(row + block.label[i])
         row[s.pivot[i]] = <real> (at_pivot * (1 - is_target))
+        if block.label[i] >= 0:  # a sum, one of whose terms is 0: a branch would often be mispredicted
+            block.target_exp[i] = at_pivot * is_target + read(<const real*> row + block.label[i])
 
 
 cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -277,6 +277,7 @@ cdef void find_pivots_by_classes(const Batch* batch, Scratch* s, Py_ssize_t firs
         forget_unused(block, rows, pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
         block.sum_without_pivot[i] = block.maximum[i] = block.target_logit[i] = 0.0
+        block.target_exp[i] = 1.0
         if first + i >= s.run_rows:
             pivot_exp[i] = 1.0
     if batch.kind == FOCAL and not large:

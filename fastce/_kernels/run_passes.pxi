@@ -146,24 +146,24 @@ cdef inline bint has_target(row_pass kind) noexcept nogil:
     return row_pass is Smoothed or row_pass is Exact or row_pass is Targets
 
 
-cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
+cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
                        const real* t, Py_ssize_t t_apart, real* to, Py_ssize_t to_apart, bint labelled,
                        row_pass kind) noexcept nogil:
     # A pass over the rows from `first` on, packed class by class; t_apart is 0 if t has one number per class. The
-    # derivative at the label is found by comparison: writing it afterwards would miss the cache. Returns whether a
-    # class other than the pivot dominates a row.
+    # derivative at the label is found by comparison: writing it afterwards would miss the cache.
     cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
     cdef vec[real] c[6]
-    cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = zero, one = splat(<real> 1), y, x_i
-    cdef mask[real] found = less(zero, zero)
+    cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = splat(<real> s.first_class), y, x_i
+    cdef vec[real] one = splat(<real> 1)
     cdef const real* label = <const real*> s.row[LABEL]
-    cdef const real* pivot = <const real*> s.pivot_class
+    cdef const real* top_class = <const real*> s.row[TOP_CLASS]
+    cdef const real* at_top = <const real*> s.row[TOP]
     cdef const real* at_label = <const real*> s.row[label_of(kind)]
     cdef const real* active = <const real*> s.row[ACTIVE]
     cdef const unsigned char* mask = s.mask
     cdef bint clears = has_labels(kind) and not s.all_active
-    cdef Py_ssize_t j, i, stop = first + rows
+    cdef Py_ssize_t j, i, stop = first + rows, classes_ahead = max_size(PLANE_AHEAD // rows, 1)
     for k in range(count):
         row[k] = <const real*> s.row[which[k]]
     for j in range(s.classes):
@@ -186,7 +186,8 @@ cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
             x_i = load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0)
             y = passed(x_i, t_j, &c[0], kind)
             if row_pass is Curved:
-                found = found | dominates(zero_where(equal(load(pivot + i), this_class), x_i), &c[0], kind)
+                if s.has_tops:
+                    y = select(equal(load(top_class + i), this_class), load(at_top + i), y)
             if has_labels(kind):
                 if labelled:
                     y = select(equal(load(label + i), this_class), load(at_label + i), y)
@@ -205,7 +206,6 @@ cdef bint over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
         if row_pass is Targets:
             if mask != NULL:
                 mask += s.class_apart
-    return any(found)
 
 
 cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, real* to,
@@ -280,14 +280,15 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
             s.dominated_count += any(found)
 
 
-cdef bint over_run(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
+cdef void over_run(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows,
                    const RowBlock* block, const real* x, Py_ssize_t x_apart, const real* t, Py_ssize_t t_apart,
                    real* to, Py_ssize_t to_apart, row_pass kind) noexcept nogil:
     # A pass over the rows from `first` on of a run; if it is packed by rows, over all of it.
     cdef bint labelled = has_labels(kind) and batch.labels.data != NULL
     cdef Py_ssize_t i
     if s.by_classes:
-        return over_classes(s, first, rows, x, x_apart, t, t_apart, to, to_apart, labelled, kind)
+        over_classes(s, first, rows, x, x_apart, t, t_apart, to, to_apart, labelled, kind)
+        return
     s.dominated_count = 0
     over_rows(s, rows, x, t, to, kind)
     if labelled:
@@ -297,4 +298,3 @@ cdef bint over_run(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t 
         for i in range(rows):
             if not block.active[i]:
                 memset(to + i * s.classes, 0, s.classes * sizeof(real))
-    return s.dominated_count > 0

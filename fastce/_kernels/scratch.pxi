@@ -1,5 +1,5 @@
 # How the scratch of a batch is divided, and what is the same for all its runs.
-# Needs statistics.pxi.
+# Needs statistics.pxi, pivots.pxi.
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
     # Whether logits enter the softmax as they are.
@@ -68,7 +68,8 @@ cdef inline Py_ssize_t staged_size(const Scratch* s, const Matrix* matrix, real 
         return 0
     if not s.by_classes and matrix.class_stride == size and s.classes > SPREAD_CLASSES:
         return 0
-    if s.classes > most_interleaved and size == own and (matrix.class_stride == size or matrix.row_stride == size):
+    if (s.classes > most_interleaved and size == own and (matrix.class_stride == size or matrix.row_stride == size)
+            and (s.interleaves or not s.by_classes)):
         return 0
     return max_size(size, own)
 
@@ -78,11 +79,12 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     cdef Py_ssize_t size = sizeof(real), classes = s.classes, numbers = s.rows + 32, elements, i
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL
     cdef Py_ssize_t largest = max_size(
-        max_size(staged_size(s, &batch.logits, tag), staged_size(s, &batch.probabilities, tag)),
-        max_size(staged_size(s, &batch.grad, tag), staged_size(s, &batch.hess, tag)))
+        staged_size(s, &batch.logits, tag),
+        max_size(staged_size(s, &batch.grad, tag), staged_size(s, &batch.hess, tag))), part_elements
     elements = classes * s.class_apart if s.by_classes else (s.rows + 15) // 16 * 16 * classes
     if s.is_long:
         elements = classes
+    part_elements = min_size(elements, s.part_classes * s.class_apart) if s.by_classes else elements
     s.block = <RowBlock*> part(&memory, sizeof(RowBlock))
     s.unit = <double*> part(&memory, BLOCK_ROWS * sizeof(double))
     s.factors = <double*> part(&memory, BLOCK_ROWS * sizeof(double))
@@ -90,7 +92,8 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
         s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size)
     s.u = part(&memory, 0 if is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
                else elements * size)
-    s.stage = part(&memory, elements * largest + classes * 8)
+    s.stage = part(&memory, max_size(elements * staged_size(s, &batch.probabilities, tag), part_elements * largest)
+                   + classes * 8)
     for i in range(ROW_NUMBERS):
         s.row[i] = part(&memory, numbers * size)
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
@@ -100,7 +103,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     s.pivot = <long long*> part(&memory, numbers * sizeof(long long))
     s.labels = <long long*> part(&memory, numbers * sizeof(long long))
     if wants_hess and not s.direct_hess:
-        s.hess = part(&memory, elements * size)
+        s.hess = part(&memory, part_elements * size)
     if batch.statistics != NULL:
         s.statistics = <double*> part(&memory, STATISTICS * BLOCK_ROWS * sizeof(double))
     if wants_hess and not s.by_classes:
@@ -166,6 +169,14 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     # Long planes are no power of two apart: a row of a run would meet itself in the cache.
     s.class_apart = 1 if not s.by_classes else s.rows if s.rows * size <= 4 * cache_line else s.rows + 16
     s.row_apart = 1 if s.by_classes else classes
+    s.part_classes = classes
+    if plan == BLOCK_BY_PLANES and PART_ELEMENTS < s.rows * classes:
+        s.part_classes = min_size(
+            classes, max_size(PART_ELEMENTS // (s.rows * CLASSES_TOGETHER), 1) * CLASSES_TOGETHER)
+    s.fills_parts = (s.part_classes < classes and batch.mask.data == NULL
+                     and not (is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)))
+    s.drops_logits = (s.fills_parts and not needs_logits(batch, s) and batch.kind != FOCAL
+                      and batch.statistics == NULL and not changes_derivatives(batch))
     s.memory = <char*> malloc(<size_t> divide_scratch(batch, s, NULL, tag) + 64)
     if s.memory == NULL:
         return NO_MEMORY

@@ -193,60 +193,80 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
     return zero_where(is_pivot, y)
 
 
-cdef void add_classes(const Scratch* s, const real* e, Py_ssize_t apart, Py_ssize_t first,
-                      Py_ssize_t stop, Py_ssize_t rows, bint exactly, bint largest) noexcept nogil:
-    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots.
+cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
+                             bint exactly, bint largest, bint whole) noexcept nogil:
+    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, also to
+    # sums without rounding in float, and with the rounding errors in double; and finds the largest exponential.
     cdef int width = lanes(<real> 0), k
-    cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x
-    cdef wide_sum[real] nothing, sum
-    cdef wide_vec[real] wide
+    cdef Py_ssize_t apart = s.exps_apart, i = 0, j
+    cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x, y
+    cdef vec[real] top = splat(<real> 0)
+    cdef wide_sum[real] nothing, sum, exact
+    cdef wide_vec[real] high, low
+    cdef vec[double] before, total, rounded
     cdef const real* pivots = <const real*> s.pivot_class
-    cdef const real* y
-    cdef Py_ssize_t i = 0, j
+    cdef real* tops = <real*> s.row[TOP]
+    cdef const real* z
     while i < rows:
-        y = e + first * apart + i
-        sum = nothing
+        z = e + first * apart + i
+        sum = exact = nothing
         this_class = first_class
         pivot = load(pivots + i)
         taken = splat(<real> 0) if first == 0 else load_narrowed(s.pivot_exp + i, <real> 0)
+        if whole:
+            top = splat(<real> 0) if first == 0 else load(<const real*> tops + i)
         j = first
         while real is float and not exactly and j + 2 <= stop:
-            x = without_pivot(load(y), pivot, this_class, &taken, largest)
+            x = without_pivot(load(z), pivot, this_class, &taken, largest)
             this_class = this_class + one
-            x = x + without_pivot(load(y + apart), pivot, this_class, &taken, largest)
+            y = without_pivot(load(z + apart), pivot, this_class, &taken, largest)
             this_class = this_class + one
-            sum.add(x)
-            y += 2 * apart
+            if whole:
+                exact.add(x)
+                exact.add(y)
+                top = max(x, max(y, top))
+            sum.add(x + y)
+            z += 2 * apart
             j += 2
         while j < stop:
-            sum.add(without_pivot(load(y), pivot, this_class, &taken, largest))
+            x = without_pivot(load(z), pivot, this_class, &taken, largest)
             this_class = this_class + one
-            y += apart
+            if whole:
+                exact.add(x)
+                top = max(x, top)
+            sum.add(x)
+            z += apart
             j += 1
-        wide = sum.lanes()
-        for k in range(0 if first == 0 else wide.parts):
-            wide.part[k] = load(<const double*> s.sum_without_pivot + i + k * lanes(<double> 0)) + wide.part[k]
-        store_wide(s.sum_without_pivot + i, wide)
+        high = sum.lanes()
+        for k in range(0 if first == 0 else high.parts):
+            high.part[k] = load(<const double*> s.sum_without_pivot + i + k * lanes(<double> 0)) + high.part[k]
+        store_wide(s.sum_without_pivot + i, high)
         store_widened(s.pivot_exp + i, taken)
+        if whole:
+            high = exact.lanes()
+            low = exact.low_lanes()
+            for k in range(0 if first == 0 else high.parts):
+                before = load(<const double*> s.whole_sum + i + k * lanes(<double> 0))
+                total = before + high.part[k]
+                rounded = total - before
+                low.part[k] = (load(<const double*> s.whole_low + i + k * lanes(<double> 0)) + low.part[k]
+                               + ((before - (total - rounded)) + (high.part[k] - rounded)))
+                high.part[k] = total
+            store_wide(s.whole_sum + i, high)
+            store_wide(s.whole_low + i, low)
+            store(tops + i, top)
         i += width
 
 
-cdef void whole_sums_by_classes(const Scratch* s, const real* e, Py_ssize_t rows) noexcept nogil:
-    # Sums of a run packed class by class, without the pivots: without rounding in float, and with the rounding errors
-    # in double.
-    cdef vec[real] one = splat(<real> 1), this_class, pivot
-    cdef wide_sum[real] nothing, sum
-    cdef Py_ssize_t i = 0, j
-    while i < rows:
-        sum = nothing
-        this_class = splat(<real> 0)
-        pivot = load(<const real*> s.pivot_class + i)
-        for j in range(s.classes):
-            sum.add(zero_where(equal(pivot, this_class), load(e + j * s.exps_apart + i)))
-            this_class = this_class + one
-        store_wide(s.whole_sum + i, sum.lanes())
-        store_wide(s.whole_low + i, sum.low_lanes())
-        i += lanes(<real> 0)
+# Not inline, so that each loop can use all registers.
+cdef void add_for_gradient(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
+                           bint exactly, bint largest) noexcept nogil:
+    add_classes(s, e, first, stop, rows, exactly, largest, False)
+
+
+cdef void add_for_hessian(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
+                          bint exactly) noexcept nogil:
+    add_classes(s, e, first, stop, rows, exactly, False, True)
 
 
 cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t, Py_ssize_t t_apart,
@@ -255,7 +275,7 @@ cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t,
     # Sums of a run packed class by class: of t, unless all rows have the same t, and of t (m - u).
     cdef wide_sum[real] nothing, mass_sum, distance_sum
     cdef vec[real] m, x, y, t_x, t_y
-    cdef Py_ssize_t i = 0, j, stop
+    cdef Py_ssize_t i = 0, j, stop, ahead = max_size(PLANE_AHEAD // rows, 1) * u_apart
     cdef int width = lanes(<real> 0)
     while i < rows:
         mass_sum = distance_sum = nothing
@@ -264,10 +284,12 @@ cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t,
         stop = classes - 1 if real is float else 0  # floats are added in pairs before they are widened
         while j < classes:
             t_x = load(t + j * t_apart + i) if t_apart else splat(t[j])
+            prefetch(u + j * u_apart + ahead + i)
             x = distance(load_rest(u + j * u_apart + i, rows - i, <real> 0), t_x, m)
             if j < stop:
                 j += 1
                 t_y = load(t + j * t_apart + i) if t_apart else splat(t[j])
+                prefetch(u + j * u_apart + ahead + i)
                 y = distance(load_rest(u + j * u_apart + i, rows - i, <real> 0), t_y, m)
                 x = x + y
                 t_x = t_x + t_y
