@@ -34,7 +34,7 @@ cdef enum:
     LARGEST_PLANE_BYTES = 10485760  # for them: allocations of 32 MB and more are mapped anew at each call
     CLASSES_TOGETHER = 16    # of a run, summed while they are in the cache: a fixed number, because the bits of
     #                          a row's sum must not depend on the size of its run
-    PART_ELEMENTS = 8192     # of some classes of a run of planes, which are filled and emptied one part after another
+    PART_ELEMENTS = 32768     # of some classes of a run of planes, which are filled and emptied one part after another
     STREAMED_ROW_BYTES = 65536  # of one row, which is then streamed from scratch past the caches
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched at the same time
     PLANE_AHEAD = 512        # elements from a logit of a plane to the prefetched one, of another class

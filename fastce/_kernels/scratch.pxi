@@ -52,11 +52,11 @@ cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
     # Whether a label has target mass of its own, in addition to that of all classes from smoothing.
-    cdef Py_ssize_t j
-    if batch.class_weight != NULL:
-        for j in range(batch.classes):
-            if batch.class_weight[j] == 0.0:
-                return False
+    cdef Py_ssize_t j = 0
+    while batch.class_weight != NULL and j < batch.classes:
+        if any(equal(load_rest(batch.class_weight + j, batch.classes - j, 1.0), splat(0.0))):
+            return False
+        j += lanes(0.0)
     return batch.label_smoothing < 1.0
 
 
