@@ -1,4 +1,4 @@
-# What the softmax kernels share: the arrays of a batch, its labels, and the numbers of each row.
+# Shared by the softmax kernels: the arrays of a batch, its labels, and the numbers of each row.
 
 ctypedef fused real:
     float
@@ -26,9 +26,10 @@ cdef enum:  # which loss of the softmax family
 KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
          "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
 
-# How many rows are finished together. They fill several vectors of every instruction set, so that the logarithms of one
-# vector overlap with those of another, and each stage is called less often. Twice as many gain nothing. Half as many
-# cost the most with few classes (`python -m bench.cliffs --only softmax --classes 2,10`).
+# The number of rows that are finished together. They fill several vectors of every instruction set, so that the
+# logarithms of one vector overlap with those of another, and each stage is called less often. Twice as many gain
+# nothing. Half as many are slower, most of all with few classes (`python -m bench.cliffs --only softmax --classes
+# 2,10`).
 cdef enum:
     BLOCK_ROWS = 128
 
@@ -86,14 +87,14 @@ cdef struct Batch:
     char* loss                # one number per row in the working precision, or NULL
     char* log_sum_exp
     long long* argmax
-    double* maximum           # this and the next ones: copies of RowBlock's arrays for all rows, or NULL
+    double* maximum           # this and the following: copies of RowBlock's arrays for all rows, or NULL
     double* others
     double* target_logit
     double* soft_gap
-    double* statistics        # those of statistics.pxi, one array of all rows after another, or NULL
-    Py_ssize_t statistics_apart  # from one of them to the next
-    double* summaries         # those of divergence_shards.pxi for these classes, likewise, or NULL
-    const double* whole_rows  # if the classes are those of one shard: the merged summaries of all, or NULL
+    double* statistics        # one array over all rows per statistic of statistics.pxi, or NULL
+    Py_ssize_t statistics_apart  # from one of these arrays to the next
+    double* summaries         # likewise, the summaries of these classes (divergence_shards.pxi), or NULL
+    const double* whole_rows  # the merged summaries of all shards if the classes are one shard's, else NULL
     Py_ssize_t summaries_apart
 
 

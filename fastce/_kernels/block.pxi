@@ -1,11 +1,11 @@
 # The block kernel: many rows at once, in scratch that fits the cache.
 # Needs rows.pxi, formulas.pxi, pivots.pxi, scratch.pxi, derivatives.pxi.
 #
-# A run of rows goes through in three stages:
+# A run of rows passes through three stages:
 #   1. Its logits become exponentials. Logits in exp's safe range are used as they are, so an exponential does not
 #      depend on the row that it belongs to. Rows out of range are computed again, relative to their maximum.
 #   2. Each row is summed without one of its exponentials, its pivot, so that nothing cancels: the target, or the
-#      largest exponential if classes other than the target need the sum of all others, too. From these sums,
+#      largest exponential if classes besides the target also need the sum of all others. From these sums,
 #      finish_rows computes the loss and the coefficients of the third stage.
 #   3. Exponentials become derivatives, which are written to their arrays.
 # Scratch is packed row by row or class by class (packing.pxi). The layout of memory decides only how scratch is filled
@@ -28,7 +28,7 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     s.logits = u
     s.logits_class_apart = s.class_apart
     s.logits_row_apart = s.row_apart
-    if lies_as_scratch(s, &batch.logits, tag):  # the first change brings them there
+    if lies_as_scratch(s, &batch.logits, tag):  # the first change copies them there
         origin = <const real*> row_address(&batch.logits, row)
         source_apart = batch.logits.class_stride // size
     else:
@@ -120,7 +120,7 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
     cdef Batch part_batch
     cdef Scratch part_scratch
     begin_extremes(&extremes[0])
-    if s.classes == 0:  # the sum of nothing
+    if s.classes == 0:  # an empty sum
         memset(s.sum_without_pivot, 0, rows * sizeof(double))
         memset(s.pivot_exp, 0, rows * sizeof(double))
     while j < s.classes:
@@ -171,7 +171,7 @@ cdef void classes_out_of_range(const Batch* batch, Scratch* s, Py_ssize_t rows, 
 
 
 cdef void largest_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
-    # Of a run packed class by class, and the first class of each.
+    # The largest logit of each row of a run packed class by class, and the first class that has it.
     cdef const real* u = <const real*> s.logits
     cdef real* reference = <real*> s.row[REFERENCE]
     cdef vec[real] highest, x, argmax, this_class, one = splat(<real> 1)
@@ -223,7 +223,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     else:
         if batch.others:
             for i in range(rows):
-                # A row without exponentials counts as -1, one less than a row with nothing but its maximum.
+                # A row without exponentials counts as -1, one less than a row whose only exponential is its maximum.
                 block.sum_without_pivot[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
                                               else block.sum_without_pivot[i] / s.pivot_exp[first + i])
         end_rows(batch, row + first, rows, block, batch.classes > SHORT_ROW, <real> 0, total)
@@ -231,8 +231,8 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 
 
 cdef void begin_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real* e, real tag) noexcept nogil:
-    # Stage 1 of a run, except for rows out of range. It begins as the last run ended: if most rows were out of range,
-    # it computes no exponentials; if some were, it allows for holes, which would be its next attempt anyway.
+    # Stage 1 of a run, except for rows out of range. It starts from what the previous run found: if most rows were out
+    # of range, it computes no exponentials; if some were, it allows for holes, which would be its next attempt anyway.
     cdef real extremes[32]
     cdef const char* ahead = <const char*> s.logits + ROWS_AHEAD * sizeof(real)
     cdef const char* to = <const char*> e

@@ -1,7 +1,8 @@
-# The C interface that _core.pxd declares and documents. Only the baseline module finds that file. So the functions are
-# `api`, which puts them into __pyx_capi__ of every variant, and `cimport` takes them from the variant in use. They take
-# plain arguments: a struct's name would differ between variants, and a pointer to a struct says nothing about its
-# fields. The signature, which is checked when a caller is imported, is all that both sides must agree on.
+# The C interface that _core.pxd declares and documents. Cython finds that file for the baseline module alone. The
+# functions are therefore declared `api`, which puts them into __pyx_capi__ of every variant, and `cimport` takes them
+# from the variant in use. Their arguments are plain, because a struct's name would differ between variants, and a
+# pointer to a struct says nothing about its fields. The two sides have to agree only on the signature, which is checked
+# when a caller is imported.
 # Needs softmax.pxi, sigmoid_calls.pxi.
 
 from libc.math cimport isfinite

@@ -2,7 +2,7 @@
 # Needs batch.pxi.
 
 cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
-    # From storages whose numbers are floats without rounding.
+    # From storages whose numbers become floats without rounding.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]

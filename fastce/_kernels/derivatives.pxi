@@ -50,7 +50,7 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
 
 
 cdef inline real hessian_of(const Scratch* s, Py_ssize_t i, real e, double others) noexcept nogil:
-    # The Hessian at an exponential of row i, given the sum of all others, both times the unit.
+    # The Hessian at a class of row i, from its exponential and the sum of all others, both multiplied by the unit.
     return <real> (e * ((<const real*> s.row[HESSIAN_PRODUCT])[i] * others
                         + (<const real*> s.row[HESSIAN_SQUARE])[i] * e))
 
@@ -147,7 +147,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef bint changes = changes_derivatives(batch)
     cdef bint streams = s.streams
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not streams
-    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may already be
+    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may point already
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets
     cdef Py_ssize_t hess_apart = s.class_apart

@@ -9,13 +9,13 @@ cdef enum:  # plans
     BLOCK_BY_PLANES = 2    # neighbouring rows are contiguous and classes are not: packed class by class
 
 PLANS = ("block by rows", "block interleaved", "block by planes")
-"""The plans by their numbers."""
+"""The names of the plans, by number."""
 
 cdef enum:
-    INTERLEAVED_CLASSES = 6  # most classes of rows packed class by class: with 6, the float32 gradient takes 1.15 ns
+    INTERLEAVED_CLASSES = 6  # most classes that are packed class by class: with 6, the float32 gradient takes 1.15 ns
     #                          per element this way and 1.22 by rows, the Hessian 2.1 and 3.0
-    INTERLEAVED_ROWS = 256   # of a run of such rows
-    SPREAD_CLASSES = 24      # most classes for which a look-up spreads numbers of rows over vectors
+    INTERLEAVED_ROWS = 256   # in a run of such rows
+    SPREAD_CLASSES = 24      # most classes for which a lookup spreads numbers of rows over vectors
     BLOCK_BYTES = 16384      # of a block of longer rows, if it holds at least LEAST_ROWS of them: with 8 KB, 64 classes
     #                          take 4 % longer, 300 and 1,000 classes 6 to 9 %
     LEAST_ROWS = 4
@@ -26,16 +26,16 @@ cdef enum:
     SHORT_ROW = 256          # most classes of rows whose losses are added up by blocks; those of longer rows are
     #                          added one by one, so that a task may begin at any row
     PLANE_ROWS = 1024        # of a run of planes: 4 KB of float32 per class
-    PLANE_BYTES = 1048576    # of all classes of a run, unless it would have fewer than
-    LEAST_PLANE_ROWS = 128   # this many rows, if they need no scratch: distant cache lines cost more than the cache
+    PLANE_BYTES = 1048576    # of all classes of a run, apart from the next three limits
+    LEAST_PLANE_ROWS = 128   # fewest rows of a run without scratch: distant cache lines cost more than the cache
     #                          saves. 64 class-major rows of 32,769 classes take 0.40 ns per element in one run,
     #                          1.15 in runs of 16; 128 rows take 0.48 in one, 0.67 in runs of 64, 3.3 in runs of 16
-    LEAST_SCRATCH_ROWS = 64  # this many rows if they need scratch, and no more than
-    LARGEST_PLANE_BYTES = 10485760  # for them: allocations of 32 MB and more are mapped anew at each call
+    LEAST_SCRATCH_ROWS = 64  # fewest rows of a run with scratch, unless they exceed
+    LARGEST_PLANE_BYTES = 10485760  # this size: allocations of 32 MB and more are mapped anew on each call
     CLASSES_TOGETHER = 16    # of a run, summed while they are in the cache: a fixed number, because the bits of
     #                          a row's sum must not depend on the size of its run
     PART_ELEMENTS = 32768     # of some classes of a run of planes, which are filled and emptied one part after another
-    STREAMED_ROW_BYTES = 65536  # of one row, which is then streamed from scratch past the caches
+    STREAMED_ROW_BYTES = 65536  # largest row that is streamed from scratch past the caches
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched at the same time
     PLANE_AHEAD = 512        # elements from a logit of a plane to the prefetched one, of another class
     GATHERED_ELEMENTS = 32768  # of a gathered block, unless a row has more: 256 KB of float32 with a block of outputs
@@ -48,7 +48,7 @@ cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
 
 
 def thresholds():
-    """Return the sizes at which plans, packings and ways of a kernel change: for tests, and for the rows of shards."""
+    """Return the sizes at which a plan, a packing or a kernel's path changes: for tests, and for the rows of shards."""
     return {
         "interleaved classes": INTERLEAVED_CLASSES,
         "interleaved rows": INTERLEAVED_ROWS,

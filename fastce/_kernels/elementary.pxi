@@ -2,9 +2,9 @@
 # Needs passes.pxi, arrays.pxi.
 
 def elementary(str name, cnp.ndarray x, double gamma=1.0):
-    """Return a function of a contiguous float32 or float64 array: one of the names below.
+    """Return one of the functions named below of a contiguous float32 or float64 array.
 
-    `gamma` is the exponent of `power_of_fraction`, which takes float64 alone.
+    `gamma` is the exponent of `power_of_fraction`, which takes only float64.
     """
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
@@ -44,7 +44,7 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count, double 
         elif function == 6:
             x_i = expm1_less_argument(x_i, expm1(x_i))
         elif real is double:
-            if function == 7:  # log(1 + x) again; of a pivot whose bits are no power of two
+            if function == 7:  # log(1 + x) again, with a pivot that is not a power of two
                 pivot = splat(0.7)
                 k = quotient_parts(x_i * pivot, pivot, pivot + x_i * pivot, &numerator, &denominator)
                 x_i = log_of_quotient(numerator / denominator, k)

@@ -1,7 +1,8 @@
-# What the entries of both families share. A kernel's evaluate() is the only way in. It takes NumPy's own arrays and
+# Shared by the entries of both families. A kernel's evaluate() is the only way in. It takes NumPy's own arrays and
 # Python's numbers, and chooses the denominator of the mean, the precision, the outputs and the tasks. If an argument is
 # wrong or of another type, it returns None and has written nothing. Then _call/rows.py or _call/elements.py raises the
-# error, or converts the argument and enters again with `checked`; errors about the numbers in arrays are raised then.
+# error, or converts the argument and calls evaluate() again with `checked`, which raises errors about the numbers in
+# arrays.
 # Needs batch.pxi.
 
 cdef enum:
@@ -60,14 +61,14 @@ cdef bint set_denominator(double* denominator, int reduction, normalizer, double
 
 
 def denominator_of(double total, bint any_counts):
-    """Return what a mean divides by, given the sum of its weights and whether any is not 0; or raise."""
+    """Return the divisor of a mean, given the sum of its weights and whether any is nonzero; or raise."""
     cdef double denominator
     set_denominator(&denominator, MEAN, None, total, any_counts, True)
     return denominator
 
 
 cdef inline bint leaves_float32(double scale, double weight, double option, double factor) noexcept nogil:
-    # Whether the product of these factors, or a part of it, may leave the range of float32.
+    # Whether the product of these factors, or a partial product, may leave the range of float32.
     return bits_from_one(scale) + bits_from_one(weight) + bits_from_one(option) + bits_from_one(factor) > FACTOR_BITS
 
 
@@ -77,8 +78,8 @@ def factors_leave_float32(double scale, double weight, double option, double fac
 
 
 cdef inline double bits_from_one(double factor) noexcept nogil:
-    # How far a factor is from 1, in powers of two: its exponent, and between two powers what a line between them
-    # gives. A factor of 0 does no harm.
+    # How far a factor is from 1, in powers of two: its logarithm, interpolated linearly between powers. A factor of 0
+    # does no harm.
     cdef int exponent
     cdef double fraction
     if factor == 0.0 or factor == 1.0:

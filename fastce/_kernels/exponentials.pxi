@@ -65,7 +65,7 @@ cdef void exponentials_with_holes(const real* u, Py_ssize_t count, real* e, cons
 
 
 cdef inline void begin_extremes(real* extremes) noexcept nogil:
-    # The extremes of no logits, per lane: the minima, then the maxima.
+    # The extremes before the first logit, per lane: the minima, then the maxima.
     store(extremes, splat(<real> INFINITY))
     store(extremes + lanes(<real> 0), splat(<real> -INFINITY))
 
@@ -75,7 +75,7 @@ cdef inline bint are_in_range(const real* extremes) noexcept nogil:
 
 
 cdef inline bint is_out_of_range(real lowest, real highest) noexcept nogil:
-    # Takes the extremes of a row without its holes (-inf). A row of nothing but holes is in range.
+    # Takes the extremes of a row without its holes (-inf). A row that consists of holes only is in range.
     return (lowest < safe_range_lowest(highest)) | (highest > safe_range_highest(highest))  # without a branch
 
 
@@ -119,8 +119,8 @@ cdef inline vec[real] unless_hole(vec[real] x, bint negated) noexcept nogil:
 
 
 cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint negated) noexcept nogil:
-    # The maximum per lane, ignoring NaN. Four are computed at the same time, since each operation on one waits for the
-    # last.
+    # The maximum per lane, ignoring NaN. Four are computed at the same time, because each operation on one waits for
+    # the one before it.
     cdef Py_ssize_t width = lanes(<real> 0), j = 0
     cdef vec[real] least = splat(<real> -INFINITY)
     cdef vec[real] most[4]
@@ -187,8 +187,8 @@ cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, 
 
 
 cdef inline void exponentials_of_row(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
-    # Exponentials of a row that is out of range: relative to its maximum, and raised. If a row has no finite logit they
-    # are relative to 0; the exponential of +inf is one.
+    # Exponentials of a row that is out of range: relative to its maximum, and raised. If a row has no finite logit,
+    # they are relative to 0. That of +inf is 1, raised.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))
@@ -235,9 +235,9 @@ cdef void rows_out_of_range(const Scratch* s, Py_ssize_t rows, const real* highe
 
 cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize_t rows, real* pivot,
                               bint all_new) noexcept nogil:
-    # The same for a vector of rows packed class by class, some of which may be in range. Those keep their exponentials,
-    # or with `all_new` get new ones. Sets the class of the pivot in rows that are out of range, and in rows whose pivot
-    # has a logit of -inf, which nothing can be relative to. Returns whether a row was out of range.
+    # The same for a vector of rows packed class by class, some of which may be in range. Those keep their exponentials
+    # or, with `all_new`, get new ones. Sets the class of the pivot in rows that are out of range, and in rows whose
+    # pivot has a logit of -inf, which nothing can be relative to. Returns whether a row was out of range.
     cdef vec[real] infinity = splat(<real> INFINITY), zero = splat(<real> 0), low = infinity, high = -infinity
     cdef vec[real] least = splat(safe_range_lowest(<real> 0)), most = splat(safe_range_highest(<real> 0))
     cdef vec[real] raised = splat(<real> (1.0 / inverse_exp_scale(<real> 0))), this_class = zero, one = splat(<real> 1)

@@ -44,9 +44,9 @@ cdef inline bint is_plain_cross_entropy(const Batch* batch) noexcept nogil:
 cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ssize_t i, const double* pivots,
                                       bint double_precision, bint plain, bint wants_values,
                                       bint wants_derivatives) noexcept nogil:
-    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log(S / pivot).
-    # Soft target mass and z_loss are left out if they are 0 for all rows. With `plain` the caller knows that all of
-    # them are, and no vector needs a test.
+    # loss = sum_c target_c (lse - u_c) + z_loss lse^2 with lse - u_c = (m - u_c) + log(S / pivot). Soft target mass and
+    # z_loss are left out if they are 0 for all rows. With `plain` the caller knows that they are 0, so no vector needs
+    # a test.
     cdef bint soft_targets = not plain and is_soft(batch)
     cdef vec[double] zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
     cdef vec[double] pivot = load(pivots + i)
@@ -99,8 +99,8 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
 
 
 cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
-    # Whether the losses are those of hard labels, wanted as one sum without weights. Losses of longer rows are added
-    # one by one.
+    # Whether the losses are those of hard labels, and only their unweighted sum is wanted. Losses of longer rows are
+    # added one by one.
     return (batch.kind == CROSS_ENTROPY and batch.loss == NULL and batch.class_weight == NULL
             and batch.sample_weight.data == NULL and batch.classes <= SHORT_ROW and not is_soft(batch)
             and batch.z_loss == 0.0 and batch.log_sum_exp == NULL and batch.others == NULL)
@@ -108,10 +108,11 @@ cdef inline bint wants_only_their_sum(const Batch* batch) noexcept nogil:
 
 cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_t rows, bint has_logits,
                           bint double_precision) noexcept nogil:
-    # The sum of the values above, over whole vectors; rows past the last one have a loss of 0. With x for one row,
-    # sum_without_pivot / pivot, and y for another, log1p(x) + log1p(y) = log1p(x + y + x y), in which nothing cancels,
-    # not even if both are fractions: four rows share a division and a logarithm. Their pivots are at least 2^-126 and
-    # their sums at most 2^88, so products of four, and the quotient, are normal numbers in double.
+    # The sum of the values above, over whole vectors; rows past the last one have a loss of 0. With x =
+    # sum_without_pivot / pivot for one row and y for another, log1p(x) + log1p(y) = log1p(x + y + x y), in which
+    # nothing cancels. So four rows share one division, because x and y may remain fractions, and one logarithm. Their
+    # pivots are at least 2^-126 and their sums at most 2^88, so products of four, and the quotient, are normal numbers
+    # in double.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
     cdef vec[double] sum_without_pivot, pivot, m
     cdef Py_ssize_t i = 0

@@ -53,7 +53,7 @@ ctypedef fused stored_label:
 
 cdef inline bint copy_labels(const stored_label* labels, Py_ssize_t count, bint ignores, long long ignored,
                              unsigned long long last, long long* to, bint* any_ignored) noexcept nogil:
-    # Copies labels without a branch per label; ignored ones become -1. Returns False if a label is neither ignored nor
+    # Copies labels without a branch per label. Ignored ones become -1. Returns False if a label is neither ignored nor
     # in [0, last]. The checks look at the signs of the numbers below, so that the loops can be vectorised. The
     # differences are unsigned, because a caller may pass the smallest integer, for which a signed difference is
     # undefined.

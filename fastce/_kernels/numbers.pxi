@@ -247,8 +247,8 @@ cdef void read_leading(const Numbers* numbers, int axes, Py_ssize_t first, Py_ss
 
 cdef void repeat_rows(const real* rows, Py_ssize_t size, Py_ssize_t begin, real* to,
                       Py_ssize_t count) noexcept nogil:
-    # Repeats each number `size` times, starting at place `begin` of the first one's repeats. What extends past the end
-    # of one is overwritten by the next.
+    # Repeats each number `size` times, starting with repeat `begin` of the first. What is written past the end of one
+    # is overwritten by the next.
     cdef vec[real] x
     cdef Py_ssize_t i = 0, stop = size - begin
     while i < count:

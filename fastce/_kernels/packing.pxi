@@ -1,4 +1,4 @@
-# The scratch of the block kernel, its packing, and how memory of any layout fills it and is filled from it.
+# The scratch of the block kernel, its packing, and copies between it and memory of any layout.
 # Needs dispatch.pxi, conversion.pxi.
 
 cdef enum:  # numbers of rows, in the working precision, that the passes over scratch need
@@ -46,10 +46,10 @@ cdef struct Scratch:
     void* stage         # a run between two packings
     void* weight        # class weights, packed in the same way
     unsigned char* mask
-    unsigned char* clears  # per row packed by rows: whether masked derivatives must still be cleared; NULL: in all
+    unsigned char* clears  # per row packed by rows: whether masked derivatives must still be cleared; NULL: in all rows
     void* row[ROW_NUMBERS]
     int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
-    double* sum_without_pivot  # one per row of a run, like the next ones
+    double* sum_without_pivot  # one per row of a run, like the following
     double* pivot_exp
     double* whole_sum   # for a Hessian: the sum without the pivot, rounded to double
     double* whole_low   # and its rounding error, for float64
@@ -63,7 +63,7 @@ cdef struct Scratch:
     bint streams        # whole runs of the gradient are streamed from scratch past the caches
     bint in_gradient    # exponentials are stored in the gradient itself, in the cache or not
     bint is_long        # a run is one row, which is summed in chunks
-    bint keeps_exponentials  # of the whole run: otherwise a chunk overwrites those of the last one
+    bint keeps_exponentials  # of the whole run: otherwise a chunk overwrites those of the previous one
     bint exact          # stage 3 needs the sum of all others for each class
     bint needs_whole_sums  # for a Hessian whose pivot is the target
     bint largest_pivot  # the pivot is the largest exponential, not the target
@@ -79,10 +79,10 @@ cdef struct Scratch:
     const long long* pivots  # of each row, packed by rows
     bint has_labels     # whether all labels of the run have been loaded
     bint any_ignored    # and whether some are ignored
-    bint some_out       # whether rows of the last run were out of range
+    bint some_out       # whether rows of the previous run were out of range
     bint mostly_out     # and whether most were
     const char* to_be_written  # where the run writes its gradient first: lines that are worth a prefetch
-    bint no_exponentials  # of this run have been computed before its rows are examined
+    bint no_exponentials  # whether none have been computed when the rows of this run are examined
     bint expects_holes  # whether some of the next run may be -inf
     bint holes          # whether some of this run may be
     bint in_range       # whether all its logits are in exp's safe range

@@ -11,7 +11,7 @@ cdef inline bint are_in_safe_range(real minimum, real maximum) noexcept nogil:
 
 
 cdef inline vec[real] load_rest(const real* x, Py_ssize_t count, real fill) noexcept nogil:
-    # A vector, or the numbers that are left, with as many others as it takes.
+    # A vector or, at the end, the numbers that are left and as many others as it takes to fill one.
     return load(x) if count >= lanes(fill) else load_first(x, count, fill)
 
 
@@ -35,8 +35,8 @@ cdef void multiply(const real* e, real factor, real* to, Py_ssize_t count) noexc
 
 cdef inline double first_factor(double factor, real tag) noexcept nogil:
     # The part of a factor of exponentials that is applied first if the whole factor is not a normal number: a power of
-    # two. Exponentials that give normal numbers with a factor that is too small are large enough for this part, and
-    # those that give finite numbers with a large factor are small enough.
+    # two. If the factor is too small, exponentials whose products are normal numbers are large, and stay normal numbers
+    # after this part. If it is too large, exponentials whose products are finite are small, and stay finite.
     cdef double raising = 1.0 / inverse_exp_scale(tag), largest = 0.5 / smallest_factor(tag)
     if fabs(factor) < smallest_factor(tag):
         return inverse_exp_scale(tag)
@@ -47,7 +47,7 @@ cdef inline double first_factor(double factor, real tag) noexcept nogil:
 
 cdef void multiply_in_parts(real* e, double factor, double unit, Py_ssize_t count) noexcept nogil:
     # Multiplies by factor * unit. For float64 rows, that product may not be a normal number even as a double, but its
-    # parts are, and so are those of the results that matter.
+    # parts are, and so are the intermediate results that matter.
     cdef double first = first_factor(factor * unit, <real> 0)
     multiply(<const real*> e, <real> first, e, count)
     multiply(<const real*> e, <real> (factor / first * unit), e, count)

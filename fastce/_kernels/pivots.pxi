@@ -39,8 +39,8 @@ cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t ro
 
 cdef inline void numbers_of_classes(const Scratch* s, const real* x, Py_ssize_t apart, const real* which,
                                     const long long* indices, Py_ssize_t rows, double* to) noexcept nogil:
-    # The same for elements packed class by class. If there are few classes, by comparison, for as many rows at once as
-    # there are lanes.
+    # The same for elements packed class by class. With few classes it compares class indices, for as many rows at once
+    # as there are lanes.
     cdef vec[real] one = splat(<real> 1), this_class, row_class, y
     cdef Py_ssize_t i = 0, j
     if s.classes > INTERLEAVED_CLASSES:
@@ -72,7 +72,7 @@ cdef inline void refine_pivots(const double* logits, Py_ssize_t rows, RowBlock* 
         target = load(&block.target_exp[i])
         after = select(equal(before, raised) | equal(load(&block.weight[i]), zero), before,
                        unit * exp(load(logits + i)))
-        # A pivot that is no target is taken from sums as the exponential that it was.
+        # A pivot that is not the target stays the exponential that was left out of the sum.
         after = select(equal(target, before), after, before)
         store(pivot_exp + i, after)
         store(&block.target_exp[i], select(equal(target, before), after, target))
@@ -353,7 +353,8 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
 
 cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                                 real tag) noexcept nogil:
-    # Brings the sum of each row into [1, 2), for coefficients that square it; exactly, by a power of two.
+    # Brings the sum of each row into [1, 2), for coefficients that square it. This is exact: it multiplies by a power
+    # of two.
     cdef vec[double] unit, sum_without_pivot, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
@@ -426,8 +427,8 @@ cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, co
 
 cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const RowBlock* block,
                                   Py_ssize_t rows) noexcept nogil:
-    # Finds the rows with labels in which the derivative of a masked class may be anything other than its exponential,
-    # 0, times a finite number: because a coefficient is not finite, or because the label is masked.
+    # Finds the rows with labels in which the derivative of a masked class may be anything other than 0, its
+    # exponential, times a finite number: because a coefficient is not finite, or because the label is masked.
     cdef double coefficients
     cdef Py_ssize_t i
     for i in range(rows):
@@ -439,7 +440,7 @@ cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const Ro
 
 cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                            real* e) noexcept nogil:
-    # Sets what the third stage needs of a block.
+    # Sets the numbers of a block that stage 3 needs.
     cdef double chain = batch.logit_scale if batch.softcap == 0.0 else 1.0, whole
     cdef Py_ssize_t i
     cdef real* active

@@ -2,7 +2,7 @@
 # Needs labels.pxi.
 
 cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
-    # Sets what is the same for all rows.
+    # Sets the numbers that are the same for all rows.
     cdef Py_ssize_t i
     memset(block, 0, sizeof(block[0]))
     for i in range(BLOCK_ROWS):
@@ -42,7 +42,7 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const
         return OK
     read_scalars(&batch.sample_weight, first, rows, &block.weight[0])
     read_scalars(&batch.grad_output, first, rows, &block.factor[0])
-    for i in range(rows if any_ignored else 0):  # the bits of 0 where the label's sign is set
+    for i in range(rows if any_ignored else 0):  # a weight of 0 if the label is negative
         (<long long*> &block.weight[0])[i] &= ~(block.label[i] >> 63)
     i = 0
     while i < rows:

@@ -104,7 +104,7 @@ cdef inline real nearly_all(real tag) noexcept nogil:
 
 
 cdef inline mask[real] dominates(vec[real] x, const vec[real]* c, row_pass kind) noexcept nogil:
-    # Where an exponential other than the pivot is so large that the sum of all others loses digits as a difference.
+    # The lanes with an exponential, not the pivot, so large that the sum of all others loses digits as a difference.
     cdef vec[real] e = x * c[0]
     if row_pass is Curved:
         return less((c[1] + (c[2] - e)) * splat(nearly_all(<real> 0)), e)

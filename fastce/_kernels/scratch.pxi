@@ -1,4 +1,4 @@
-# How the scratch of a batch is divided, and what is the same for all its runs.
+# The layout of a batch's scratch, and everything that is the same for all its runs.
 # Needs statistics.pxi, pivots.pxi.
 
 cdef inline bint is_plain(const Batch* batch) noexcept nogil:
@@ -42,7 +42,7 @@ cdef inline bint takes_probabilities_as_they_lie(const Batch* batch, const Scrat
 
 
 cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag) noexcept nogil:
-    # Whether the elements of a run are in the arrays of the call alone, with exponentials in the gradient.
+    # Whether the elements of a run lie only in the arrays of the call, with exponentials in the gradient.
     return (is_plain(batch) and batch.kind != LOG_SOFTMAX and batch.grad.data != NULL
             and batch.grad.data != batch.logits.data and lies_as_scratch(s, &batch.logits, tag)
             and lies_as_scratch(s, &batch.grad, tag)
@@ -61,8 +61,8 @@ cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
 
 
 cdef inline Py_ssize_t staged_size(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:
-    # Bytes of each element of a matrix that may come into scratch, or leave it, by way of the stage (see fill_scratch
-    # and empty_scratch), or 0.
+    # Bytes per element of a matrix that may enter or leave scratch through the stage (see fill_scratch and
+    # empty_scratch); 0 if it cannot.
     cdef Py_ssize_t size = storage_size(matrix.storage), own = sizeof(real)
     if matrix.data == NULL or (s.by_classes and matrix.row_stride == size and s.classes > 1):
         return 0
@@ -143,7 +143,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
         s.rows = INTERLEAVED_ROWS
     elif plan == BLOCK_BY_PLANES:
         s.rows = PLANE_ROWS
-        # One line of cache of each class at least, and more if no other memory is used than that of the arrays.
+        # At least one cache line per class, and more if no memory other than that of the arrays is used.
         in_place = needs_no_scratch(batch, s, tag)
         least = LEAST_PLANE_ROWS if in_place else LEAST_SCRATCH_ROWS
         while s.rows * storage_size(batch.logits.storage) > cache_line and (
@@ -166,7 +166,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                      and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
     s.is_long = not s.by_classes and classes * size > LARGEST_BLOCK_BYTES
     s.keeps_exponentials = not s.is_long or batch.grad.data != NULL or batch.kind == FOCAL
-    # Long planes are no power of two apart: a row of a run would meet itself in the cache.
+    # Long planes are not a power of two apart: the classes of a row would compete for the same cache sets.
     s.class_apart = 1 if not s.by_classes else s.rows if s.rows * size <= 4 * cache_line else s.rows + 16
     s.row_apart = 1 if s.by_classes else classes
     s.part_classes = classes

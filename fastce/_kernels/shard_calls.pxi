@@ -7,7 +7,7 @@ cdef const double* doubles_of(array) except? NULL:
 
 @cython.final
 cdef class ShardRun:
-    """Whole rows as their merged summary describes them, and the classes of one shard; computes rows on demand.
+    """Whole rows, described by their merged summary, and the classes of one shard; computes rows on demand.
 
     Statistics of rows, losses and log-sum-exps are contiguous arrays of float64. Losses, a gradient, or both may be
     requested; the gradient needs the shard's logits and its own maximum.
@@ -69,7 +69,7 @@ cdef class ShardRun:
 
 
 def merge_divergences(cnp.ndarray a, cnp.ndarray b):
-    """Merge what two shards tell of the divergence of the same rows: contiguous float64 arrays (SUMMARY, rows)."""
+    """Merge two shards' summaries of the divergence of the same rows: contiguous float64 arrays (SUMMARY, rows)."""
     cdef DefaultEnvironment environment
     cdef Py_ssize_t rows = cnp.PyArray_SIZE(a) // SUMMARY
     cdef const double* of_a = doubles_of(a)

@@ -4,7 +4,7 @@
 
 cdef enum:
     # If the classes are not contiguous, this many rows are processed together, and this many of their classes at a
-    # time: a line of memory holds neighbouring rows.
+    # time, because a cache line holds neighbouring rows.
     ROWS_TOGETHER = 64
     CLASSES_AT_ONCE = 256
     PITCH = CLASSES_AT_ONCE * 8 + 64  # bytes from one row to the next, so that rows do not share cache sets
@@ -46,7 +46,7 @@ cdef inline double smoothing_spread(const Batch* batch, const Shard* shard, Py_s
 
 cdef int begin_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t first, Py_ssize_t rows,
                           RowBlock* block) noexcept nogil:
-    # Sets what finish_rows needs of a block of whole rows.
+    # Sets the numbers of a block of whole rows that finish_rows needs.
     cdef Py_ssize_t i
     cdef double spread
     cdef int status = begin_rows(batch, first, rows, NULL, False, block)
@@ -205,7 +205,7 @@ cdef void write_shard_rows(const Batch* batch, const Shard* shard, Py_ssize_t ro
 
 cdef void write_shard_together(const Batch* batch, const Shard* shard, Py_ssize_t row, Py_ssize_t rows,
                                const RowBlock* block, ShardWork* work, real tag) noexcept nogil:
-    # For rows that are not contiguous, by way of scratch.
+    # For rows that are not contiguous; they pass through scratch.
     cdef Py_ssize_t logits_size = storage_size(batch.logits.storage), size = storage_size(batch.grad.storage)
     cdef Py_ssize_t logits_apart = batch.logits.class_stride, apart = batch.grad.class_stride
     cdef Py_ssize_t i = 0, together, first, count, j, k

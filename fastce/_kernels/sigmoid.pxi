@@ -161,7 +161,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 e_i = load(e + i)
                 if options is General:
                     y_i = y_i * load(<const real*> chunk.positive_weight + i)
-                    if chunk.has_positive_weight:  # else 1, which the sum of rounded targets may miss
+                    if chunk.has_positive_weight:  # else 1, from which a sum of rounded targets may differ
                         total = y_i + opposite
                 if not adds_logarithms_apart(loss, kind, tag):
                     log_term = log1p_of(e_i, kind)

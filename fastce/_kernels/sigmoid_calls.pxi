@@ -32,11 +32,11 @@ cdef class SigmoidKernel:
     def evaluate(self, int results, logits, target, sample_weight=None, where=None, normalizer=None,
                  grad_output=None, out=None, loss_out=None, *, tuple element_weights=None,
                  bint checked=False, bint fresh=False):
-        """Return the loss, or a tuple of up to three results; None if an argument is wrong or unknown here.
+        """Return the loss, or a tuple of up to three results; None if an argument is wrong or of an unknown type.
 
-        Known are NumPy's own arrays of any numeric type and strides, if those of the logits are in C order,
-        and Python's numbers. Nothing has been written if None is returned. ``checked``: all but numbers has
-        been checked, and outputs are there, of any strides; ``fresh``: they hold nothing yet.
+        Known types are Python's numbers and NumPy's own arrays, of any numeric type and strides, provided that
+        the logits are in C order. Nothing has been written if None is returned. ``checked``: all but the numbers
+        in arrays has been checked, and outputs of any strides are given; ``fresh``: they hold nothing yet.
         """
         cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
         cdef Elements* e = &run.elements

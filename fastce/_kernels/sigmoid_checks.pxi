@@ -23,7 +23,7 @@ cdef const real* used_targets(const Elements* arrays, Py_ssize_t first, Py_ssize
 
 
 cdef enum:
-    STREAMS = 4  # places at which targets are read at once, so that several lines of memory are under way
+    STREAMS = 4  # places from which targets are read at once, so that several cache lines are in flight
 
 
 cdef Py_ssize_t all_within(const real* y, Py_ssize_t count, real largest) noexcept nogil:
@@ -104,7 +104,7 @@ cdef void survey_weights(const Numbers* weight, const Numbers* mask, Py_ssize_t 
         while i < part:
             x = load(w + i)
             y = load(w + i + width)
-            even = fma(x, zero, even)  # NaN once a number is not finite
+            even = fma(x, zero, even)  # NaN as soon as a number is not finite
             odd = fma(y, zero, odd)
             largest = max(max(abs(x), abs(y)), largest)
             if used != NULL:

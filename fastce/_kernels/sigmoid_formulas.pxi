@@ -29,7 +29,7 @@ ctypedef fused sigmoid_loss:
     SigmoidFocal
 
 
-# How many derivatives are wanted: one type each, so that the loop contains no code for the others.
+# The number of derivatives that are wanted: one type each, so that the loop contains no code for the others.
 cdef struct ValueOnly:
     char unused
 
@@ -48,7 +48,7 @@ ctypedef fused derivatives:
     WithHessian
 
 
-# What a loop over a chunk may assume, again one type each. All give the same bits.
+# The assumptions that a loop over a chunk may make, again one type each. All give the same bits.
 cdef struct Ordinary:
     # The exponentials of the logits are normal numbers, and in float64 so are their squares; targets are 0 and 1 if the
     # loss distinguishes them; no options are given.

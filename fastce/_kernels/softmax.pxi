@@ -1,4 +1,4 @@
-# A batch of a softmax loss, from the plan on: what the entries call.
+# A batch of a softmax loss, from the plan on: the functions that the entries call.
 # Needs block.pxi, divergence.pxi.
 
 cdef void spread_smoothing(const Batch* batch, Py_ssize_t classes, real* soft_weight) noexcept nogil:

@@ -1,4 +1,5 @@
-# The memory of the arrays of a softmax call: which the kernels may use in place, and blocks of those that are gathered.
+# The memory of the arrays of a softmax call: the arrays that the kernels may use in place, and blocks of the others,
+# which are gathered.
 # Needs numbers.pxi.
 
 cdef enum:  # which array of a call
@@ -70,7 +71,7 @@ cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes
     classes = size[0] if joined else 1
     matrix.class_stride = stride[0] if classes != 1 else item
     joined = join_axes(array, axis, axis + class_axes, False, &size[0], &stride[0])
-    # The distance of planes is counted in numbers, and need not be whole in a field of packed records.
+    # The distance between planes is counted in numbers. In a field of packed records it need not be a whole number.
     if joined > 2 or matrix.class_stride % item != 0:
         return False
     matrix.data = <char*> cnp.PyArray_DATA(array)

@@ -6,10 +6,10 @@ cdef class SoftmaxKernel(SoftmaxOptions):
 
     def evaluate(self, int results, logits, target, sample_weight=None, where=None, normalizer=None,
                  grad_output=None, out=None, loss_out=None, *, bint checked=False):
-        """Return the loss, or a tuple of up to three results; None if an argument is wrong or unknown here.
+        """Return the loss, or a tuple of up to three results; None if an argument is wrong or of an unknown type.
 
-        Known are NumPy's own arrays of real numbers and Python's numbers. Nothing has been written if None is
-        returned. ``checked``: all but numbers has been checked, and outputs have any strides.
+        Known types are Python's numbers and NumPy's own arrays of real numbers. Nothing has been written if None is
+        returned. ``checked``: all but the numbers in arrays has been checked, and outputs may have any strides.
         """
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
         cdef double denominator, scale = 1.0, total
@@ -60,7 +60,7 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         return run
 
     def summarise(self, logits, teacher, where=None):
-        """Return what one shard of the classes tells of the divergence of each row: divergence_shards.pxi names it.
+        """Return one shard's summary of the divergence of each row, whose numbers divergence_shards.pxi names.
 
         All arguments have been checked, and the class axis is the last.
         """
@@ -80,7 +80,7 @@ cdef class SoftmaxKernel(SoftmaxOptions):
 
     def of_shard(self, logits, teacher, cnp.ndarray whole_rows, double scale, *, sample_weight=None, where=None,
                  grad_output=None, grad=None, loss=None):
-        """Write the losses of rows, or the gradient of one shard, given what the merged shards tell.
+        """Write the losses of rows, or the gradient of one shard, given the merged summaries.
 
         All arguments have been checked, and the class axis is the last.
         """

@@ -35,7 +35,7 @@ cdef class SoftmaxOptions:
 
     cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
         # The target mass that label smoothing gives each class, in the working precision. A loss is mostly used with
-        # one number of classes. Threads that use several share no array that is still being filled.
+        # one number of classes. If threads use several, they never share an array that is still being filled.
         cdef tuple key = (double_precision, classes), kept
         with cython.critical_section(self):
             kept = self.soft_weights

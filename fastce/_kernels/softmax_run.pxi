@@ -4,10 +4,10 @@
 @cython.final
 @cython.freelist(4)
 cdef class SoftmaxRun:
-    """The arrays of one call; does rows on demand.
+    """The arrays of one call; computes rows on demand.
 
-    The kernels read and write an array where it lies if its type is one of theirs and its batch axes are at most two
-    in memory, or one for an array of one number per row. Any other is gathered in blocks of rows, and written back.
+    The kernels use an array in place if its type is one of theirs and its batch axes join into at most two, or into
+    one if it has one number per row. Any other array is gathered in blocks of rows, and outputs are written back.
     """
 
     cdef SoftmaxOptions kernel
@@ -257,7 +257,7 @@ cdef class SoftmaxRun:
         cdef double factor = 1.0
         if self.double_precision:
             return 0
-        # Arrays of float32 or smaller are not examined, which would take a good part of the time of the loss itself.
+        # Arrays of float32 or smaller are not examined: that would take a good part of the time of the loss itself.
         if self.batch.grad_output.storage == FLOAT64:
             factor = self.largest(GRAD_OUTPUT)
         if (leaves_float32(self.batch.scale, self.largest_weight, self.kernel.largest_factor, factor)
@@ -364,7 +364,7 @@ cdef class SoftmaxRun:
         return np.max(parts_of(partial(self.largest_of, which), rows, 1, 1))  # NaN if one of them is
 
     cpdef double overflows(self, Py_ssize_t start, Py_ssize_t stop):
-        """Return 1.0 if the scale takes a finite one of some logits beyond float32, else 0.0."""
+        """Return 1.0 if the scale takes one of these finite logits out of the range of float32, else 0.0."""
         cdef char items[8 * ELEMENTS]
         cdef const Numbers* numbers = &self.gathered[FLAT]
         cdef bint in_place = is_one_run(numbers), found = False

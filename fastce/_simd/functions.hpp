@@ -140,7 +140,7 @@ FASTCE_INLINE native_of<float>::unsigned_bits bits_of_lanes(const lookup_table &
     std::memcpy(&bits, table.bits, sizeof bits);
     return bits;
 }
-// The entry that the last bits of each lane name.
+// The entry whose index is in the last bits of each lane.
 FASTCE_INLINE vec<float> look_up(vec<float>::native table, native_of<float>::unsigned_bits n) {
 #if FASTCE_VECTOR_BYTES == 32
     return vec<float>(_mm256_permutevar_ps(table, bit_cast<__m256i>(n)));
@@ -169,9 +169,9 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
 //   Error   that of `exp` and `exp_in_safe_range` below
 //   Source  P. T. P. Tang, "Table-driven implementation of the exponential function in IEEE floating-point
 //           arithmetic", ACM Transactions on Mathematical Software 15 (1989)
-// n = k 2^table_bits is the integer in the low bits of `shifted`. The entry that its last bits name, with the rest of n
-// added to the exponent, is 2^k up to the rounding error of the entry. `losses` are these errors, relative to the
-// entries. Then e_less_1 = e^r - 1 + losses, and the result is scale (1 + e_less_1).
+// n = k 2^table_bits is the integer in the low bits of `shifted`. The entry whose index is in its last bits, with the
+// rest of n added to the exponent, is 2^k up to the rounding error of the entry. `losses` are these errors, relative to
+// the entries. Then e_less_1 = e^r - 1 + losses, and the result is scale (1 + e_less_1).
 FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table,
                                       bool with_losses, bool less_1 = false) {
     typedef native_of<float>::unsigned_bits bits;  // bits that are dropped below may overflow
@@ -442,14 +442,15 @@ FASTCE_INLINE vec<double> sqrt(vec<double> x) {
 #endif
 }
 
-// log(1 + rest / pivot) = k ln2 + 2 atanh(s), s = numerator / denominator: k and the two, so that the caller may make
-// this division together with others; and what follows from s and k, for a float32 result.
+// log(1 + rest / pivot) = k ln2 + 2 atanh(s), s = numerator / denominator: quotient_parts returns k and both, so that
+// the caller may combine this division with others; log_of_quotient computes the logarithm from s and k, for a float32
+// result.
 //   Lanes   double
 //   Range   pivot normal, rest >= 0, their sum `total` below 2^1022. NaN passes through.
 //   Error   1e-10 of the result (test_elementary)
 //   Source  as log_of_parts
-// Bits of a number are its logarithm in parts of 2^-52, up to 0.09: their difference gives the k for which 2^k pivot
-// is two thirds to three halves of the total.
+// The bits of a number are its logarithm in units of 2^-52, to within 0.09. So their difference gives the k for which
+// 2^k pivot is two thirds to three halves of the total.
 FASTCE_INLINE vec<double> quotient_parts(vec<double> rest, vec<double> pivot, vec<double> total, vec<double> *numerator,
                                          vec<double> *denominator) {
     typedef constants<double> c;

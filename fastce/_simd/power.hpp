@@ -10,10 +10,10 @@ namespace simd {
 //   Lanes   double
 //   Range   0 <= q <= 1, finite gamma >= 0. 0 where the result would be subnormal; 0^0 = 1. NaN passes through.
 //   Error   1.6 ULP (test_elementary)
-//   Source  log_of_parts, with what rounding takes from each term kept beside it
+//   Source  log_of_parts, keeping the rounding error of each term
 // exp multiplies an error of its argument by up to 708, so gamma log q is needed to ten bits more than a double has.
 // log q = k ln2 + 2 s + s tail, s = f / (2 + f), tail = 2/3 s^2 + 2/5 s^4 + ... < 0.02: only the terms up to
-// 2/3 s^2 have to be exact beyond double. The series itself serves: twelve terms leave 2^-65.
+// 2/3 s^2 have to be exact beyond double. The series itself is accurate enough: twelve terms leave 2^-65.
 FASTCE_INLINE vec<double> power_of_fraction(vec<double> q, double gamma) {
     typedef constants<double> c;
     const vec<double> zero(0.0), two(2.0), exponent(gamma);
@@ -35,7 +35,8 @@ FASTCE_INLINE vec<double> power_of_fraction(vec<double> q, double gamma) {
     const vec<double> product = s * tail;
     vec<double> low = fma(s_low, tail, fma(s, tail_low, product_error(s, tail, product)));
     low = fma(k, vec<double>(c::ln2_low()), fma(two, s_low, low));
-    // Each term is at most as large as those before it, or they are 0: what a sum loses is known exactly.
+    // Each term is at most as large as those before it, or they are 0, so the rounding error of each sum is known
+    // exactly.
     const vec<double> high = k * c::ln2_high(), upper = high + (s + s), both = upper + product;
     low = low + (((s + s) - (upper - high)) + (product - (both - upper)));
     const vec<double> logarithm = both + low;

@@ -131,8 +131,8 @@ template <class T> FASTCE_INLINE vec<T> load_integers(const unsigned long long *
 
 // ------------------------------------------------------------------------------------ reductions
 
-// Halves are added first: the same order for every caller and, for sums, for every vector width. In registers: by way
-// of memory it takes twice as long, and every row waits for it.
+// Halves are added first: the same order for every caller and, for sums, for every vector width. They stay in
+// registers: through memory they take twice as long, and every row waits for them.
 #if defined(__SSE2__) && FASTCE_GNU && FASTCE_VECTOR_BYTES
 FASTCE_INLINE float max_of(__m128 x) {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
@@ -282,9 +282,9 @@ public:
 };
 template <> class folded_sum<double> : public wide_sum<double> {};
 
-// Watches for a number that is farther from 0 than a limit of the same sign, at one operation per vector. Taken as
-// unsigned integers, numbers of one sign grow with their distance from 0, and NaN is beyond all. Numbers of the other
-// sign count as below a negative limit, and as beyond a positive one (-0.0 too).
+// Watches for a number that is farther from 0 than a limit of the same sign, at one operation per vector. As unsigned
+// integers, numbers of one sign grow with their distance from 0, and NaN is beyond all. Numbers of the other sign count
+// as below a negative limit, and as beyond a positive one (-0.0 too).
 template <class T> class bits_watch {
     typedef typename native_of<T>::unsigned_bits bits;
     typedef typename bits_of<T>::unsigned_type integer;
