@@ -59,6 +59,7 @@ include "_kernels/softmax_checks.pxi"
 include "_kernels/softmax_run.pxi"
 include "_kernels/softmax_calls.pxi"
 include "_kernels/shard_calls.pxi"
+include "_kernels/hessian_floor.pxi"
 include "_kernels/elementary.pxi"
 include "_kernels/c_interface.pxi"
 

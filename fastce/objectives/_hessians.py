@@ -8,16 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastce._call import checks_bridges
+from fastce._call import checks_bridges, variants
 from fastce._call.loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 # XGBoost's smallest second derivative. A leaf whose second derivatives sum to 0 gets no value.
 LEAST_HESSIAN = 1e-16
-
-# Elements per block, which stays in cache. Temporaries of the full size would cost more than the
-# arithmetic, because the system allocates their memory page by page.
-BLOCK = 1 << 14
 
 
 # Plain cross-entropy. Objectives of an equal loss share this object.
@@ -35,20 +31,25 @@ def one_hot(labels: Array, classes: int, dtype: Any, order: Literal["C", "F"]) -
 # Second derivatives -------------------------------------------------------------------------------
 
 
+def empty_pair(scores: Array) -> tuple[Array, Array] | None:
+    """Return arrays for gradient and Hessian, with the shape and memory order of the scores.
+
+    They share one allocation, which is more often large enough for NumPy to ask the system for
+    large pages: the page faults of two new arrays can take longer than the derivatives. None if the
+    scores are not contiguous.
+    """
+    if scores.flags.c_contiguous:
+        pair = np.empty((2, *scores.shape), scores.dtype)
+        return pair[0], pair[1]
+    if scores.flags.f_contiguous:
+        pair = np.empty((2, *scores.shape[::-1]), scores.dtype)
+        return pair[0].T, pair[1].T
+    return None
+
+
 def raise_to_floor(hess: Array, grad: Array, factor: float, floor: float) -> None:
     """Multiply by the factor and raise to at least max(floor·|grad|, 1e-16), in place."""
-    h, g = hess.ravel(order="K"), grad.ravel(order="K")  # views: both have the same memory order
-    room = np.empty(min(BLOCK, h.size), h.dtype)
-    for first in range(0, h.size, BLOCK):
-        block = h[first : first + BLOCK]
-        least: Any = LEAST_HESSIAN
-        if floor:
-            least = np.absolute(g[first : first + BLOCK], out=room[: block.size])
-            least *= floor
-            np.maximum(least, LEAST_HESSIAN, out=least)
-        if factor != 1:
-            block *= factor
-        np.maximum(block, least, out=block)
+    variants.core.raise_to_floor(hess, grad, factor, floor, LEAST_HESSIAN)
 
 
 def focal_bound(grad: Array, hess: Array, p: Array, labels: Array) -> Array:

@@ -149,7 +149,9 @@ class Objective:
         negative = None
         if weight is not None and np.min(weight, initial=0) < 0:
             weight, negative = np.abs(weight), weight < 0
-        _, grad, hess = self._sum.value_grad_hess(scores, target, sample_weight=weight)
+        _, grad, hess = self._sum.value_grad_hess(
+            scores, target, sample_weight=weight, out=_hessians.empty_pair(scores)
+        )
         if self.hessian != "exact":
             factor = 1.0
             if self.hessian == "upper" and isinstance(self.loss, SoftmaxFocalLoss):

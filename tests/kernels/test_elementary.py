@@ -293,3 +293,21 @@ def test_polynomials_are_those_of_their_script():
         assert len(polynomials.differences(spoilt, tables)) == 1
         spoilt = tables.replace("0x1.0b5586p0f", "0x1.0b5588p0f")
         assert len(polynomials.differences(header, spoilt)) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("floor", [0.0, 0.05])
+@pytest.mark.parametrize("size", [1, 2, 67, 140_000])  # the last in two tasks
+def test_hessians_are_raised_to_their_floor(isa, dtype, floor, size, rng):
+    """As NumPy computes it, bit for bit."""
+    hess, grad = (rng.normal(size=size).astype(dtype) for _ in range(2))
+    special = [np.nan, np.inf, -np.inf, 0.0, 1e-20, -1e-20]
+    for array in (hess, grad):
+        places = rng.integers(size, size=size // 10)
+        array[places] = rng.choice(special, places.size)
+    least = np.asarray(1e-16, dtype) if not floor else np.maximum(np.abs(grad) * dtype(floor), 1e-16)
+    unordered = np.isnan(least)  # without a floor, the product alone counts
+    product = hess * dtype(1.25)
+    right = np.where(unordered, product, np.maximum(product, least)).astype(dtype)
+    variants.core.raise_to_floor(hess, grad, 1.25, floor, 1e-16)
+    np.testing.assert_array_equal(hess, right)
