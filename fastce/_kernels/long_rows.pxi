@@ -26,7 +26,7 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
     cdef vec[double] float_sum = splat(0.0)
     cdef wide_sum[double] sum
     cdef double passed_over = 0.0  # exponentials that were pivots until a larger logit appeared
-    cdef real at_pivot, largest, largest_before = <real> -INFINITY
+    cdef real at_pivot, largest = 0, largest_before = <real> -INFINITY
     cdef long long where_largest = 0
     pivot_exp[0] = 0.0
     while first < s.classes:

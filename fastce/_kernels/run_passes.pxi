@@ -151,7 +151,8 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
                        row_pass kind) noexcept nogil:
     # A pass over the rows from `first` on, packed class by class; t_apart is 0 if t has one number per class. The
     # derivative at the label is found by comparison: writing it afterwards would miss the cache.
-    cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
+    cdef int which[6]
+    cdef int width = lanes(<real> 0), count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
     cdef vec[real] c[6]
     cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = splat(<real> s.first_class), y, x_i
@@ -211,7 +212,8 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
 cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, real* to,
                     row_pass kind) noexcept nogil:
     # A pass over a run packed by rows, one after another.
-    cdef int width = lanes(<real> 0), which[6], count = coefficients_of(kind, &which[0]), k
+    cdef int which[6]
+    cdef int width = lanes(<real> 0), count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
     cdef vec[real] c[6]
     cdef vec[real] spread[6]
