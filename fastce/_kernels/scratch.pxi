@@ -114,7 +114,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
         s.mask = <unsigned char*> part(&memory, elements)
         if batch.softcap == 0.0 and batch.probabilities.data == NULL and not s.by_classes:
             s.clears = <unsigned char*> part(&memory, numbers)
-    if not s.by_classes and classes <= SPREAD_CLASSES:
+    if not s.by_classes and classes <= SPREAD_CLASSES and lanes(<float> 0) > 4:  # no instruction looks up fewer
         s.row_of = <int*> part(&memory, SPREAD_CLASSES * lanes(tag) * sizeof(int))
     if soft and (has_own_targets(batch) or not (s.by_classes or s.rows == 1)):
         s.t = part(&memory, elements * size)
