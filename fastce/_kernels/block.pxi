@@ -47,6 +47,7 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         while batch.mask.data != NULL and j < count:
             prefetch(source + j + ROWS_AHEAD)
             x = load_rest(source + j, count - j, tag)
+            # After the last row, the mask is uninitialised, and u is not read.
             store(u + j, select(load_mask(s.mask + i * s.class_apart + j, tag), x, splat(<real> -INFINITY)))
             j += lanes(tag)
         u += s.class_apart

@@ -39,7 +39,7 @@ cdef void clear_and_chain(const Batch* batch, const Scratch* s, Py_ssize_t rows,
             if s.by_classes:
                 kept = kept & less(zero, load(active + j))
             store_rest(to + j, count - j, zero_unless(kept, load_rest(<const real*> to + j, count - j, <real> 0)))
-            if hess:
+            if hess:  # in scratch, where each class has room for a whole vector; what follows the last row is not used
                 store(hess + at + j, zero_unless(kept, load(<const real*> hess + at + j)))
             j += lanes(<real> 0)
     for i in range(0 if s.by_classes or s.all_active else rows):
@@ -98,7 +98,7 @@ cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock
 
 
 cdef void mend_hessian_by_classes(Scratch* s, Py_ssize_t rows, const real* e) noexcept nogil:
-    # Finds the same for a run packed class by class, for as many rows at once as a vector has lanes. The pass writes it.
+    # Finds the same for a run packed class by class, for as many rows at once as a vector has lanes. A pass writes it.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] one = splat(<real> 1), nearly = splat(nearly_all(<real> 0)), this_class, pivot, top, where_top, y
     cdef vec[real] unit, others_of_top
@@ -113,7 +113,7 @@ cdef void mend_hessian_by_classes(Scratch* s, Py_ssize_t rows, const real* e) no
         (<real*> s.row[TOP_CLASS])[i] = -1
     i = 0
     while i < rows:
-        top = load(<const real*> tops + i)
+        top = load_rest(<const real*> tops + i, rows - i, <real> 0)  # other lanes are uninitialised
         unit = load(<const real*> s.row[UNIT] + i)
         others_of_top = (load(<const real*> s.row[SUM_WITHOUT_PIVOT] + i)
                          + (load(<const real*> s.row[PIVOT] + i) - top * unit))
@@ -123,7 +123,7 @@ cdef void mend_hessian_by_classes(Scratch* s, Py_ssize_t rows, const real* e) no
             where_top = splat(<real> -1)
             sum = nothing
             for j in range(s.classes):
-                y = load(e + j * s.exps_apart + i)
+                y = load(e + j * s.exps_apart + i)  # uninitialised after the last row: only rows are mended
                 is_pivot = equal(pivot, this_class)
                 is_top = equal(y, top)
                 where_top = select(is_top, select(is_pivot, where_top, this_class), where_top)

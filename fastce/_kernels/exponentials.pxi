@@ -268,6 +268,6 @@ cdef bint vector_out_of_range(const Scratch* s, const real* u, real* e, Py_ssize
             at_pivot = exp_in_safe_range(select(chosen, zero, zero_where(equal(x, -infinity), x)))
             at_pivot = zero_where(equal(x, -infinity), at_pivot)
         else:
-            at_pivot = load(<const real*> e + j * s.exps_apart)
+            at_pivot = load(<const real*> e + j * s.exps_apart)  # uninitialised after the last row
         store(e + j * s.exps_apart, select(chosen, y, at_pivot))
     return any(chosen)

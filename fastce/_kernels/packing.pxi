@@ -17,8 +17,8 @@ cdef enum:  # numbers of rows, in the working precision, that the passes over sc
     PIVOT_CLASS = 12
     ACTIVE = 13              # 1 or 0
     SHARE = 14               # of label smoothing, for each class
-    TOP = 15                 # for a Hessian, packed class by class: the largest exponential that is not the pivot; if it
-    #                          is nearly all of its row, it is replaced by the Hessian there
+    TOP = 15                 # for a Hessian packed class by class: the largest exponential apart from the pivot. If it
+    #                          is nearly all of its row, the Hessian there replaces it
     TOP_CLASS = 16           # and its class, if any row of the run has one; -1 for none
     ROW_NUMBERS = 17
 
@@ -210,7 +210,8 @@ cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, P
         widen_classes(s, source, matrix.class_stride, matrix.storage, rows, to)
     elif is_flat and s.classes <= most_interleaved:
         if size == sizeof(real):
-            # In place, except for the last rows, after which there may be no memory.
+            # In place, except for the last rows, after which there may be no memory. In the stage, what
+            # follows them is uninitialised; it goes to places after the last row, as below.
             whole = rows - rows % lanes(<real> 0)
             rows_to_classes(<const real*> source, whole, s.classes, to, s.class_apart)
             memcpy(stage, source + whole * s.classes * size, (rows - whole) * s.classes * size)
@@ -244,6 +245,7 @@ cdef void empty_scratch(const Scratch* s, const real* source, const Matrix* matr
             narrow(source + i * s.class_apart, to + i * matrix.class_stride, matrix.storage, rows)
         return
     if s.by_classes and s.classes <= most_interleaved and is_flat:
+        # What follows the last row, which may be uninitialised, follows it in the stage.
         classes_to_rows(source, s.class_apart, rows, s.classes, <real*> stage)
         source = <const real*> stage
     elif s.interleaves and matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):

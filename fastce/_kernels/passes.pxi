@@ -137,7 +137,7 @@ cdef void cap(const real* z, real* u, real* slope, Py_ssize_t count, double logi
 cdef void chain_rule(const Batch* batch, const real* u, const real* slope, Py_ssize_t count, real* grad,
                      real* hess) noexcept nogil:
     # Turns derivatives with respect to u into derivatives with respect to the logit z, with u' = slope and u'' = -2
-    # logit_scale / softcap tanh slope. hess may be NULL.
+    # logit_scale / softcap tanh slope. hess may be NULL; like u it has room for a whole vector at the end.
     cdef vec[real] one = splat(<real> 1), g, s_i, tanh
     cdef vec[real] inverse_cap = splat(<real> (1.0 / batch.softcap))
     cdef vec[real] bend = splat(<real> (-2.0 * batch.logit_scale / batch.softcap))

@@ -121,7 +121,8 @@ cdef inline bint has_labels(row_pass kind) noexcept nogil:
 
 
 cdef inline void narrow_rows(const double* numbers, Py_ssize_t rows, double factor, real* to) noexcept nogil:
-    # Numbers of rows, times the factor, in the working precision.
+    # Numbers of rows, times the factor, in the working precision. After the last row, a vector takes numbers
+    # of another block, or uninitialised ones: they end in lanes that no pass stores.
     cdef wide_vec[real] wide
     cdef Py_ssize_t i = 0
     cdef int k
@@ -149,7 +150,8 @@ cdef inline bint has_target(row_pass kind) noexcept nogil:
 cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
                        const real* t, Py_ssize_t t_apart, real* to, Py_ssize_t to_apart, bint labelled,
                        row_pass kind) noexcept nogil:
-    # A pass over the rows from `first` on, packed class by class; t_apart is 0 if t has one number per class. The
+    # A pass over the rows from `first` on, packed class by class; t_apart is 0 if t has one number per class. In lanes
+    # after the last row, which are not stored, t and the mask may be uninitialised. The
     # derivative at the label is found by comparison: writing it afterwards would miss the cache.
     cdef int which[6]
     cdef int width = lanes(<real> 0), count = coefficients_of(kind, &which[0]), k
@@ -242,7 +244,9 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
                 elif i < stop:
                     x_i = load_first(x + i, min_size(stop - i, width), <real> 0)
                     store_first(to + i, min_size(stop - i, width), passed(x_i, t_i, &spread[0], kind))
-                if row_pass is Curved:  # without a branch, which would be hard to predict
+                # Without a branch, which would be hard to predict. What is noted after the last row, of an old x,
+                # belongs to no row: mend_hessian_by_rows passes over it.
+                if row_pass is Curved:
                     s.dominated[s.dominated_count] = <int> i
                     s.dominated_count += any(dominates(x_i, &spread[0], kind))
                 i += width

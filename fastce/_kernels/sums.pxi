@@ -195,8 +195,9 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
 
 cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
                              bint exactly, bint largest, bint whole) noexcept nogil:
-    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, also to
-    # sums without rounding in float, and with the rounding errors in double; and finds the largest exponential.
+    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, adds
+    # them also to sums without rounding in float, with the rounding errors in double, and finds the largest one. After
+    # the last row, the last vector reads uninitialised exponentials, and stores sums that are not used.
     cdef int width = lanes(<real> 0), k
     cdef Py_ssize_t apart = s.exps_apart, i = 0, j
     cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x, y
@@ -272,7 +273,8 @@ cdef void add_for_hessian(const Scratch* s, const real* e, Py_ssize_t first, Py_
 cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t, Py_ssize_t t_apart,
                                const real* reference, Py_ssize_t classes, Py_ssize_t rows, double* mass,
                                double* distances) noexcept nogil:
-    # Sums of a run packed class by class: of t, unless all rows have the same t, and of t (m - u).
+    # Sums of a run packed class by class: of t, unless all rows have the same t, and of t (m - u). After the last
+    # row, t may be uninitialised; what the formulas make of it is in no array of the call.
     cdef wide_sum[real] nothing, mass_sum, distance_sum
     cdef vec[real] m, x, y, t_x, t_y
     cdef Py_ssize_t i = 0, j, stop, ahead = max_size(PLANE_AHEAD // rows, 1) * u_apart
