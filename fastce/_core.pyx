@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: embedsignature=False, freethreading_compatible=True
-"""Kernels of fastce: compiled once an instruction set, from this source.
+"""Kernels of fastce: compiled once per instruction set, from this source.
 
-Python never sees a pointer: a run holds the arrays of one call, and is told which rows to do. The
+Python never sees a pointer: a run holds the arrays of one call, and is told which rows to process. The
 arrays have been checked before (see _call/checks.py and _call/rows.py).
 """
 

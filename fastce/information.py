@@ -64,7 +64,7 @@ def distributions(
 
 
 def minus_x_log_y(x: Array, y: Array) -> Array:
-    """−x·log y, 0 where x is 0, +inf where only y is 0."""
+    """Return −x·log y: 0 if x is 0, +inf if only y is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(x == 0, 0.0, -x * np.log(y))
 

@@ -22,14 +22,14 @@ from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 __all__ = ["linear_cross_entropy"]
 
-# Bytes of a chunk of logits. Each chunk costs a pass over the weights to pack them and one over
-# their gradient to add to it: some 400 rows of 32,000 classes keep both within a few per cent.
+# Bytes of a chunk of logits. For each chunk, one pass over the weights packs them and one over
+# their gradient adds to it. With about 400 rows of 32,000 classes, both cost only a few per cent.
 CHUNK_BYTES = 48 << 20
 
-# No fewer rows than this, however many the classes: below, the passes over the weights dominate.
+# The fewest rows, however many classes there are: with fewer, the passes over the weights dominate.
 FEWEST_ROWS = 64
 
-# Chunks start at multiples of this, which suits the tiles of matrix products.
+# Chunks start at multiples of this, which fits the tiles of matrix products.
 ROWS_MULTIPLE = 16
 
 # Bytes of a block of Gᵀ X, which NumPy cannot add to an array in the product itself. It is added
@@ -183,7 +183,7 @@ class _Scattered:
 
 
 def _rows_of(probabilities: Array) -> Array | _Scattered:
-    """Return an object that gives the rows of probabilities without a copy of all of them."""
+    """Return an object that yields rows of probabilities without a copy of all of them."""
     if probabilities.ndim > 2 and not probabilities.flags.c_contiguous:
         return _Scattered(probabilities)
     *shape, classes = probabilities.shape

@@ -211,8 +211,8 @@ def token_log_probs(
 ) -> TokenLogProbs:
     """Return log-probability of the target, log-sum-exp and argmax of each row.
 
-    For the evaluation of language models: perplexity is ``exp(-log_prob.mean())``, and
-    ``argmax == target`` tells where greedy decoding is right. The logits are read once and no
+    Use it to evaluate language models: perplexity is ``exp(-log_prob.mean())``, and
+    ``argmax == target`` shows where greedy decoding is right. The logits are read once and no
     temporary of their size is allocated, so they may be memory-mapped or 16-bit. A row gives the
     same bits in every batch with the same memory layout.
 
@@ -283,7 +283,7 @@ def _run(
     *,
     wants_values: bool = False,
 ) -> None:
-    """Write to ``out``. The arrays are checked; the classes of a row lie along all of ``axes``."""
+    """Write to ``out``. The arrays have been checked; the classes lie along all of ``axes``."""
     # In memory order, and forwards, the classes usually have the strides of a single axis.
     order = [i for i in range(logits.ndim) if i not in axes]
     order += sorted(axes, key=lambda i: -abs(logits.strides[i]))

@@ -132,7 +132,7 @@ def test_safetensors(problem, folder, capsys):
     numpy.save_file({"x": half}, folder / "h.safetensors")
     assert said(capsys, "h.safetensors", "y.npy") == evaluate(half, y)
     (folder / "bad.safetensors").write_bytes(b"no tensors")
-    assert "is no file of safetensors" in refused(capsys, 1, "bad.safetensors", "y.npy")
+    assert "is not a safetensors file" in refused(capsys, 1, "bad.safetensors", "y.npy")
     assert "no array 'q'" in refused(capsys, 2, "b.safetensors", "y.npy", "--logits-key", "q")
 
 
@@ -197,8 +197,8 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
     ("arguments", "message"),
     [
         ([], "the following arguments are required"),
-        (["z.npy", "y.npy", "--bins", "0"], "--bins: must be an integer of at least 1, got 0"),
-        (["z.npy", "y.npy", "--bins", "x"], "--bins: must be an integer of at least 1, got x"),
+        (["z.npy", "y.npy", "--bins", "0"], "--bins: must be an integer greater than 0, got 0"),
+        (["z.npy", "y.npy", "--bins", "x"], "--bins: must be an integer greater than 0, got x"),
         (["z.npy", "y.npy", "--temperature", "0"], "must be finite and greater than 0"),
         (["z.npy", "y.npy", "--temperature", "2", "--fit-temperature"], "exclude each other"),
         (["z.bin", "y.npy"], "for raw logits pass --dtype and --classes"),
@@ -245,7 +245,7 @@ def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys
 def test_files_that_are_none(folder, capsys):
     for name, content in (("a.npy", b""), ("b.npy", b"hello, world"), ("c.npz", b"")):
         (folder / name).write_bytes(content)
-        assert f"{name} is no {name[1:]} file" in refused(capsys, 1, name, "y.npy")
+        assert f"{name} is not a valid {name[1:]} file" in refused(capsys, 1, name, "y.npy")
     np.savez(folder / "none.npz")
     assert "none.npz has no arrays" in refused(capsys, 1, "none.npz", "y.npy")
     np.save(folder / "float.npy", np.zeros(900))
@@ -258,15 +258,15 @@ def test_files_that_are_none(folder, capsys):
 )
 def test_options_of_raw_files(options, folder, capsys):
     """They are not passed over where a file says what it holds."""
-    assert "does not go with" in refused(capsys, 2, "z.npy", "y.npy", *options)
-    assert "does not go with" in refused(capsys, 2, "z.npy", "y.npy", "--labels-key", "a")
+    assert "does not apply to" in refused(capsys, 2, "z.npy", "y.npy", *options)
+    assert "does not apply to" in refused(capsys, 2, "z.npy", "y.npy", "--labels-key", "a")
 
 
 @pytest.mark.parametrize("dtype", ["O", "S4", "i4,f4", "M8[s]", "complex64"])
 def test_raw_numbers_of_other_kinds(dtype, folder, capsys):
     (folder / "z.bin").write_bytes(bytes(900 * 7 * 8))
     said = refused(capsys, 2, "z.bin", "y.npy", "--dtype", dtype, "--classes", "7")
-    assert "no dtype of floating numbers or integers" in said
+    assert "is not a floating-point or integer dtype" in said
 
 
 def test_a_picture_that_cannot_be_written(folder, capsys, monkeypatch):
@@ -281,7 +281,7 @@ def test_a_picture_that_cannot_be_written(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--max-rank", "0"], "--max-rank: must be an integer of at least 1, got 0"),
+        (["--max-rank", "0"], "--max-rank: must be an integer greater than 0, got 0"),
         (["--temperature", "1e-320"], "--temperature: must be finite and greater than 0"),
         (["--temperature", "warm"], "--temperature: must be finite and greater than 0"),
     ],

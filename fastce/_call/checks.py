@@ -46,7 +46,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def axis(value: Any) -> int:
-    """Return an axis that some array may have: NumPy's have 64 at most."""
+    """Return an axis that some array may have; NumPy allows at most 64 axes."""
     result = integer("axis", value)
     if not -64 <= result < 64:
         raise ValueError(f"axis must be between -64 and 63, got {value!r}")
@@ -377,7 +377,7 @@ def _is_same(a: Array, b: Array) -> bool:
 def _may_overlap(a: Array, b: Array) -> bool:
     if a.size == 0 or b.size == 0 or not np.may_share_memory(a, b):
         return False
-    max_work: Any = 10_000  # NumPy's own annotation knows 0 and -1 alone
+    max_work: Any = 10_000  # NumPy's own annotation allows only 0 and -1
     try:
         return np.shares_memory(a, b, max_work)
     except np.exceptions.TooHardError:
@@ -468,7 +468,7 @@ def _weights(
     if array.size == 0:
         return 0.0
     with np.errstate(all="ignore"):  # a signalling NaN
-        # Any NaN is minimum and maximum; neither takes a temporary array.
+        # If there is a NaN, it is both minimum and maximum; neither needs a temporary array.
         least, largest = array.min(), array.max()
         if (least > -np.inf if signed else least >= 0) and least <= largest < np.inf:
             return max(float(largest), -float(least))

@@ -44,7 +44,7 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
     first = checks.integer("first_class", first_class)
     if not 0 <= first <= number_of_classes(classes) - width:
         raise ValueError(
-            f"a shard of {width} classes from first_class={first} is not part of {classes} classes"
+            f"a shard of {width} classes from first_class={first} exceeds the {classes} classes"
         )
     return first
 

@@ -57,7 +57,7 @@ class WrongUsage(Exception):
 
 
 def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...]) -> str:
-    """Return which array of a file is meant."""
+    """Return the name of the array of a file that is meant."""
     if key is not None:
         if key not in found:
             raise WrongUsage(f"{path} has no array {key!r}: it has {', '.join(found)}")
@@ -87,23 +87,23 @@ def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
     except TypeError:
         raise WrongUsage(f"{name!r} is not a dtype") from None
     if dtype.kind not in "fiu":
-        raise WrongUsage(f"{name!r} is no dtype of floating numbers or integers")
+        raise WrongUsage(f"{name!r} is not a floating-point or integer dtype")
     return dtype
 
 
 def only_raw(path: str, given: dict[str, Any]) -> None:
-    """Refuse options that a file of this kind does not ask for."""
+    """Reject options that do not apply to a file of this kind."""
     for option, value in given.items():
         if value is not None:
-            raise WrongUsage(f"{option} does not go with {path}")
+            raise WrongUsage(f"{option} does not apply to {path}")
 
 
 def unreadable(path: str, kind: str, error: Exception) -> NoReturn:
-    raise ValueError(f"{path} is no {kind} file: {error}") from error
+    raise ValueError(f"{path} is not a valid {kind} file: {error}") from error
 
 
 def picture(path: str, accepted: Iterable[str]) -> None:
-    """Check that a picture can be written: its suffix, and its folder."""
+    """Check that a figure can be written: its suffix, and its folder."""
     if os.path.splitext(path)[1].removeprefix(".").lower() not in accepted:
         raise WrongUsage(f"--plot must end in one of .{', .'.join(accepted)}, got {path}")
     folder = os.path.dirname(path) or "."

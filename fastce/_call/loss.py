@@ -65,7 +65,7 @@ class Loss:
         normalizer: float | None = None,
         loss_out: Array | None = None,
     ) -> Value:
-        """Return the loss alone. The arguments are those of `value_grad_hess`."""
+        """Return only the loss. The arguments are those of `value_grad_hess`."""
         result = self.kernel().evaluate(
             VALUE, logits, target, sample_weight, where, normalizer, None, None, loss_out
         )
@@ -121,8 +121,9 @@ class Loss:
     ) -> tuple[Value, Array, Array]:
         """Return the loss, its gradient and the diagonal of its Hessian.
 
-        The derivatives are with respect to the logits, of the value that is returned: those of a
-        mean are divided by its denominator. All three are computed in one pass.
+        The derivatives are those of the returned value with respect to the logits, so those of a
+        mean are divided by its denominator. All three results are computed in one pass. Errors are
+        raised before any output is written.
 
         Parameters
         ----------
@@ -171,8 +172,6 @@ class Loss:
             mean have no positive sum.
         IndexError
             A label is neither a class nor `ignore_index`.
-
-        Errors are raised before any output is written.
 
         Examples
         --------
@@ -232,7 +231,7 @@ class Loss:
         return hash((type(self), self._key()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By the public name of the class alone: modules of this package may move.
+        # Only by the public name of the class: modules of this package may move.
         return partial(type(self), **self._options()), ()
 
 

@@ -41,11 +41,11 @@ _count: int | None = None
 
 
 def _has_threads() -> bool:
-    """Tell whether threads can run in parallel with the caller and outlive its call."""
+    """Return whether threads can run in parallel with the caller and outlive its call."""
     # After monkey.patch_all() a new thread is a greenlet, which would wait for the call to end.
     if not isinstance(start_new_thread, BuiltinFunctionType):
         return False
-    # An interpreter that ends before its threads do is a fatal error; the main one ends last.
+    # An interpreter that ends before its threads causes a fatal error; the main one ends last.
     current, main = (
         ctypes.pythonapi[f"PyInterpreterState_{which}"]  # by item: a function of our own
         for which in ("Get", "Main")
@@ -193,12 +193,12 @@ class _Call:
             while self._claims:
                 with self._claims[-1]:
                     self._claims.pop()
-        except BaseException:  # an interrupt, and there may be another
+        except BaseException:  # an interrupt; another may follow
             self.close()
             raise
 
     def lose_helpers(self) -> None:
-        """Fail, in a child forked meanwhile, if a helper was at work, and wait for none."""
+        """In a child that was forked meanwhile, fail if a helper was at work, and wait for none."""
         for claim in self._claims:
             if claim.locked():
                 self.errors.append(RuntimeError("the process was forked in the middle of a call"))
@@ -252,7 +252,7 @@ def _forget_pool() -> None:
 
 
 def _forget_threads() -> None:
-    """Go on in a forked child, which has none but the one that forked."""
+    """Continue in a forked child, whose only thread is the one that forked."""
     for call in _running:
         call.lose_helpers()
     _forget_pool()

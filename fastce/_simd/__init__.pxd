@@ -23,7 +23,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         wide_vec[T] lanes()
         wide_vec[T] low_lanes()
         double total()
-        vec[double] rounded_sum()     # of double alone
+        vec[double] rounded_sum()     # only for double
         vec[double] rounding_error()
 
     cdef cppclass folded_sum[T]:

@@ -139,28 +139,29 @@ def evaluate(
     bins: int = 15,
     max_rank: int = 100,
 ) -> Any:
-    """Return what `fastce.evaluation.evaluate` does, lazily: chunks are evaluated, and merged.
+    """Return the result of `fastce.evaluation.evaluate` lazily: chunks are evaluated, then merged.
 
     Parameters
     ----------
     logits : dask array of float16, bfloat16, float32 or float64
-        Of any chunks; those that split the class axis are joined along it.
+        Any chunks; those that split the class axis are joined along it.
     target : dask array or array_like of integers
-        Of the logits' shape less the class axis, in [0, K) or `ignore_index`.
+        Class labels in [0, K) or `ignore_index`, with the shape of the logits without the class
+        axis.
     axis, ignore_index, temperature, bins, max_rank
         As for `fastce.evaluation.evaluate`.
 
     Returns
     -------
     dask.delayed.Delayed
-        Its ``compute()`` gives the `Evaluation`.
+        Its ``compute()`` returns the `Evaluation`.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit: at once.
+        At once, if an argument does not fit.
     IndexError
-        A label is neither in [0, K) nor `ignore_index`: when that is computed.
+        When it is computed, if a label is neither in [0, K) nor `ignore_index`.
 
     Examples
     --------

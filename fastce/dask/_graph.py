@@ -1,7 +1,7 @@
-"""The graphs of `fastce.dask`: aligned chunks of the arrays of a call, and layers made of them."""
+"""The graphs of `fastce.dask`: the arrays of a call in aligned chunks, and layers made of them."""
 
 # mypy: allow-untyped-calls
-# (dask has annotations, but not on all that is called here)
+# (not everything in dask that is called here has annotations)
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Argument = tuple[Any, Any]  # of a layer: an array and its axes, or a constant a
 
 
 class Graph:
-    """The arguments of one call, aligned chunk by chunk, and the layers that are made of them.
+    """The arguments of one call, with aligned chunks, and the layers that are made of them.
 
-    A layer names the axes of its arrays by numbers: those of the logits by their own, `fields` for
-    that of a summary.
+    A layer names the axes of its arrays by number: each axis of the logits by its index, and that
+    of a summary by `fields`.
     """
 
     def __init__(
@@ -304,12 +304,12 @@ class Graph:
         )
 
     def _slices(self, axes: tuple[int, ...], broadcast: Any = ()) -> Argument:
-        """Return an argument that tells a task where its chunk lies; 0 along broadcast axes."""
+        """Return an argument that gives a task the place of its chunk; 0 along broadcast axes."""
         chunks = tuple((1,) if i in broadcast else self.logits.chunks[i] for i in axes)
         return ArraySliceDep(chunks), axes
 
     def _located(self, axes: tuple[int, ...]) -> dict[str, tuple[int | None, ...]]:
-        """Return which of `_slices` goes with which axis of an argument; None if it broadcasts."""
+        """Return which of `_slices` belongs to which axis of an argument; None if it broadcasts."""
         located = {}
         for name in ("target", "sample_weight"):
             array, own_axes = getattr(self, name)

@@ -1,11 +1,11 @@
 """The tasks of the graphs: operations on one chunk, or on the summaries of a row of chunks.
 
-They take and give NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the sum
-over the chunk, or the losses themselves: what they are divided by is the graph's business.
+They take and return NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the
+sum over the chunk, or the losses themselves; the graph divides by the denominator.
 
-`slices` say where in the whole array the chunk lies, along each axis of the task. `located` says
-which of them go with which axis of an argument, by its name, so that an error names a position in
-the whole array.
+`slices` give the place of the chunk in the whole array, along each axis of the task. `located` maps
+the name of an argument to the slices of its axes, so that an error names a position in the whole
+array.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def evaluation_of_rows(
 
 
 def merged_evaluations(parts: Any, axis: Any, keepdims: bool) -> Evaluation:
-    """Add up evaluations, in nested lists as dask has the chunks of several axes."""
+    """Add up evaluations in nested lists, as Dask passes the chunks of several axes."""
     if isinstance(parts, Evaluation):
         return parts
     return functools.reduce(
@@ -298,6 +298,6 @@ def token_log_probs_of_total(
     located: Located,
 ) -> tuple[Any, ...]:
     losses, lse = Rows(unpacked(total[..., :3]), y, loss, classes).losses()
-    with np.errstate(all="ignore"):  # of what the type of the rows cannot hold
+    with np.errstate(all="ignore"):  # of a number that the type of the rows cannot hold
         log_prob, lse = (x.astype(dtype_of_rows).reshape(y.shape) for x in (-losses, lse))
     return log_prob, lse, total[..., 3].astype(np.int64)

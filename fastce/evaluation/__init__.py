@@ -1,4 +1,4 @@
-"""Perplexity, accuracy, ranks and calibration of a classifier, from one read of its logits.
+"""Perplexity, accuracy, ranks and calibration of a classifier, in one pass over its logits.
 
 ::
 

@@ -1,4 +1,4 @@
-"""From rows to evaluations, with one read of the logits, block by block."""
+"""From rows to evaluations, in one pass over the logits, block by block."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def evaluate(
     bins: int = 15,
     max_rank: int = 100,
 ) -> Evaluation:
-    """Return how well the softmax of some logits predicts their targets, from one read of them.
+    """Return how well the softmax of some logits predicts their targets.
 
-    There is no temporary of the logits' size: they are read in place, even from memory-mapped
-    files, and only a few numbers are kept for each of 16,384 rows.
+    The logits are read once and in place, even from memory-mapped files. No temporary of their size
+    is allocated, only a few numbers for each of 16,384 rows.
 
     Parameters
     ----------

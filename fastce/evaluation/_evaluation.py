@@ -38,11 +38,10 @@ def readable(number: float) -> str:
 class Evaluation:
     """Sums, counts, bins and ranks over rows of a classifier's logits, which ``+`` merges.
 
-    `evaluate` returns it. The evaluations of different rows add up to that of all rows: exactly in
-    the counts, and up to rounding in the sums, which carry their rounding errors. So chunks, files
-    and processes may be merged in any order, and ``sum(results)`` works. An evaluation is
-    immutable, compares by value, can be pickled, and converts to JSON. Losses and entropies are in
-    nats.
+    `evaluate` returns it. The evaluations of different rows add up to that of all rows: the counts
+    exactly, and the sums, which carry their rounding errors, up to rounding. So chunks, files and
+    processes may be merged in any order, and ``sum(results)`` works. An evaluation is immutable,
+    compares by value, can be pickled, and converts to JSON. Losses and entropies are in nats.
 
     Each figure is a mean over the rows that count. With p the probabilities of a row and y its
     target:
@@ -64,23 +63,24 @@ class Evaluation:
     Attributes
     ----------
     rows : int
-        How many rows count.
+        The number of rows that count.
     ignored : int
-        How many do not, because their label is `ignore_index`.
+        The number of rows that do not, because their label is `ignore_index`.
     invalid : int
-        How many of `rows` have no softmax.
+        The number of `rows` without a softmax.
     correct : int
-        In how many the target is the first class with the largest logit.
+        The number of rows in which the target is the first class with the largest logit.
     loss_sum, entropy_sum, brier_sum, variance_sum : tuple of two floats
         Sums over the rows, each with its rounding error. The variance is that of the logits under
         p.
     bin_rows, bin_correct : tuple of ints
-        How many rows have their largest probability in each bin [b/bins, (b+1)/bins), 1 in the
-        last one; and how many of those are correct.
+        For each bin [b/bins, (b+1)/bins), the number of rows with their largest probability in it,
+        and the number of those that are correct. A probability of 1 is in the last bin.
     bin_confidence : tuple of tuples of two floats
         The sum of these probabilities.
     rank_rows : tuple of ints
-        How many rows have 0, 1, ... classes before the target; the last number counts all others.
+        The numbers of rows with 0, 1, ... classes before the target; the last number counts all
+        others.
 
     Examples
     --------
@@ -313,19 +313,19 @@ class Evaluation:
         return found
 
     def _check(self) -> None:
-        """Raise what `from_json` turns into an error if this is none that rows add up to."""
+        """Raise an error, for `from_json`, if no rows can add up to this evaluation."""
         sums = [getattr(self, f.name) for f in fields(self) if f.name.endswith("_sum")]
         for high, low in (*sums, *self.bin_confidence):
             math.isfinite(high + low)
         counts = [self.rows, self.ignored, self.invalid, self.correct]
         counts += [*self.bin_rows, *self.bin_correct, *self.rank_rows]
         if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError("counts must be integers of at least 0")
+            raise ValueError("counts must be nonnegative integers")
         valid = self.rows - self.invalid
         if sum(self.rank_rows) != self.rows or sum(self.bin_rows) != valid:
             raise ValueError(f"ranks and bins must be those of {self.rows} rows")
         if not len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
-            raise ValueError("bins must be of one number")
+            raise ValueError("bins must all have the same number")
 
 
 def _written(value: Any) -> Any:

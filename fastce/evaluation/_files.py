@@ -1,4 +1,4 @@
-"""Arrays in files, row by row: what the command line reads."""
+"""Arrays in files, row by row, for the command line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Array = npt.NDArray[Any]
 
 
 class Rows(NamedTuple):
-    """An array in a file, and how a range of its first axis is read."""
+    """An array in a file, and a way to read a range of its first axis."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[int, int], Array]
 
     def flat(self, axes: int) -> Rows:
-        """Join the first axes but for the last ``axes``: the rows of all batches and positions."""
+        """Join all axes except the last ``axes``: the rows of all batches and positions."""
         kept = self.shape[len(self.shape) - axes :]
         count = math.prod(self.shape[: len(self.shape) - axes])
         if self.shape == (count, *kept):
@@ -40,9 +40,9 @@ class Rows(NamedTuple):
 
 
 def opened(path: str, names: tuple[str, ...], key: dict[str, Any], raw: dict[str, Any]) -> Rows:
-    """Open an array by its file's suffix; of several in a file, the one called ``key`` or a name.
+    """Open an array by its file's suffix: if the file has several, that of ``key`` or a name.
 
-    A file of another suffix is raw: numbers of a dtype, so many in a row, or one. ``key`` and
+    A file with another suffix is raw: numbers of one dtype, several per row or one. ``key`` and
     ``raw`` are options of the command line and their values.
     """
     suffix = os.path.splitext(path)[1].lower()
@@ -73,7 +73,7 @@ def in_memory(array: Array) -> Rows:
 
 
 def mapped(path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int) -> Rows:
-    """Map one block after the other, so that none stays in the memory of the process."""
+    """Map one block after another, so that none stays in the memory of the process."""
     row = math.prod(shape[1:]) * dtype.itemsize
 
     def read(start: int, stop: int) -> Array:
@@ -123,11 +123,11 @@ def in_safetensors(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
             part = file.get_slice(chosen)
             shape, kind = tuple(part.get_shape()), part.get_dtype()
     except SafetensorError as error:
-        raise ValueError(f"{path} is no file of safetensors: {error}") from error
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
     dtype = checks_evaluation.tensor_dtype(path, kind)
 
     def read(start: int, stop: int) -> Array:
-        # Opened anew, so that what was read before is not kept mapped.
+        # Opened again, so that earlier blocks do not stay mapped.
         with safe_open(path, "np") as file:
             found: Array = file.get_slice(chosen)[start:stop]
         return found

@@ -1,4 +1,4 @@
-"""The temperature with the smallest loss, by Newton's method: one read of the logits per step."""
+"""The temperature with the smallest loss, by Newton's method: each step reads the logits once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fastce.evaluation._evaluation import Evaluation, added, readable
 TOLERANCE = 1e-9  # of the temperature, relative: the next step would be about its square
 MOST_STEPS = 100
 FLAT = 1e-12  # variance of the logits over T below which probabilities hardly change with T
-NOISE = 1e-13  # what rounding leaves of the slope, next to losses of about 1
+NOISE = 1e-13  # a slope that rounding leaves, for losses of about 1
 SMALLEST, LARGEST = 1e-306, 1e306  # temperatures whose reciprocals are finite and normal numbers
-FAR = 1e4  # how far the temperature goes where the loss is flat and falls
+FAR = 1e4  # how far the temperature moves if the loss is flat and falling
 
 
 class Temperature(float):
@@ -29,7 +29,7 @@ class Temperature(float):
     Attributes
     ----------
     before, after : Evaluation
-        Of the logits themselves, and of the logits divided by the temperature.
+        The evaluations of the logits themselves, and of the logits divided by the temperature.
     reads : int
         How many times the logits were read: once more than the number of Newton steps.
     """
@@ -81,10 +81,11 @@ def fit_temperature(
 
     With b = 1/T and u = bz, the derivative of a row's loss with respect to log b is E_p[u] − u_y,
     the loss minus the entropy, and b² times the second derivative with respect to b is the variance
-    of u under p. So each Newton step takes one read of the logits. The loss is convex in b.
+    of u under p. So each Newton step reads the logits once. The loss is convex in b.
     Exponentials and sums are computed in float64, whatever the dtype of the logits.
 
-    Fit it on rows that the classifier was not trained on, and report results on yet others.
+    Fit it on rows that the classifier was not trained on, and report results on a third set of
+    rows.
 
     Parameters
     ----------
@@ -99,10 +100,9 @@ def fit_temperature(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As for `evaluate`; also if no temperature is best. Then the loss keeps falling as T tends
-        to 0, because each target has the largest logit of its row, or as T grows, because the
-        logits favour other classes than the targets; or it is infinite or NaN, or does not
-        depend on T.
+        As for `evaluate`; also if no temperature is best. The loss may keep falling as T tends to
+        0, because each target has the largest logit of its row, or as T grows, because the logits
+        favour other classes. Or it is infinite or NaN, or does not depend on T.
 
     References
     ----------
@@ -136,13 +136,14 @@ def minimise(evaluate_at: Callable[[float], Evaluation]) -> Temperature:
     has_minimum(before)
     temperature, last, scale = 1.0, math.inf, 0.0
     for reads in range(1, MOST_STEPS + 1):
-        # With b = 1/T: the loss's derivative by log b, and b² times the second one by b.
+        # With b = 1/T: the derivative of the loss with respect to log b, and b² times the second
+        # one with respect to b.
         entropy = -now.entropy_sum[0], -now.entropy_sum[1]
         slope = sum(added(now.loss_sum, entropy)) / now.rows
         curvature = sum(now.variance_sum) / now.rows
         if curvature > FLAT:
             step = newton_step(slope, curvature)
-            # Next to the minimum rounding may leave steps that no longer become shorter.
+            # Near the minimum, rounding may leave steps that no longer become shorter.
             if abs(step) <= TOLERANCE or (last < 1e-6 and abs(step) >= last / 2):
                 return Temperature(temperature, before, now, reads)
             scale = 0.0
@@ -153,32 +154,32 @@ def minimise(evaluate_at: Callable[[float], Evaluation]) -> Temperature:
             break
         temperature *= math.exp(step)
         now = evaluate_at(temperature)
-    checks.no_temperature("it falls for ever as the temperature " + limit(step))
+    checks.no_temperature("it keeps falling as the temperature " + limit(step))
 
 
 def newton_step(slope: float, curvature: float) -> float:
     """Return the step of log T, of a loss that is convex in b."""
     if slope <= 0:
-        # Where b is too small a step of b does not go too far: the slope grows ever less.
+        # If b is too small, a step of b does not overshoot: the slope grows less and less.
         return -math.log1p(-slope / curvature)
-    # Where it is too large, a step of log b is short enough not to leave b > 0. A slope above e
-    # is of rows that are surely wrong, and all but proportional to b.
+    # If it is too large, a step of log b is short enough to keep b > 0. A slope above e comes from
+    # rows that are certainly wrong, and is almost proportional to b.
     return max(slope / (curvature + slope), math.log(slope))
 
 
 def flat_step(
     slope: float, curvature: float, temperature: float, scale: float
 ) -> tuple[float, float]:
-    """Return the step of log T where probabilities hardly change, and the logits' own variance.
+    """Return the step of log T if probabilities hardly change, and the variance of the logits.
 
-    Either all are next to 0 and 1 (or to ties), or next to those of equal logits. In that case the
-    variance of the logits over T is that of the logits, the scale, over T²; and if it has been the
-    same for another T, the slope is that of the limit.
+    Either all are close to 0 and 1 (or to ties), or close to those of equal logits. In the second
+    case the variance of the logits over T is that of the logits, the scale, over T². If the scale
+    was the same for another T, the slope is that of the limit.
     """
     own = curvature * temperature**2
     if slope > NOISE:
         if own > 0 and 0.5 < scale / own < 2:
-            checks.no_temperature("it falls for ever as the temperature " + limit(1.0))
+            checks.no_temperature("it keeps falling as the temperature " + limit(1.0))
         return math.log(max(slope, FAR)), own
     if curvature == 0 and temperature == 1:
         checks.no_temperature(
@@ -186,7 +187,7 @@ def flat_step(
             " far apart"
         )
     if curvature == 0 or (slope < -NOISE and -slope <= curvature):
-        checks.no_temperature("it falls for ever as the temperature " + limit(-1.0))
+        checks.no_temperature("it keeps falling as the temperature " + limit(-1.0))
     if slope < -NOISE:
         return newton_step(slope, curvature), own
     return 0.5 * math.log(curvature), own  # to logits of which the slope can be seen
@@ -199,7 +200,7 @@ def limit(step: float) -> str:
 
 
 def has_minimum(before: Evaluation) -> None:
-    """Refuse what Newton's method would never end at."""
+    """Reject losses for which Newton's method would not converge."""
     if before.rows == 0:
         checks.no_temperature("no row counts")
     if before.invalid:
@@ -210,6 +211,6 @@ def has_minimum(before: Evaluation) -> None:
         )
     if before.rank_rows[0] == before.rows:
         checks.no_temperature(
-            "it falls for ever as the temperature tends to 0, since every target has the largest"
+            "it keeps falling as the temperature tends to 0, because every target has the largest"
             " logit of its row"
         )

@@ -1,4 +1,4 @@
-"""``python -m fastce evaluate``: files of logits and labels to a table, JSON or a picture."""
+"""``python -m fastce evaluate``: from files of logits and labels to a table, JSON or a figure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 def at_least_one(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be an integer greater than 0, got {text}")
     return value
 
 
@@ -107,7 +107,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 class Problem(NamedTuple):
-    """Logits and labels in files, and what is asked of them."""
+    """Logits and labels in files, and what to compute from them."""
 
     logits: Rows
     labels: Rows
@@ -147,7 +147,7 @@ class Problem(NamedTuple):
 
 @contextlib.contextmanager
 def progress(count: int) -> Iterator[Any]:
-    """Show a bar on a terminal, once there was a second of work, if tqdm is installed."""
+    """Show a bar on a terminal after a second of work, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -177,7 +177,7 @@ def as_json(result: Evaluation, temperature: Temperature | None) -> str:
 
 
 def can_draw(path: str) -> None:
-    """Find out before files are read, which may take minutes."""
+    """Check this before files are read, which may take minutes."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:

@@ -75,7 +75,7 @@ def function(loss: Loss) -> Callable[..., Any]:
     >>> print(ce(logits, jax.numpy.array([0, 3])))
     nan
     """
-    if LOSSES.get(type(loss).__name__) is not type(loss):  # a derived class has no name to go by
+    if LOSSES.get(type(loss).__name__) is not type(loss):  # a derived class has no registered name
         checks_bridges.not_a_loss(loss, "one of the library's")
     return _Function(loss)
 
@@ -218,7 +218,7 @@ def _read(description: str) -> _ffi.Function:
             if loss.reduction != "none":
                 with np.errstate(over="ignore"):  # it may be beyond the range of float32
                     outs[0][...] = value
-        except (IndexError, ValueError):  # shapes fit: it is what the arrays hold
+        except (IndexError, ValueError):  # the shapes fit, so the values are wrong
             for out in outs:
                 out[...] = np.nan
 
@@ -235,7 +235,7 @@ def _array(name: str, value: Any) -> Any:
     """Return an argument of a loss as a JAX array."""
     if isinstance(value, np.ma.MaskedArray):
         checks._array(name, value)
-    if value is None or isinstance(value, str | bytes):  # JAX has readings of these
+    if value is None or isinstance(value, str | bytes):  # JAX interprets these in its own way
         checks_bridges.not_a_jax_array(name, value)
     try:
         array: Any = jnp.asarray(value)
@@ -279,6 +279,6 @@ def _check(
 
 def _outline(array: Any) -> Array:
     """Return zeros of an array's shape and type that take no memory."""
-    # A size that export leaves open is stood in for by a number that only equal ones share.
+    # A number stands in for a size that export leaves open; only equal sizes share it.
     shape = [n if isinstance(n, int) else 1000 + hash(n) % 1000 for n in array.shape]
     return np.broadcast_to(np.zeros((), array.dtype), shape)

@@ -1,11 +1,11 @@
 """Functions of NumPy arrays that JAX calls through XLA's foreign function interface.
 
-XLA hands over the addresses of its arrays, and of those that are to hold the results: nothing is
-copied, and nothing waits for a thread. (`jax.pure_callback` makes JAX arrays of its arguments. For
-large ones it needs a thread, and hangs if the only one is busy with the callback itself.)
+XLA passes the addresses of its arrays and of the results, so nothing is copied and nothing waits
+for a thread. (`jax.pure_callback` converts its arguments to JAX arrays. For large ones it needs a
+thread, and hangs if the only thread is busy with the callback itself.)
 
-The structures are those of ``xla/ffi/api/c_api.h``, version 0, as far as they are used, and their
-fields have the names that they have there.
+The structures are the parts of ``xla/ffi/api/c_api.h``, version 0, that are used here, with the
+same field names.
 """
 
 import ctypes
@@ -27,10 +27,10 @@ Array = npt.NDArray[Any]
 Function = Callable[[list[Array], list[Array]], None]
 
 TARGET = "fastce_call"
-API_MAJOR, API_MINOR = 0, 1  # what is used here is in 0.1; XLA checks whether it still serves that
-METADATA = 1  # the extension by which XLA asks for the version, in place of a call
+API_MAJOR, API_MINOR = 0, 1  # the first with all that is used here; XLA checks if it supports it
+METADATA = 1  # the extension with which XLA asks for the version, instead of making a call
 EXECUTE = 3  # the stage in which the arrays hold numbers
-INTERNAL = 13  # the code of an error that is the program's fault
+INTERNAL = 13  # the code of an internal error
 
 # The dtypes by XLA's numbers.
 TYPES = {
@@ -194,7 +194,7 @@ def _handle(pointer: Any) -> int | None:
     try:
         if not hasattr(_thread, "kept"):
             # Python would create and delete the state of an XLA thread in each call, which takes as
-            # long as a small loss. One more `Ensure` than `Release` keeps the state.
+            # long as a small loss. An extra `Ensure` keeps the state.
             ctypes.pythonapi.PyGILState_Ensure()
             _thread.kept = True
         digest = frame.attrs.digest()

@@ -114,7 +114,7 @@ class XGBoostObjective(Objective):
 
     @property
     def sklearn_metric(self) -> SklearnMetric:
-        """The mean loss of raw scores, a function ``(y_true, y_score, sample_weight=None)``."""
+        """The mean loss of raw scores, as a function ``(y_true, y_score, sample_weight=None)``."""
         return SklearnMetric(self.name, self._value_of_scores)
 
     @property
@@ -177,7 +177,7 @@ class LightGBMObjective(Objective):
         return self.derivatives(preds, train_data.get_label(), train_data.get_weight())
 
     def metric(self, preds: Array, eval_data: Any) -> tuple[str, float, bool]:
-        """Return name, mean loss of raw scores, and False, because less is better."""
+        """Return name, mean loss of raw scores, and False, because lower is better."""
         checks_bridges.host_data(eval_data, "metric", "sklearn_metric")
         _host.lightgbm_metric("probability_metric")
         value = self.value(preds, eval_data.get_label(), eval_data.get_weight())
@@ -199,7 +199,7 @@ class LightGBMObjective(Objective):
         return self.derivatives(y_pred, y_true, weight)
 
     def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Any) -> tuple[str, float, bool]:
-        """Return name, mean loss of raw scores, and False, because less is better."""
+        """Return name, mean loss of raw scores, and False, because lower is better."""
         checks_bridges.sklearn_scores(y_pred, "sklearn_metric", "metric")
         _host.lightgbm_metric("sklearn_probability_metric")
         return self.name, self.value(y_pred, y_true, weight), False
@@ -301,5 +301,5 @@ class CatBoostObjective(Objective):
         return error / weight if weight and math.isfinite(weight) else math.nan
 
     def is_max_optimal(self) -> bool:
-        """Return False, because less is better."""
+        """Return False, because lower is better."""
         return False

@@ -1,9 +1,9 @@
-"""What a boosting host does not tell its objectives and metrics.
+"""Settings that a boosting host does not pass to its objectives and metrics.
 
 A host passes raw scores to a custom metric if the objective is custom, and its predictions if the
 objective is built in. Most class weights are applied only by built-in objectives. In both cases the
 results would be wrong without an error. The variables of the host's functions on the call stack
-tell which case it is. If these functions are not found, because the call comes from elsewhere,
+show which case it is. If these functions are not found, because the call comes from elsewhere,
 nothing is checked.
 """
 

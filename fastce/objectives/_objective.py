@@ -13,7 +13,7 @@ from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, 
 from fastce.objectives import _hessians, _start
 from fastce.softmax import softmax
 
-# Fraction of |gradient| for losses that are not convex: no sample asks for a step of more than
+# Fraction of |gradient| for losses that are not convex: no sample requests a step of more than
 # 1/0.05 = 20. At γ = 2 the exact ratio is lower than this for p_t < 0.08 only.
 FOCAL_FLOOR = 0.05
 

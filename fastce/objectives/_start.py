@@ -1,7 +1,7 @@
 """The constant score with the smallest loss, from which boosting starts.
 
 Each class has a probability of at least 1e-15, so that all scores are finite. A class without
-samples has its score at that bound. So has a class whose weights have a negative sum, because the
+samples has its score at that bound. So does a class whose weights have a negative sum, because the
 loss decreases without bound as its score decreases.
 
 A constant gives all samples the same distribution p, and the loss of the batch depends only on sums

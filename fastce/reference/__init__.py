@@ -1,15 +1,15 @@
 """The losses of fastce in plain NumPy, written from their formulas.
 
-The compiled kernels are tested against this module, which imports nothing else of the package.
+The compiled kernels are tested against this module, which imports nothing else from the package.
 Read it to see what is computed. It computes in float64, or in longdouble if the logits are
 longdouble, and does not check its arguments; the loss classes explain what they mean. Every loss
 returns ``(loss, grad, hess)``: the loss, and the gradient and the diagonal of the Hessian of
 ``grad_output * loss`` with respect to the logits (of its sum if there is no reduction).
 
-Notation: z are the logits, u the logits after scale and cap, p the probabilities, y the target,
-and q the probability of everything except the target. Two rules keep every digit of a confident
+Notation: z are the logits, u the logits after scale and cap, p the probabilities, y the target, and
+q the probability of everything except the target. Two rules keep every digit of a confident
 prediction. No probability is ever subtracted from 1. The sum over the other classes is computed
-without the largest term, which would swallow the others in rounding.
+without the largest term, in which the digits of the others would be lost.
 
 References
 ----------
@@ -239,17 +239,19 @@ def softmax_kl_divergence(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    """KL divergence of the softmax of logits z from that of a teacher's logits t, `target`.
+    r"""Compute the KL divergence of a softmax from that of a teacher's logits, the target.
 
-    With T the temperature, p = softmax(t/T), q = softmax(z/T) and δ_j = log p_j − log q_j,
+    With the logits z, the teacher's logits t, the temperature T, :math:`p = \mathrm{softmax}(t/T)`,
+    :math:`q = \mathrm{softmax}(z/T)` and :math:`δ_j = \log p_j − \log q_j`:
 
-        ℓ         = T² Σ_j p_j δ_j = T² Σ_j p_j (δ_j + expm1(−δ_j))
-        ∂ℓ/∂z_j   = T (q_j − p_j) = T p_j expm1(−δ_j)
-        ∂²ℓ/∂z_j² = q_j (1−q_j)
+    .. math:: ℓ &= T^2 \sum_j p_j\,δ_j = T^2 \sum_j p_j\,(δ_j + \operatorname{expm1}(−δ_j)) \\
+              ∂ℓ/∂z_j &= T\,(q_j − p_j) = T\,p_j \operatorname{expm1}(−δ_j) \\
+              ∂^2ℓ/∂z_j^2 &= q_j (1−q_j)
 
-    The second form of the loss adds Σ q − Σ p = 0, and has no negative term. From an estimate D of
-    lse(t/T) − lse(z/T), and d_j = (t_j − z_j)/T, the exact difference is
-    D − log1p(Σ_j p_j expm1(D − d_j)): no digit is lost where p and q are nearly equal.
+    The second form of the loss adds :math:`\sum q − \sum p = 0`, and has no negative term. From an
+    estimate D of :math:`\lse(t/T) − \lse(z/T)`, and :math:`d_j = (t_j − z_j)/T`, the exact
+    difference is :math:`D − \mathrm{log1p}(\sum_j p_j \operatorname{expm1}(D − d_j))`. So no digit
+    is lost if p and q are nearly equal.
     """
     z, t, kept, used = _rows(logits, np.asarray(target, _to_real(logits).dtype), where, 0, axis)
     z, t = np.where(kept, z, -np.inf), np.where(kept, t, -np.inf)
@@ -258,7 +260,7 @@ def softmax_kl_divergence(
 
     estimate = teacher.log_sum_exp - student.log_sum_exp
     delta = np.where((p > 0) & (q > 0), (t - z) / temperature - estimate, np.inf)
-    near = (np.abs(delta) < 1) & (np.abs(estimate) < 1e6)  # beyond, rounding leaves nothing of δ
+    near = (np.abs(delta) < 1) & (np.abs(estimate) < 1e6)  # beyond, rounding swallows δ
     change = np.where(near, p * np.expm1(np.where(near, -delta, 0)), q - p)
     delta = delta + np.log1p(np.sum(change, axis=-1, keepdims=True))
     change = np.where(near, p * np.expm1(np.where(near, -delta, 0)), q - p)

@@ -8,11 +8,11 @@ and the logit of the target, if the shard holds it. Two summaries are merged by
 
 .. math:: (m_1, A_1) + (m_2, A_2) = (m_1,\; A_1 + (1 + A_2) \exp(m_2 − m_1)), \quad m_1 ≥ m_2
 
-(−∞, −1) is the summary of no class. Merging is associative up to rounding and exact in the tail: A
-is a sum of terms of one sign, and the loss is log1p(A), so that 1 + A is never rounded. A
-confident, correct row therefore keeps its digits however it is split.
+(−∞, −1) is the summary of a shard without classes. Merging is associative up to rounding and exact
+in the tail: A is a sum of terms of one sign, and the loss is log1p(A), so that 1 + A is never
+rounded. A confident, correct row therefore keeps its digits however it is split.
 
-A training step on shards looks like this, with any means to send arrays between processes::
+A training step on shards looks like this, with any transport for the arrays::
 
     part = summarise(logits, target, first_class, loss, classes=K)    # each shard, by itself
     summary = merge(part, part_of_another_shard)                      # over all the shards
@@ -30,8 +30,8 @@ are merged by the chain rule of the divergence,
 .. math:: D = \sum_s P_s D_s + \sum_s P_s (\operatorname{expm1}(l_s) − l_s), \qquad
           l_s = \log Q_s − \log P_s
 
-whose terms are all ≥ 0. So the merged divergence is never negative either, and keeps its digits
-where teacher and student are nearly equal.
+whose terms are all ≥ 0. So the merged divergence is never negative either, and keeps its digits if
+teacher and student are nearly equal.
 """
 
 from typing import Any, NamedTuple
@@ -266,7 +266,7 @@ def finish(
     summary : Summary or DivergenceSummary
         The merged summary of all shards.
     target, loss, classes
-        As for `summarise`. Of a teacher's logits, those of any shard: only their shape counts.
+        As for `summarise`. For a teacher's logits, those of any shard: only their shape matters.
     sample_weight : array_like, optional
         Finite; broadcasts to the shape of the target. Weights may be negative, but the weights of a
         mean must have a positive sum.
@@ -390,7 +390,8 @@ def total_weight(
     Parameters
     ----------
     target, loss, classes, sample_weight
-        As for `finish`; from the processes of different rows, not from those of the same ones.
+        As for `finish`. Add up the sums of processes that have different rows, not of those that
+        share them.
 
     Returns
     -------
@@ -418,5 +419,5 @@ def _fall(maximum: Array, from_: Array) -> Array:
 
 
 def _times(weight: Array, value: Array) -> Array:
-    """Multiply; a weight of 0 gives 0, however infinite the value."""
+    """Multiply; a weight of 0 gives 0, even if the value is infinite."""
     return np.where(weight == 0, 0.0, weight * value)

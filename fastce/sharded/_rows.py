@@ -14,7 +14,7 @@ from fastce._call.layout import Array
 
 _thresholds = variants.core.thresholds()
 BLOCK_ELEMENTS = _thresholds["gathered elements"]
-GROUP_ROWS = _thresholds["block rows"]  # which the kernels take together; a task has a multiple
+GROUP_ROWS = _thresholds["block rows"]  # which the kernels process together; a task has a multiple
 
 
 def weights_of_rows(
@@ -87,7 +87,7 @@ class Shard:
         self.loss, self.classes = loss, classes
 
     def statistics(self) -> Array:
-        """Return the fields of the summary, (numbers, rows), from one read of the logits."""
+        """Return the fields of the summary, (numbers, rows), from one pass over the logits."""
         if self.loss.takes_logits:
             found: Array = self.loss.kernel().summarise(self.logits, self.target, self.mask)
             return found.reshape(len(found), -1)
@@ -130,8 +130,8 @@ class Shard:
             kept = np.count_nonzero(self.mask, axis=-1).reshape(-1)
             maximum[kept == 0], others[kept == 0] = -np.inf, -1.0
             if smoothing:
-                # ε is spread over the classes that are left in, in all shards of the row. Their
-                # number is known only at the end, so the sums are taken as if all were left in.
+                # ε is spread over the unmasked classes of all shards of the row. Their number is
+                # known only at the end, so the sums are computed as if none were masked.
                 fields[3] = np.einsum("...c,c->...", self.mask, soft).reshape(-1)
                 fields[4] *= kept / self.width  # the kernel spread it over those of this shard
                 fields[5] = kept

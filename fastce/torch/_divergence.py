@@ -1,4 +1,4 @@
-"""The KL divergence of two tensors of logits; torch has it for log-probabilities only."""
+"""The KL divergence of two tensors of logits; torch has it only for log-probabilities."""
 
 # If torch is not installed, its classes have no type:
 # mypy: disallow-subclassing-any=False
@@ -70,9 +70,9 @@ def kl_divergence(
 class KLDivergenceLoss(LossModule):
     """`kl_divergence` as a module with the same options, for distillation.
 
-    It takes logits, where `torch.nn.KLDivLoss` takes log-probabilities. Its gradient is that of
-    ``input``, the student; the teacher's logits must be detached. Every reduction but "none" is
-    over samples: "mean" is torch's "batchmean" of (N, K) logits.
+    It takes logits, whereas `torch.nn.KLDivLoss` takes log-probabilities. Its gradient is with
+    respect to ``input``, the student; the teacher's logits must be detached. Every reduction except
+    "none" is over samples: "mean" is torch's "batchmean" of (N, K) logits.
 
     Examples
     --------

@@ -2,12 +2,13 @@
 
 An operator takes ``logits, target, where``, other tensors, ``options`` and ``with_grad``. It
 returns the loss in the type that it is computed in and, from the same pass, the gradient, which is
-empty without ``with_grad``. The options that are no tensors are one string, such as "gamma=2.0,
-ignore_index=-100, reduction='mean'": each argument of an operator takes half a microsecond.
+empty without ``with_grad``. Options that are not tensors are passed in one string, such as
+"gamma=2.0, ignore_index=-100, reduction='mean'": each argument of an operator takes half a
+microsecond.
 
-An operator has no derivative of its own. That is a matter of two autograd functions: the one for
-eager calls is quick, and gives the gradient away; the other has the form that torch.compile and the
-transforms of torch.func ask for.
+Operators have no derivatives of their own. Two autograd functions provide them: the one for eager
+calls is quick and gives the gradient away; the other has the form that torch.compile and the
+transforms of torch.func require.
 """
 
 # If torch is not installed, its classes have no type:
@@ -35,8 +36,8 @@ Function = Callable[..., Any]
 forward_ad: Any = torch.autograd.forward_ad
 jit: Any = torch.jit
 
-# The types of logits, and those to save their gradients in: the mean of many float16 samples has
-# one below the type's range, until the factor of a gradient scaler brings it back.
+# The types of logits, and the types in which their gradients are saved. The gradient of a mean over
+# many float16 samples is below the type's range until a gradient scaler multiplies it.
 SAVED = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.bfloat16,
@@ -74,8 +75,8 @@ def _bfloat16() -> Any:
 def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
     """Return memory for the gradient of logits, which ``array`` views: as a tensor and as an array.
 
-    NumPy's where it can be: it asks the system for large pages, without which the page faults of a
-    large array take longer than the loss.
+    The memory is NumPy's if possible. NumPy asks the system for large pages, without which the page
+    faults of a large array take longer than the loss.
     """
     if not logits.is_contiguous():
         grad = torch.empty_like(logits, dtype=SAVED[logits.dtype])
@@ -92,8 +93,8 @@ def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
 def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., Tensor]:
     """Register an operator with torch, and return the function that calls it.
 
-    ``tensors`` and ``others`` name its options. A weight of each element is one of the call, and
-    all others are the loss's.
+    ``tensors`` and ``others`` name its options. A weight per element belongs to the call, and all
+    other options belong to the loss.
     """
     rows = name.startswith("softmax")
     names = ["input", "target", "where", *tensors.split()]
@@ -111,7 +112,7 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             _add_weight(call, given.pop(0), logits, values[-1])
         make: Any = loss_of
         for position, value in enumerate(given):
-            if value is not None:  # it may change, so that a loss which has one is made anew
+            if value is not None:  # it may change, so a loss that has one is made again
                 given[position], make = _array(value), loss_of.__wrapped__
         axis = (1 if logits.ndim > 1 else 0,) if rows else ()
         loss = make(*given, *values, *axis)
@@ -181,8 +182,8 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             try:
                 loss = eager((way, dtype, given, with_grad), *inputs)
             except RuntimeError:
-                # In a transform torch refuses a function of this kind before it calls it. What
-                # else is wrong will be raised once more.
+                # In a transform, torch rejects a function of this kind before it calls it. Any
+                # other error will be raised again.
                 loss = None
         if loss is None:
             loss, _ = transformable(*inputs, _text(others, values), with_grad)
@@ -261,7 +262,7 @@ def _eager(name: str, count: int) -> Function:
     class Loss(torch.autograd.Function):
         """The first backward pass returns the gradient; later ones compute it again.
 
-        What has been given away may have been written to, in ways that torch does not see.
+        A gradient that was given away may have been written to in ways that torch does not see.
         """
 
         @staticmethod
@@ -291,7 +292,7 @@ def _eager(name: str, count: int) -> Function:
 
 
 def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
-    """Multiply a gradient that nobody else holds, in place if possible."""
+    """Multiply a gradient that nothing else refers to, in place if possible."""
     if grad_output.ndim:
         grad_output = _over_classes(grad, grad_output)
     try:
@@ -308,10 +309,10 @@ def _over_classes(grad: Tensor, grad_output: Tensor) -> Tensor:
 
 
 def _without_derivative(name: str) -> tuple[Any, Function]:
-    """Return the refusal of a derivative in forward mode, and a gradient that has no derivative.
+    """Return a function that rejects forward mode, and a gradient without a derivative.
 
-    Transforms of torch.func always make a graph of the backward pass, so that it cannot refuse to
-    be in one. A node that depends on the logits refuses its own backward pass instead.
+    Transforms of torch.func always make a graph of the backward pass, so it cannot refuse to be
+    part of one. Instead, a node that depends on the logits rejects its own backward pass.
     """
 
     class Gradient(torch.autograd.Function):
@@ -369,7 +370,7 @@ def _transformable(name: str, operator: Function, names: list[str]) -> Function:
             *values, with_grad = inputs
             with_grad = with_grad or (torch.is_grad_enabled() and values[0].requires_grad)
             size = info.batch_size
-            columns = [  # of an empty batch, one call with zeros tells the shapes
+            columns = [  # of an empty batch, one call with zeros gives the shapes
                 [value] * max(size, 1) if axis is None else value.unbind(axis) or [value.sum(axis)]
                 for value, axis in zip(values, in_dims[:-1], strict=True)
             ]
@@ -391,7 +392,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
     """Return the gradients of the operator itself, which torch.compile puts into its graph."""
     logits, grad = ctx.saved_tensors
-    if not ctx.with_grad:  # as a vmap in a graph, which hides what its logits require
+    if not ctx.with_grad:  # as in a vmap in a graph, which hides what its logits require
         raise RuntimeError("the loss was computed without the gradient that is now wanted")
     grad = (grad * _over_classes(grad, grad_output)).to(logits.dtype)
     return grad, *[None] * ctx.others
