@@ -374,14 +374,14 @@ def test_a_fit_prints_and_travels(problem):
 @pytest.mark.parametrize(
     ("z", "y", "message"),
     [
-        ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0, since every target has the largest"),
+        ([[2.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0, because every target has the largest"),
         ([[0.0, 0.0], [0.0, 1.0]], [0, 1], "tends to 0"),
         ([[2.0, 0.0], [0.0, 1.0]], [1, 0], "as the temperature grows"),
         ([[0.0, 0.0]], [0], "probabilities do not change with it"),
         ([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0, 1, 0], "tends to 0"),
         ([[7.0, 7.0], [1.0, 1.0]], [0, 1], "probabilities do not change with it"),
         ([[1.0, 0.0], [1.0, 0.0]], [0, 1], "as the temperature grows"),
-        ([[0.0, -np.inf], [0.0, 1.0]], [1, 0], "infinite, for a target has the logit -inf"),
+        ([[0.0, -np.inf], [0.0, 1.0]], [1, 0], "infinite, because a target has the logit -inf"),
         ([[0.0, np.nan], [0.0, 1.0]], [1, 0], "1 rows have no softmax"),
         ([[0.0, 1.0]], [-100], "no row counts"),
     ],
@@ -405,7 +405,7 @@ def test_logits_without_a_best_temperature_of_any_scale(scale, problem):
     z = problem[0]
     with pytest.raises(ValueError, match="as the temperature grows"):
         fit_temperature(scale * z, z.argmin(axis=1))
-    with pytest.raises(ValueError, match="tends to 0, since every target has the largest"):
+    with pytest.raises(ValueError, match="tends to 0, because every target has the largest"):
         fit_temperature(scale * z, z.argmax(axis=1))
 
 

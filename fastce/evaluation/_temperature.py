@@ -158,7 +158,7 @@ def minimise(evaluate_at: Callable[[float], Evaluation]) -> Temperature:
 
 
 def newton_step(slope: float, curvature: float) -> float:
-    """Return the step of log T, of a loss that is convex in b."""
+    """Return the step of log T for a loss that is convex in b."""
     if slope <= 0:
         # If b is too small, a step of b does not overshoot: the slope grows less and less.
         return -math.log1p(-slope / curvature)
@@ -183,7 +183,7 @@ def flat_step(
         return math.log(max(slope, FAR)), own
     if curvature == 0 and temperature == 1:
         checks.no_temperature(
-            "probabilities do not change with it, since the logits of each row are equal, or too"
+            "probabilities do not change with it, because the logits of each row are equal, or too"
             " far apart"
         )
     if curvature == 0 or (slope < -NOISE and -slope <= curvature):
@@ -195,7 +195,7 @@ def flat_step(
 
 def limit(step: float) -> str:
     if step > 0:
-        return "grows, since the logits favour other classes than the targets"
+        return "grows, because the logits favour classes other than the targets"
     return "tends to 0"
 
 
@@ -207,7 +207,7 @@ def has_minimum(before: Evaluation) -> None:
         checks.no_temperature(f"{before.invalid} rows have no softmax")
     if math.isinf(before.loss):
         checks.no_temperature(
-            "it is infinite, for a target has the logit -inf, or one that is too far below others"
+            "it is infinite, because a target has the logit -inf, or one too far below the others"
         )
     if before.rank_rows[0] == before.rows:
         checks.no_temperature(
