@@ -32,7 +32,8 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
-    print("ns per element; in brackets the worst of three errors")
+    print("Nanoseconds per element; in brackets, the largest of three errors\n")
+    print("| shape | fastce | token_log_probs | NumPy | torch |\n|---|---|---|---|---|")
     for rows, classes in SIZES:
         logits = rng.normal(scale=3, size=(rows, classes)).astype(arguments.dtype)
         target = rng.integers(0, classes, rows)
@@ -88,8 +89,8 @@ def main() -> None:
                 found = run()
                 worst = max(abs(float(a / b - 1)) for a, b in zip(found, truth, strict=True))
                 error = f" ({worst:.0e})"
-            parts.append(f"{name} {nanoseconds:6.3f}{error}")
-        print(f"{rows:6} x {classes:<7}" + "   ".join(parts))
+            parts.append(f"{nanoseconds:.3f}{error}")
+        print(f"| {rows} × {classes} | {' | '.join(parts)} |", flush=True)
 
 
 if __name__ == "__main__":

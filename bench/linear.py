@@ -82,20 +82,19 @@ def main() -> None:
         tracemalloc.stop()
     results["products"] = None
     seconds = least(runs, Budget(0, arguments.rounds), time.process_time)
+    print("| | time | ratio | memory | differences |\n|---|---|---|---|---|")
     for name in runs:
-        line = (
-            f"{name:9} {seconds[name]:8.3f} s  ratio {seconds[name] / min(seconds.values()):5.2f}"
-        )
-        if name != "torch":
-            line += f"  {memory[name]:7.1f} MiB"
+        ratio = seconds[name] / min(seconds.values())
+        allocated = "-" if name == "torch" else f"{memory[name]:.1f} MiB"
+        differences = "-"
         if results[name] and results.get("fastce"):
             loss, *grads = results["fastce"]
             errors = [abs(results[name][0] - loss) / loss] + [
                 float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
                 for a, b in zip(results[name][1:], grads, strict=True)
             ]
-            line += "  differences " + " ".join(f"{error:.0e}" for error in errors)
-        print(line)
+            differences = ", ".join(f"{error:.0e}" for error in errors)
+        print(f"| {name} | {seconds[name]:.3f} s | {ratio:.2f} | {allocated} | {differences} |")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ def measure(threads: int, with_compile: bool) -> None:
 
         return run
 
+    names = ["torch", "fastce", "torch.compile"][: 3 if with_compile else 2]
+    print(f"\n{threads} thread{'s' * (threads > 1)}; in brackets, relative to fastce\n")
+    print(f"| dtype | shape | {' | '.join(names)} | differences |")
+    print(f"|---|---|{'---|' * len(names)}---|", flush=True)
     for name in TYPES:
         for shape in SHAPES:
             logits = (2 * torch.randn(shape)).to(getattr(torch, name)).requires_grad_()
@@ -61,13 +65,12 @@ def measure(threads: int, with_compile: bool) -> None:
             difference = abs(results["fastce"][0] - value) / value
             grad_difference = (results["fastce"][1] - grad).abs().max() / grad.abs().max()
             best = least(runs, Budget(4.0, 4))
-            line = "  ".join(
-                f"{key} {1e3 * seconds:9.3f} ms ({seconds / best['fastce']:4.1f})"
-                for key, seconds in best.items()
-            )
+            cells = [
+                f"{1e3 * best[key]:.3f} ms ({best[key] / best['fastce']:.1f})" for key in losses
+            ]
             print(
-                f"{threads} threads  {name:8}  {shape[0]:5} x {shape[1]:5}  {line}"
-                f"  differences {difference:.1e} {float(grad_difference):.1e}",
+                f"| {name} | {shape[0]} × {shape[1]} | {' | '.join(cells)} |"
+                f" {difference:.0e}, {float(grad_difference):.0e} |",
                 flush=True,
             )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from docutils import nodes
 from sphinx import addnodes
 from sphinx.util import inspect
 from sphinx.util.typing import stringify_annotation
@@ -144,6 +145,15 @@ ALIASES = {
 }
 
 
+def shorten_annotations(app, doctree):
+    """Write the type of an array attribute as its alias."""
+    for annotation in doctree.findall(addnodes.desc_annotation):
+        if annotation.astext().startswith(": ndarray["):
+            missing = " | None" * annotation.astext().endswith("| None")
+            annotation.clear()
+            annotation += nodes.Text(f": NDArray{missing}")
+
+
 def readable(text):
     for written, alias in ALIASES.items():
         text = text and text.replace(written, alias)
@@ -165,4 +175,5 @@ def shown_signature(app, what, name, thing, options, signature, returns):
 def setup(app):
     app.connect("autodoc-process-signature", shown_signature)
     app.connect("doctree-read", prefer_the_package)
+    app.connect("doctree-read", shorten_annotations)
     app.connect("build-finished", copy_mathjax)

@@ -143,7 +143,8 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel="confidence", ylabel="share of rows", xlim=(0, 1))
     ranks.set(xlabel="k", ylabel="accuracy among the first k", xscale="log")
-    shares.legend()
+    shares.set_ylim(0, 1.1 * shares.get_ylim()[1] + 0.12 * len(labelled))  # room for the legend
+    shares.legend(loc="upper left")
     return axes
 
 

@@ -9,9 +9,9 @@ def table():
     few, many = (f(RESULTS["machine"]["threads"]) for f in (min, max))
     parts = [
         spread(RESULTS),
-        "How much the cost of an element varies over the sweeps of the plots:",
+        "The variation of the cost per element over the sweeps of the plots:",
         flatness(RESULTS),
     ]
     if few < many:
-        parts += [f"Time on {few} thread over time on {many}:", speed_up_table(RESULTS)]
-    return "\n\n".join([*parts, "Left out of a cell:", left_out(RESULTS)])
+        parts += [f"Time on {few} thread divided by time on {many}:", speed_up_table(RESULTS)]
+    return "\n\n".join([*parts, "Peers left out of a cell:", left_out(RESULTS)])

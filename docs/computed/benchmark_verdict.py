@@ -29,11 +29,11 @@ def table():
         lines.append(
             f"- **{threads} thread{'s' * (threads > 1)}.** fastce is the fastest in "
             f"{len(cells) - len(behind)} of {len(cells)} cells"
-            + (f", and behind in {names(behind)}. " if behind else ". ")
-            + "The time of a cell's fastest peer over that of fastce: "
-            f"{digits(median(leads.values()))} in the median, {digits(leads[least])} in `{least}`, "
-            f"{digits(leads[most])} in `{most}`. The time of fastce over the memory limit: "
-            f"{digits(median(over))} in the median, {digits(min(over))} at least and "
-            f"{digits(max(over))} at most."
+            + (f", and slower than a peer in {names(behind)}. " if behind else ". ")
+            + "The fastest peer of a cell takes "
+            f"{digits(median(leads.values()))} times as long in the median, between "
+            f"{digits(leads[least])} in `{least}` and {digits(leads[most])} in `{most}`. "
+            f"fastce takes {digits(median(over))} times the memory limit in the median, between "
+            f"{digits(min(over))} and {digits(max(over))}."
         )
     return "\n".join(lines)

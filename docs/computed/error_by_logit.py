@@ -30,5 +30,5 @@ def draw():
         ax.axhline(np.finfo(np.float32).eps, color="0.5", linestyle=":", linewidth=1)
         ax.set(yscale="log", xlabel="logit z", title=title, ylim=(1e-9, 20))
     axes[0].set_ylabel("largest relative error")
-    axes[0].legend(loc=(0.2, 0.5))
+    axes[0].legend(loc=(0.3, 0.55))
     return figure

@@ -124,9 +124,9 @@ class DivergenceSummary(NamedTuple):
     log_ratio: Array
     """log Σ exp(z_j / T) − log Σ exp(t_j / T), rounded; 0 if one of the sums is 0."""
     log_ratio_low: Array
-    """What rounding took from it: the log-ratios of shards are subtracted."""
+    """The rounding error of `log_ratio`, needed because the log-ratios of shards are subtracted."""
     divergence: Array
-    """The divergence of the softmax of z / T from that of t / T, over these classes alone."""
+    """The divergence of the softmax of z / T from that of t / T, over these classes only."""
 
     def packed(self) -> Array:
         """Return the fields as one array to send, of shape (7, ...)."""
