@@ -61,7 +61,7 @@ def flags_of_compiler(kind: str) -> list[str]:
 
 
 def instruction_sets() -> dict[str, list[str]]:
-    """Modules, and the flags of each; Clang's flags are GCC's but for two."""
+    """Modules, and the flags of each; all but two of Clang's flags are GCC's."""
     modules: dict[str, list[str]] = {"_core": []}
     if X86:
         modules["_core_avx2"] = AVX2

@@ -1,4 +1,4 @@
-"""Speed and accuracy of fastce beside its peers and beside the memory limit."""
+"""Speed and accuracy of fastce compared with its peers and with the memory limit."""
 
 from pathlib import Path
 

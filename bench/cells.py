@@ -59,7 +59,7 @@ class Cell:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The loss's options, but for the reduction, as fastce and its reference name them."""
+        """The options of the loss, without the reduction, named as in fastce and its reference."""
         if self.operation == "sigmoid_focal_loss":
             return {"gamma": self.gamma, "alpha": self.alpha}
         if self.operation == "softmax_focal_loss":

@@ -1,8 +1,8 @@
-"""evaluate beside token_log_probs, and beside NumPy and torch that say the same: time and error.
+"""evaluate compared with token_log_probs, and with NumPy and torch code for the same figures.
 
-Run: python -m bench.evaluation [--threads 1] [--dtype float32]. What is said is loss, accuracy,
-rank of the target, entropy, Brier score and calibration error. Errors are those of mean loss,
-entropy and Brier score, relative, against long double.
+Run: python -m bench.evaluation [--threads 1] [--dtype float32]. The figures are loss, accuracy,
+rank of the target, entropy, Brier score and calibration error. Errors are the relative errors of
+mean loss, entropy and Brier score, compared with long double.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Value and gradient of JAX's cross-entropy, of fastce.jax, and of fastce in a callback.
 
-Run: python -m bench.jax_bridge [--threads 1 2]. Each thread count has a process of its own; the
-losses take turns; the figure is the ratio of the fastest rounds. The callback, jax.pure_callback,
-is the other way from JAX to the kernels. On one CPU it can hang on large arrays, and is left out
-for them.
+Run: python -m bench.jax_bridge [--threads 1 2]. Each thread count has its own process. The losses
+take turns, and the ratios are those of the fastest rounds. The callback, jax.pure_callback, is the
+other way from JAX to the kernels. On one CPU it can hang on large arrays, and is left out for them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""linear_cross_entropy beside its three matrix products, chunked NumPy and torch: time and memory.
+"""linear_cross_entropy compared with its three matrix products, chunked NumPy and torch.
 
 Run: python -m bench.linear [--rows 8192] [--features 1024] [--classes 32000] [--threads 1]. Time is
-that of the processor, summed over threads, which other programs disturb less than the clock. Memory
-is the peak of NumPy's arrays beside inputs and outputs.
+processor time, summed over threads, which other programs disturb less than wall-clock time. Memory
+is the peak of NumPy's arrays in addition to inputs and outputs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""``python -m bench.objectives``: boosting objectives beside hand-written and built-in ones.
+"""``python -m bench.objectives``: boosting objectives compared with hand-written and built-in ones.
 
 Two tables in Markdown. The first: time of one call of the objective, on raw scores in the host's
-type and memory order, fastce beside the same formula in NumPy. The second: time of one boosting
+type and memory order, fastce and the same formula in NumPy. The second: time of one boosting
 round of the real host with its built-in objective, with fastce and with NumPy; no host lets its own
 gradient be called alone. Trees are small there, so that the objective's share is large.
 """

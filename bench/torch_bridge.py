@@ -1,11 +1,11 @@
 """Forward and backward of torch's cross-entropy, eager and compiled, and of fastce.torch.
 
-Run: python -m bench.torch_bridge [--threads 1 2] [--no-compile]. Each thread count has a process of
-its own; the losses take turns; the figure is the ratio of the fastest rounds.
+Run: python -m bench.torch_bridge [--threads 1 2] [--no-compile]. Each thread count has its own
+process. The losses take turns, and the ratios are those of the fastest rounds.
 
-An array of 8192 x 1000 in float32 is just small enough for malloc to keep (glibc: up to 32 MiB).
-Where it does, torch's step has no page faults and takes 12 to 14 ms on one thread, that of fastce
-4.6; with MALLOC_MMAP_THRESHOLD_=1048576, which has every large array made anew, 59 and 8.
+An array of 8192 x 1000 in float32 is just small enough for malloc to keep (glibc: up to 32 MiB). If
+it does, torch's step has no page faults and takes 12 to 14 ms on one thread, and that of fastce
+4.6. With MALLOC_MMAP_THRESHOLD_=1048576, which maps every large array anew, they take 59 and 8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Evaluations beside torchmetrics, netcal and scikit-learn."""
+"""Evaluations compared with torchmetrics, netcal and scikit-learn."""
 
 from __future__ import annotations
 

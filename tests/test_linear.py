@@ -313,7 +313,7 @@ def test_position_of_a_bad_probability(chunks, rng):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_logits_are_never_whole(dtype, rng):
-    """Peak memory beside inputs and outputs, at a size whose logits are 256 MB in float32."""
+    """Peak memory without inputs and outputs, at a size whose logits are 256 MB in float32."""
     hidden = rng.normal(size=(2048, 16)).astype(dtype)
     weight = rng.normal(size=(32_000, 16)).astype(dtype)
     target = rng.integers(0, 32_000, 2048)

@@ -77,7 +77,7 @@ def floor_of(module: str) -> int:
 
 
 def arrows() -> set[tuple[str, str]]:
-    """Who imports from whom, but for what a way through other rooms says already."""
+    """Who imports from whom, without the imports that a path through other rooms implies."""
     direct = {(room_of(a), room_of(b)) for a in MODULES for b in imported_by(a)}
     if 'include "_kernels/' in CORE and "from fastce._simd cimport" in CORE:
         direct |= {("_core", "_kernels"), ("_kernels", "_simd")}

@@ -2,7 +2,7 @@
 
     python tools/release_links.py https://HOST/OWNER/NAME v1.0
 
-Package indexes show the README without the files that stand beside it. The workflow of releases,
+Package indexes show the README without the files next to it. The workflow of releases,
 which knows where the repository is, runs this before it builds the sdist; it changes README.md and
 pyproject.toml in place.
 """

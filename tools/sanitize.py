@@ -3,7 +3,7 @@
     python tools/sanitize.py address           AddressSanitizer and UndefinedBehaviorSanitizer
     python tools/sanitize.py thread            ThreadSanitizer, on the tests that use threads
     python tools/sanitize.py integer           Clang's checks of integer overflow and conversion
-    python tools/sanitize.py memory            valgrind, which sees numbers that nobody wrote
+    python tools/sanitize.py memory            valgrind, which finds uninitialised memory
     python tools/sanitize.py address -k focal  further words are handed to pytest
 
 Every array of NumPy is a heap block of its exact size, so that one element too far is seen. Leaks

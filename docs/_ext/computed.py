@@ -80,7 +80,7 @@ STYLES = {
 
 
 def sources(script):
-    """Return the files that a script is made from: it, what it imports beside it, results."""
+    """Return the files that a script depends on: itself, its imports from docs, results."""
     text, found = script.read_text("utf-8"), {script}
     for name in re.findall(r"^from (\w+) import ", text, re.M):
         if (neighbour := script.with_name(f"{name}.py")).exists():

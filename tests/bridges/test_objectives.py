@@ -158,7 +158,7 @@ def test_class_major_scores_are_read_in_place_and_answered_alike(loss, rng):
 
 @pytest.mark.parametrize("loss", [SOFTMAX[0], SOFTMAX[2]], ids=repr)
 def test_class_major_scores_are_not_copied(loss, rng):
-    """Beside its outputs a call needs integers for the labels, and weights of the scores' type."""
+    """A call allocates its outputs, integer labels, and weights of the scores' type, no more."""
     scores, labels = scores_and_labels(rng, rows=200_000)
     scores, weight = np.asfortranarray(scores), rng.random(labels.size).astype(np.float32)
     objective = LightGBMObjective(loss)

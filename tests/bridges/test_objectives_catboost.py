@@ -1,4 +1,4 @@
-"""Objectives for CatBoost: the real host trains, beside its built-in ones, and lives."""
+"""Objectives for CatBoost, in the real host: training, built-in objectives, life cycle."""
 
 from __future__ import annotations
 

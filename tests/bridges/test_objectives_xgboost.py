@@ -1,4 +1,4 @@
-"""Objectives for XGBoost: the real host trains, beside its built-in ones, and lives."""
+"""Objectives for XGBoost, in the real host: training, built-in objectives, life cycle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fastce.torch.kl_divergence` beside torch's own, of log-probabilities."""
+"""`fastce.torch.kl_divergence` compared with torch's own, of log-probabilities."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 
 PACKAGE = Path(fastce.__file__).parent
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]
-HOSTS = {  # what the examples of a folder or module need beside NumPy
+HOSTS = {  # what the examples of a folder or module need in addition to NumPy
     "dask": ["dask"],
     "jax": ["jax"],
     "objectives": ["catboost", "lightgbm", "xgboost"],

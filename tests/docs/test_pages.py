@@ -3,7 +3,8 @@
 A page is one program: its ```python blocks run in order, in one namespace. An ```output block must
 be what the block before it printed, up to white space; there, "..." stands for anything. A block
 without an output block must print nothing. A block with >>> prompts is a doctest. A page may name
-in its front matter, as `requires: a b`, what its code needs beside the packages of the test suite.
+in its front matter, as `requires: a b`, what its code needs in addition to the packages of the test
+suite.
 """
 
 import contextlib

@@ -28,7 +28,7 @@ LAYOUTS = ("rows", "rows with gaps", "gathered", "planes")
 
 
 def shapes(layout, dtype):
-    """Few rows of each number of classes; then a run and a row more, beside each threshold."""
+    """Few rows of each number of classes; then a run and a row more, around each threshold."""
     found = [(ROWS[turn % len(ROWS)], classes) for turn, classes in enumerate(CLASSES)]
     kind = layout if layout == "planes" else "rows"
     for classes in class_counts(kind, dtype):

@@ -1,4 +1,4 @@
-"""A row's result does not depend on the rows beside it, bit for bit, in any loss or function.
+"""A row's result does not depend on the other rows, bit for bit, in any loss or function.
 
 Every kind of row is put in every position of a block, in every plan, type, loss, option and result.
 What has been run is recorded, and a test demands that it is all that there is.

@@ -45,7 +45,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def results() -> Iterator[tuple[str, Callable[[], tuple[np.ndarray, ...]]]]:
-    """Name each result, beside a function that computes it in the variant in use."""
+    """Name each result, with a function that computes it in the variant in use."""
     for case in (*CASES, *LARGE):
         for dtype in DTYPES if case in LARGE else ("float32", "float64"):
 

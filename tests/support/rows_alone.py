@@ -36,7 +36,7 @@ CALL = ("where", "sample_weight", "grad_output")
 
 
 class Way(NamedTuple):
-    """A loss or function, its options, and what its call is given beside logits and target."""
+    """A loss or function, its options, and the arguments of its call besides logits and target."""
 
     name: str
     options: dict = {}  # noqa: RUF012
