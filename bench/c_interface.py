@@ -1,4 +1,4 @@
-"""What a call costs through the C interface, beside the Python interface: microseconds.
+"""The cost of a call through the C interface and through the Python interface: microseconds.
 
 Run: python -m bench.c_interface. It compiles bench/c_calls.pyx, calls each function in a loop, with
 the gradient written to an array that is there, and takes the fastest of interleaved rounds.

@@ -1,7 +1,8 @@
 """Distil a wide network into a narrow one on handwritten digits, in plain NumPy with fastce.
 
-The narrow network learns from few labels, and once more from what the wide one makes of all images:
-its logits say which digits look alike. Run: pip install "fastce[demo]"; python distil_digits.py
+The narrow network learns once from a few labels, and once from the logits of the wide network for
+all images, which show which digits look alike. Run: pip install "fastce[demo]";
+python distil_digits.py
 """
 
 import sys

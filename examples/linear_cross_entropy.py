@@ -16,7 +16,7 @@ TOKENS, FEATURES, VOCABULARY = 4096, 64, 16_000
 def make_data(rng):
     """Hidden states that point at their next token, with noise, a tenth of them padding."""
     directions = rng.normal(size=(VOCABULARY, FEATURES)).astype(np.float32)
-    # Words are as frequent as Zipf's law has it.
+    # The frequencies of words follow Zipf's law.
     target = np.minimum(rng.zipf(1.3, TOKENS) - 1, VOCABULARY - 1)
     hidden = directions[target] + rng.normal(0, 0.5, (TOKENS, FEATURES)).astype(np.float32)
     target[rng.random(TOKENS) < 0.1] = -100

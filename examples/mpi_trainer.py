@@ -7,7 +7,7 @@ rows:    each process has all weights and some rows; the gradient with respect t
 classes: each process has all rows and the weights of some classes; it sends three numbers per row
          instead of logits (vocabulary-parallel training).
 
-In the end each process evaluates some rows, and the evaluations are added up.
+At the end, each process evaluates some rows, and the evaluations are added up.
 """
 
 import functools

@@ -36,7 +36,7 @@ def train(x, y, classes, epochs, rate):
         for start in range(0, rows, BATCH):
             batch, labels = x[start : start + BATCH], y[start : start + BATCH]
             z = np.dot(batch, weights)
-            # The gradient takes the place of the logits. An address keeps no array alive: z, y and
+            # The gradient replaces the logits. An address does not keep an array alive: z, y and
             # total are in use after the call.
             status = softmax_cross_entropy(
                 *(z.ctypes.data, BATCH, classes, z.strides[0], z.strides[1]),

@@ -1,7 +1,7 @@
-"""Say of every pixel which digit it belongs to: logits of shape (N, C, H, W), classes on axis 1.
+"""Label every pixel with the digit it belongs to: logits of shape (N, C, H, W), classes on axis 1.
 
-Pictures of 40 x 40 pixels hold nine handwritten digits each. Pixels with little ink are on no
-digit's edge for certain: they have the label 255, which `ignore_index` leaves out. Most pixels are
+Pictures of 40 x 40 pixels hold nine handwritten digits each. Pixels with little ink may or may not
+belong to a digit: they have the label 255, which `ignore_index` leaves out. Most pixels are
 background, so that class has a smaller weight. Run: pip install fastce scikit-learn;
 python segmentation.py
 """

@@ -1,7 +1,7 @@
-"""A scikit-learn classifier around any softmax loss: grid search over what the loss is.
+"""A scikit-learn classifier around any softmax loss, and a grid search over losses.
 
 SciPy's L-BFGS minimises the loss and a penalty on the weights. The estimator passes scikit-learn's
-common tests (`check_estimator`), so that pipelines, cross-validation and grid search take it.
+common tests (`check_estimator`), so it works with pipelines, cross-validation and grid search.
 Run: pip install fastce scipy scikit-learn; python sklearn_estimator.py
 """
 

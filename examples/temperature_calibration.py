@@ -2,9 +2,9 @@
 
     python examples/temperature_calibration.py [PICTURE.png]
 
-A network that starts from large weights learns a hundred digits by heart. On new digits its
-predictions are right less often than it says. One number, fitted on other samples, mends that
-without changing a prediction. With an argument, the reliability diagrams are drawn.
+A network that starts from large weights memorises a hundred digits. On new digits its predictions
+are right less often than they claim. One number, fitted on other samples, corrects that without
+changing a prediction. With an argument, the reliability diagrams are drawn.
 """
 
 import sys

@@ -47,7 +47,7 @@ cdef int run_epoch(const float[:, ::1] x, const int64_t[::1] y, Py_ssize_t rows,
                 for label in range(classes):
                     z[row, label] += x[start + row, feature] * w[feature, label]
 
-        # The gradient of the mean takes the place of the logits.
+        # The gradient of the mean replaces the logits.
         status = fastce.softmax_cross_entropy_float32(
             &z[0, 0], BATCH, classes, z.strides[0], z.strides[1],
             &y[start], False, 0,                   # labels; ignores, ignore_index
