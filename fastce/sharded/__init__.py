@@ -384,14 +384,14 @@ def total_weight(
     """Return the sum of the weights of these rows, which is the denominator of their mean.
 
     If rows are distributed, add up the sums of all processes and pass the total as `normalizer`.
+    Add up only those of processes with different rows.
     Each row that is not ignored counts with its sample weight, times the class weight of its label.
     The `alpha` of a focal loss does not count as a weight.
 
     Parameters
     ----------
     target, loss, classes, sample_weight
-        As for `finish`. Add up the sums of processes that have different rows, not of those that
-        share them.
+        As for `finish`.
 
     Returns
     -------
