@@ -31,7 +31,7 @@ def main() -> None:
             [sys.executable, "-m", command], stdout=subprocess.PIPE, text=True, check=True
         )
         printed = done.stdout.strip()
-        is_markdown = "|---|" in printed
+        is_markdown = "|---" in printed
         parts.append(f"## {title}\n\n`python -m {command}`:")
         parts.append(printed if is_markdown else f"```\n{printed}\n```")
     OUTPUT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

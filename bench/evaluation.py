@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
     print("Nanoseconds per element; in brackets, the largest of three errors\n")
-    print("| shape | fastce | token_log_probs | NumPy | torch |\n|---|---|---|---|---|")
+    print("| shape | fastce | token_log_probs | NumPy | torch |\n|---:|---:|---:|---:|---:|")
     for rows, classes in SIZES:
         logits = rng.normal(scale=3, size=(rows, classes)).astype(arguments.dtype)
         target = rng.integers(0, classes, rows)

@@ -82,7 +82,7 @@ def main() -> None:
         tracemalloc.stop()
     results["products"] = None
     seconds = least(runs, Budget(0, arguments.rounds), time.process_time)
-    print("| | time | ratio | memory | differences |\n|---|---|---|---|---|")
+    print("| | time | ratio | memory | differences |\n|---|---:|---:|---:|---:|")
     for name in runs:
         ratio = seconds[name] / min(seconds.values())
         allocated = "-" if name == "torch" else f"{memory[name]:.1f} MiB"

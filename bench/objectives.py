@@ -84,7 +84,7 @@ HAND_WRITTEN: dict[str, Callable[..., Any]] = {
 def calls(rows: int, classes: int) -> None:
     print(f"One call, {rows} rows; nanoseconds of processor time per element\n")
     print("| loss | classes | as | fastce | NumPy | ratio | largest difference |")
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---:|---|---:|---:|---:|---:|")
     rng = np.random.default_rng(0)
     for name, loss in LOSSES.items():
         several = name.startswith("softmax")
@@ -124,7 +124,7 @@ def calls(rows: int, classes: int) -> None:
 def rounds(rows: int, classes: int, threads: int, count: int = 5) -> None:
     print("\nOne boosting round, 3 features, trees of 4 leaves; milliseconds of processor time\n")
     print("| host | loss | rows | built in | fastce | NumPy |")
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---:|---:|---:|---:|")
     rng = np.random.default_rng(0)
     features = rng.normal(size=(rows, 3))
     trainers = {

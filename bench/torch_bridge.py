@@ -46,7 +46,7 @@ def measure(threads: int, with_compile: bool) -> None:
     names = ["torch", "fastce", "torch.compile"][: 3 if with_compile else 2]
     print(f"\n{threads} thread{'s' * (threads > 1)}; in brackets, relative to fastce\n")
     print(f"| dtype | shape | {' | '.join(names)} | differences |")
-    print(f"|---|---|{'---|' * len(names)}---|", flush=True)
+    print(f"|---|---:|{'---:|' * len(names)}---:|", flush=True)
     for name in TYPES:
         for shape in SHAPES:
             logits = (2 * torch.randn(shape)).to(getattr(torch, name)).requires_grad_()

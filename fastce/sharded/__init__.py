@@ -265,8 +265,10 @@ def finish(
     ----------
     summary : Summary or DivergenceSummary
         The merged summary of all shards.
-    target, loss, classes
+    target : array_like
         As for `summarise`. For a teacher's logits, those of any shard: only their shape matters.
+    loss, classes
+        As for `summarise`.
     sample_weight : array_like, optional
         Finite; broadcasts to the shape of the target. Weights may be negative, but the weights of a
         mean must have a positive sum.
