@@ -45,7 +45,8 @@ def measure(threads: int) -> None:
         return jax.pure_callback(host, results, logits, target)
 
     print(f"\n{threads} thread{'s' * (threads > 1)}; in brackets, relative to fastce\n")
-    print("| shape | fastce | JAX | callback | difference |\n|---:|---:|---:|---:|---:|", flush=True)
+    print("| shape | fastce | JAX | callback | difference |")
+    print("|---:|---:|---:|---:|---:|", flush=True)
     for shape in SHAPES:
         logits = jnp.asarray(2 * rng.standard_normal(shape, dtype=np.float32))
         target = jnp.asarray(rng.integers(0, shape[1], shape[0]))
