@@ -103,7 +103,7 @@ class Build(build_ext):
             self.compiler.initialize()
             self.compiler.cc = shutil.which(os.environ["CXX"]) or os.environ["CXX"]
         count = len(self.extensions)
-        print(f"fastce: compiling {count} modules takes about two minutes", flush=True)
+        print(f"fastce: compiling {count} modules takes one to two minutes", flush=True)
         flags = flags_of_compiler(kind)
         more = os.environ.get("FASTCE_FLAGS", "").split()  # of a sanitizer, say
         for module in self.extensions:
