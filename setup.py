@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import numpy
@@ -17,7 +18,13 @@ SOURCE = "fastce/_core.pyx"
 DEPENDS = [
     str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").rglob(f"*.{suffix}")
 ]
-X86 = platform.machine().lower() in ("x86_64", "amd64")
+# What is built for; a Mac with an Arm processor builds for x86-64, too.
+PLATFORM = sysconfig.get_platform()
+if PLATFORM.endswith("universal2"):
+    # Both at once, if Python's own flags are asked, but -mavx2 exists on one. So, this machine's.
+    PLATFORM = f"macosx-{platform.machine()}"
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+X86 = PLATFORM.endswith(("x86_64", "amd64"))
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl"))]
 
@@ -48,7 +55,9 @@ def flags_of_compiler(kind: str) -> list[str]:
     # Of vectors as arguments (all such functions are inlined); of what Cython generates.
     flags += ["-Wno-psabi", "-Wno-unused-function"]
     if kind == "clang-cl":
-        return ["/std:c++17", "/clang:-O3", *flags]
+        # LLVM for x86-64 runs on Arm as well, and would build for what it is itself.
+        target = {"win-amd64": "x86_64", "win-arm64": "arm64", "win32": "i686"}[PLATFORM]
+        return ["/std:c++17", "/clang:-O3", f"--target={target}-pc-windows-msvc", *flags]
     # No -funroll-loops: it makes the modules half as large again, and no softmax loop faster.
     flags += ["-std=c++17", "-O3", "-fvisibility=hidden", "-g0"]
     if kind == "gcc":
