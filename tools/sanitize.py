@@ -150,13 +150,14 @@ def main() -> None:
         environment = {
             **build_copy.environment(tree),
             "LD_PRELOAD": " ".join(preloaded),
-            "PYTHONMALLOC": "malloc",
             "ASAN_OPTIONS": f"{options}:detect_leaks=0:allocator_may_return_null=1",
             "UBSAN_OPTIONS": f"log_path={log}:halt_on_error=0:print_stacktrace=0",
             "TSAN_OPTIONS": f"log_path={log}:halt_on_error=0:exitcode=0",
         }
         if sysconfig.get_config_var("Py_GIL_DISABLED"):
             environment["PYTHON_GIL"] = "0"
+        else:  # without the GIL there is one allocator, its own
+            environment["PYTHONMALLOC"] = "malloc"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         if name == "memory":
             valgrind = (
