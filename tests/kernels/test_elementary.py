@@ -305,9 +305,10 @@ def test_hessians_are_raised_to_their_floor(isa, dtype, floor, size, rng):
     for array in (hess, grad):
         places = rng.integers(size, size=size // 10)
         array[places] = rng.choice(special, places.size)
-    least = np.asarray(1e-16, dtype) if not floor else np.maximum(np.abs(grad) * dtype(floor), 1e-16)
-    unordered = np.isnan(least)  # without a floor, the product alone counts
+    least = np.full(size, 1e-16, dtype)
+    if floor:
+        least = np.maximum(least, np.abs(grad) * dtype(floor))
     product = hess * dtype(1.25)
-    right = np.where(unordered, product, np.maximum(product, least)).astype(dtype)
+    right = np.where(np.isnan(least), product, np.maximum(product, least))  # NaN is no floor
     variants.core.raise_to_floor(hess, grad, 1.25, floor, 1e-16)
     np.testing.assert_array_equal(hess, right)
