@@ -296,10 +296,11 @@ cdef void over_run(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t 
         over_classes(s, first, rows, x, x_apart, t, t_apart, to, to_apart, labelled, kind)
         return
     s.dominated_count = 0
-    over_rows(s, rows, x, t, to, kind)
-    if labelled:
-        put_at_labels(block, rows, <const real*> s.row[label_of(kind)], <char*> to, sizeof(real),
-                      s.classes * sizeof(real))
+    if not (s.is_long and has_labels(kind) and not s.all_active):  # a long row that does not count has no exponentials
+        over_rows(s, rows, x, t, to, kind)
+        if labelled:
+            put_at_labels(block, rows, <const real*> s.row[label_of(kind)], <char*> to, sizeof(real),
+                          s.classes * sizeof(real))
     if has_labels(kind) and not s.all_active:
         for i in range(rows):
             if not block.active[i]:
