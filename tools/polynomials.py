@@ -6,10 +6,9 @@
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
 
-    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2; / 8 or / 32 beside a table
+    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2, for expm1 too; / 8 or / 32 beside a table
     2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; ≤ 1/3, for log1p; ≤ 1/5
     log1p r   = r + r² P(r)            |r| ≤ 1/62, beside a table
-    1 / expm1 r = 1 / r − 1/2 + r P(r²)  |r| ≤ 1, for expm1 r − r
 
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
 the best polynomial; every coefficient is then rounded to the precision it is used in. The error
@@ -70,22 +69,6 @@ def log1p_rest(r: Number) -> Number:
 def exp_error(r: Number, p: Number) -> Number:
     """Relative error of e^r with P(r) = p."""
     return (1 + r + r * r * p) / mpmath.exp(r) - 1
-
-
-def inverse_expm1_rest(square: Number) -> Number:
-    """(1/expm1 r − 1/r + 1/2) / r as a function of r²."""
-    if square < NEAR_ZERO:
-        return mpf(1) / 12
-    r = mpmath.sqrt(square)
-    return (1 / mpmath.expm1(r) - 1 / r + mpf(1) / 2) / r
-
-
-def inverse_expm1_error(square: Number, p: Number) -> Number:
-    """Relative error of expm1 r − r, r > 0, where it is larger, with P(r²) = p."""
-    if not square:
-        return mpf(0)
-    r = mpmath.sqrt(square)
-    return r * mpmath.expm1(r) * (mpf(1) / 2 - r * p) / (mpmath.expm1(r) - r) - 1
 
 
 def atanh_error(square: Number, p: Number) -> Number:
@@ -192,7 +175,6 @@ TABLES_OF = {f.__name__: f for f in COMPUTED}
 EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
 QUARTER_EXP = (exp_rest, exp_error, (-HALF_LN2 / 4, HALF_LN2 / 4))
 SIXTEENTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
-INVERSE_EXPM1 = (inverse_expm1_rest, inverse_expm1_error, (mpf(0), mpf("1.001") ** 2))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
 LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
 WHOLE_LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
@@ -204,12 +186,6 @@ POLYNOMIALS = [
     Polynomial("exp by 4", "vec<float> quarter_exp_polynomial(", np.float32, 3, *QUARTER_EXP),
     Polynomial("exp by 16", "vec<float> sixteenth_exp_polynomial(", np.float32, 2, *SIXTEENTH_EXP),
     Polynomial("exp, float64", "vec<double> exp_polynomial(", np.float64, 10, *EXP),
-    Polynomial(
-        "1 / expm1, float32", "vec<float> inverse_expm1_polynomial(", np.float32, 3, *INVERSE_EXPM1
-    ),
-    Polynomial(
-        "1 / expm1, float64", "vec<double> inverse_expm1_polynomial(", np.float64, 7, *INVERSE_EXPM1
-    ),
     Polynomial("log1p by table", "vec<float> log1p_polynomial(", np.float32, 3, *LOG1P),
     Polynomial("log1p", "vec<float> whole_log1p_polynomial(", np.float32, 9, *WHOLE_LOG1P),
     Polynomial("2 atanh in log1p", "vec<float> wide_atanh_polynomial(", np.float32, 4, *WIDE_ATANH),

@@ -1,5 +1,5 @@
-# KL divergence of the softmax of two arrays of logits, the student's and its teacher's, row by row.
-# Needs passes.pxi, exponentials.pxi.
+# KL divergence of the softmax of two arrays of logits: the passes over the elements of rows, and the numbers of rows.
+# Needs passes.pxi, batch.pxi.
 #
 # With z the student's logits, t the teacher's, T the temperature, p = softmax(t / T), q = softmax(z / T) and
 # l_j = log q_j - log p_j,
@@ -9,439 +9,462 @@
 #     s_j = (z_j - t_j + center) / T,                 l_j minus a number that is the same for all classes
 #     a_j = exp(t_j / T), times any number,           A = sum of a_j
 #     c_j = a_j expm1(s_j),                           C = sum of c_j: the change from teacher to student
+#     B = sum of a_j (expm1(s_j) - s_j)
 # and has p_j = a_j / A, q_j = (a_j + c_j) / (A + C), hence l_j = s_j - L with L = log1p(x), x = C / A, and
 #     q_j - p_j = (c_j - a_j x) / (A + C)
-#     sum_j p_j (expm1(l_j) - l_j) = sum_j a_j (expm1(s_j) - s_j) / A - (x - L),    x = expm1(L)
-# Both terms of the last line are >= 0. The second is small compared with the first, unless the error of the center is
-# larger than the l_j; then the row is computed again, with a center that makes L nearly 0.
-# The center is the difference of the two largest logits. So s_j is exactly 0 for a class that leads in both, whose
-# gradient then depends on all other classes only. Relative to the center, s_j has all digits of the two logits.
+#     sum_j p_j (expm1(l_j) - l_j) = B / A - (x - L),  x = expm1(L)
+# Both terms of the last line are >= 0. The second is small compared with the first if the center is the mean of
+# t_j - z_j under p; or, in a row that is dominated by one class, the difference of that class. There s_j is exactly 0,
+# so that its gradient depends on all other classes only. Where x is large, the loss is L - sum_j p_j s_j.
+#
+# This suits rows whose numbers are in the range of exp and whose center is not much larger than the differences that
+# it leaves. All other rows are computed again with care (divergence_careful.pxi).
 
 cdef enum:
-    VECTORS_TOGETHER = 4        # added before they are widened
-    SEGMENT = 512               # elements that several loops process in turn
+    VECTORS_TOGETHER = 8   # added before they are widened
+    ROW_PART = 8192        # elements of a part of a long row
 
 
-cdef struct RowSums:
-    double weights     # A
-    double changes     # C
-    double terms       # sum of a_j (expm1(s_j) - s_j)
-    # What shards of a row tell each other of it (divergence_shards.pxi): the center as the sum of two numbers, and in a
-    # far row the sum of the student's exponentials, each array's relative to its largest logit.
-    double center
-    double center_low
-    double student
+cdef double DOMINANT = 0.9  # share of a class that dominates its row
 
 
-cdef struct PairExtremes:
-    # Extremes of the logits of one row; the smallest one is over the classes that are not -inf.
-    double student_lowest
-    double student_highest
-    double teacher_lowest
-    double teacher_highest
-    bint holes
+cdef struct Line:
+    # The elements that the passes take at once: those of one row; or, packed class by class, those of as many rows as a
+    # vector has lanes.
+    const void* z
+    const void* t
+    void* a
+    void* c
+    const unsigned char* kept  # or NULL
+    Py_ssize_t z_apart         # elements from one vector to the next
+    Py_ssize_t t_apart
+    Py_ssize_t apart           # of the others
+    Py_ssize_t z_ahead         # bytes to what weigh_line or change_line prefetches
+    Py_ssize_t t_ahead
+    Py_ssize_t vectors         # whole ones
+    Py_ssize_t rest            # elements that are left
+    bint by_classes
+    Py_ssize_t row             # the first one, in its block
+    Py_ssize_t rows
 
 
-# Elements. ------------------------------------------------------------------------------------------------------
-
-cdef inline vec[real] log_ratio_of(vec[real] z, vec[real] t, vec[real] center, vec[real] center_low,
-                                   vec[real] inverse_temperature, bint exactly) noexcept nogil:
-    # (z - t + center) / T; with `exactly`, including the rounding error of the difference (Knuth's two-sum).
-    cdef vec[real] d = z - t, back, low
-    if not exactly:
-        return (d + center) * inverse_temperature
-    back = z - d
-    low = (z - (d + back)) + (back - t)
-    return ((d + center) + (low + center_low)) * inverse_temperature
-
-
-cdef inline vec[real] term_of(vec[real] c, vec[real] a, vec[real] x) noexcept nogil:
-    # a (expm1(x) - x), given c = a expm1(x).
-    return select(less(abs(x), splat(<real> 1)), expm1_less_argument(x, c), subtract_product(c, a, x))
-
-
-# Rows. ----------------------------------------------------------------------------------------------------------
-
-cdef PairExtremes begin_row(const real* z, const real* t, Py_ssize_t count, double inverse_temperature, real* a,
-                            double* weights) noexcept nogil:
-    # The extremes of both rows; and a_j with their sum, as long as the teacher's logits are in exp's safe range.
-    # Exponentials and differences have separate loops: with shorter chains of operations, a processor works on more of
-    # them at once.
-    cdef int width = lanes(<real> 0), k
-    cdef vec[real] infinity = splat(<real> INFINITY), inverse = splat(<real> inverse_temperature), x, y, few
-    cdef vec[real] z_low = infinity, z_high = -infinity, t_low = infinity, t_high = -infinity
-    cdef folded_sum[real] sum
-    cdef Py_ssize_t i = 0
-    cdef PairExtremes found
-    cdef real lowest
-    while i < count:
-        few = splat(<real> 0)
-        for k in range(VECTORS_TOGETHER):
-            if i + width <= count:
-                x = load(t + i)
-                y = load(z + i)
-                z_high = max(y, z_high)
-                z_low = min(y, z_low)
-                t_high = max(x, t_high)
-                t_low = min(x, t_low)
-                y = exp_in_safe_range(x * inverse)
-                few = few + y
-                store(a + i, y)
-            elif i < count:
-                z_high = max(load_first(z + i, count - i, <real> -INFINITY), z_high)
-                z_low = min(load_first(z + i, count - i, <real> INFINITY), z_low)
-                t_high = max(load_first(t + i, count - i, <real> -INFINITY), t_high)
-                t_low = min(load_first(t + i, count - i, <real> INFINITY), t_low)
-                store(a + i, exp_in_safe_range(load_first(t + i, count - i, <real> 0) * inverse))
-                few = few + load_first(<const real*> a + i, count - i, <real> 0)
-            i += width
-        sum.add(few)
-    weights[0] = sum.total()
-    found.student_highest = reduce_max(z_high)
-    found.teacher_highest = reduce_max(t_high)
-    found.student_lowest = -reduce_max(-z_low)
-    found.teacher_lowest = -reduce_max(-t_low)
-    found.holes = found.student_lowest == -INFINITY or found.teacher_lowest == -INFINITY
-    if found.holes:
-        extremes_of_row(z, count, &lowest)
-        found.student_lowest = lowest
-        extremes_of_row(t, count, &lowest)
-        found.teacher_lowest = lowest
-    return found
+cdef struct PairRows:
+    # The numbers of each row of a block.
+    double weights[BLOCK_ROWS]          # A
+    double moments[BLOCK_ROWS]          # sum of a_j (z_j - t_j)
+    double changes[BLOCK_ROWS]          # C
+    double terms[BLOCK_ROWS]            # B
+    double lowest[BLOCK_ROWS]           # of the teacher's logits
+    double highest[BLOCK_ROWS]
+    double student_highest[BLOCK_ROWS]  # of a row that is computed with care, like the next two
+    double student[BLOCK_ROWS]          # sum of the student's exponentials
+    double excess[BLOCK_ROWS]           # infinity if the student excludes a class that the teacher does not, else 0
+    double scale[BLOCK_ROWS]            # what makes the student's exponentials a_j + c_j
+    double top[BLOCK_ROWS]              # the largest a_j
+    double center[BLOCK_ROWS]           # the sum of two numbers of the working precision
+    double center_low[BLOCK_ROWS]
+    double spread[BLOCK_ROWS]           # the largest |s_j|
+    double careful[BLOCK_ROWS]          # 1 or 0
+    double active[BLOCK_ROWS]           # 1 or 0
+    double ratio[BLOCK_ROWS]            # x
+    double slope[BLOCK_ROWS]            # what makes c_j - a_j x the gradient
+    double factor[BLOCK_ROWS]           # of the Hessian, like the next three
+    double unit[BLOCK_ROWS]
+    double others[BLOCK_ROWS]
+    double ties[BLOCK_ROWS]
 
 
-cdef inline bint are_near(const PairExtremes* row, double inverse_temperature, real tag) noexcept nogil:
-    # Whether exponentials are normal numbers without a pivot, including those of the differences of logits. Below
-    # e^-30, their products with small differences might not be.
-    cdef double reach = -<double> smallest_normal_exp(tag)
-    cdef double highest = row.teacher_highest * inverse_temperature
-    cdef double lowest = row.teacher_lowest * inverse_temperature
-    return (safe_range_lowest(tag) <= lowest and -30.0 <= highest and highest <= safe_range_highest(tag)
-            and highest - lowest <= reach
-            and (row.student_highest - row.student_lowest) * inverse_temperature <= reach)
+# Lines. ---------------------------------------------------------------------------------------------------------
+
+cdef inline vec[real] for_rows(const Line* line, const double* numbers, real tag) noexcept nogil:
+    # A number of each row, for a vector of its elements.
+    return load_narrowed(numbers + line.row, tag) if line.by_classes else splat(<real> numbers[line.row])
 
 
-cdef inline double rounded(double x, real tag) noexcept nogil:
+cdef inline void put_sum(const Line* line, const wide_sum[real]* sum, double* to) noexcept nogil:
+    if line.by_classes:
+        store_wide(to + line.row, sum.lanes())
+    else:  # of a part of a row, which may be one of several
+        to[line.row] += sum.total()
+
+
+cdef inline void put_maximum(const Line* line, vec[real] most, double* to) noexcept nogil:
+    if line.by_classes:
+        store_widened(to + line.row, most)
+    else:
+        to[line.row] = max(splat(<double> reduce_max(most)), splat(to[line.row]))[0]
+
+
+cdef inline void begin_numbers(PairRows* rows, Py_ssize_t i, bint counts, bint by_classes) noexcept nogil:
+    rows.active[i] = rows.careful[i] = 1.0 if counts else 0.0
+    rows.excess[i] = 0.0
+    if not by_classes:  # then numbers are those of all parts
+        rows.weights[i] = rows.moments[i] = rows.changes[i] = rows.terms[i] = rows.spread[i] = 0.0
+        rows.lowest[i] = rows.highest[i] = rows.student_highest[i] = -INFINITY
+
+
+cdef inline double largest_logit(real tag) noexcept nogil:
+    return LARGEST_FLOAT if real is float else 1.7e308
+
+
+cdef inline Py_ssize_t steps_of(const Line* line) noexcept nogil:
+    return line.vectors + (line.rest > 0)
+
+
+cdef inline vec[real] vector_of(const Line* line, const void* numbers, Py_ssize_t apart, Py_ssize_t i,
+                                real fill) noexcept nogil:
+    cdef const real* at = <const real*> numbers + i * apart
+    return load(at) if i < line.vectors else load_first(at, line.rest, fill)
+
+
+# Most rows. -----------------------------------------------------------------------------------------------------
+
+cdef inline vec[real] weigh(vec[real] z, vec[real] t, vec[real] inverse_temperature, bint scales, vec[real]* weights,
+                            vec[real]* moments, vec[real]* low, vec[real]* high) noexcept nogil:
+    cdef vec[real] a = rough_exp_in_safe_range(t * inverse_temperature if scales else t)
+    weights[0] = weights[0] + a
+    moments[0] = fma(a, z - t, moments[0])
+    low[0] = lower_if_negative(t, low[0])
+    high[0] = max(t, high[0])
+    return a
+
+
+cdef inline void weigh_vectors(const Line* line, double inverse_temperature, bint scales, PairRows* rows,
+                               real tag) noexcept nogil:
+    cdef const real* z = <const real*> line.z
+    cdef const real* t = <const real*> line.t
+    cdef real* a = <real*> line.a
+    cdef vec[real] inverse = splat(<real> inverse_temperature), zero = splat(<real> 0), weights, moments, x
+    cdef vec[real] low = splat(<real> INFINITY), high = -low
+    cdef wide_sum[real] weight_sum, moment_sum
+    cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
+    cdef Py_ssize_t stop
+    while i < vectors:
+        weights = moments = zero
+        stop = min_size(i + VECTORS_TOGETHER, vectors)
+        while i < stop:
+            if line.by_classes:
+                prefetch(<const char*> z + line.z_ahead)
+                prefetch(<const char*> t + line.t_ahead)
+            store(a, weigh(load(z), load(t), inverse, scales, &weights, &moments, &low, &high))
+            z += z_apart
+            t += t_apart
+            a += apart
+            i += 1
+        weight_sum.add(weights)
+        moment_sum.add(moments)
+    if line.rest:
+        x = weigh(zero, load_first(t, line.rest, read(t)), inverse, scales, &weights, &moments, &low, &high)
+        store(a, x)
+        x = load_first(<const real*> a, line.rest, <real> 0)
+        store(a, x)  # what follows has no weight
+        weight_sum.add(x)
+        moment_sum.add(x * (load_first(z, line.rest, <real> 0) - load_first(t, line.rest, <real> 0)))
+    put_sum(line, &weight_sum, &rows.weights[0])
+    put_sum(line, &moment_sum, &rows.moments[0])
+    put_maximum(line, -low, &rows.lowest[0])
+    put_maximum(line, high, &rows.highest[0])
+
+
+cdef void weigh_line(const Line* line, double inverse_temperature, PairRows* rows, real tag) noexcept nogil:
+    # Sets a_j. Exponentials and changes have separate loops: with shorter chains of operations, a processor works on
+    # more of them at once.
+    if inverse_temperature == 1.0:
+        weigh_vectors(line, inverse_temperature, False, rows, tag)
+    else:
+        weigh_vectors(line, inverse_temperature, True, rows, tag)
+
+
+cdef inline vec[double] rounded(vec[double] x, real tag) noexcept nogil:
     # To the digits of the working precision, by arithmetic (Dekker's split). GCC 12 leaves out a cast to float and back
     # where two of them become a vector.
-    cdef double c
-    if real is double:
-        return x
-    c = x * 536870913.0  # 2^29 + 1
-    return c - (c - x)
+    cdef vec[double] c = x * splat(536870913.0)  # 2^29 + 1
+    return c - (c - x) if real is float else x
 
 
-cdef inline void center_of(double teacher, double student, double rest, vec[real]* k, RowSums* sums) noexcept nogil:
-    # teacher - student + rest as the sum of two numbers of the working precision.
-    cdef double d = teacher - student, back = teacher - d
-    cdef double low = (teacher - (d + back)) + (back - student)
-    cdef double limit = LARGEST_FLOAT if real is float else 1.7e308
-    if fabs(d) <= limit:
-        sums.center = rounded(d + (low + rest), <real> 0)
-        sums.center_low = rounded((d - sums.center) + (low + rest), <real> 0)
-        k[0] = splat(<real> sums.center)
-        k[1] = splat(<real> sums.center_low)
-    else:  # logits at opposite ends of the range
-        sums.center = d
-        sums.center_low = 0.0
-        k[0] = splat(<real> (limit if d > 0.0 else -limit))
-        k[1] = splat(<real> 0)
-
-
-cdef inline void change_vector(const real* z, const real* t, Py_ssize_t count, vec[real] center, vec[real] center_low,
-                               vec[real] inverse_temperature, real* a, real* c, real* s, bint exactly, bint holes,
-                               vec[real]* a_sum, vec[real]* c_sum, vec[real]* one_sided) noexcept nogil:
-    # c and s of a vector of classes of a near row, and the sum of c. With holes, also a and its sum, and `one_sided`
-    # becomes nonzero where only one of the two excludes a class. Writes a whole vector.
-    cdef vec[real] none = splat(<real> -INFINITY), zero = splat(<real> 0), one = splat(<real> 1)
-    cdef vec[real] z_i = load_rest(z, count, <real> 0), t_i = load_rest(t, count, <real> 0), s_i, a_i, c_i
-    cdef mask[real] hole, other
-    if holes:
-        hole = equal(t_i, none)
-        other = equal(z_i, none)
-        one_sided[0] = max(abs(zero_unless(hole, one) - zero_unless(other, one)), one_sided[0])
-        t_i = zero_where(hole, t_i)
-        z_i = zero_where(other, z_i)
-    s_i = log_ratio_of(z_i, t_i, center, center_low, inverse_temperature, exactly)
-    a_i = load(<const real*> a)
-    if holes:
-        s_i = zero_where(hole, s_i)
-        a_i = zero_where(hole, exp_in_safe_range(t_i * inverse_temperature))
-        store(a, a_i)
-    if count < lanes(<real> 0):
-        a_i = load_first(<const real*> a, count, <real> 0)
-    c_i = a_i * expm1(s_i)
-    store(c, c_i)
-    store(s, s_i)
-    if holes:
-        a_sum[0] = a_sum[0] + a_i
-    c_sum[0] = c_sum[0] + c_i
-
-
-cdef inline bint changes_of_row(const real* z, const real* t, Py_ssize_t count, const vec[real]* center,
-                                double inverse_temperature, real* a, real* c, RowSums* sums, bint exactly, bint holes,
-                                const char* ahead) noexcept nogil:
-    # Returns False if the row turns out to be a far one. Changes and terms have separate loops, too.
-    cdef int width = lanes(<real> 0), k
-    cdef vec[real] high = center[0], low = center[1], inverse = splat(<real> inverse_temperature)
-    cdef vec[real] zero = splat(<real> 0), a_sum, c_sum, one_sided = zero
-    cdef folded_sum[real] a_total, c_total, term_total
-    cdef real s[SEGMENT]
-    cdef Py_ssize_t first = 0, i, stop
-    while first < count:
-        stop = min_size(first + SEGMENT, count)
-        i = first
-        while i < stop:
-            a_sum = c_sum = zero
-            for k in range(VECTORS_TOGETHER):
-                if i + width <= stop:
-                    if i * <int> sizeof(real) % cache_line == 0:
-                        prefetch(ahead + i * sizeof(real))
-                    change_vector(z + i, t + i, width, high, low, inverse, a + i, c + i, &s[i - first], exactly, holes,
-                                  &a_sum, &c_sum, &one_sided)
-                elif i < stop:
-                    change_vector(z + i, t + i, stop - i, high, low, inverse, a + i, c + i, &s[i - first], exactly,
-                                  holes, &a_sum, &c_sum, &one_sided)
-                i += width
-            if holes:
-                a_total.add(a_sum)
-            c_total.add(c_sum)
-        i = first
-        while i < stop:
-            a_sum = zero
-            for k in range(VECTORS_TOGETHER):
-                if i + width <= stop:
-                    a_sum = a_sum + term_of(load(<const real*> c + i), load(<const real*> a + i),
-                                            load(<const real*> &s[i - first]))
-                elif i < stop:
-                    a_sum = a_sum + term_of(load_first(<const real*> c + i, stop - i, <real> 0),
-                                            load_first(<const real*> a + i, stop - i, <real> 0),
-                                            load(<const real*> &s[i - first]))
-                i += width
-            term_total.add(a_sum)
-        first = stop
-    if holes:
-        sums.weights = a_total.total()
-    sums.changes = c_total.total()
-    sums.terms = term_total.total()
-    # If the student's sum is less than a quarter of the teacher's, log1p would magnify errors.
-    return sums.changes >= -0.75 * sums.weights and not (holes and any(less(zero, one_sided)))
-
-
-# Not inline, so that each loop can use all registers.
-cdef bint changes_of_close_logits(const real* z, const real* t, Py_ssize_t count, const vec[real]* center,
-                                  double inverse_temperature, real* a, real* c, RowSums* sums,
-                                  const char* ahead) noexcept nogil:
-    return changes_of_row(z, t, count, center, inverse_temperature, a, c, sums, False, False, ahead)
-
-
-cdef bint changes_of_any_logits(const real* z, const real* t, Py_ssize_t count, const vec[real]* center,
-                                double inverse_temperature, real* a, real* c, RowSums* sums,
-                                const char* ahead) noexcept nogil:
-    return changes_of_row(z, t, count, center, inverse_temperature, a, c, sums, True, False, ahead)
-
-
-cdef bint changes_with_holes(const real* z, const real* t, Py_ssize_t count, const vec[real]* center,
-                             double inverse_temperature, real* a, real* c, RowSums* sums,
-                             const char* ahead) noexcept nogil:
-    return changes_of_row(z, t, count, center, inverse_temperature, a, c, sums, True, True, ahead)
-
-
-cdef inline bint has_center_apart(const real* z, const real* t, Py_ssize_t count, real center) noexcept nogil:
-    # Whether the center is much larger than the differences that it leaves, judged by a few of them: then the
-    # differences must be exact.
-    cdef int width = lanes(center)
-    cdef vec[real] largest = splat(<real> 0)
+cdef bint find_centers(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
+    # The centers of rows in range; whether some rows are dominated by one class.
+    cdef vec[double] inverse = splat(inverse_temperature), one = splat(1.0), zero = splat(0.0), low, high, a, w, top
+    cdef mask[double] fits, dominated, any_dominated = less(zero, zero)
     cdef Py_ssize_t i = 0
-    count = min_size(count, VECTORS_TOGETHER * width)
     while i < count:
-        largest = max(largest, abs((load_rest(z + i, count - i, <real> 0) - load_rest(t + i, count - i, center))
-                                   + splat(center)))
-        i += width
-    return not fabs(center) <= 2.0 * reduce_max(largest)
+        a = load(&rows.weights[i])
+        w = load(&rows.moments[i])
+        low = -load(&rows.lowest[i]) * inverse
+        high = load(&rows.highest[i]) * inverse
+        # Below e^-30, products of exponentials and small differences might not be normal numbers.
+        fits = (at_most(splat(<double> safe_range_lowest(tag)), low) & at_most(splat(-30.0), high)
+                & at_most(high, splat(<double> safe_range_highest(tag))) & less(abs(w), splat(<double> INFINITY)))
+        store(&rows.careful[i], zero_where(fits, load(&rows.active[i])))
+        top = exp(min(high, splat(100.0))) * splat(safe_range_unit(tag))
+        dominated = less(a * splat(DOMINANT), top) & fits & less(zero, load(&rows.active[i]))
+        any_dominated = any_dominated | dominated
+        store(&rows.top[i], top)
+        store(&rows.center[i], rounded(zero_unless(fits, -(w / a)), tag))
+        i += lanes(<double> 0)
+    return any(any_dominated)
 
 
-cdef inline bint is_off_center(const RowSums* sums) noexcept nogil:
-    # Whether x - log1p(x), which is about x^2 / (2 + 4 x / 3), is most of the sum that it is subtracted from.
-    cdef double x = sums.changes / sums.weights
-    return x * x > 0.75 * (2.0 + (4.0 / 3.0) * x) * (sums.terms / sums.weights)
-
-
-cdef bint changes_of_near_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row,
-                              double temperature, real* a, real* c, RowSums* sums, const char* ahead) noexcept nogil:
-    # Returns False if the row turns out to be a far one.
-    cdef vec[real] center[2]
-    cdef double inverse_temperature = 1.0 / temperature
-    cdef bint is_near
-    center_of(row.teacher_highest, row.student_highest, 0.0, &center[0], sums)
-    sums.student = NAN
-    if row.holes:
-        is_near = changes_with_holes(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
-    elif has_center_apart(z, t, classes, center[0][0]):
-        is_near = changes_of_any_logits(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
-    else:
-        is_near = changes_of_close_logits(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
-    if not is_near or not is_off_center(sums):
-        return is_near
-    center_of(row.teacher_highest, row.student_highest,
-              -temperature * log1p(splat(sums.changes / sums.weights))[0], &center[0], sums)
-    if row.holes:
-        return changes_with_holes(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
-    return changes_of_any_logits(z, t, classes, &center[0], inverse_temperature, a, c, sums, ahead)
-
-
-cdef double relative_exponentials(const real* u, Py_ssize_t classes, double highest, double inverse_temperature,
-                                  real* e) noexcept nogil:
-    # Raised exponentials, relative to the largest logit, and their sum.
-    cdef int width = lanes(<real> 0)
-    cdef vec[real] m = splat(<real> highest), inverse = splat(<real> inverse_temperature), x, y, few
-    cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))
-    cdef folded_sum[real] sum
-    cdef Py_ssize_t i = 0, stop
-    while i < classes:
-        few = splat(<real> 0)
-        stop = min_size(i + VECTORS_TOGETHER * width, classes)
-        while i < stop:
-            x = load_rest(u + i, stop - i, <real> -INFINITY)
-            y = select(equal(x, m), one, raised_exp((x - m) * inverse))
-            store(e + i, y)
-            few = few + y
-            i += width
-        sum.add(few)
-    return sum.total()
-
-
-cdef void changes_about_center(const real* z, const real* t, Py_ssize_t classes, const vec[real]* center,
-                               double student_scale, double inverse_temperature, real* a, real* c, RowSums* sums,
-                               bint* excludes) noexcept nogil:
-    # From the exponentials of any row, the teacher's in a and the student's in c. If l_j is not small, c_j is the
-    # difference of the student's exponential, scaled, and the teacher's, in which nothing cancels.
-    cdef int width = lanes(<real> 0)
-    cdef double largest = LARGEST_FLOAT if real is float else 1.7e308
-    cdef vec[real] inverse = splat(<real> inverse_temperature), none = splat(<real> -INFINITY)
-    cdef vec[real] limit = splat(<real> largest), one = splat(<real> 1), zero = splat(<real> 0), excluded = zero
-    cdef vec[real] scale = splat(<real> student_scale), z_i, t_i, s_i, a_i, b_i, c_i, few
-    cdef vec[real] few_terms
-    cdef folded_sum[real] sum, terms
-    cdef Py_ssize_t i = 0, stop
-    while i < classes:
-        few = few_terms = zero
-        stop = min_size(i + VECTORS_TOGETHER * width, classes)
-        while i < stop:
-            z_i = load_rest(z + i, stop - i, <real> -INFINITY)
-            t_i = load_rest(t + i, stop - i, <real> -INFINITY)
-            a_i = load(<const real*> a + i)
-            b_i = load(<const real*> c + i) * scale
-            s_i = log_ratio_of(z_i, t_i, center[0], center[1], inverse, True)
-            # The rounding error of an infinite difference is NaN.
-            s_i = select(less(abs(z_i - t_i), limit), s_i, z_i - t_i)
-            s_i = zero_where(equal(z_i, none) & equal(t_i, none), max(-limit, min(limit, s_i)))
-            excluded = select(equal(z_i, none) & less(none, t_i), one, excluded)
-            c_i = select(less(abs(s_i), one), a_i * expm1(max(-one, min(one, s_i))), b_i - a_i)
-            store(c + i, c_i)
-            few = few + c_i
-            few_terms = few_terms + term_of(c_i, a_i, s_i)
-            i += width
-        sum.add(few)
-        terms.add(few_terms)
-    sums.changes = sum.total()
-    sums.terms = terms.total()
-    excludes[0] = any(less(zero, excluded))
-
-
-cdef void changes_of_far_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row,
-                             double temperature, real* a, real* c, RowSums* sums, bint* excludes) noexcept nogil:
-    # Of any row. Exponentials are relative to the largest logits.
-    cdef double rest = 0.0, scale = 1.0, inverse_temperature = 1.0 / temperature
-    cdef vec[real] center[2]
-    excludes[0] = False
-    if not (fabs(row.teacher_highest) < INFINITY and fabs(row.student_highest) < INFINITY):
-        memset(a, 0, classes * sizeof(real))
-        memset(c, 0, classes * sizeof(real))
-        sums.weights = sums.changes = sums.terms = NAN
+cdef void center_dominated(const Line* line, PairRows* rows, real tag) noexcept nogil:
+    # The center of a row that is dominated by one class is the difference of that class.
+    cdef double found[16]
+    cdef vec[real] top = for_rows(line, &rows.highest[0], tag), center = splat(<real> -INFINITY), t
+    cdef bint any_dominated = False
+    cdef Py_ssize_t i
+    for i in range(line.row, line.row + line.rows):
+        any_dominated = any_dominated or DOMINANT * rows.weights[i] < rows.top[i]
+    if not any_dominated:
         return
-    sums.weights = relative_exponentials(t, classes, row.teacher_highest, inverse_temperature, a)
-    sums.student = relative_exponentials(z, classes, row.student_highest, inverse_temperature, c)
-    # Sums that are far apart enter the center; otherwise it remains exactly 0 for the class that leads in both.
-    if not 0.5 * sums.weights <= sums.student <= 2.0 * sums.weights:
-        scale = sums.weights / sums.student
-        rest = temperature * log(splat(scale))[0]
-    center_of(row.teacher_highest, row.student_highest, rest, &center[0], sums)
-    changes_about_center(z, t, classes, &center[0], scale, inverse_temperature, a, c, sums, excludes)
-
-
-cdef inline double divergence_of(const RowSums* sums) noexcept nogil:
-    # The divergence of a row, to be multiplied by T^2. Rounding may make it slightly negative, so it is at least 0.
-    cdef vec[double] x = splat(sums.changes / sums.weights), log_ratio = log1p(x)
-    cdef double value = sums.terms / sums.weights - term_of(x, splat(1.0), log_ratio)[0]
-    return 0.0 if value < 0.0 else value
-
-
-cdef void gradient_of_row(const RowSums* sums, Py_ssize_t classes, const real* a, const real* c, double factor,
-                          const unsigned char* kept, const char* ahead, real* grad) noexcept nogil:
-    # Sets (q - p) times the factor.
-    cdef int width = lanes(<real> 0)
-    cdef vec[real] ratio = splat(<real> (sums.changes / sums.weights)), change
-    cdef vec[real] slope = splat(<real> (factor / (sums.weights + sums.changes)))
-    cdef Py_ssize_t i = 0
-    while kept == NULL and i + width <= classes:
-        prefetch(ahead + i * sizeof(real))
-        store(grad + i, subtract_product(load(c + i), load(a + i), ratio) * slope)
-        i += width
-    while i < classes:
-        change = subtract_product(load_rest(c + i, classes - i, <real> 0), load_rest(a + i, classes - i, <real> 0),
-                                  ratio) * slope
-        if kept != NULL:
-            change = zero_unless(load_mask(kept + i, <real> 0), change)
-        if i + width <= classes:
-            store(grad + i, change)
-        else:
-            store_first(grad + i, classes - i, change)
-        i += width
-
-
-cdef void hessian_of_row(const real* z, Py_ssize_t classes, const PairExtremes* row, double inverse_temperature,
-                         double factor, const unsigned char* kept, real* e, real* hess) noexcept nogil:
-    # Sets q_j (1 - q_j), from the sum of all others for each class: no 1 - q is formed. `hess` may be e.
-    cdef int width = lanes(<real> 0)
-    cdef vec[real] inverse = splat(<real> inverse_temperature), times = splat(<real> factor)
-    cdef vec[real] rest, top, y, unit, few
-    cdef folded_sum[real] sum
-    cdef real pivot = 0
-    cdef double others, total, highest = row.student_highest * inverse_temperature
-    cdef Py_ssize_t i = 0, where, stop
-    if (safe_range_lowest(pivot) <= row.student_lowest * inverse_temperature and -30.0 <= highest
-            and highest <= safe_range_highest(pivot) and not row.holes):
-        while i < classes:
-            store(e + i, exp_in_safe_range(load_rest(z + i, classes - i, <real> 0) * inverse))
-            i += width
+    for i in range(steps_of(line)):
+        t = vector_of(line, line.t, line.t_apart, i, <real> NAN)
+        center = select(equal(t, top), t - vector_of(line, line.z, line.z_apart, i, <real> 0), center)
+    if line.by_classes:
+        store_widened(&found[0], center)
     else:
-        relative_exponentials(z, classes, row.student_highest, inverse_temperature, e)
-    pivot = extremes_of_row(<const real*> e, classes, <real*> NULL)
-    where = position_of(<const real*> e, classes, pivot)
-    e[where] = 0
-    i = 0
-    while i < classes:
-        few = splat(<real> 0)
-        stop = min_size(i + VECTORS_TOGETHER * width, classes)
-        while i < stop:
-            few = few + load_rest(<const real*> e + i, stop - i, <real> 0)
-            i += width
-        sum.add(few)
-    e[where] = pivot
-    others = sum.total()
-    total = others + pivot
-    unit = splat(<real> (1.0 / total))
-    rest = splat(<real> (others / total))
-    top = splat(pivot) * unit  # like the pivot's own exponential, so that their difference is 0
-    i = 0
-    while i < classes:
-        y = load(<const real*> e + i) * unit
-        y = (y * (rest + (top - y))) * times
-        if kept != NULL:
-            y = zero_unless(load_mask(kept + i, <real> 0), y)
-        if i + width <= classes:
-            store(hess + i, y)
+        found[0] = reduce_max(center)
+    for i in range(line.rows):
+        if DOMINANT * rows.weights[line.row + i] < rows.top[line.row + i] and rows.careful[line.row + i] == 0.0:
+            rows.center[line.row + i] = found[i]
+
+
+cdef inline vec[real] change(vec[real] z, vec[real] t, vec[real] a, vec[real] center, vec[real] inverse_temperature,
+                             bint scales, vec[real]* changes, vec[real]* terms, vec[real]* spread) noexcept nogil:
+    cdef vec[real] s = (z - t) + center, rest, c
+    if scales:
+        s = s * inverse_temperature
+    c = a * expm1_with_rest(s, &rest)
+    changes[0] = changes[0] + c
+    terms[0] = fma(a, rest, terms[0])
+    spread[0] = max_magnitude(s, spread[0])
+    return c
+
+
+cdef inline void change_vectors(const Line* line, double inverse_temperature, bint scales, PairRows* rows,
+                                real tag) noexcept nogil:
+    cdef const real* z = <const real*> line.z
+    cdef const real* t = <const real*> line.t
+    cdef const real* a = <const real*> line.a
+    cdef real* c = <real*> line.c
+    cdef vec[real] inverse = splat(<real> inverse_temperature), center = for_rows(line, &rows.center[0], tag)
+    cdef vec[real] zero = splat(<real> 0), spread = zero, changes, terms, x, y
+    cdef wide_sum[real] change_sum, term_sum
+    cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
+    cdef Py_ssize_t stop, z_ahead = 0 if line.by_classes else line.z_ahead
+    cdef Py_ssize_t t_ahead = 0 if line.by_classes else line.t_ahead
+    while i < vectors:
+        changes = terms = zero
+        stop = min_size(i + VECTORS_TOGETHER, vectors)
+        while i + 2 <= stop:  # two at once: more operations that do not wait for each other
+            prefetch(<const char*> z + z_ahead)
+            prefetch(<const char*> t + t_ahead)
+            prefetch(<const char*> (z + z_apart) + z_ahead)
+            prefetch(<const char*> (t + t_apart) + t_ahead)
+            x = change(load(z), load(t), load(a), center, inverse, scales, &changes, &terms, &spread)
+            y = change(load(z + z_apart), load(t + t_apart), load(a + apart), center, inverse, scales, &changes,
+                       &terms, &spread)
+            store(c, x)
+            store(c + apart, y)
+            z += 2 * z_apart
+            t += 2 * t_apart
+            a += 2 * apart
+            c += 2 * apart
+            i += 2
+        if i < stop:
+            store(c, change(load(z), load(t), load(a), center, inverse, scales, &changes, &terms, &spread))
+            z += z_apart
+            t += t_apart
+            a += apart
+            c += apart
+            i += 1
+        change_sum.add(changes)
+        term_sum.add(terms)
+    if line.rest:
+        changes = terms = zero
+        store(c, change(load_first(z, line.rest, -center[0]), load_first(t, line.rest, <real> 0), load(a), center,
+                        inverse, scales, &changes, &terms, &spread))
+        change_sum.add(changes)
+        term_sum.add(terms)
+    put_sum(line, &change_sum, &rows.changes[0])
+    put_sum(line, &term_sum, &rows.terms[0])
+    put_maximum(line, spread, &rows.spread[0])
+
+
+cdef void change_line(const Line* line, double inverse_temperature, PairRows* rows, real tag) noexcept nogil:
+    # Sets c_j.
+    if inverse_temperature == 1.0:
+        change_vectors(line, inverse_temperature, False, rows, tag)
+    else:
+        change_vectors(line, inverse_temperature, True, rows, tag)
+
+
+cdef void find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
+    # Rows whose differences are out of exp's range, or whose center is much larger than 1 or the typical difference:
+    # under p, without the largest class; or, if hardly anything is left without that, than the largest difference.
+    cdef vec[double] one = splat(1.0), others, center, spread, terms
+    cdef mask[double] apart, fits
+    cdef Py_ssize_t i = 0
+    while i < count:
+        terms = load(&rows.terms[i])
+        spread = load(&rows.spread[i])
+        others = load(&rows.weights[i]) - load(&rows.top[i])
+        center = abs(load(&rows.center[i])) * splat(inverse_temperature)
+        fits = (at_most(spread, splat(-<double> smallest_normal_exp(tag)))
+                & less(terms, splat(largest_logit(tag)))
+                & (less(load(&rows.weights[i]) * splat(1e-6), others) | at_most(center, spread + spread))
+                & at_most(center, splat(4.0)) & at_most(center * center * others, terms * splat(32.0)))
+        store(&rows.careful[i], select(fits, load(&rows.careful[i]), load(&rows.active[i])))
+        i += lanes(<double> 0)
+
+
+# Results. -------------------------------------------------------------------------------------------------------
+
+cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, const double* factor,
+                       double* value) noexcept nogil:
+    # Losses, and the coefficients of the gradient. Rounding may make a loss slightly negative, so it is at least 0.
+    cdef vec[double] zero = splat(0.0), one = splat(1.0), squared = splat(temperature * temperature)
+    cdef vec[double] inverse, x, logarithm, rest, loss
+    cdef Py_ssize_t i = 0
+    while i < count:
+        inverse = one / load(&rows.weights[i])
+        x = load(&rows.changes[i]) * inverse
+        logarithm = log1p(x)
+        expm1_with_rest(logarithm, &rest)
+        loss = load(&rows.moments[i]) * inverse + load(&rows.center[i])
+        loss = select(less(x, splat(2.0)), fmsub(load(&rows.terms[i]), inverse, rest),
+                      logarithm - loss * splat(1.0 / temperature))
+        loss = squared * (max(zero, loss) + load(&rows.excess[i]))
+        store(value + i, zero_unless(less(zero, load(&rows.active[i])), loss))
+        store(&rows.ratio[i], x)
+        store(&rows.slope[i], (load(factor + i) * splat(temperature)) * (inverse / (one + x)))
+        store(&rows.factor[i], load(factor + i) + zero * x)  # NaN if the row has no softmax
+        i += lanes(<double> 0)
+
+
+cdef inline Line part_of(const Line* line, Py_ssize_t first, real tag) noexcept nogil:
+    # Of a long row: its vectors from one on.
+    cdef Line part = line[0]
+    cdef Py_ssize_t skipped = first * lanes(tag)
+    part.z = <const real*> line.z + skipped
+    part.t = <const real*> line.t + skipped
+    part.a = <real*> line.a + skipped
+    part.c = <real*> line.c + skipped
+    if line.kept != NULL:
+        part.kept = line.kept + skipped
+    part.vectors = line.vectors - first
+    if part.vectors > ROW_PART // lanes(tag):
+        part.vectors = ROW_PART // lanes(tag)
+        part.rest = 0
+    return part
+
+
+cdef void change_long_row(const Line* line, double temperature, const double* factor, PairRows* rows, double* value,
+                          real tag) noexcept nogil:
+    # Part by part, so that the logits are still in the first-level cache when the changes are computed. The center is
+    # that of the first part, unless that of the whole row turns out to be much better.
+    cdef Py_ssize_t first = 0
+    cdef double inverse_temperature = 1.0 / temperature, center, moved
+    cdef Line part
+    while first < line.vectors:
+        part = part_of(line, first, tag)
+        weigh_line(&part, inverse_temperature, rows, tag)
+        if first == 0:
+            find_centers(rows, 1, inverse_temperature, tag)
+        change_line(&part, inverse_temperature, rows, tag)
+        first += part.vectors
+    center = rows.center[0]
+    finish_pairs(rows, 1, temperature, factor, value)
+    if find_centers(rows, 1, inverse_temperature, tag):
+        center_dominated(line, rows, tag)
+    moved = rows.center[0] - center
+    if rows.careful[0] != 0.0 or moved * moved <= 2.0 * value[0]:
+        rows.center[0] = center
+        return
+    rows.changes[0] = rows.terms[0] = rows.spread[0] = 0.0
+    change_line(line, inverse_temperature, rows, tag)
+
+
+cdef inline vec[real] counted(const Line* line, Py_ssize_t i, vec[real] active, vec[real] x) noexcept nogil:
+    # 0 at masked classes and in rows that do not count.
+    if line.kept != NULL:
+        x = zero_unless(load_mask(line.kept + i * line.apart, <real> 0), x)
+    return zero_unless(less(splat(<real> 0), active), x)
+
+
+cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_count, real* grad, Py_ssize_t grad_apart,
+                           real tag) noexcept nogil:
+    # (q - p) times T and the factor.
+    cdef const real* a = <const real*> line.a
+    cdef const real* c = <const real*> line.c
+    cdef vec[real] ratio = for_rows(line, &rows.ratio[0], tag), slope = for_rows(line, &rows.slope[0], tag)
+    cdef vec[real] active = for_rows(line, &rows.active[0], tag), x
+    cdef Py_ssize_t i = 0, vectors = line.vectors if all_count else 0, apart = line.apart
+    cdef Py_ssize_t ahead = CLASSES_TOGETHER * grad_apart
+    while i < vectors:
+        prefetch_to_write(grad + ahead)
+        store(grad, subtract_product(load(c), load(a), ratio) * slope)
+        a += apart
+        c += apart
+        grad += grad_apart
+        i += 1
+    while i < steps_of(line):
+        x = counted(line, i, active, subtract_product(load(c), load(a), ratio) * slope)
+        if i < line.vectors:
+            store(grad, x)
         else:
-            store_first(hess + i, classes - i, y)
-        i += width
+            store_first(grad, line.rest, x)
+        a += line.apart
+        c += line.apart
+        grad += grad_apart
+        i += 1
+
+
+cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_temperature, real* e, real* hess,
+                          real tag) noexcept nogil:
+    # q_j (1 - q_j), from the sum of all others for each class: no 1 - q is formed. `hess` may be e. Logits are relative
+    # to 0 if they are in exp's range.
+    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
+    cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor, active
+    cdef wide_sum[real] sum, ties
+    cdef mask[real] fits
+    cdef vec[double] total, pivot
+    cdef Py_ssize_t i
+    for i in range(steps_of(line)):
+        x = vector_of(line, line.z, line.z_apart, i, read(<const real*> line.z))
+        low = min(x, low)
+        high = max(x, high)
+    if not line.by_classes:
+        low = splat(-reduce_max(-low))
+        high = splat(reduce_max(high))
+    fits = (at_most(splat(safe_range_lowest(tag)), low * inverse) & at_most(splat(<real> -30), high * inverse)
+            & at_most(high * inverse, splat(safe_range_highest(tag))))
+    reference = zero_where(fits, high)
+    top = exp((high - reference) * inverse)
+    for i in range(steps_of(line)):
+        x = vector_of(line, line.z, line.z_apart, i, <real> -INFINITY)
+        y = exp((x - reference) * inverse)
+        store(e + i * line.apart, y)
+        sum.add(zero_where(equal(x, high), y))
+        ties.add(zero_unless(equal(x, high), one))
+    rows.others[line.row] = rows.ties[line.row] = rows.top[line.row] = 0.0
+    put_sum(line, &sum, &rows.others[0])
+    put_sum(line, &ties, &rows.ties[0])
+    put_maximum(line, top, &rows.top[0])
+    i = line.row
+    while i < line.row + line.rows:
+        pivot = load(&rows.top[i])
+        total = load(&rows.others[i]) + pivot * (load(&rows.ties[i]) - splat(1.0))
+        store(&rows.others[i], total / (total + pivot))
+        store(&rows.unit[i], splat(1.0) / (total + pivot))
+        i += lanes(<double> 0)
+    unit = for_rows(line, &rows.unit[0], tag)
+    others = for_rows(line, &rows.others[0], tag)
+    factor = for_rows(line, &rows.factor[0], tag)
+    active = for_rows(line, &rows.active[0], tag)
+    top = top * unit  # like that of the largest logit, so that their difference is 0
+    for i in range(steps_of(line)):
+        y = load(<const real*> e + i * line.apart) * unit
+        y = counted(line, i, active, (y * (others + (top - y))) * factor)
+        if i < line.vectors:
+            store(hess + i * line.apart, y)
+        else:
+            store_first(hess + i * line.apart, line.rest, y)

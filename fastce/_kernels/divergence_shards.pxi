@@ -1,6 +1,6 @@
 # The KL divergence of rows whose classes are spread over shards: what a shard tells of its part of a row, how two parts
 # merge, and from the merged whole to the gradient of one shard.
-# Needs divergence_rows.pxi.
+# Needs divergence_careful.pxi.
 #
 # Of its classes a shard tells the two softmaxes' sums, each relative to its largest logit; the log-ratio r of these
 # sums, log sum exp(z_j / T) - log sum exp(t_j / T); and the divergence D of the two softmaxes over its classes alone.
@@ -24,13 +24,6 @@ cdef enum:  # numbers of a row, in double; all NaN if a part has none of the sof
     SUMMARY = 7
 
 
-cdef inline void two_sum(double a, double b, double* high, double* low) noexcept nogil:
-    # a + b as its rounded value and what rounding took (Knuth).
-    cdef double sum = a + b, b_part = sum - a
-    low[0] = (a - (sum - b_part)) + (b - b_part) if fabs(sum) < INFINITY else 0.0
-    high[0] = sum
-
-
 cdef inline void two_product(double a, double b, double* high, double* low) noexcept nogil:
     cdef double product = a * b
     low[0] = product_error(splat(a), splat(b), splat(product))[0] if fabs(product) < 1e300 else 0.0
@@ -45,7 +38,8 @@ cdef inline double divergence_term(double share, double other_share, double log_
     # share (expm1(l) - l), where other_share is share exp(l).
     cdef vec[double] x = splat(log_ratio)
     if fabs(log_ratio) < 1.0:
-        return share * expm1_less_argument(x, expm1(x))[0]
+        expm1_with_rest(x, &x)
+        return share * x[0]
     return (other_share - share) - (share * log_ratio if share > 0.0 else 0.0)
 
 
@@ -80,36 +74,25 @@ cdef inline void no_summary(double* to) noexcept nogil:
         to[k] = NAN
 
 
-cdef void summarise_row(const real* z, const real* t, Py_ssize_t classes, const PairExtremes* row, const RowSums* sums,
-                        double divergence, double inverse_temperature, real* scratch, double* to) noexcept nogil:
-    # From the sums of the row over these classes, and the divergence.
-    cdef double teacher = row.teacher_highest * inverse_temperature
-    cdef double student = row.student_highest * inverse_temperature, center, center_low, scale
+cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, double inverse_temperature,
+                        real tag, double* to) noexcept nogil:
+    # From the sums of a row that took care, over these classes, and their divergence.
+    cdef double teacher = rows.highest[i] * inverse_temperature, student = rows.student_highest[i] * inverse_temperature
+    cdef double center, center_low
     empty_summary(to)
     if not (teacher < INFINITY and student < INFINITY):
         no_summary(to)
         return
     to[TEACHER_MAXIMUM] = teacher
     to[STUDENT_MAXIMUM] = student
-    scale = inverse_exp_scale(<real> 0)
+    to[TEACHER_SUM] = inverse_exp_scale(tag) * rows.weights[i]
+    to[STUDENT_SUM] = inverse_exp_scale(tag) * rows.student[i]
     if teacher == -INFINITY or student == -INFINITY:
-        # A sum of no class is 0, or NaN if there is one.
-        to[TEACHER_SUM] = scale * relative_exponentials(t, classes, row.teacher_highest if teacher > -INFINITY else 0.0,
-                                                        inverse_temperature, scratch)
-        to[STUDENT_SUM] = scale * relative_exponentials(z, classes, row.student_highest if student > -INFINITY else 0.0,
-                                                        inverse_temperature, scratch)
         to[PART_DIVERGENCE] = INFINITY if teacher > -INFINITY else 0.0
         return
-    two_product(sums.center, -inverse_temperature, &center, &center_low)
-    center_low -= sums.center_low * inverse_temperature
-    if sums.student == sums.student:  # a far row
-        to[TEACHER_SUM] = scale * sums.weights
-        to[STUDENT_SUM] = scale * sums.student
-    else:  # a near one, whose exponentials are relative to 0
-        scale = 1.0 / safe_range_unit(<real> 0)
-        to[TEACHER_SUM] = scale * sums.weights * exp(splat(-teacher))[0]
-        to[STUDENT_SUM] = scale * (sums.weights + sums.changes) * exp(splat((center - student) + center_low))[0]
-    two_sum(center, center_low + log_plus_one(sums.changes / sums.weights), &to[LOG_RATIO], &to[LOG_RATIO_LOW])
+    two_product(rows.center[i], -inverse_temperature, &center, &center_low)
+    center_low -= rows.center_low[i] * inverse_temperature
+    two_sum(center, center_low + log_plus_one(rows.changes[i] / rows.weights[i]), &to[LOG_RATIO], &to[LOG_RATIO_LOW])
     to[PART_DIVERGENCE] = divergence
 
 
@@ -218,32 +201,26 @@ cdef inline real nearest_logit(double x, real limit) noexcept nogil:
     return limit if x > limit else -limit if x < -limit else <real> x
 
 
-cdef void changes_of_shard(const real* z, const real* t, Py_ssize_t classes, const double* whole, double temperature,
-                           real* a, real* c, RowSums* sums) noexcept nogil:
-    # As changes_of_far_row, with the sums and the center of whole rows. The center is -T r; what it has not of r, for
-    # it is rounded to the working precision, is a change of all classes.
-    cdef double inverse_temperature = 1.0 / temperature, center, center_low, ratio, low, teacher_sum, student_sum
-    cdef real teacher, student, limit = LARGEST_FLOAT if real is float else 1.7e308
-    cdef vec[real] k[2]
-    cdef bint excludes
-    if not has_both(whole):
-        memset(a, 0, classes * sizeof(real))
-        memset(c, 0, classes * sizeof(real))
-        sums.weights = sums.changes = NAN
-        return
-    teacher = nearest_logit(whole[TEACHER_MAXIMUM] * temperature, limit)
-    student = nearest_logit(whole[STUDENT_MAXIMUM] * temperature, limit)
-    relative_exponentials(t, classes, teacher, inverse_temperature, a)
-    relative_exponentials(z, classes, student, inverse_temperature, c)
-    teacher_sum = sum_relative_to(whole, TEACHER_MAXIMUM, teacher, inverse_temperature)
-    student_sum = sum_relative_to(whole, STUDENT_MAXIMUM, student, inverse_temperature)
-    two_product(whole[LOG_RATIO], -temperature, &center, &center_low)
-    center_of(center, 0.0, center_low - whole[LOG_RATIO_LOW] * temperature, &k[0], sums)
-    ratio = 0.0
-    if fabs(center) <= limit:
-        two_product(sums.center, inverse_temperature, &ratio, &low)
-        ratio = (ratio + whole[LOG_RATIO]) + (low + (whole[LOG_RATIO_LOW] + sums.center_low * inverse_temperature))
-    changes_about_center(z, t, classes, &k[0], teacher_sum / student_sum * exp(splat(-ratio))[0], inverse_temperature,
-                         a, c, sums, &excludes)
-    sums.weights = teacher_sum / inverse_exp_scale(<real> 0)
-    sums.changes = sums.weights * expm1(splat(ratio))[0]
+cdef void take_highest(PairRows* rows, Py_ssize_t i, const double* whole, double temperature,
+                       real tag) noexcept nogil:
+    # What the exponentials of a shard are relative to.
+    cdef real limit = <real> largest_logit(tag)
+    rows.highest[i] = nearest_logit(whole[TEACHER_MAXIMUM] * temperature, limit)
+    rows.student_highest[i] = nearest_logit(whole[STUDENT_MAXIMUM] * temperature, limit)
+
+
+cdef double center_shard(PairRows* rows, Py_ssize_t i, const double* whole, double temperature,
+                         real tag) noexcept nogil:
+    # Sums and center are those of the whole row. The center is -T r; returns what it has not of r, for it is rounded to
+    # the working precision: a change of all classes.
+    cdef double inverse_temperature = 1.0 / temperature, high, low, ratio = 0.0
+    cdef double student = sum_relative_to(whole, STUDENT_MAXIMUM, rows.student_highest[i], inverse_temperature)
+    rows.weights[i] = sum_relative_to(whole, TEACHER_MAXIMUM, rows.highest[i], inverse_temperature)
+    two_product(whole[LOG_RATIO], -temperature, &high, &low)
+    put_center(rows, i, high, low - whole[LOG_RATIO_LOW] * temperature, tag)
+    if fabs(high) < INFINITY:
+        two_product(rows.center[i], inverse_temperature, &high, &low)
+        ratio = (high + whole[LOG_RATIO]) + (low + (whole[LOG_RATIO_LOW] + rows.center_low[i] * inverse_temperature))
+    rows.scale[i] = rows.weights[i] / student * exp(splat(-ratio))[0]
+    rows.weights[i] = rows.weights[i] / inverse_exp_scale(tag) if has_both(whole) else NAN
+    return ratio

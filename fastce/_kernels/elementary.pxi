@@ -8,8 +8,8 @@ def elementary(str name, cnp.ndarray x, double gamma=1.0):
     """
     cdef cnp.ndarray result = np.empty_like(x)
     cdef Py_ssize_t count = cnp.PyArray_SIZE(x)
-    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1", "expm1_less_argument",
-                         "log_of_quotient", "power_of_fraction").index(name)
+    cdef int function = ("exp", "log1p", "log", "tanh", "exp_in_safe_range", "expm1", "expm1_rest",
+                         "rough_exp_in_safe_range", "log_of_quotient", "power_of_fraction").index(name)
     if storage_of(x) == FLOAT64:
         apply(function, <const double*> cnp.PyArray_DATA(x), <double*> cnp.PyArray_DATA(result), count, gamma)
     else:
@@ -42,9 +42,11 @@ cdef void apply(int function, const real* x, real* to, Py_ssize_t count, double 
         elif function == 5:
             x_i = expm1(x_i)
         elif function == 6:
-            x_i = expm1_less_argument(x_i, expm1(x_i))
+            expm1_with_rest(x_i, &x_i)
+        elif function == 7:
+            x_i = rough_exp_in_safe_range(x_i)
         elif real is double:
-            if function == 7:  # log(1 + x) again, with a pivot that is not a power of two
+            if function == 8:  # log(1 + x) again, with a pivot that is not a power of two
                 pivot = splat(0.7)
                 k = quotient_parts(x_i * pivot, pivot, pivot + x_i * pivot, &numerator, &denominator)
                 x_i = log_of_quotient(numerator / denominator, k)

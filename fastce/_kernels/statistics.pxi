@@ -155,10 +155,17 @@ cdef void add_chunk(const real* u, const real* e, Py_ssize_t first, Py_ssize_t c
     moments.rank += reduce_add(sums[RANK])
 
 
-cdef inline void put_moments(const RowMoments* moments, double* to) noexcept nogil:
+cdef inline vec[double] scaled_squares(vec[double] sum, vec[double] unit, vec[double] pivot_exp) noexcept nogil:
+    # A sum of squares times `unit` becomes one of exponentials relative to a power of two that is close to the largest:
+    # the squares themselves may be beyond the range of a double.
+    cdef vec[double] scale = inverse_power(pivot_exp)
+    return (sum * scale) * (scale / unit)
+
+
+cdef inline void put_moments(const RowMoments* moments, double pivot_exp, double* to) noexcept nogil:
     to[TOP_PROB * BLOCK_ROWS] = moments.distance
     to[ENTROPY * BLOCK_ROWS] = moments.square_distance
-    to[OTHER_SQUARES * BLOCK_ROWS] = moments.square / moments.unit
+    to[OTHER_SQUARES * BLOCK_ROWS] = scaled_squares(splat(moments.square), splat(moments.unit), splat(pivot_exp))[0]
     to[RANK * BLOCK_ROWS] = moments.rank
 
 
@@ -207,7 +214,7 @@ cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows
         store_wide(to + ENTROPY * BLOCK_ROWS + i, square_distances.lanes())
         wide = squares.lanes()
         for k in range(wide.parts):
-            wide.part[k] = wide.part[k] / load(<const double*> units + k * lanes(<double> 0))
+            wide.part[k] = wide.part[k] * load(<const double*> units + k * lanes(<double> 0))
         store_wide(to + OTHER_SQUARES * BLOCK_ROWS + i, wide)
         store_widened(to + RANK * BLOCK_ROWS + i, before)
         i += lanes(<real> 0)
@@ -241,7 +248,8 @@ cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* blo
         for j in range(MOMENTS):
             store(to + j * BLOCK_ROWS + row, sums_of_lanes(&of_rows[j * together]))
         store(to + OTHER_SQUARES * BLOCK_ROWS + row,
-              load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + row) / load(<const double*> &units[0]))
+              scaled_squares(load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + row),
+                             load(<const double*> &units[0]), load(<const double*> s.pivot_exp + row)))
         row += together
 
 
@@ -263,6 +271,7 @@ cdef inline void finish_statistics(const RowBlock* block, Py_ssize_t rows, const
         store(to + ENTROPY * BLOCK_ROWS + i, log1p(others / pivot) + distance)
         store(to + VARIANCE * BLOCK_ROWS + i, max(zero, subtract_product(square, distance, distance)) + bad)
         square = load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + i)
+        inverse = inverse / inverse_power(pivot)
         store(to + OTHER_SQUARES * BLOCK_ROWS + i, (square * inverse) * inverse)
         store(to + RANK * BLOCK_ROWS + i, load(<const double*> to + RANK * BLOCK_ROWS + i) + bad)
         i += lanes(<double> 0)

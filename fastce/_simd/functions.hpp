@@ -92,10 +92,9 @@ template <class T> FASTCE_INLINE vec<T> product_error(vec<T> a, vec<T> b, vec<T>
 //   Source  W. J. Cody and W. Waite, "Software Manual for the Elementary Functions", Prentice-Hall 1980
 // x = k ln2 + r, |r| <= ln2 / 2, with ln2 in two parts, the first of which times k is exact. Adding biased_rounder
 // leaves k + bias + power in the low bits of `shifted`, and one shift moves it into the exponent of `scale`. If it is
-// negative, the maximum with 0 turns it into 0.0. Then e_less_1 = e^r - 1 = r + r^2 P(r). With less_1, returns the
-// result minus 1, for a normal result without a power: near 0, where r is x, no digit is lost.
+// negative, the maximum with 0 turns it into 0.0. Then e_less_1 = e^r - 1 = r + r^2 P(r).
 template <class T>
-FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool normal = false, bool less_1 = false) {
+FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool normal = false) {
     typedef constants<T> c;
     typedef typename native_of<T>::bits bits;
     typedef typename bits_of<T>::type integer;
@@ -110,7 +109,7 @@ FASTCE_INLINE vec<T> exp_times_power(vec<T> x, vec<T> excess, int power, bool no
     const bits exponent = bit_cast<bits>(shifted.v) << integer(c::mantissa);
     const vec<T> scale(bit_cast<typename vec<T>::native>(
         normal ? exponent : bits(exponent > 0 ? exponent : exponent - exponent)));
-    return fma(e_less_1, scale, less_1 ? scale - vec<T>(T(1)) : scale);
+    return fma(e_less_1, scale, scale);
 }
 
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES >= 32
@@ -173,7 +172,7 @@ FASTCE_INLINE vec<float> quarter_exp_polynomial(vec<float> r) {
 // rest of n added to the exponent, is 2^k up to the rounding error of the entry. `losses` are these errors, relative to
 // the entries. Then e_less_1 = e^r - 1 + losses, and the result is scale (1 + e_less_1).
 FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of<float>::unsigned_bits table,
-                                      bool with_losses, bool less_1 = false) {
+                                      bool with_losses) {
     typedef native_of<float>::unsigned_bits bits;  // bits that are dropped below may overflow
     // Its last bit is worth 1 / 16, or 1 / 4.
     const vec<float> rounder(table_bits == 4 ? 0x1.8p19f : 0x1.8p21f);
@@ -188,26 +187,26 @@ FASTCE_INLINE vec<float> exp_by_table(vec<float> x, vec<float> excess, native_of
     const vec<float> scale(bit_cast<vec<float>::native>(scale_bits)), ln2_low(0x1.05c610p-29f);
     const vec<float>::native losses = load(exp2_low_lanes.entry).v;
 #if FASTCE_VECTOR_BYTES == 64
-    (void)with_losses;
     // With 16 entries r is at most 0.022, so the polynomial need not include what is added here.
-    const vec<float> low = fma(k, ln2_low, look_up(losses, n));
-    const vec<float> e_less_1 = fma(fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f)), r, low);
+    const vec<float> p = fma(sixteenth_exp_polynomial(r), r, vec<float>(1.0f));
+    const vec<float> e_less_1 = with_losses ? fma(p, r, fma(k, ln2_low, look_up(losses, n))) : p * r;
 #else
     // The losses are left out if nothing multiplies the error: on Zen 3, a look-up occupies a multiplier.
     const vec<float> low = fma(k, ln2_low, look_up(losses, n)), p = quarter_exp_polynomial(r);
     const vec<float> e_less_1 =
         with_losses ? fma(fma(p, r, low + 1.0f), r, low) : fma(p, r * r, fma(k, ln2_low, r));
 #endif
-    return fma(e_less_1, scale, less_1 ? scale - 1.0f : scale);
+    return fma(e_less_1, scale, scale);
 }
 
 template <>
-FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal, bool less_1) {
+FASTCE_INLINE vec<float> exp_times_power(vec<float> x, vec<float> excess, int power, bool normal) {
     // ln(2^-126 / 2^power), rounded up, for the two powers in use. From here on, all results are normal.
     const vec<float> smallest(power ? -0x1.07655ap7f : -0x1.5d589ep6f);
     const native_of<float>::unsigned_bits powers = bits_of_lanes(exp2_lanes);
     // Raised exponentials occur in rows whose focal loss multiplies an error by gamma.
-    const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23), power != 0 || less_1, less_1);
+    const vec<float> y = exp_by_table(x, excess, powers + (std::uint32_t(power) << 23),
+                                      power != 0 || FASTCE_VECTOR_BYTES == 64);
     return normal ? y : zero_where(less(x, smallest), y);
 }
 #endif
@@ -225,33 +224,38 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), 0, true);
 }
-// e^x - 1.
+// e^x - 1, and in `rest` e^x - 1 - x.
 //   Lanes   float, double
 //   Range   from smallest_normal_exp to 88 (float) or 709 (double), NaN too
-//   Error   float 4.0 ULP, double 2.5 ULP (test_elementary): near the smallest |x| whose k is not 0
+//   Error   of e^x - 1: float 4.5 ULP, double 2.5 ULP; of the rest for |x| <= 1: float 4.5 ULP,
+//           double 6.5 ULP (test_elementary)
 //   Source  that of `exp`
+// With e^r - 1 = r + r^2 P(r) and x = k ln2 + r, the rest is 2^k r^2 P(r) + (2^k - 1) r + (2^k - 1 - k ln2): if k is 0,
+// the first term alone; otherwise nothing cancels as far as it would in e^x - 1 and x.
+template <class T> FASTCE_INLINE vec<T> expm1_with_rest(vec<T> x, vec<T> *rest) {
+    typedef constants<T> c;
+    typedef typename native_of<T>::bits bits;
+    typedef typename bits_of<T>::type integer;
+    const vec<T> biased_rounder(c::rounder() + T(int(c::bias)));
+    const vec<T> minus_ln2(T(-0.69314718055994531));
+    const vec<T> shifted = fma(x, vec<T>(T(1.4426950408889634)), biased_rounder);
+    const vec<T> k = shifted - biased_rounder;
+#if FASTCE_FMA  // what ln2 lacks as a float counts less than the rounding of x
+    vec<T> r = fma(k, minus_ln2, x);
+    if (sizeof(T) == 8)
+        r = fma(k, vec<T>(T(-0x1.abc9e3b39803fp-56)), r);
+#else
+    const vec<T> r = fma(k, vec<T>(-c::ln2_low()), fma(k, vec<T>(-c::ln2_high()), x));
+#endif
+    const vec<T> r2 = r * r, near_rest = r2 * exp_polynomial(r, r2);
+    const vec<T> scale(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(shifted.v) << integer(c::mantissa))));
+    const vec<T> scale_less_1 = scale - vec<T>(T(1));
+    *rest = fma(near_rest, scale, fma(scale_less_1, r, fma(k, minus_ln2, scale_less_1)));
+    return fma(r + near_rest, scale, scale_less_1);
+}
 template <class T> FASTCE_INLINE vec<T> expm1(vec<T> x) {
-    return exp_times_power(x, vec<T>(T(0)), 0, true, true);
-}
-// e^x - 1 - x, times the factor by which y exceeds e^x - 1.
-//   Lanes   float, double
-//   Range   |x| <= 1
-//   Error   with the error of expm1 in y: float 6.5 ULP, double 3.5 ULP (test_elementary)
-//   Source  tools/polynomials.py: y x (1/x - 1/y) for y = e^x - 1, where 1/x - 1/y is 1/2 minus an odd function of x
-FASTCE_INLINE vec<float> inverse_expm1_polynomial(vec<float> z) {
-    const vec<float> p01 = pair(0x1.55554ep-4f, -0x1.6bf88ap-10f, z);
-    return fma(vec<float>(0x1.0b4456p-15f), z * z, p01);
-}
-FASTCE_INLINE vec<double> inverse_expm1_polynomial(vec<double> z) {
-    const vec<double> z2 = z * z;
-    const vec<double> p01 = pair(0x1.5555555555553p-4, -0x1.6c16c16c1285ep-10, z);
-    const vec<double> p23 = pair(0x1.1566abb79bbeep-15, -0x1.bbd76c80d465dp-21, z);
-    const vec<double> p45 = pair(0x1.66a466c6e8080p-26, -0x1.21a9980d462b5p-31, z);
-    const vec<double> p46 = fma(vec<double>(0x1.af318e92e1281p-37), z2, p45);
-    return fma(fma(p46, z2, p23), z2, p01);
-}
-template <class T> FASTCE_INLINE vec<T> expm1_less_argument(vec<T> x, vec<T> y) {
-    return (y * x) * subtract_product(vec<T>(T(0.5)), x, inverse_expm1_polynomial(x * x));
+    vec<T> rest;
+    return expm1_with_rest(x, &rest);
 }
 // safe_range_unit e^x: only the proportions of a row's exponentials matter.
 //   Lanes   float, double
@@ -266,6 +270,15 @@ template <class T> FASTCE_INLINE vec<T> exp_in_safe_range(vec<T> x) { return nor
 template <> FASTCE_INLINE double safe_range_unit(float) { return double(quarter_multiples[0]); }
 template <> FASTCE_INLINE vec<float> exp_in_safe_range(vec<float> x) {
     return exp_by_table(x, vec<float>(0.0f), bits_of_lanes(multiples_lanes), false);
+}
+#endif
+// The same with fewer operations.
+//   Error   float 4.5 ULP with vectors of 64 bytes, half of it from 40 down to -40; otherwise that of
+//           `exp_in_safe_range` (test_elementary)
+template <class T> FASTCE_INLINE vec<T> rough_exp_in_safe_range(vec<T> x) { return exp_in_safe_range(x); }
+#if defined(__FMA__) && FASTCE_VECTOR_BYTES == 64
+template <> FASTCE_INLINE vec<float> rough_exp_in_safe_range(vec<float> x) {
+    return exp_by_table(x, vec<float>(0.0f), bits_of_lanes(exp2_lanes), false);
 }
 #endif
 template <class T> FASTCE_INLINE T smallest_normal_exp(T) { return constants<T>::smallest_normal_exp(); }

@@ -127,7 +127,9 @@ def test_minus_infinity(divergence, dtype, padding):
     without = [np.delete(x, 1, axis=1) for x in (student, teacher)]
     fewer = divergence(*without)
     np.testing.assert_allclose(loss[0], fewer[0][0], rtol=1e-6)  # a class that both exclude
-    np.testing.assert_allclose(np.delete(grad, 1, axis=1)[0], fewer[1][0], rtol=1e-5, atol=1e-17)
+    np.testing.assert_allclose(  # where q = p, a rounding error is left
+        np.delete(grad, 1, axis=1)[0], fewer[1][0], rtol=1e-5, atol=np.finfo(dtype).eps * 1e-2
+    )
     assert grad[0, 1] == 0
     assert loss[1] == INF  # one that the teacher allows
     assert np.isfinite(grad[1]).all()

@@ -42,6 +42,19 @@ def rows_of(kind, shape, rng):
 KINDS = ["plain", "sure", "holes", "ties", "far below", "wide", "late"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [3, 40, 5000])
+def test_ties_of_huge_logits(classes, dtype, isa):
+    """Their exponentials are raised, and the squares of these are beyond the range of a double."""
+    z = np.zeros((2, classes), dtype)
+    z[0, [0, 2]] = 1e30
+    z[1, :3] = -1e30
+    _, found = statistics(z, np.zeros(2, int))
+    np.testing.assert_allclose(found["other_squares"][0], 0.25)
+    np.testing.assert_allclose(found["entropy"][0], np.log(2))
+    assert all(np.isfinite(x).all() for x in found.values())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
