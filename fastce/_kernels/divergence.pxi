@@ -101,9 +101,10 @@ cdef Matrix logits_of_block(const Pairs* d, const Matrix* matrix, void* scratch,
     return lies
 
 
-cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* teacher, Py_ssize_t rows,
-                           real tag) noexcept nogil:
-    # The rows, or vectors of rows, of a block whose logits lie in two matrices; returns how many there are.
+cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* teacher, const Matrix* grad,
+                           Py_ssize_t rows, real tag) noexcept nogil:
+    # The rows, or vectors of rows, of a block whose logits lie in two matrices, and the gradient perhaps in a third one;
+    # returns how many there are.
     cdef Py_ssize_t size = sizeof(real), width = lanes(tag), row = 0, count = 0
     cdef Line* line
     while row < rows:
@@ -131,6 +132,8 @@ cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* 
             line.t_ahead = rows * teacher.row_stride if d.rows > 1 else ROW_PART * size
             line.a = <real*> d.a + row * d.pitch
             line.c = <real*> d.c + row * d.pitch
+        line.to = grad.data + row * grad.row_stride if grad.data != NULL else <char*> line.c
+        line.to_apart = grad.class_stride if grad.data != NULL and d.fill.by_classes else line.apart * size
         row += line.rows
         count += 1
     return count
@@ -186,7 +189,8 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
             for i in range(lines):
                 if some_dominated:
                     center_dominated(d.lines + i, numbers, tag)
-                change_line(d.lines + i, inverse_temperature, numbers, tag)
+                if d.fill.by_classes or numbers.careful[i] == 0.0:
+                    change_line(d.lines + i, inverse_temperature, numbers, tag)
         find_careful(numbers, rows, inverse_temperature, tag)
     for i in range(lines):
         take_care(batch, d, d.lines + i, row, tag)
@@ -201,18 +205,16 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
 
 
 cdef void write_gradient(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t lines,
-                         bint all_count, real tag) noexcept nogil:
+                         bint direct, bint all_count, real tag) noexcept nogil:
     # To its memory, or to scratch: by way of it past the caches.
-    cdef Py_ssize_t size = sizeof(real), apart = lanes(tag), first, streamed = 0, i
-    cdef bint direct = not batch.streams and is_in_place(d, &batch.grad, rows, tag)
+    cdef Py_ssize_t size = sizeof(real), apart, first, streamed = 0, i
     cdef bint streams = batch.streams and not d.fill.by_classes and lies_as_scratch(&d.fill, &batch.grad, tag)
     cdef real* to = <real*> row_address(&batch.grad, row)
     cdef real* grad
     cdef Line part
-    if d.fill.by_classes:
-        apart = batch.grad.class_stride // size if direct else d.fill.class_apart
     for i in range(lines):
-        grad = <real*> (<char*> to + d.lines[i].row * batch.grad.row_stride)
+        grad = <real*> d.lines[i].to
+        apart = d.lines[i].to_apart // size
         if not direct:  # rows of scratch are contiguous when it is emptied
             grad = <real*> d.c + d.lines[i].row * d.fill.row_apart
         if not streams:
@@ -234,7 +236,8 @@ cdef void write_gradient(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_
 cdef int do_divergence(const Batch* batch, Pairs* d, Py_ssize_t row, Py_ssize_t rows, RowBlock* block, real tag,
                        double* total) noexcept nogil:
     cdef Py_ssize_t pitch = 1 if d.fill.by_classes else d.pitch, lines, i
-    cdef Matrix student, teacher
+    cdef Matrix student, teacher, grad = batch.grad
+    cdef bint direct = batch.grad.data != NULL and not batch.streams and is_in_place(d, &batch.grad, rows, tag)
     cdef int status = begin_rows(batch, row, rows, NULL, False, block)
     if status != OK:
         return status
@@ -242,7 +245,8 @@ cdef int do_divergence(const Batch* batch, Pairs* d, Py_ssize_t row, Py_ssize_t 
         fill_mask(&d.fill, &batch.mask, row, rows)
     student = logits_of_block(d, &batch.logits, d.student, row, rows, tag)
     teacher = logits_of_block(d, &batch.probabilities, d.teacher, row, rows, tag)
-    lines = find_lines(d, &student, &teacher, rows, tag)
+    grad.data = row_address(&grad, row) if direct else NULL
+    lines = find_lines(d, &student, &teacher, &grad, rows, tag)
     change_block(batch, d, row, rows, lines, block, tag)
     if batch.hess.data != NULL:  # before the gradient, which may overwrite the logits
         for i in range(lines):
@@ -250,7 +254,7 @@ cdef int do_divergence(const Batch* batch, Pairs* d, Py_ssize_t row, Py_ssize_t 
                             <real*> d.e + d.lines[i].row * d.fill.row_apart, tag)
         empty_scratch(&d.fill, <const real*> d.e, &batch.hess, row, rows)
     if batch.grad.data != NULL:
-        write_gradient(batch, d, row, rows, lines, block.all_active and d.fill.mask == NULL, tag)
+        write_gradient(batch, d, row, rows, lines, direct, block.all_active and d.fill.mask == NULL, tag)
     # One by one, so that the sum does not depend on where a block begins.
     end_rows(batch, row, rows, block, True, tag, total)
     return OK

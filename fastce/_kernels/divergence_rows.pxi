@@ -35,10 +35,12 @@ cdef struct Line:
     const void* t
     void* a
     void* c
+    char* to                   # where the gradient is written, or c
     const unsigned char* kept  # or NULL
     Py_ssize_t z_apart         # elements from one vector to the next
     Py_ssize_t t_apart
     Py_ssize_t apart           # of the others
+    Py_ssize_t to_apart        # in bytes
     Py_ssize_t z_ahead         # bytes to what weigh_line or change_line prefetches
     Py_ssize_t t_ahead
     Py_ssize_t vectors         # whole ones
@@ -245,11 +247,12 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
     cdef const real* t = <const real*> line.t
     cdef const real* a = <const real*> line.a
     cdef real* c = <real*> line.c
+    cdef const char* to = line.to
     cdef vec[real] inverse = splat(<real> inverse_temperature), center = for_rows(line, &rows.center[0], tag)
     cdef vec[real] zero = splat(<real> 0), spread = zero, changes, terms, x, y
     cdef wide_sum[real] change_sum, term_sum
     cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
-    cdef Py_ssize_t stop, z_ahead = 0 if line.by_classes else line.z_ahead
+    cdef Py_ssize_t stop, to_apart = line.to_apart, z_ahead = 0 if line.by_classes else line.z_ahead
     cdef Py_ssize_t t_ahead = 0 if line.by_classes else line.t_ahead
     while i < vectors:
         changes = terms = zero
@@ -259,6 +262,9 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
             prefetch(<const char*> t + t_ahead)
             prefetch(<const char*> (z + z_apart) + z_ahead)
             prefetch(<const char*> (t + t_apart) + t_ahead)
+            prefetch_to_write(to)
+            prefetch_to_write(to + to_apart)
+            to += 2 * to_apart
             x = change(load(z), load(t), load(a), center, inverse, scales, &changes, &terms, &spread)
             y = change(load(z + z_apart), load(t + t_apart), load(a + apart), center, inverse, scales, &changes,
                        &terms, &spread)
@@ -275,6 +281,7 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
             t += t_apart
             a += apart
             c += apart
+            to += to_apart
             i += 1
         change_sum.add(changes)
         term_sum.add(terms)
@@ -298,8 +305,8 @@ cdef void change_line(const Line* line, double inverse_temperature, PairRows* ro
 
 
 cdef void find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
-    # Rows whose differences are out of exp's range, or whose center is much larger than 1 or the typical difference:
-    # under p, without the largest class; or, if hardly anything is left without that, than the largest difference.
+    # Rows whose differences are out of exp's range, or whose center is large beside all differences, or beside the
+    # typical one: under p without the largest class, or the largest one if hardly anything is left without that.
     cdef vec[double] one = splat(1.0), others, center, spread, terms
     cdef mask[double] apart, fits
     cdef Py_ssize_t i = 0
@@ -311,7 +318,8 @@ cdef void find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
         fits = (at_most(spread, splat(-<double> smallest_normal_exp(tag)))
                 & less(terms, splat(largest_logit(tag)))
                 & (less(load(&rows.weights[i]) * splat(1e-6), others) | at_most(center, spread + spread))
-                & at_most(center, splat(4.0)) & at_most(center * center * others, terms * splat(32.0)))
+                & at_most(center, max(splat(4.0), spread * splat(0.5)))
+                & at_most(center * center * others, terms * splat(32.0)))
         store(&rows.careful[i], select(fits, load(&rows.careful[i]), load(&rows.active[i])))
         i += lanes(<double> 0)
 
@@ -348,6 +356,7 @@ cdef inline Line part_of(const Line* line, Py_ssize_t first, real tag) noexcept 
     part.t = <const real*> line.t + skipped
     part.a = <real*> line.a + skipped
     part.c = <real*> line.c + skipped
+    part.to = line.to + skipped * sizeof(real)
     if line.kept != NULL:
         part.kept = line.kept + skipped
     part.vectors = line.vectors - first
@@ -398,9 +407,7 @@ cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_coun
     cdef vec[real] ratio = for_rows(line, &rows.ratio[0], tag), slope = for_rows(line, &rows.slope[0], tag)
     cdef vec[real] active = for_rows(line, &rows.active[0], tag), x
     cdef Py_ssize_t i = 0, vectors = line.vectors if all_count else 0, apart = line.apart
-    cdef Py_ssize_t ahead = CLASSES_TOGETHER * grad_apart
     while i < vectors:
-        prefetch_to_write(grad + ahead)
         store(grad, subtract_product(load(c), load(a), ratio) * slope)
         a += apart
         c += apart

@@ -86,6 +86,25 @@ def test_eight_ulp_of_a_vocabulary(dtype, isa, rng):
         assert ulps(loss, truth, dtype) <= 8
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lead", [0.0, 10.0, 25.0])
+def test_a_long_row_whose_end_differs_from_its_beginning(lead, dtype, isa, rng):
+    """The center of its first part does not suit the whole; the last class may dominate it."""
+    student, teacher = both(1e-3, (2, 20_000), dtype, rng)
+    student[:, :9000] += 1
+    student[:, -1] += dtype(lead)
+    teacher[:, -1] += dtype(lead)
+    kl = fastce.SoftmaxKLDivergence(reduction="none")
+    loss, grad = kl.value_and_grad(student, teacher)
+    wide = [x.astype(np.longdouble) for x in (student, teacher)]
+    true_loss, true_grad, _ = reference.softmax_kl_divergence(*wide, reduction="none")
+    assert ulps(loss, true_loss, dtype) <= 8
+    p = reference.softmax(wide[1])
+    bound = np.abs(true_grad) + p * np.sqrt(np.sum(true_grad**2 / p, axis=1, keepdims=True))
+    info = np.finfo(dtype)
+    assert np.all(np.abs(grad - true_grad) <= 8 * info.eps * bound + info.tiny)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-4, 1.0, 30.0])
 def test_never_negative(noise, dtype, isa, rng):
