@@ -77,7 +77,7 @@ cdef void center_carefully(PairRows* rows, Py_ssize_t i, double temperature, rea
     rows.scale[i] = 1.0
     if not (rows.highest[i] < INFINITY and rows.student_highest[i] < INFINITY):
         rows.weights[i] = NAN
-    if not (DOMINANT * rows.weights[i] < raising and DOMINANT * rows.student[i] < raising):
+    if not (DOMINANT * rows.weights[i] < raising and 0.0 < DOMINANT * rows.student[i] < raising):
         rows.scale[i] = rows.weights[i] / rows.student[i]
         rest = temperature * log(splat(rows.scale[i]))[0]
     two_sum(rows.highest[i], -rows.student_highest[i], &high, &low)

@@ -175,6 +175,16 @@ def test_a_row_without_a_softmax_is_nan_alone(divergence, classes, which, bad, d
         np.testing.assert_array_equal(np.delete(after, 2, 0), np.delete(x, 2, 0))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [3, 300])
+def test_certainty_does_not_make_up_for_a_missing_softmax(divergence, classes, dtype):
+    sure, nothing = np.zeros((1, classes), dtype), np.full((1, classes), -INF, dtype)
+    sure[0, 0] = 30
+    for pair in ((sure, nothing), (nothing, sure), (nothing, nothing)):
+        for result in divergence(*pair):
+            assert np.isnan(result).all()
+
+
 def test_a_sample_that_does_not_count_may_hold_anything(divergence, rng):
     student, teacher = rng.normal(size=(2, 4, 6)).astype(np.float32)
     student[1], teacher[1] = np.nan, INF
