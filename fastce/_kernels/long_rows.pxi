@@ -111,7 +111,7 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
         sum_in_chunks(s, e, OUT_OF_RANGE_OF_EXP if s.mostly_out else IN_RANGE_WITH_HOLES, True, exactly, highest,
                       s.pivot, s.pivot_exp, &block.sum_without_pivot[0], moments)
     if moments != NULL:
-        put_moments(moments, s.statistics)
+        put_moments(moments, s.pivot_exp[0], s.statistics)
 
 
 cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance_sum) noexcept nogil:
