@@ -45,7 +45,7 @@ MUTATIONS = [
     # Softmax: pivots and sums
     Mutation(
         "the Hessian of a class that holds most of a row not mended",
-        "_kernels/block.pxi",
+        "_kernels/derivatives.pxi",
         "hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)",
         "pass",
         SOFTMAX,
@@ -67,8 +67,8 @@ MUTATIONS = [
     Mutation(
         "sums of the last group of classes only",
         "_kernels/sums.pxi",
-        "for k in range(0 if first == 0 else wide.parts):",
-        "for k in range(0):",
+        "else high.parts):\n            high.part[k] = load(",
+        "else 0):\n            high.part[k] = load(",
         MODERATE,
     ),
     Mutation(
@@ -123,7 +123,7 @@ MUTATIONS = [
     ),
     Mutation(
         "masked classes not cleared",
-        "_kernels/block.pxi",
+        "_kernels/derivatives.pxi",
         "kept = load_mask(s.mask + at + j, <real> 0)",
         "pass",
         ("kernels/test_edge_cases.py",),

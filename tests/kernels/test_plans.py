@@ -94,6 +94,20 @@ def test_both_sides_of_the_thresholds_of_planes(rows, classes, isa, rng):
     check(z, y, 2, {"label_smoothing": 0.1}, axis=1)
 
 
+@pytest.mark.parametrize("rows", [16, 61])
+@pytest.mark.parametrize("results", [2, 3])
+def test_both_sides_of_the_parts_of_planes(rows, results, isa, rng):
+    """One part and two, the second a single class."""
+    for more in (0, 1):
+        classes = SIZES["part elements"] // (-rows // 16 * -16) + more
+        z = on_grid(rng, (classes, rows)).astype(np.float32)
+        z[:, rows // 2] += 128
+        y = rng.integers(classes, size=rows)
+        y[0] = -100
+        for options in ({}, {"logit_scale": 0.5}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
+            check(z, y, results, options, axis=0)
+
+
 @pytest.mark.parametrize(
     ("scratch", "most", "least"),
     [
