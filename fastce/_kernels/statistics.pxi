@@ -169,7 +169,8 @@ cdef inline void put_moments(const RowMoments* moments, double pivot, double* to
 
 cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                              const real* e, double* to) noexcept nogil:
-    # Moments of the rows from `first` on, of a run packed class by class.
+    # Moments of the rows from `first` on, of a run packed class by class. After the last row, they are those of
+    # exponentials and pivots that nobody wrote; write_statistics copies those of rows alone.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef const real* label = <const real*> s.row[LABEL] + first
