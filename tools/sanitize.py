@@ -29,6 +29,8 @@ import build_copy
 from mutations import PLANTED
 
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
+# Python's own flags let signed integers wrap, and with that nobody looks for their overflow.
+NO_WRAP = "-fno-wrapv"
 # Processes of their own, more memory than there is, a fault on purpose and what the compiler made
 # of all variants are for the plain build.
 PLAIN = (
@@ -80,7 +82,7 @@ KINDS = {
         "address,undefined",
         EVERY,
         ("tests", *EXCEPT_PLAIN),
-        ("-fno-sanitize-recover=all",),
+        (NO_WRAP, "-fno-sanitize-recover=all"),
         ("libasan.so", "libubsan.so"),
     ),
     # It does not know the interpreter's lock: what counts are reports in our modules.
@@ -103,7 +105,7 @@ KINDS = {
         "implicit-signed-integer-truncation,implicit-unsigned-integer-truncation",
         ("_core", "_core_avx2"),
         ("tests/kernels", "tests/call", *EXCEPT_PLAIN),
-        (),
+        (NO_WRAP,),
         ("libclang_rt.ubsan_standalone-x86_64.so",),
         "clang",
         r"(?:_kernels|_simd)/\S+ runtime error",
