@@ -89,7 +89,7 @@ def test_shards_equal_the_reference(data):
     assert_equals_the_reference(value, want[0], bound[0], value_dtype, computed_in)
     dtype = grad.dtype.newbyteorder("=")
     grad = grad.astype(want[1].dtype)
-    # A shard knows a row's log-ratio as the sum of two numbers: what is 0 may be their rounding error.
+    # A log-ratio is the sum of two numbers: where the gradient is 0, it may be their error.
     bound_of_grad = bound[1] + float(np.finfo(computed_in).eps) ** 2
     assert_equals_the_reference(grad, want[1], bound_of_grad, dtype, computed_in)
 
