@@ -17,6 +17,7 @@ from cases import DTYPES
 from layouts import LAYOUTS
 from processes import ROOT, SUPPORT, peak
 from scipy_cases import MODULE
+from softmax_truth import assert_close, truth
 
 import fastce
 
@@ -24,33 +25,6 @@ INF, NAN = np.inf, np.nan
 LIKE_LOGITS = ("softmax", "log_softmax")
 NAMES = (*LIKE_LOGITS, "logsumexp")
 MIB = 1 << 20
-
-
-def truth(name, logits, axis, mask=None):
-    """The formulas on extended precision; logsumexp keeps the axes."""
-    z = np.asarray(logits).astype(np.longdouble)
-    axes = tuple(range(z.ndim)) if axis is None else axis
-    if mask is not None:
-        z = np.where(mask, z, -INF)
-    with np.errstate(all="ignore"):
-        top = np.max(z, axis=axes, keepdims=True, initial=-INF)
-        top = np.where(np.isfinite(top), top, 0)
-        lse = top + np.log(np.exp(z - top).sum(axis=axes, keepdims=True))
-        if name == "logsumexp":
-            return lse
-        log_p = np.where(np.isfinite(lse), z - lse, NAN)
-        return np.exp(log_p) if name == "softmax" else log_p
-
-
-def assert_close(result, expected, dtype):
-    eps = max(np.finfo(working(np.dtype(dtype))).eps, resolution(dtype))
-    assert np.shape(result) == np.shape(expected)
-    result = np.asarray(result).astype(float)
-    np.testing.assert_allclose(result, expected.astype(float), rtol=16 * eps, atol=16 * eps)
-
-
-def resolution(dtype):
-    return {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(np.dtype(dtype).name, 0)
 
 
 # In the place of SciPy's --------------------------------------------------------------------------
@@ -348,9 +322,8 @@ def test_logsumexp_of_a_row_of_plus_infinity_alone(classes, dtype, isa):
             np.testing.assert_allclose(value, number + np.log(classes), rtol=1e-6)
         assert np.isnan(fastce.softmax(z)[0]).all()
         assert np.isnan(fastce.log_softmax(z)[0]).all()
-        assert fastce.logsumexp(z, axis=None) == (NAN if NAN in neighbour else INF) or (
-            NAN in neighbour
-        )
+        whole = fastce.logsumexp(z, axis=None)
+        np.testing.assert_array_equal(whole, NAN if NAN in neighbour else INF)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 3)], ids=str)

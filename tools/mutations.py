@@ -1,6 +1,7 @@
 """The ways in which tools/mutate.py breaks the package, and the tests that have to notice.
 
-Each of them is another fault; what differs only in its place is here once.
+Each of them is another fault; what differs only in its place is here once. `PLANTED` has one fault
+for each sanitizer, which has to report it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MUTATIONS = [
     # Softmax: pivots and sums
     Mutation(
         "the Hessian of a class that holds most of a row not mended",
-        "_kernels/block.pxi",
+        "_kernels/derivatives.pxi",
         "hess[i * s.classes + top] = hessian_of(s, i, largest * unit, others)",
         "pass",
         SOFTMAX,
@@ -59,15 +60,15 @@ MUTATIONS = [
     Mutation(
         "a pivot that is no target without its gradient",
         "_kernels/pivots.pxi",
-        "e[i * classes + s.pivot[i]] = <real> at_pivot[is_target]",
+        "row[s.pivot[i]] = <real> (at_pivot * (1 - is_target))",
         "pass",
         SOFTMAX,
     ),
     Mutation(
         "sums of the last group of classes only",
         "_kernels/sums.pxi",
-        "for k in range(0 if first == 0 else wide.parts):",
-        "for k in range(0):",
+        "else high.parts):\n            high.part[k] = load(",
+        "else 0):\n            high.part[k] = load(",
         MODERATE,
     ),
     Mutation(
@@ -122,7 +123,7 @@ MUTATIONS = [
     ),
     Mutation(
         "masked classes not cleared",
-        "_kernels/block.pxi",
+        "_kernels/derivatives.pxi",
         "kept = load_mask(s.mask + at + j, <real> 0)",
         "pass",
         ("kernels/test_edge_cases.py",),
@@ -208,3 +209,35 @@ MUTATIONS = [
         ("call/test_threads.py", "call/test_races.py"),
     ),
 ]
+
+PLANTED = {
+    "address": Mutation(
+        "a whole vector written where an array of losses ends",
+        "_kernels/rows.pxi",
+        "        store_first(to + i, min_size(rows - i, lanes(<real> 0)), narrow_lanes(wide))\n",
+        "        store(to + i, narrow_lanes(wide))\n",
+        ("kernels/test_plans.py", "-k", "interleaved_rows and baseline"),
+    ),
+    "thread": Mutation(
+        "a number of the module written in every task",
+        "_kernels/rows.pxi",
+        "    memset(block, 0, sizeof(block[0]))\n",
+        "    global LARGEST_FLOAT\n    LARGEST_FLOAT = 3.4e38\n"
+        "    memset(block, 0, sizeof(block[0]))\n",
+        ("call/test_threads.py", "-k", "same_bits_for_any_shape and baseline"),
+    ),
+    "integer": Mutation(
+        "a count of rows near the end of its range",
+        "_kernels/labels.pxi",
+        "            unweighted_rows += count\n",
+        "            unweighted_rows += count + (1LL << 62)\n",
+        ("kernels/test_plans.py", "-k", "both_sides_of_the_thresholds_of_rows and baseline"),
+    ),
+    "memory": Mutation(
+        "the last exponential of a short vector never written",
+        "_kernels/exponentials.pxi",
+        "            store_first(e + i, count - i, x)\n        i += width\n",
+        "            store_first(e + i, count - i - 1, x)\n        i += width\n",
+        ("kernels/test_plans.py", "-k", "interleaved_rows and baseline"),
+    ),
+}

@@ -11,26 +11,25 @@ Array = npt.NDArray[Any]
 Box = tuple[Any, ...]
 
 
-def collapsed(array: Array, axes: int) -> list[tuple[int, int]]:
-    """Return (size, stride) of the leading ``axes``, with adjacent axes joined if possible."""
-    joined: list[tuple[int, int]] = []
-    for size, stride in zip(array.shape[:axes], array.strides[:axes], strict=True):
+def matrices(arrays: dict[str, Array]) -> dict[str, Array] | None:
+    """View arrays (batch axes..., classes) of equal shape as (rows, classes) if possible.
+
+    Otherwise all as (outer, inner, classes), or None if one of them has more batch axes in memory.
+    """
+    *shape, classes = next(iter(arrays.values())).shape
+    joined: list[tuple[int, tuple[int, ...]]] = []
+    for axis, size in enumerate(shape):
+        strides = tuple(array.strides[axis] for array in arrays.values())
         if size == 1:
             continue
-        if joined and joined[-1][1] == stride * size:
-            joined[-1] = (joined[-1][0] * size, stride)
+        if joined and joined[-1][1] == tuple(stride * size for stride in strides):
+            joined[-1] = (joined[-1][0] * size, strides)
         else:
-            joined.append((size, stride))
-    return joined
-
-
-def matrix(array: Array) -> Array | None:
-    """View (batch axes..., classes) as (rows, classes) or (outer, inner, classes) if possible."""
-    joined = collapsed(array, array.ndim - 1)
+            joined.append((size, strides))
     if len(joined) > 2:
         return None
     sizes = [size for size, _ in joined] or [1]
-    return array.reshape(*sizes, array.shape[-1])
+    return {name: array.reshape(*sizes, classes) for name, array in arrays.items()}
 
 
 def once(array: Array) -> Array:

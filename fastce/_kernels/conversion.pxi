@@ -2,7 +2,8 @@
 # Needs batch.pxi.
 
 cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
-    # From storages whose numbers become floats without rounding.
+    # From storages whose numbers become floats without rounding. The rest of a last vector is converted whole, with
+    # what is in its buffer, and copied as far as it goes; so it is in narrow().
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]

@@ -48,7 +48,10 @@ cdef inline int plan_of_batch(const Batch* batch, real tag) noexcept nogil:
 
 
 def thresholds():
-    """Return the sizes at which a plan, a packing or a kernel's path changes: for tests, and for the rows of shards."""
+    """Return the sizes at which a plan, a packing or a kernel's path changes: for tests, and for the rows of shards.
+
+    How far ahead logits are prefetched changes none of them, and is left out.
+    """
     return {
         "interleaved classes": INTERLEAVED_CLASSES,
         "interleaved rows": INTERLEAVED_ROWS,
@@ -64,6 +67,8 @@ def thresholds():
         "plane bytes": PLANE_BYTES,
         "part elements": PART_ELEMENTS,
         "least plane rows": LEAST_PLANE_ROWS,
+        "least scratch rows": LEAST_SCRATCH_ROWS,
+        "largest plane bytes": LARGEST_PLANE_BYTES,
         "classes together": CLASSES_TOGETHER,
         "block rows": BLOCK_ROWS,
         "gathered elements": GATHERED_ELEMENTS,

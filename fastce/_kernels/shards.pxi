@@ -83,7 +83,7 @@ cdef const real* shard_logits(const Batch* batch, const char* logits, const unsi
         cap(<const real*> u, u, <real*> work.slope, count, batch.logit_scale, batch.softcap)
     elif batch.logit_scale != 1.0:
         multiply(<const real*> u, <real> batch.logit_scale, u, count)
-    while mask != NULL and j < count:
+    while mask != NULL and j < count:  # whole vectors: after the last class nobody wrote mask or logits, or reads them
         store(u + j, select(load_mask(mask + j, tag), load(<const real*> u + j), splat(<real> -INFINITY)))
         j += lanes(tag)
     return u
@@ -165,7 +165,7 @@ cdef void shard_gradient(const Batch* batch, const Shard* shard, Py_ssize_t row,
         write(grad + label, <real> (block.grad_at_label[i] * chain))
     if batch.softcap != 0.0:
         chain_rule(batch, u, <const real*> work.slope, count, grad, NULL)
-    while mask != NULL and j < count:
+    while mask != NULL and j < count:  # in scratch, in whole vectors
         store(grad + j, zero_unless(load_mask(mask + j, <real> 0), load(<const real*> grad + j)))
         j += lanes(<real> 0)
 

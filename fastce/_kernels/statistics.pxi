@@ -21,7 +21,7 @@ cdef struct RowMoments:
     double reference        # the largest logit so far
     double distance         # sum of exp(u_j) (reference - u_j)
     double square_distance
-    double square           # sum of exp(u_j)^2, times the unit
+    double square           # sum of (exp(u_j) times the unit)^2
     double unit             # 1, or a power of two that brings the largest exponential close to 1
     bint simple             # whether the unit is 1 and no logit is -inf
     double rank
@@ -30,8 +30,9 @@ cdef struct RowMoments:
 
 
 cdef inline double unit_for(double reference, double largest_exp, bint in_range, real tag) noexcept nogil:
-    # 1 if possible: squares of exponentials in exp's safe range are finite, and those that matter are normal numbers.
-    return 1.0 if in_range and reference > -20.0 else inverse_power(splat(largest_exp))[0]
+    # 1 if possible: squares of exponentials in exp's safe range are finite, and those of probabilities above 1e-15 are
+    # normal numbers.
+    return 1.0 if in_range and reference > -8.0 else inverse_power(splat(largest_exp))[0]
 
 
 cdef inline void begin_moments(RowMoments* moments, double reference, double unit, bint holes) noexcept nogil:
@@ -46,11 +47,11 @@ cdef inline void move_reference(RowMoments* moments, double to, double exps, dou
                                 double unit) noexcept nogil:
     # Moves the reference to a larger logit. `largest_exp` is the exponential of the previous one, and `exps` the sum of
     # all so far.
-    cdef double shift = to - moments.reference
+    cdef double shift = to - moments.reference, change = unit / moments.unit
     if exps > 0.0:
         moments.square_distance += shift * (2.0 * moments.distance + shift * exps)
         moments.distance += shift * exps
-        moments.square = (moments.square / moments.unit + largest_exp * largest_exp) * unit
+        moments.square = moments.square * change * change + (largest_exp * unit) * (largest_exp * unit)
     moments.reference = to
     moments.unit = unit
     moments.simple = moments.simple and unit == 1.0
@@ -59,13 +60,14 @@ cdef inline void move_reference(RowMoments* moments, double to, double exps, dou
 cdef inline void add_vector(vec[real] e, vec[real] u, vec[real] reference, vec[real] unit, vec[real] threshold,
                             bint simple, vec[real]* sums, vec[real]* reached) noexcept nogil:
     # Adds a vector of classes to the moments, and counts the logits that reach the threshold.
-    cdef vec[real] zero = splat(<real> 0), d = reference - u, t
+    cdef vec[real] zero = splat(<real> 0), d = reference - u, t, scaled = e
     if not simple:
         d = zero_unless(less(zero, e), d)  # avoids 0 times infinity
+        scaled = e * unit
     t = e * d
     sums[0] = sums[0] + t
     sums[1] = fma(t, d, sums[1])
-    sums[2] = fma(e if simple else e * unit, e, sums[2])
+    sums[2] = fma(scaled, scaled, sums[2])
     reached[0] = add_where(at_most(threshold, u), reached[0], splat(<real> 1))
 
 
@@ -155,30 +157,26 @@ cdef void add_chunk(const real* u, const real* e, Py_ssize_t first, Py_ssize_t c
     moments.rank += reduce_add(sums[RANK])
 
 
-cdef inline vec[double] scaled_squares(vec[double] sum, vec[double] unit, vec[double] pivot_exp) noexcept nogil:
-    # A sum of squares times `unit` becomes one of exponentials relative to a power of two that is close to the largest:
-    # the squares themselves may be beyond the range of a double.
-    cdef vec[double] scale = inverse_power(pivot_exp)
-    return (sum * scale) * (scale / unit)
-
-
-cdef inline void put_moments(const RowMoments* moments, double pivot_exp, double* to) noexcept nogil:
+cdef inline void put_moments(const RowMoments* moments, double pivot, double* to) noexcept nogil:
+    # The squares are those of exponentials times the power of two that belongs to the pivot, as finish_statistics takes
+    # them: the squares themselves may be too large.
+    cdef double change = inverse_power(splat(pivot))[0] / moments.unit
     to[TOP_PROB * BLOCK_ROWS] = moments.distance
     to[ENTROPY * BLOCK_ROWS] = moments.square_distance
-    to[OTHER_SQUARES * BLOCK_ROWS] = scaled_squares(splat(moments.square), splat(moments.unit), splat(pivot_exp))[0]
+    to[OTHER_SQUARES * BLOCK_ROWS] = moments.square * change * change
     to[RANK * BLOCK_ROWS] = moments.rank
 
 
 cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                              const real* e, double* to) noexcept nogil:
-    # Moments of the rows from `first` on, of a run packed class by class.
+    # Moments of the rows from `first` on, of a run packed class by class. After the last row, they are those of
+    # exponentials and pivots that nobody wrote; write_statistics copies those of rows alone.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef const real* label = <const real*> s.row[LABEL] + first
     cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), this_class, x, y, d, t, z, taken, unit, before
     cdef vec[real] distance, square_distance, square
     cdef wide_sum[real] nothing, distances, square_distances, squares
-    cdef wide_vec[real] wide
     cdef double units[16]
     cdef Py_ssize_t i = 0, j, stop
     cdef int k
@@ -203,7 +201,8 @@ cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows
                 distance = distance + y
                 square_distance = fma(y, d, square_distance)
                 x = without_pivot(x, zero, zero, &taken, True)
-                square = fma(x * unit, x, square)
+                x = x * unit
+                square = fma(x, x, square)
                 before = add_where(less(t, z) | (equal(t, z) & less(load(label + i), this_class)), before, one)
                 this_class = this_class + one
                 j += 1
@@ -212,10 +211,7 @@ cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows
             squares.add(square)
         store_wide(to + TOP_PROB * BLOCK_ROWS + i, distances.lanes())
         store_wide(to + ENTROPY * BLOCK_ROWS + i, square_distances.lanes())
-        wide = squares.lanes()
-        for k in range(wide.parts):
-            wide.part[k] = wide.part[k] * load(<const double*> units + k * lanes(<double> 0))
-        store_wide(to + OTHER_SQUARES * BLOCK_ROWS + i, wide)
+        store_wide(to + OTHER_SQUARES * BLOCK_ROWS + i, squares.lanes())
         store_widened(to + RANK * BLOCK_ROWS + i, before)
         i += lanes(<real> 0)
 
@@ -229,6 +225,7 @@ cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* blo
     cdef bint holes = s.holes or not s.in_range
     cdef int together = lanes(<double> 0), k, j
     cdef vec[double] of_rows[32]
+    cdef vec[double] change
     cdef double units[8]
     cdef Py_ssize_t row = 0
     for k in range(8):
@@ -247,16 +244,16 @@ cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* blo
             e += s.classes
         for j in range(MOMENTS):
             store(to + j * BLOCK_ROWS + row, sums_of_lanes(&of_rows[j * together]))
+        change = inverse_power(load(<const double*> s.pivot_exp + row)) / load(<const double*> &units[0])
         store(to + OTHER_SQUARES * BLOCK_ROWS + row,
-              scaled_squares(load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + row),
-                             load(<const double*> &units[0]), load(<const double*> s.pivot_exp + row)))
+              load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + row) * change * change)
         row += together
 
 
 cdef inline void finish_statistics(const RowBlock* block, Py_ssize_t rows, const double* pivots,
                                    double* to) noexcept nogil:
     # Turns moments into statistics, in place.
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), m, pivot, others, inverse, distance, square, bad
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), m, pivot, others, inverse, distance, square, bad, unit
     cdef Py_ssize_t i = 0
     while i < rows:
         m = load(&block.maximum[i])
@@ -271,7 +268,8 @@ cdef inline void finish_statistics(const RowBlock* block, Py_ssize_t rows, const
         store(to + ENTROPY * BLOCK_ROWS + i, log1p(others / pivot) + distance)
         store(to + VARIANCE * BLOCK_ROWS + i, max(zero, subtract_product(square, distance, distance)) + bad)
         square = load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + i)
-        inverse = inverse / inverse_power(pivot)
+        unit = inverse_power(pivot)
+        inverse = one / (pivot * unit + others * unit)
         store(to + OTHER_SQUARES * BLOCK_ROWS + i, (square * inverse) * inverse)
         store(to + RANK * BLOCK_ROWS + i, load(<const double*> to + RANK * BLOCK_ROWS + i) + bad)
         i += lanes(<double> 0)

@@ -155,10 +155,8 @@ class Shard:
         types = {name: array.dtype.newbyteorder("=") for name, array in given.items()}
         if real != working_type(self.logits):
             types |= {name: real for name in given if name != "mask"}
-        views = {
-            name: layout.matrix(array) if array.dtype == types[name] else None
-            for name, array in given.items()
-        }
+        is_native = all(array.dtype == types[name] for name, array in given.items())
+        views = layout.matrices(given) if is_native else None
         step = max(BLOCK_ELEMENTS // self.width, 1)
 
         def by_blocks(start: int, stop: int) -> float:
@@ -174,8 +172,7 @@ class Shard:
                     layout.scatter(block["grad"], grad, axes, first, last)
             return 0.0
 
-        in_place = all(view is not None for view in views.values())
-        work = run(**views, **rows) if in_place else by_blocks
+        work = by_blocks if views is None else run(**views, **rows)
         is_short = self.width * GROUP_ROWS <= BLOCK_ELEMENTS
         are_rows = self.logits.strides[-1] == self.logits.itemsize
         tasks = threads.tasks_of(count, self.width, 1 if are_rows and not is_short else GROUP_ROWS)

@@ -35,6 +35,22 @@ def test_equals_the_reference(c, dtype):
         assert_within(grad, truth[1], bound[1], batch.logits.dtype)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mask_whose_axes_join_in_memory_where_those_of_the_logits_do_not(axis, rng):
+    """The two were once described as matrices of their own, of which one has an axis more."""
+    z = on_grid(rng, (4, 5, 6)).astype(np.float32)
+    y = rng.integers(z.shape[axis], size=np.delete(z.shape, axis))
+    mask = rng.random(z.shape) < 0.7
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", axis=axis)
+    expected = loss.value_and_grad(z, y, where=mask)
+    for steps in itertools.product([1, -1], repeat=3):
+        box = tuple(slice(None, None, step) for step in steps)
+        backwards = np.ascontiguousarray(z[box])[box]
+        value, grad = evaluate(loss, backwards, y, [0, 2, z.shape[axis]], where=mask)
+        np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+        np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 4), ("float64", 8)])
 @pytest.mark.parametrize("logits", [on_grid, confident, far_apart])
 @pytest.mark.parametrize("classes", [2, 3, 10, 33, 257, 4097])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from batches import on_grid
 from cases import DTYPES
 from guarded import AVAILABLE, Arena
-from sizes import CHUNK, SIZES, class_counts, rows_of_run
+from sizes import CHUNK, SIZES, class_counts, rows_of_planes, rows_of_run
 
 import fastce
 from fastce.evaluation import evaluate
@@ -166,6 +167,29 @@ def test_functions(layout, dtype, isa, arena, rng):
             fastce.logsumexp(logits, out=arena.empty((rows,), working, at_end=at_end))
             fastce.token_log_probs(logits, target)
             evaluate(logits, target)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "most", "least"),
+    [
+        (False, "plane bytes", "least plane rows"),
+        (True, "plane bytes", "least scratch rows"),
+        (True, "largest plane bytes", "least scratch rows"),
+    ],
+)
+def test_long_planes(scratch, most, least, isa, rng):
+    """A full run and a row more, beside each threshold: more memory than the tests above have."""
+    for classes in (SIZES[most] // 4 // SIZES[least] + more for more in (0, 1)):
+        rows = rows_of_planes(classes, 4, scratch=scratch) + 1
+        arena = Arena(slots=4, pages=rows * classes * 4 // mmap.PAGESIZE + 1)
+        z = rng.normal(size=(rows, classes)).astype(np.float32)
+        y = rng.integers(classes, size=rows)
+        loss = fastce.SoftmaxCrossEntropy(logit_scale=0.5 if scratch else 1.0)
+        for at_end in (True, False):
+            arena.restart()
+            logits, grad, hess = (placed(arena, x, "planes", at_end) for x in (z, z, z))
+            loss.value_and_grad(logits, y, out=grad)
+            loss.value_grad_hess(logits, y, out=(grad, hess))
 
 
 @pytest.mark.parametrize("place", ["array[array.size]", "array[-1]"])

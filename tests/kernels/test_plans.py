@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from batches import on_grid
 from cases import SOFTMAX
-from sizes import SIZES, class_counts
+from sizes import SIZES, class_counts, rows_of_planes
 
 import fastce
 from fastce import reference
@@ -92,6 +92,39 @@ def test_both_sides_of_the_thresholds_of_planes(rows, classes, isa, rng):
     y[0, 0] = -100
     check(z, y, 3, {}, axis=1)
     check(z, y, 2, {"label_smoothing": 0.1}, axis=1)
+
+
+@pytest.mark.parametrize("rows", [16, 61])
+@pytest.mark.parametrize("results", [2, 3])
+def test_both_sides_of_the_parts_of_planes(rows, results, isa, rng):
+    """One part and two, the second a single class."""
+    for more in (0, 1):
+        classes = SIZES["part elements"] // (-rows // 16 * -16) + more
+        z = on_grid(rng, (classes, rows)).astype(np.float32)
+        z[:, rows // 2] += 128
+        y = rng.integers(classes, size=rows)
+        y[0] = -100
+        for options in ({}, {"logit_scale": 0.5}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
+            check(z, y, results, options, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "most", "least"),
+    [
+        (False, "plane bytes", "least plane rows"),
+        (True, "plane bytes", "least scratch rows"),
+        (True, "largest plane bytes", "least scratch rows"),
+    ],
+)
+def test_both_sides_of_the_thresholds_of_long_planes(scratch, most, least, isa, rng):
+    """A full run and one row more, in place or by way of scratch."""
+    for classes in (SIZES[most] // 4 // SIZES[least] + more for more in (0, 1)):
+        rows = rows_of_planes(classes, 4, scratch=scratch) + 1
+        z = on_grid(rng, (classes, rows)).astype(np.float32)
+        z[:, rows // 2] += 128
+        y = rng.integers(classes, size=rows)
+        y[0] = -100
+        check(z, y, 2, {"logit_scale": 0.5 if scratch else 1.0}, axis=0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import re
 import sys
 
 import numpy as np
+import pytest
+from cases import FUNCTIONS
 
 OK, BAD_LABEL, NO_MEMORY, BAD_TARGET, BAD_ARGUMENT = range(5)
 C_TYPES = {
@@ -101,3 +103,68 @@ def weight_sum(y, classes, options, *, weight=None, dtype="float64"):
         *(at(class_weight), at(weight), ctypes.addressof(total)),
     )
     return status, total.value
+
+
+def evaluate(c, batch, *, wants_loss):
+    """The value (reduced unless `wants_loss`) and the gradient of a case, through C."""
+    z = batch.logits
+    dtype, name = z.dtype, FUNCTIONS[c.loss]
+    rows_shape = batch.target.shape if c.is_softmax else z.shape
+    weight = contiguous(batch.call.get("sample_weight"), dtype, rows_shape)
+    grad = np.full(z.shape, np.nan, dtype)
+    loss = np.full(rows_shape, np.nan, dtype) if wants_loss else None
+    denominator, total = 1.0, 0.0
+    if c.is_softmax:
+        y = contiguous(batch.target, np.int64)
+        if c.reduction == "mean":
+            status, denominator = weight_sum(
+                y, z.shape[c.axis], c.options, weight=weight, dtype=dtype
+            )
+            assert status == OK
+    else:
+        y = contiguous(batch.target, dtype)
+        if c.reduction == "mean":
+            denominator = z.size if weight is None else weight.sum(dtype=np.float64)
+    scale = batch.call.get("grad_output", 1.0) / denominator if denominator else 0.0
+    if not c.is_softmax:
+        status, total = call_sigmoid(
+            name, z, y, c.options, weight=weight, scale=scale, grad=grad, loss=loss
+        )
+        assert status == OK
+    else:
+        # Planes are one call for each image: (N, C, H, W) as N times (H*W, C).
+        for part in parts(z.shape, c.axis):
+            status, part_total = call_softmax(
+                name,
+                rows_by_classes(z, c.axis, part),
+                y.reshape(-1)[part],
+                c.options,
+                weight=None if weight is None else weight.reshape(-1)[part],
+                scale=scale,
+                grad=rows_by_classes(grad, c.axis, part),
+                loss=None if loss is None else loss.reshape(-1)[part],
+            )
+            assert status == OK
+            total += part_total
+    if wants_loss:
+        assert total == pytest.approx(loss.sum(dtype=np.float64), rel=1e-12, nan_ok=True)
+        return loss, grad
+    return total / denominator if denominator else np.nan, grad
+
+
+def parts(shape, axis):
+    """The ranges of rows that are one matrix each."""
+    axis %= len(shape)
+    outer = int(np.prod(shape[:axis])) if axis < len(shape) - 1 else 1
+    rows = int(np.prod(shape)) // shape[axis] // outer
+    return [slice(i * rows, (i + 1) * rows) for i in range(outer)]
+
+
+def rows_by_classes(array, axis, part):
+    """View a range of rows as a (rows, classes) matrix."""
+    axis %= array.ndim
+    if axis == array.ndim - 1:
+        return array.reshape(-1, array.shape[-1])
+    rows = part.stop - part.start
+    planes = array.reshape(-1, array.shape[axis], rows)
+    return planes[part.start // rows].T

@@ -22,7 +22,11 @@ def class_counts(layout, dtype):
         together = SIZES["classes together"]
         full = SIZES["plane bytes"] // size // SIZES["plane rows"]
         least = SIZES["plane bytes"] // size // SIZES["least plane rows"]
-        return (2, few, few + 1, together, together + 1, spread + 1, full, full + 1, least + 1)
+        scratch = SIZES["plane bytes"] // size // SIZES["least scratch rows"]
+        return (
+            *(2, few, few + 1, together, together + 1, spread + 1),
+            *(full, full + 1, least + 1, scratch + 1),
+        )
     block, long = SIZES["block bytes"] // size, SIZES["largest block bytes"] // size
     return (
         *(1, 2, 3, few),
@@ -39,11 +43,22 @@ def rows_of_run(classes, layout, dtype):
     size = max(DTYPES[dtype].itemsize, 4)
     if layout == "planes":
         # A vector has up to 16 lanes; the numbers of rows are finished by blocks.
-        run = min(SIZES["plane rows"], SIZES["plane bytes"] // size // classes)
-        return max(run, 1), SIZES["block rows"] if classes <= SIZES["spread classes"] else 16
+        period = SIZES["block rows"] if classes <= SIZES["spread classes"] else 16
+        return rows_of_planes(classes, size, scratch=False), period
     if classes <= SIZES["interleaved classes"]:
         return SIZES["interleaved rows"], SIZES["block rows"]
     rows = SIZES["block rows"]
     while rows > 1 and rows * classes * size > SIZES["block bytes"]:
         rows //= 2
     return rows, rows
+
+
+def rows_of_planes(classes, size, *, scratch):
+    """Rows of a run of planes, which is longer if its elements need no memory beside the arrays."""
+    rows = SIZES["plane rows"]
+    least = SIZES["least scratch rows" if scratch else "least plane rows"]
+    while (rows > least and rows * classes * size > SIZES["plane bytes"]) or (
+        scratch and rows * classes * size > SIZES["largest plane bytes"]
+    ):
+        rows //= 2
+    return rows
