@@ -1,6 +1,7 @@
 # KL divergence of the softmax of two arrays of logits: blocks of rows, and how memory of any layout fills and empties
 # them.
-# Needs rows.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi, divergence_careful.pxi, divergence_shards.pxi.
+# Needs rows.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi, divergence_results.pxi, divergence_careful.pxi,
+# divergence_shards.pxi.
 
 cdef enum:
     DIVERGENCE_CLASSES = 128      # most classes of rows that are packed class by class: 100 take 1.03 ns per element
@@ -191,7 +192,9 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
                     center_dominated(d.lines + i, numbers, tag)
                 if d.fill.by_classes or numbers.careful[i] == 0.0:
                     change_line(d.lines + i, inverse_temperature, numbers, tag)
-        find_careful(numbers, rows, inverse_temperature, tag)
+        if find_careful(numbers, rows, inverse_temperature, tag):
+            for i in range(lines):
+                change_again(d.lines + i, inverse_temperature, numbers, tag)
     for i in range(lines):
         take_care(batch, d, d.lines + i, row, tag)
     finish_pairs(numbers, rows, temperature, &block.factor[0], &block.value[0])

@@ -93,7 +93,7 @@ cdef void change_carefully(const Line* line, double inverse_temperature, PairRow
     cdef vec[real] excluded = zero
     cdef vec[real] scale = for_rows(line, &rows.scale[0], tag), center_low = for_rows(line, &rows.center_low[0], tag)
     cdef vec[real] center = max(-limit, min(limit, for_rows(line, &rows.center[0], tag)))
-    cdef vec[real] z, t, d, back, low, s, a, c, rest
+    cdef vec[real] z, t, d, low, s, a, c, rest
     cdef mask[real] chosen = less(zero, for_rows(line, &rows.careful[0], tag)), near
     cdef wide_sum[real] changes, terms, excess
     cdef Py_ssize_t i
@@ -101,9 +101,7 @@ cdef void change_carefully(const Line* line, double inverse_temperature, PairRow
         z = vector_of(line, line.z, line.z_apart, i, <real> -INFINITY)
         t = vector_of(line, line.t, line.t_apart, i, <real> -INFINITY)
         a = load(<const real*> line.a + i * line.apart)
-        d = z - t
-        back = z - d
-        low = (z - (d + back)) + (back - t)  # the rounding error of d (Knuth's two-sum)
+        d = difference(z, t, &low)
         s = ((d + center) + (low + center_low)) * inverse
         s = select(less(abs(d), limit), s, d)  # the rounding error of an infinite difference is NaN
         s = zero_where(equal(z, none) & equal(t, none), max(-limit, min(limit, s)))

@@ -17,15 +17,16 @@
 # t_j - z_j under p; or, in a row that is dominated by one class, the difference of that class. There s_j is exactly 0,
 # so that its gradient depends on all other classes only. Where x is large, the loss is L - sum_j p_j s_j.
 #
-# This suits rows whose numbers are in the range of exp and whose center is not much larger than the differences that
-# it leaves. All other rows are computed again with care (divergence_careful.pxi).
+# If the center is much larger than the differences that it leaves, z_j - t_j is taken with its rounding error. This
+# suits rows whose numbers are in the range of exp. All others are computed again with care (divergence_careful.pxi).
 
 cdef enum:
     VECTORS_TOGETHER = 8   # added before they are widened
     ROW_PART = 8192        # elements of a part of a long row
 
 
-cdef double DOMINANT = 0.9  # share of a class that dominates its row
+cdef double DOMINANT = 0.9      # share of a class that dominates its row
+cdef double LARGE_CENTER = 2.0  # over T: beyond it, differences are taken with their rounding errors from the start
 
 
 cdef struct Line:
@@ -65,6 +66,8 @@ cdef struct PairRows:
     double top[BLOCK_ROWS]              # the largest a_j
     double center[BLOCK_ROWS]           # the sum of two numbers of the working precision
     double center_low[BLOCK_ROWS]
+    double exact[BLOCK_ROWS]            # 1 or 0: whether differences are taken with their rounding errors
+    double again[BLOCK_ROWS]            # 1 or 0: whether the row turned out to need that
     double spread[BLOCK_ROWS]           # the largest |s_j|
     double careful[BLOCK_ROWS]          # 1 or 0
     double active[BLOCK_ROWS]           # 1 or 0
@@ -187,6 +190,7 @@ cdef inline vec[double] rounded(vec[double] x, real tag) noexcept nogil:
 cdef bint find_centers(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
     # The centers of rows in range; whether some rows are dominated by one class.
     cdef vec[double] inverse = splat(inverse_temperature), one = splat(1.0), zero = splat(0.0), low, high, a, w, top
+    cdef vec[double] center
     cdef mask[double] fits, dominated, any_dominated = less(zero, zero)
     cdef Py_ssize_t i = 0
     while i < count:
@@ -202,15 +206,27 @@ cdef bint find_centers(PairRows* rows, Py_ssize_t count, double inverse_temperat
         dominated = less(a * splat(DOMINANT), top) & fits & less(zero, load(&rows.active[i]))
         any_dominated = any_dominated | dominated
         store(&rows.top[i], top)
-        store(&rows.center[i], rounded(zero_unless(fits, -(w / a)), tag))
+        center = rounded(zero_unless(fits, -(w / a)), tag)
+        store(&rows.center[i], center)
+        store(&rows.center_low[i], zero)
+        store(&rows.exact[i], zero_unless(less(splat(LARGE_CENTER), abs(center) * inverse), one))
         i += lanes(<double> 0)
     return any(any_dominated)
+
+
+cdef inline vec[real] difference(vec[real] x, vec[real] y, vec[real]* low) noexcept nogil:
+    # x - y and its rounding error (Knuth's two-sum).
+    cdef vec[real] d = x - y, back = x - d
+    low[0] = (x - (d + back)) + (back - y)
+    return d
 
 
 cdef void center_dominated(const Line* line, PairRows* rows, real tag) noexcept nogil:
     # The center of a row that is dominated by one class is the difference of that class.
     cdef double found[16]
-    cdef vec[real] top = for_rows(line, &rows.highest[0], tag), center = splat(<real> -INFINITY), t
+    cdef double found_low[16]
+    cdef vec[real] top = for_rows(line, &rows.highest[0], tag), center = splat(<real> -INFINITY), center_low = center
+    cdef vec[real] t, d, low
     cdef bint any_dominated = False
     cdef Py_ssize_t i
     for i in range(line.row, line.row + line.rows):
@@ -219,19 +235,27 @@ cdef void center_dominated(const Line* line, PairRows* rows, real tag) noexcept 
         return
     for i in range(steps_of(line)):
         t = vector_of(line, line.t, line.t_apart, i, <real> NAN)
-        center = select(equal(t, top), t - vector_of(line, line.z, line.z_apart, i, <real> 0), center)
+        d = difference(t, vector_of(line, line.z, line.z_apart, i, <real> 0), &low)
+        center = select(equal(t, top), d, center)
+        center_low = select(equal(t, top), low, center_low)
     if line.by_classes:
         store_widened(&found[0], center)
+        store_widened(&found_low[0], center_low)
     else:
         found[0] = reduce_max(center)
+        found_low[0] = reduce_max(center_low)
     for i in range(line.rows):
         if DOMINANT * rows.weights[line.row + i] < rows.top[line.row + i] and rows.careful[line.row + i] == 0.0:
             rows.center[line.row + i] = found[i]
+            rows.center_low[line.row + i] = found_low[i]
 
 
-cdef inline vec[real] change(vec[real] z, vec[real] t, vec[real] a, vec[real] center, vec[real] inverse_temperature,
-                             bint scales, vec[real]* changes, vec[real]* terms, vec[real]* spread) noexcept nogil:
-    cdef vec[real] s = (z - t) + center, rest, c
+cdef inline vec[real] change(vec[real] z, vec[real] t, vec[real] a, const vec[real]* center, mask[real] exactly,
+                             vec[real] inverse_temperature, bint scales, bint exact, vec[real]* changes,
+                             vec[real]* terms, vec[real]* spread) noexcept nogil:
+    cdef vec[real] low, rest, c, s = (difference(z, t, &low) if exact else z - t) + center[0]
+    if exact:
+        s = s + zero_unless(exactly, low + center[1])
     if scales:
         s = s * inverse_temperature
     c = a * expm1_with_rest(s, &rest)
@@ -241,19 +265,23 @@ cdef inline vec[real] change(vec[real] z, vec[real] t, vec[real] a, vec[real] ce
     return c
 
 
-cdef inline void change_vectors(const Line* line, double inverse_temperature, bint scales, PairRows* rows,
+cdef inline void change_vectors(const Line* line, double inverse_temperature, bint scales, bint exact, PairRows* rows,
                                 real tag) noexcept nogil:
     cdef const real* z = <const real*> line.z
     cdef const real* t = <const real*> line.t
     cdef const real* a = <const real*> line.a
     cdef real* c = <real*> line.c
     cdef const char* to = line.to
-    cdef vec[real] inverse = splat(<real> inverse_temperature), center = for_rows(line, &rows.center[0], tag)
-    cdef vec[real] zero = splat(<real> 0), spread = zero, changes, terms, x, y
+    cdef vec[real] inverse = splat(<real> inverse_temperature), zero = splat(<real> 0), spread = zero, changes, terms
+    cdef vec[real] x, y
+    cdef vec[real] center[2]
+    cdef mask[real] exactly = less(zero, for_rows(line, &rows.exact[0], tag))
     cdef wide_sum[real] change_sum, term_sum
     cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
     cdef Py_ssize_t stop, to_apart = line.to_apart, z_ahead = 0 if line.by_classes else line.z_ahead
     cdef Py_ssize_t t_ahead = 0 if line.by_classes else line.t_ahead
+    center[0] = for_rows(line, &rows.center[0], tag)
+    center[1] = for_rows(line, &rows.center_low[0], tag)
     while i < vectors:
         changes = terms = zero
         stop = min_size(i + VECTORS_TOGETHER, vectors)
@@ -265,9 +293,10 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
             prefetch_to_write(to)
             prefetch_to_write(to + to_apart)
             to += 2 * to_apart
-            x = change(load(z), load(t), load(a), center, inverse, scales, &changes, &terms, &spread)
-            y = change(load(z + z_apart), load(t + t_apart), load(a + apart), center, inverse, scales, &changes,
-                       &terms, &spread)
+            x = change(load(z), load(t), load(a), &center[0], exactly, inverse, scales, exact, &changes, &terms,
+                       &spread)
+            y = change(load(z + z_apart), load(t + t_apart), load(a + apart), &center[0], exactly, inverse, scales,
+                       exact, &changes, &terms, &spread)
             store(c, x)
             store(c + apart, y)
             z += 2 * z_apart
@@ -276,7 +305,8 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
             c += 2 * apart
             i += 2
         if i < stop:
-            store(c, change(load(z), load(t), load(a), center, inverse, scales, &changes, &terms, &spread))
+            store(c, change(load(z), load(t), load(a), &center[0], exactly, inverse, scales, exact, &changes, &terms,
+                            &spread))
             z += z_apart
             t += t_apart
             a += apart
@@ -287,8 +317,9 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
         term_sum.add(terms)
     if line.rest:
         changes = terms = zero
-        store(c, change(load_first(z, line.rest, -center[0]), load_first(t, line.rest, <real> 0), load(a), center,
-                        inverse, scales, &changes, &terms, &spread))
+        x = load_first(z, line.rest, <real> -rows.center[line.row])
+        y = load_first(t, line.rest, <real> 0)
+        store(c, change(x, y, load(a), &center[0], exactly, inverse, scales, exact, &changes, &terms, &spread))
         change_sum.add(changes)
         term_sum.add(terms)
     put_sum(line, &change_sum, &rows.changes[0])
@@ -298,30 +329,52 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
 
 cdef void change_line(const Line* line, double inverse_temperature, PairRows* rows, real tag) noexcept nogil:
     # Sets c_j.
-    if inverse_temperature == 1.0:
-        change_vectors(line, inverse_temperature, False, rows, tag)
+    cdef bint any_exact = False
+    cdef Py_ssize_t i
+    for i in range(line.row, line.row + line.rows):
+        any_exact = any_exact or rows.exact[i] != 0.0
+    if any_exact:
+        change_vectors(line, inverse_temperature, True, True, rows, tag)
+    elif inverse_temperature == 1.0:
+        change_vectors(line, inverse_temperature, False, False, rows, tag)
     else:
-        change_vectors(line, inverse_temperature, True, rows, tag)
+        change_vectors(line, inverse_temperature, True, False, rows, tag)
 
 
-cdef void find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
-    # Rows whose differences are out of exp's range, or whose center is large beside all differences, or beside the
-    # typical one: under p without the largest class, or the largest one if hardly anything is left without that.
-    cdef vec[double] one = splat(1.0), others, center, spread, terms
-    cdef mask[double] apart, fits
+cdef void change_again(const Line* line, double inverse_temperature, PairRows* rows, real tag) noexcept nogil:
+    # With the rounding errors of differences, if a row turned out to need them.
+    cdef bint any_again = False
+    cdef Py_ssize_t i
+    for i in range(line.row, line.row + line.rows):
+        any_again = any_again or rows.again[i] != 0.0
+        rows.exact[i] = rows.exact[i] + rows.again[i]
+    if any_again:
+        rows.changes[line.row] = rows.terms[line.row] = rows.spread[line.row] = 0.0
+        change_line(line, inverse_temperature, rows, tag)
+
+
+cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
+    # Rows whose differences are out of exp's range. And, returning whether there are any, those whose center is large
+    # beside all differences, or beside the typical one: under p without the largest class, or the largest one if hardly
+    # anything is left without that.
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), others, center, spread, terms
+    cdef mask[double] fits, small, large, any_large = less(zero, zero)
     cdef Py_ssize_t i = 0
     while i < count:
         terms = load(&rows.terms[i])
         spread = load(&rows.spread[i])
         others = load(&rows.weights[i]) - load(&rows.top[i])
         center = abs(load(&rows.center[i])) * splat(inverse_temperature)
-        fits = (at_most(spread, splat(-<double> smallest_normal_exp(tag)))
-                & less(terms, splat(largest_logit(tag)))
-                & (less(load(&rows.weights[i]) * splat(1e-6), others) | at_most(center, spread + spread))
-                & at_most(center, max(splat(4.0), spread * splat(0.5)))
-                & at_most(center * center * others, terms * splat(32.0)))
+        fits = at_most(spread, splat(-<double> smallest_normal_exp(tag))) & less(terms, splat(largest_logit(tag)))
+        small = (less(zero, load(&rows.exact[i]))
+                 | ((less(load(&rows.weights[i]) * splat(1e-6), others) | at_most(center, spread + spread))
+                    & at_most(center * center * others, terms * splat(32.0))))
+        large = less(zero, zero_where(small, zero_unless(fits, one - load(&rows.careful[i]))))
+        any_large = any_large | large
         store(&rows.careful[i], select(fits, load(&rows.careful[i]), load(&rows.active[i])))
+        store(&rows.again[i], zero_unless(large, load(&rows.active[i])))
         i += lanes(<double> 0)
+    return any(any_large)
 
 
 # Results. -------------------------------------------------------------------------------------------------------
@@ -371,7 +424,7 @@ cdef void change_long_row(const Line* line, double temperature, const double* fa
     # Part by part, so that the logits are still in the first-level cache when the changes are computed. The center is
     # that of the first part, unless that of the whole row turns out to be much better.
     cdef Py_ssize_t first = 0
-    cdef double inverse_temperature = 1.0 / temperature, center, moved
+    cdef double inverse_temperature = 1.0 / temperature, center, center_low, exact, moved
     cdef Line part
     while first < line.vectors:
         part = part_of(line, first, tag)
@@ -381,97 +434,16 @@ cdef void change_long_row(const Line* line, double temperature, const double* fa
         change_line(&part, inverse_temperature, rows, tag)
         first += part.vectors
     center = rows.center[0]
+    center_low = rows.center_low[0]
+    exact = rows.exact[0]
     finish_pairs(rows, 1, temperature, factor, value)
     if find_centers(rows, 1, inverse_temperature, tag):
         center_dominated(line, rows, tag)
     moved = rows.center[0] - center
     if rows.careful[0] != 0.0 or moved * moved <= 2.0 * value[0]:
         rows.center[0] = center
+        rows.center_low[0] = center_low
+        rows.exact[0] = exact
         return
     rows.changes[0] = rows.terms[0] = rows.spread[0] = 0.0
     change_line(line, inverse_temperature, rows, tag)
-
-
-cdef inline vec[real] counted(const Line* line, Py_ssize_t i, vec[real] active, vec[real] x) noexcept nogil:
-    # 0 at masked classes and in rows that do not count.
-    if line.kept != NULL:
-        x = zero_unless(load_mask(line.kept + i * line.apart, <real> 0), x)
-    return zero_unless(less(splat(<real> 0), active), x)
-
-
-cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_count, real* grad, Py_ssize_t grad_apart,
-                           real tag) noexcept nogil:
-    # (q - p) times T and the factor.
-    cdef const real* a = <const real*> line.a
-    cdef const real* c = <const real*> line.c
-    cdef vec[real] ratio = for_rows(line, &rows.ratio[0], tag), slope = for_rows(line, &rows.slope[0], tag)
-    cdef vec[real] active = for_rows(line, &rows.active[0], tag), x
-    cdef Py_ssize_t i = 0, vectors = line.vectors if all_count else 0, apart = line.apart
-    while i < vectors:
-        store(grad, subtract_product(load(c), load(a), ratio) * slope)
-        a += apart
-        c += apart
-        grad += grad_apart
-        i += 1
-    while i < steps_of(line):
-        x = counted(line, i, active, subtract_product(load(c), load(a), ratio) * slope)
-        if i < line.vectors:
-            store(grad, x)
-        else:
-            store_first(grad, line.rest, x)
-        a += line.apart
-        c += line.apart
-        grad += grad_apart
-        i += 1
-
-
-cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_temperature, real* e, real* hess,
-                          real tag) noexcept nogil:
-    # q_j (1 - q_j), from the sum of all others for each class: no 1 - q is formed. `hess` may be e. Logits are relative
-    # to 0 if they are in exp's range.
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
-    cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor, active
-    cdef wide_sum[real] sum, ties
-    cdef mask[real] fits
-    cdef vec[double] total, pivot
-    cdef Py_ssize_t i
-    for i in range(steps_of(line)):
-        x = vector_of(line, line.z, line.z_apart, i, read(<const real*> line.z))
-        low = min(x, low)
-        high = max(x, high)
-    if not line.by_classes:
-        low = splat(-reduce_max(-low))
-        high = splat(reduce_max(high))
-    fits = (at_most(splat(safe_range_lowest(tag)), low * inverse) & at_most(splat(<real> -30), high * inverse)
-            & at_most(high * inverse, splat(safe_range_highest(tag))))
-    reference = zero_where(fits, high)
-    top = exp((high - reference) * inverse)
-    for i in range(steps_of(line)):
-        x = vector_of(line, line.z, line.z_apart, i, <real> -INFINITY)
-        y = exp((x - reference) * inverse)
-        store(e + i * line.apart, y)
-        sum.add(zero_where(equal(x, high), y))
-        ties.add(zero_unless(equal(x, high), one))
-    rows.others[line.row] = rows.ties[line.row] = rows.top[line.row] = 0.0
-    put_sum(line, &sum, &rows.others[0])
-    put_sum(line, &ties, &rows.ties[0])
-    put_maximum(line, top, &rows.top[0])
-    i = line.row
-    while i < line.row + line.rows:
-        pivot = load(&rows.top[i])
-        total = load(&rows.others[i]) + pivot * (load(&rows.ties[i]) - splat(1.0))
-        store(&rows.others[i], total / (total + pivot))
-        store(&rows.unit[i], splat(1.0) / (total + pivot))
-        i += lanes(<double> 0)
-    unit = for_rows(line, &rows.unit[0], tag)
-    others = for_rows(line, &rows.others[0], tag)
-    factor = for_rows(line, &rows.factor[0], tag)
-    active = for_rows(line, &rows.active[0], tag)
-    top = top * unit  # like that of the largest logit, so that their difference is 0
-    for i in range(steps_of(line)):
-        y = load(<const real*> e + i * line.apart) * unit
-        y = counted(line, i, active, (y * (others + (top - y))) * factor)
-        if i < line.vectors:
-            store(hess + i * line.apart, y)
-        else:
-            store_first(hess + i * line.apart, line.rest, y)
