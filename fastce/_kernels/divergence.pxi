@@ -104,7 +104,7 @@ cdef Matrix logits_of_block(const Pairs* d, const Matrix* matrix, void* scratch,
 
 cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* teacher, const Matrix* grad,
                            Py_ssize_t rows, real tag) noexcept nogil:
-    # The rows, or vectors of rows, of a block whose logits lie in two matrices, and the gradient perhaps in a third one;
+    # The rows, or vectors of rows, of a block whose logits lie in two matrices, and the gradient perhaps in a third;
     # returns how many there are.
     cdef Py_ssize_t size = sizeof(real), width = lanes(tag), row = 0, count = 0
     cdef Line* line
