@@ -1,14 +1,7 @@
 # KL divergence of the softmax of two arrays of logits: blocks of rows, and how memory of any layout fills and empties
 # them.
-# Needs rows.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi, divergence_results.pxi, divergence_careful.pxi,
-# divergence_shards.pxi.
-
-cdef enum:
-    DIVERGENCE_CLASSES = 128      # most classes of rows that are packed class by class: 100 take 1.03 ns per element
-    #                               this way and 1.29 by rows, 150 take 1.08 and 1.09
-    DIVERGENCE_ELEMENTS = 16384   # of a block of rows: with 4,096, rows of 1,000 classes take 5 % longer
-    LEAST_DIVERGENCE_ROWS = 32    # of a block that is packed class by class
-
+# Needs rows.pxi, dispatch.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi, divergence_results.pxi,
+# divergence_careful.pxi, divergence_shards.pxi.
 
 cdef struct Pairs:
     # Scratch of one call, and the numbers of a block of rows.
@@ -67,7 +60,7 @@ cdef int begin_divergence(const Batch* batch, Pairs* d, real tag) noexcept nogil
     if d.fill.by_classes:
         d.pitch = classes
         d.rows = BLOCK_ROWS
-        while d.rows > LEAST_DIVERGENCE_ROWS and d.rows * classes > DIVERGENCE_ELEMENTS:
+        while d.rows > DIVERGENCE_ROWS and d.rows * classes > DIVERGENCE_ELEMENTS:
             d.rows //= 2
         d.fill.class_apart = d.rows
         d.fill.row_apart = 1
@@ -129,8 +122,8 @@ cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* 
             line.vectors = d.fill.classes // width
             line.rest = d.fill.classes % width
             line.z_apart = line.t_apart = line.apart = width
-            line.z_ahead = rows * student.row_stride if d.rows > 1 else ROW_PART * size
-            line.t_ahead = rows * teacher.row_stride if d.rows > 1 else ROW_PART * size
+            line.z_ahead = rows * student.row_stride if d.rows > 1 else DIVERGENCE_PART * size
+            line.t_ahead = rows * teacher.row_stride if d.rows > 1 else DIVERGENCE_PART * size
             line.a = <real*> d.a + row * d.pitch
             line.c = <real*> d.c + row * d.pitch
         line.to = grad.data + row * grad.row_stride if grad.data != NULL else <char*> line.c

@@ -1,5 +1,5 @@
 # KL divergence of the softmax of two arrays of logits: the passes over the elements of rows, and the numbers of rows.
-# Needs passes.pxi, batch.pxi.
+# Needs passes.pxi, batch.pxi, dispatch.pxi.
 #
 # With z the student's logits, t the teacher's, T the temperature, p = softmax(t / T), q = softmax(z / T) and
 # l_j = log q_j - log p_j,
@@ -22,7 +22,6 @@
 
 cdef enum:
     VECTORS_TOGETHER = 8   # added before they are widened
-    ROW_PART = 8192        # elements of a part of a long row
 
 
 cdef double DOMINANT = 0.9      # share of a class that dominates its row
@@ -413,8 +412,8 @@ cdef inline Line part_of(const Line* line, Py_ssize_t first, real tag) noexcept 
     if line.kept != NULL:
         part.kept = line.kept + skipped
     part.vectors = line.vectors - first
-    if part.vectors > ROW_PART // lanes(tag):
-        part.vectors = ROW_PART // lanes(tag)
+    if part.vectors > DIVERGENCE_PART // lanes(tag):
+        part.vectors = DIVERGENCE_PART // lanes(tag)
         part.rest = 0
     return part
 

@@ -26,11 +26,6 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
         vec[double] rounded_sum()     # only for double
         vec[double] rounding_error()
 
-    cdef cppclass folded_sum[T]:
-        folded_sum()
-        void add(vec[T])
-        double total()
-
     cdef cppclass bits_watch[T]:
         bits_watch()
         void see(vec[T])
@@ -59,7 +54,6 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] flip_sign[T](vec[T], vec[T])
     vec[T] zero_where[T](mask[T], vec[T])
     vec[T] add_where[T](mask[T], vec[T], vec[T])
-    vec[T] add_unless[T](mask[T], vec[T], vec[T])
     bint any[T](mask[T])
     unsigned long long lane_bits[T](mask[T])
     int lowest_bit(unsigned long long)
@@ -101,7 +95,6 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     enum: most_interleaved
     void rows_to_classes[T](const T*, Py_ssize_t, Py_ssize_t, T*, Py_ssize_t)
     void classes_to_rows[T](const T*, Py_ssize_t, Py_ssize_t, Py_ssize_t, T*)
-    vec[T] load_bytes[T](const unsigned char*, T)
     mask[T] load_mask[T](const unsigned char*, T)
     vec[double] inverse_power(vec[double])
     enum: cache_line
@@ -121,10 +114,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     T safe_range_lowest[T](T)
     T safe_range_highest[T](T)
     vec[T] raised_exp[T](vec[T])
-    vec[T] normal_raised_exp[T](vec[T])
-    T smallest_normal_raised_exp[T](T)
     double inverse_exp_scale[T](T)
-    double smallest_inverse_exp_scale[T](T)
     double smallest_factor[T](T)
     vec[T] exp_less "simd::exp" [T](vec[T], vec[T])
     vec[T] log1p[T](vec[T])

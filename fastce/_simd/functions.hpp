@@ -25,7 +25,6 @@ template <> struct constants<float> {
     // e^40 is 2^58. The range from there to 2^127 is left for sums, and for the factors that their inverses multiply.
     static FASTCE_INLINE float safe_range_lowest() { return smallest_normal_exp(); }
     static FASTCE_INLINE float safe_range_highest() { return 40.0f; }
-    static FASTCE_INLINE float smallest_normal_raised_exp() { return -131.0f; }  // 2^64 e^-131.70
     enum { raised = 64 };
     static FASTCE_INLINE double inverse_exp_scale() { return 0x1p-64; }
 };
@@ -39,7 +38,6 @@ template <> struct constants<double> {
     // The product of a factor and e^100 is computed in double: it is finite for factors up to 1e264.
     static FASTCE_INLINE double safe_range_lowest() { return -100.0; }
     static FASTCE_INLINE double safe_range_highest() { return 100.0; }
-    static FASTCE_INLINE double smallest_normal_raised_exp() { return -1063.0; }  // 2^512 e^-1063.3
     enum { raised = 512 };
     static FASTCE_INLINE double inverse_exp_scale() { return 0x1p-512; }
 };
@@ -292,20 +290,9 @@ template <class T> FASTCE_INLINE vec<T> exp(vec<T> x, vec<T> excess) {
 template <class T> FASTCE_INLINE vec<T> raised_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), constants<T>::raised);
 }
-// The same, if no x is below `smallest_normal_raised_exp`.
-template <class T> FASTCE_INLINE vec<T> normal_raised_exp(vec<T> x) {
-    return exp_times_power(x, vec<T>(T(0)), constants<T>::raised, true);
-}
-template <class T> FASTCE_INLINE T smallest_normal_raised_exp(T) {
-    return constants<T>::smallest_normal_raised_exp();
-}
 template <class T> FASTCE_INLINE double inverse_exp_scale(T) { return constants<T>::inverse_exp_scale(); }
 // From here on, a factor is a normal number. It is finite up to a quarter of the inverse.
 template <class T> FASTCE_INLINE double smallest_factor(T) { return double(std::numeric_limits<T>::min()); }
-// Below this, a factor that also undoes the raising of exponentials would be subnormal.
-template <class T> FASTCE_INLINE double smallest_inverse_exp_scale(T) {
-    return double(std::numeric_limits<T>::min()) / constants<T>::inverse_exp_scale();
-}
 
 // log(1 + x).
 //   Lanes   float, double

@@ -270,18 +270,6 @@ public:
     FASTCE_INLINE vec<double> rounding_error() const { return error; }
 };
 
-// Running sums of partial sums over a few vectors: in double, with float vectors folded to half as many lanes.
-template <class T> class folded_sum;
-template <> class folded_sum<float> {
-    vec<double> sum;
-
-public:
-    FASTCE_INLINE folded_sum() : sum(0.0) {}
-    FASTCE_INLINE void add(vec<float> x) { sum = sum + folded(x); }
-    FASTCE_INLINE double total() const { return reduce_add(sum); }
-};
-template <> class folded_sum<double> : public wide_sum<double> {};
-
 // Watches for a number that is farther from 0 than a limit of the same sign, at one operation per vector. As unsigned
 // integers, numbers of one sign grow with their distance from 0, and NaN is beyond all. Numbers of the other sign count
 // as below a negative limit, and as beyond a positive one (-0.0 too).

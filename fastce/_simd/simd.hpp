@@ -181,19 +181,12 @@ template <class T> FASTCE_INLINE vec<T> zero_where(mask<T> m, vec<T> x) {
 template <class T> FASTCE_INLINE vec<T> zero_where(mask<T> m, vec<T> x) { return select(m, vec<T>(T(0)), x); }
 #endif
 
-// sum + x if the mask holds (add_where) or does not hold (add_unless), else sum. AVX-512 can skip lanes in an addition.
+// sum + x if the mask holds, else sum. AVX-512 can skip lanes in an addition.
 template <class T> FASTCE_INLINE vec<T> add_where(mask<T> m, vec<T> sum, vec<T> x) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return select(m, sum + x, sum);
 #else
     return sum + zero_unless(m, x);
-#endif
-}
-template <class T> FASTCE_INLINE vec<T> add_unless(mask<T> m, vec<T> sum, vec<T> x) {
-#if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
-    return select(m, sum, sum + x);
-#else
-    return sum + zero_where(m, x);
 #endif
 }
 

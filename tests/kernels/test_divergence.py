@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bounds import ulps
 from cases import DTYPES, REDUCTIONS
+from sizes import SIZES
 
 import fastce
 from fastce import information, reference
@@ -103,6 +104,39 @@ def test_a_long_row_whose_end_differs_from_its_beginning(lead, dtype, isa, rng):
     bound = np.abs(true_grad) + p * np.sqrt(np.sum(true_grad**2 / p, axis=1, keepdims=True))
     info = np.finfo(dtype)
     assert np.all(np.abs(grad - true_grad) <= 8 * info.eps * bound + info.tiny)
+
+
+def sizes_of_blocks(layout):
+    """Rows and classes on both sides of every threshold."""
+    rows, elements = SIZES["block rows"], SIZES["divergence elements"]
+    for classes in (elements // rows, elements // SIZES["divergence rows"]):
+        yield from ((rows + 1, classes), (rows + 1, classes + 1))
+    if layout == "C":
+        few, part = SIZES["divergence classes"], SIZES["divergence part"]
+        yield from ((rows + 1, few), (rows + 1, few + 1), (3, part), (3, part + 1))
+        yield from ((2, elements), (2, elements + 1), (2, elements + part + 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 1.5, 10.0])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_both_sides_of_every_threshold(layout, offset, dtype, isa, rng):
+    """The offset is much larger than the differences; one row is dominated by a class."""
+    kl = fastce.SoftmaxKLDivergence(reduction="none")
+    for rows, classes in sizes_of_blocks(layout):
+        student, teacher = both(1e-2, (rows, classes), dtype, rng, offset)
+        teacher[0, 0] = 30
+        student[0, 0] = 30 + offset
+        student, teacher = (np.asarray(x, order=layout) for x in (student, teacher))
+        loss, grad = kl.value_and_grad(student, teacher)
+        wide = [x.astype(np.longdouble) for x in (student, teacher)]
+        true_loss, true_grad, _ = reference.softmax_kl_divergence(*wide, reduction="none")
+        assert ulps(loss, true_loss, dtype) <= 8
+        p = reference.softmax(wide[1])
+        typical = np.sqrt(np.sum(true_grad**2 / p, axis=1, keepdims=True))
+        info = np.finfo(dtype)
+        bound = 8 * info.eps * (np.abs(true_grad) + p * typical) + info.tiny
+        assert np.all(np.abs(grad - true_grad) <= bound)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
