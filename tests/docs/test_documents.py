@@ -89,7 +89,7 @@ def test_tests_that_documents_name_exist():
     """Files by path or by name, and functions; a changelog names what was."""
     files = sorted((ROOT / "tests").rglob("*.py"))
     paths = {str(path.relative_to(ROOT)).replace("\\", "/") for path in files}
-    names = {path.name for path in files}
+    names = {name for path in files for name in (path.name, path.stem)}
     functions = {
         name for path in files for name in re.findall(r"^def (\w+)", path.read_text("utf-8"), re.M)
     }
