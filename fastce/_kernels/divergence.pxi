@@ -174,6 +174,8 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
     for i in range((rows + 15) // 16 * 16):
         begin_numbers(numbers, i, i < rows and block.active[i], d.fill.by_classes)
     if batch.summaries == NULL and batch.whole_rows == NULL and d.fill.mask == NULL:
+        for i in range(lines):
+            find_first(d.lines + i, numbers, tag)
         if d.rows == 1:
             change_long_row(d.lines, temperature, &block.factor[0], numbers, &block.value[0], tag)
         else:
@@ -194,7 +196,8 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
     for i in range(rows if batch.summaries != NULL or batch.whole_rows != NULL else 0):
         if batch.whole_rows != NULL:
             read_summary(batch, row + i, &whole[0])
-            block.value[i] = squared * whole[PART_DIVERGENCE] if has_both(&whole[0]) else NAN
+            if block.active[i]:
+                block.value[i] = squared * whole[PART_DIVERGENCE] if has_both(&whole[0]) else NAN
         else:
             summarise_row(numbers, i, block.value[i] / squared, inverse_temperature, tag, &whole[0])
             write_summary(batch, row + i, &whole[0])

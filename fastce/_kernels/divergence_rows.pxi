@@ -53,7 +53,8 @@ cdef struct Line:
 cdef struct PairRows:
     # The numbers of each row of a block.
     double weights[BLOCK_ROWS]          # A
-    double moments[BLOCK_ROWS]          # sum of a_j (z_j - t_j)
+    double first[BLOCK_ROWS]            # z_0 - t_0: if all differences are equal, so is the center, exactly
+    double moments[BLOCK_ROWS]          # sum of a_j (z_j - t_j - first)
     double changes[BLOCK_ROWS]          # C
     double terms[BLOCK_ROWS]            # B
     double lowest[BLOCK_ROWS]           # of the teacher's logits
@@ -123,11 +124,11 @@ cdef inline vec[real] vector_of(const Line* line, const void* numbers, Py_ssize_
 
 # Most rows. -----------------------------------------------------------------------------------------------------
 
-cdef inline vec[real] weigh(vec[real] z, vec[real] t, vec[real] inverse_temperature, bint scales, vec[real]* weights,
-                            vec[real]* moments, vec[real]* low, vec[real]* high) noexcept nogil:
+cdef inline vec[real] weigh(vec[real] z, vec[real] t, vec[real] first, vec[real] inverse_temperature, bint scales,
+                            vec[real]* weights, vec[real]* moments, vec[real]* low, vec[real]* high) noexcept nogil:
     cdef vec[real] a = rough_exp_in_safe_range(t * inverse_temperature if scales else t)
     weights[0] = weights[0] + a
-    moments[0] = fma(a, z - t, moments[0])
+    moments[0] = fma(a, (z - t) - first, moments[0])
     low[0] = lower_if_negative(t, low[0])
     high[0] = max(t, high[0])
     return a
@@ -139,7 +140,7 @@ cdef inline void weigh_vectors(const Line* line, double inverse_temperature, bin
     cdef const real* t = <const real*> line.t
     cdef real* a = <real*> line.a
     cdef vec[real] inverse = splat(<real> inverse_temperature), zero = splat(<real> 0), weights, moments, x
-    cdef vec[real] low = splat(<real> INFINITY), high = -low
+    cdef vec[real] low = splat(<real> INFINITY), high = -low, first = for_rows(line, &rows.first[0], tag)
     cdef wide_sum[real] weight_sum, moment_sum
     cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
     cdef Py_ssize_t stop
@@ -150,7 +151,7 @@ cdef inline void weigh_vectors(const Line* line, double inverse_temperature, bin
             if line.by_classes:
                 prefetch(<const char*> z + line.z_ahead)
                 prefetch(<const char*> t + line.t_ahead)
-            store(a, weigh(load(z), load(t), inverse, scales, &weights, &moments, &low, &high))
+            store(a, weigh(load(z), load(t), first, inverse, scales, &weights, &moments, &low, &high))
             z += z_apart
             t += t_apart
             a += apart
@@ -158,16 +159,25 @@ cdef inline void weigh_vectors(const Line* line, double inverse_temperature, bin
         weight_sum.add(weights)
         moment_sum.add(moments)
     if line.rest:
-        x = weigh(zero, load_first(t, line.rest, read(t)), inverse, scales, &weights, &moments, &low, &high)
+        x = weigh(zero, load_first(t, line.rest, read(t)), first, inverse, scales, &weights, &moments, &low, &high)
         store(a, x)
         x = load_first(<const real*> a, line.rest, <real> 0)
         store(a, x)  # what follows has no weight
         weight_sum.add(x)
-        moment_sum.add(x * (load_first(z, line.rest, <real> 0) - load_first(t, line.rest, <real> 0)))
+        moment_sum.add(x * ((load_first(z, line.rest, <real> 0) - load_first(t, line.rest, <real> 0)) - first))
     put_sum(line, &weight_sum, &rows.weights[0])
     put_sum(line, &moment_sum, &rows.moments[0])
     put_maximum(line, -low, &rows.lowest[0])
     put_maximum(line, high, &rows.highest[0])
+
+
+cdef inline void find_first(const Line* line, PairRows* rows, real tag) noexcept nogil:
+    # 0 if it is not finite: such rows take care.
+    cdef Py_ssize_t i
+    cdef double first
+    for i in range(line.row, line.row + line.rows if steps_of(line) else line.row):
+        first = read(<const real*> line.z + (i - line.row)) - read(<const real*> line.t + (i - line.row))
+        rows.first[i] = first if fabs(first) < INFINITY else 0.0
 
 
 cdef void weigh_line(const Line* line, double inverse_temperature, PairRows* rows, real tag) noexcept nogil:
@@ -205,7 +215,7 @@ cdef bint find_centers(PairRows* rows, Py_ssize_t count, double inverse_temperat
         dominated = less(a * splat(DOMINANT), top) & fits & less(zero, load(&rows.active[i]))
         any_dominated = any_dominated | dominated
         store(&rows.top[i], top)
-        center = rounded(zero_unless(fits, -(w / a)), tag)
+        center = rounded(zero_unless(fits, -(load(&rows.first[i]) + w / a)), tag)
         store(&rows.center[i], center)
         store(&rows.center_low[i], zero)
         store(&rows.exact[i], zero_unless(less(splat(LARGE_CENTER), abs(center) * inverse), one))
@@ -389,7 +399,7 @@ cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, con
         x = load(&rows.changes[i]) * inverse
         logarithm = log1p(x)
         expm1_with_rest(logarithm, &rest)
-        loss = load(&rows.moments[i]) * inverse + load(&rows.center[i])
+        loss = load(&rows.moments[i]) * inverse + (load(&rows.first[i]) + load(&rows.center[i]))
         loss = select(less(x, splat(2.0)), fmsub(load(&rows.terms[i]), inverse, rest),
                       logarithm - loss * splat(1.0 / temperature))
         loss = squared * (max(zero, loss) + load(&rows.excess[i]))
