@@ -24,7 +24,6 @@ again for each page; the gallery shows every figure a second time. And tests loo
 
 import functools
 import importlib.util
-import re
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -33,6 +32,7 @@ import matplotlib
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from script_sources import sources
 from sphinx.util.docutils import SphinxDirective
 
 matplotlib.use("Agg")
@@ -77,17 +77,6 @@ STYLES = {
         "#d5dae0", "#454c54", ["#78aeed", "#ff9d5c", "#6fce86", "#d19be6", "#e0c35c", "#b5b2bd"]
     ),
 }
-
-
-def sources(script):
-    """Return the files that a script depends on: itself, its imports from docs, results."""
-    text, found = script.read_text("utf-8"), {script}
-    for name in re.findall(r"^from (\w+) import ", text, re.M):
-        if (neighbour := script.with_name(f"{name}.py")).exists():
-            found |= sources(neighbour)
-    if '/ "bench" / "results"' in text:
-        found.update(script.parents[2].glob("bench/results/*.*"))
-    return found
 
 
 def load(script):
