@@ -33,7 +33,9 @@ def matrices(arrays: dict[str, Array]) -> dict[str, Array] | None:
 
 
 def once(array: Array) -> Array:
-    """Return a view without the repetitions of broadcast axes."""
+    """Return a view without the repetitions of broadcast axes, or the array if there are none."""
+    if 0 not in array.strides:
+        return array
     return array[(*(slice(None if stride else 1) for stride in array.strides), ...)]
 
 
