@@ -147,6 +147,7 @@ cdef void exponentials_by_classes(const Batch* batch, Scratch* s, Py_ssize_t row
 
 cdef void sum_classes(const Batch* batch, Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop,
                       Py_ssize_t rows) noexcept nogil:
+    # Adds some classes to the sums that the results of this call need.
     cdef bint exactly = batch.kind == FOCAL
     if s.needs_whole_sums:
         add_for_hessian(s, e, first, stop, rows, exactly)

@@ -32,8 +32,10 @@ def test_equals_the_reference(c, dtype):
         value, grad = evaluate(c.build(), batch.logits, batch.target, split, **batch.call)
         assert grad.dtype == batch.logits.dtype, name
         assert_within(value, truth[0], bound[0], working(batch.logits.dtype))
-        merged = np.finfo(working(batch.logits.dtype)).eps * np.abs(truth[1])  # a rounding more
-        assert_within(grad, truth[1], bound[1] + merged, batch.logits.dtype)
+        bound_of_grad = bound[1]
+        if c.loss == DISTILLATION:  # merging log-ratios rounds once more
+            bound_of_grad = bound[1] + np.finfo(working(batch.logits.dtype)).eps * np.abs(truth[1])
+        assert_within(grad, truth[1], bound_of_grad, batch.logits.dtype)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
