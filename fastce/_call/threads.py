@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import BuiltinFunctionType
-from weakref import WeakSet
 
 from fastce._call import checks
 
@@ -133,12 +132,16 @@ def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
     if threads <= 1 or elements < THREADED_ELEMENTS or not HAS_THREADS:
         return [work(start, stop) for start, stop in tasks]
     call = _Call(work, tasks)
-    _running.add(call)
     try:
+        _running.add(call)
         _pool.help(call, threads - 1)
         call.drain()
     finally:
-        call.close()
+        try:
+            call.close()
+        except BaseException:  # an interrupt, which may have come before the first line of close()
+            call.close()
+            raise
     if call.errors:
         raise call.errors.pop(0)
     return call.results
@@ -193,6 +196,7 @@ class _Call:
             while self._claims:
                 with self._claims[-1]:
                     self._claims.pop()
+            _running.discard(self)
         except BaseException:  # an interrupt; another may follow
             self.close()
             raise
@@ -230,7 +234,8 @@ class _Pool:
         except RuntimeError:
             pass  # no memory for a lock: fewer helpers
 
-    def __del__(self) -> None:
+    def dismiss(self) -> None:
+        """Let the threads end after the calls that they have been asked to help."""
         self._jobs.put(None)
 
 
@@ -243,22 +248,22 @@ def _serve(jobs: SimpleQueue[tuple[_Call, LockType] | None]) -> None:
 
 
 def _forget_pool() -> None:
-    """Use a new pool, for another number of threads, or in a forked child.
-
-    The threads of the old pool end when it is deleted, after the last call that uses it.
-    """
+    """Use a new pool, for another number of threads, or in a forked child."""
     global _pool
-    _pool = _Pool()
+    old, _pool = _pool, _Pool()
+    old.dismiss()
 
 
 def _forget_threads() -> None:
     """Continue in a forked child, whose only thread is the one that forked."""
-    for call in _running:
+    for call in list(_running):
         call.lose_helpers()
     _forget_pool()
 
 
+# Neither __del__ nor a callback of a weak reference serves here: Python discards what a signal
+# handler raises in them, and with it the user's Ctrl-C.
 _pool = _Pool()
-_running: WeakSet[_Call] = WeakSet()
+_running: set[_Call] = set()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)

@@ -25,7 +25,7 @@ cdef inline object as_array(object given):
         return None
     try:
         return np.asarray(given)
-    except Exception:
+    except ValueError:  # of lists alone; anything else may come from a signal handler
         return None
 
 

@@ -15,8 +15,11 @@ import sysconfig
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import LARGE_CALL, environment, output_of
+
+import fastce
 
 SUPPORT = Path(__file__).parents[1] / "support"
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="replaces malloc of glibc")
@@ -178,6 +181,74 @@ def test_interrupts_at_random_points(kind):
     print(f"{found[0]} calls interrupted")
     assert int(found[0]) > 10
     assert found[1] == "True"
+
+
+def test_an_interrupt_at_each_step_of_a_call():
+    """Where Python looks for signals: as a function begins, and after each call of a C function.
+
+    None is lost, as it would be in a callback of a weak reference, and no helper works on.
+    """
+    code = (
+        LARGE_CALL
+        + """
+    import itertools, time
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(frame, event, argument):
+        global remaining
+        remaining -= event in ("call", "c_return")
+        if remaining == 0:
+            raise Interrupt
+
+    out = numpy.empty_like(z)
+    loss.value_and_grad(z, y, out=out)
+    for number in itertools.count(1):
+        remaining, came_through = number, False
+        try:
+            sys.setprofile(interrupt)
+            loss.value_and_grad(z, y, out=out)
+            sys.setprofile(None)
+        except Interrupt:
+            came_through = True
+        if remaining > 0:
+            break
+        assert came_through, number
+        before = out.tobytes()
+        time.sleep(0.004)
+        assert out.tobytes() == before, f"a helper has written after the call: {number}"
+        assert not fastce._call.threads._running, number
+        out[:] = 0.0
+        assert call() == expected, number
+    print(number)
+    """
+    )
+    steps = int(output_of(code, timeout=60, quiet=True)[0])
+    print(f"{steps} steps")
+    assert steps > 20
+
+
+@pytest.mark.parametrize("interrupted", ["target", "sample_weight"])
+def test_an_interrupt_while_a_list_is_converted(interrupted):
+    """A signal handler may raise anything, a time limit for example. The call ends with it."""
+
+    class TimeLimit(Exception):
+        pass
+
+    class Interrupted:
+        times = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.times += 1
+            if self.times == 1:
+                raise TimeLimit
+            return np.asarray(1)
+
+    logits = np.zeros((2, 3), "f4")
+    given = {"target": [1, 0], "sample_weight": [1.0, 1.0], interrupted: [Interrupted(), 1]}
+    with pytest.raises(TimeLimit):
+        fastce.SoftmaxCrossEntropy()(logits, **given)
 
 
 @TIMERS
