@@ -3,8 +3,8 @@
 
 cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
                                  double* pivot_exp, double* target_exp) noexcept nogil:
-    # Takes the pivots out of rows that lie one after another, so that their sums are those of all others. Most pivots
-    # are targets.
+    # Takes the pivots out of rows that lie one after another, so that their sums are those of all others. They are also
+    # stored in `target_exp`, unless that is NULL: most pivots are targets.
     cdef real pivots[BLOCK_ROWS]
     cdef wide_vec[real] wide
     cdef Py_ssize_t i
@@ -18,7 +18,8 @@ cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* p
     while i < rows:
         wide = widen_lanes(load(<const real*> &pivots[i]))
         store_wide(pivot_exp + i, wide)
-        store_wide(target_exp + i, wide)
+        if target_exp != NULL:
+            store_wide(target_exp + i, wide)
         i += lanes(<real> 0)
 
 
@@ -107,11 +108,22 @@ cdef inline void forget_unused(RowBlock* block, Py_ssize_t rows, double* pivot_e
         i += lanes(<double> 0)
 
 
+cdef inline real smallest(const real* numbers, Py_ssize_t count) noexcept nogil:
+    cdef vec[real] low = splat(<real> INFINITY)
+    cdef Py_ssize_t i = 0
+    while i < count:
+        low = min(load_rest(numbers + i, count - i, <real> INFINITY), low)
+        i += lanes(<real> 0)
+    return -reduce_max(-low)
+
+
 cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
     # Corrects the exponentials of rows that are out of range. Finds the pivots that are not targets, and their logits.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t classes = s.classes, out = 0, i, k
     cdef bint any_low = False
+    cdef unsigned long long found
+    cdef vec[real] range_begins = splat(safe_range_lowest(<real> 0)), range_ends = splat(safe_range_highest(<real> 0))
     cdef real highest[BLOCK_ROWS]
     cdef real lowest[BLOCK_ROWS]
     cdef real extremes[32]
@@ -119,14 +131,23 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
     cdef mask[double] no_pivot = less(zero, zero)
     if s.largest_pivot or not s.in_range:
         maxima_of_rows(u, rows, classes, False, &highest[0])
-    for i in range(0 if s.in_range else rows):
-        lowest[i] = 0
-        any_low |= highest[i] <= safe_range_highest(highest[i])  # the others are out of range already
-    if any_low and not s.none_low:
-        maxima_of_rows(u, rows, classes, True, &lowest[0])
-    for i in range(0 if s.in_range else rows):  # without a branch, which would be hard to predict
-        s.moved[out] = i
-        out += block.active[i] & is_out_of_range(lowest[i], highest[i])
+    if not s.in_range:
+        any_low = smallest(&highest[0], rows) <= safe_range_highest(<real> 0)
+    if not s.in_range and not any_low and block.all_active:
+        out = rows
+    elif not s.in_range:
+        memset(&lowest[0], 0, sizeof(lowest))
+        if any_low and not s.none_low:  # the others are out of range already
+            maxima_of_rows(u, rows, classes, True, &lowest[0])
+        i = 0
+        while i < rows:
+            found = lane_bits(less(load_rest(<const real*> &lowest[i], rows - i, <real> 0), range_begins)
+                              | less(range_ends, load_rest(<const real*> &highest[i], rows - i, <real> 0)))
+            while found:
+                s.moved[out] = i + lowest_bit(found)
+                out += block.active[s.moved[out]]
+                found &= found - 1
+            i += lanes(<real> 0)
     if out == rows:
         rows_out_of_range(s, rows, <const real*> &highest[0], e)
     else:
@@ -167,21 +188,21 @@ cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock*
             s.moved_count += 1
 
 
-cdef inline void put_pivots_back(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block,
+cdef inline void put_pivots_back(const Scratch* s, Py_ssize_t rows, RowBlock* block, bint all_moved,
                                  real* e) noexcept nogil:
-    # If the pivot is not the target, its derivative is computed like that of any other class.
+    # If the pivot is not the target, its derivative is computed like that of any other class. If it is, what is
+    # computed for it is replaced.
     cdef Py_ssize_t classes = s.classes, i, k
-    cdef bint all_moved = s.largest_pivot or batch.labels.data == NULL, is_target
-    cdef double at_pivot
-    cdef real* row
-    for k in range(rows if all_moved else s.moved_count):
-        i = k if all_moved else s.moved[k]
+    cdef real* row = e
+    for i in range(rows if all_moved else 0):
+        row[s.pivot[i]] = <real> s.pivot_exp[i]
+        row += classes
+    for k in range(0 if all_moved else s.moved_count):
+        i = s.moved[k]
         row = e + i * classes
-        at_pivot = s.pivot_exp[i]
-        is_target = s.pivot[i] == block.label[i]
-        row[s.pivot[i]] = <real> (at_pivot * (1 - is_target))
-        if block.label[i] >= 0:  # a sum, one of whose terms is 0: a branch would often be mispredicted
-            block.target_exp[i] = at_pivot * is_target + read(<const real*> row + block.label[i])
+        row[s.pivot[i]] = <real> s.pivot_exp[i]
+        if block.label[i] >= 0:
+            block.target_exp[i] = read(<const real*> row + block.label[i])
 
 
 cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, RowBlock* block,
@@ -193,6 +214,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     cdef bint simple = (s.in_range and block.all_active and batch.labels.data != NULL and not s.largest_pivot
                         and not s.holes and not s.is_long)
     cdef bint wants_logits = needs_logits(batch, s) or s.holes or not s.in_range or s.is_long
+    cdef bint all_moved = False, take_target
     cdef const long long* pivot = &block.label[0] if simple else s.pivot
     for i in range(0 if simple else rows):
         s.pivot[i] = block.label[i] if block.label[i] >= 0 else 0
@@ -218,7 +240,11 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
     else:
         if s.largest_pivot or s.holes or not s.in_range:
             repair_rows(batch, s, rows, block, e)
-        take_out_pivots(e, classes, pivot, rows, s.pivot_exp, &block.target_exp[0])
+        all_moved = s.largest_pivot or batch.labels.data == NULL or s.moved_count == rows
+        take_target = all_moved and batch.labels.data != NULL
+        if take_target:
+            numbers_at(<const real*> e, 1, classes, &block.label[0], rows, &block.target_exp[0])
+        take_out_pivots(e, classes, pivot, rows, s.pivot_exp, <double*> NULL if take_target else &block.target_exp[0])
         sums_by_rows(<const real*> e, rows, classes, batch.kind == FOCAL, &block.sum_without_pivot[0], NULL)
         if s.needs_whole_sums:
             sums_by_rows(<const real*> e, rows, classes, True, s.whole_sum, s.whole_low)
@@ -226,7 +252,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
         for i in range(rows):
             write(batch.argmax + row + i, s.pivot[i])
     if not simple and s.keeps_exponentials and (batch.grad.data != NULL or batch.labels.data != NULL):
-        put_pivots_back(batch, s, rows, block, e)
+        put_pivots_back(s, rows, block, all_moved, e)
     if not block.all_active:
         forget_unused(block, rows, s.pivot_exp)
     for i in range(rows, (rows + 15) // 16 * 16):
