@@ -146,6 +146,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     # Stage 3, of a whole run or of some of its classes.
     cdef bint changes = changes_derivatives(batch)
     cdef bint streams = s.streams
+    cdef Py_ssize_t j
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not streams
     cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may point already
     cdef real* hess = NULL
@@ -179,9 +180,12 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
         over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, scaled)
     if changes:
         clear_and_chain(batch, s, rows, block, grad, grad_apart, hess)
-    if streams:
+    for j in range(s.classes if streams and s.by_classes else 0):
+        stream(<real*> (row_address(&batch.grad, row) + j * batch.grad.class_stride),
+               <const real*> grad + j * grad_apart, 0, rows, False)
+    if streams and not s.by_classes:
         stream(<real*> row_address(&batch.grad, row), <const real*> grad, 0, rows * s.classes, False)
-    elif not direct:
+    elif not direct and not streams:
         empty_scratch(s, <const real*> grad, &batch.grad, row, rows)
     if hess and not s.direct_hess:
         empty_scratch(s, <const real*> hess, &batch.hess, row, rows)

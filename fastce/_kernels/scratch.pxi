@@ -142,7 +142,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     if plan == BLOCK_INTERLEAVED:
         s.rows = INTERLEAVED_ROWS
     elif plan == BLOCK_BY_PLANES:
-        s.rows = PLANE_ROWS
+        s.rows = PLANE_ROW_BYTES // size
         # At least one cache line per class, and more if no memory other than that of the arrays is used.
         in_place = needs_no_scratch(batch, s, tag)
         least = LEAST_PLANE_ROWS if in_place else LEAST_SCRATCH_ROWS
@@ -158,8 +158,10 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
             s.rows //= 2
         if batch.statistics != NULL:
             s.rows = min_size(s.rows, max_size(STATISTICS_BYTES // max_size(classes * size, 1), 1))
-    s.streams = (batch.streams and not s.by_classes and classes * size <= STREAMED_ROW_BYTES
-                 and lies_as_scratch(s, &batch.grad, tag))
+    s.streams = (batch.streams and lies_as_scratch(s, &batch.grad, tag)
+                 and (min_size(batch.grad.inner, s.rows) * size == PLANE_ROW_BYTES
+                      and s.rows * classes * size <= PLANE_BYTES if s.by_classes
+                      else classes * size <= STREAMED_ROW_BYTES))
     s.in_gradient = (not s.streams and batch.grad.data != NULL and batch.grad.data != batch.logits.data
                      and batch.softcap == 0.0 and batch.mask.data == NULL and batch.kind != LOG_SOFTMAX
                      and lies_as_scratch(s, &batch.grad, tag)

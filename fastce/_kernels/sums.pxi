@@ -277,8 +277,8 @@ cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t,
     # row, t may be uninitialised; what the formulas make of it is in no array of the call.
     cdef wide_sum[real] nothing, mass_sum, distance_sum
     cdef vec[real] m, x, y, t_x, t_y
-    cdef Py_ssize_t i = 0, j, stop, ahead = max_size(PLANE_AHEAD // rows, 1) * u_apart
     cdef int width = lanes(<real> 0)
+    cdef Py_ssize_t i = 0, j, stop, ahead = PLANE_AHEAD // width * u_apart
     while i < rows:
         mass_sum = distance_sum = nothing
         m = load(reference + i)

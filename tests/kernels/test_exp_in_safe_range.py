@@ -106,7 +106,7 @@ PLANES = [
     (BLOCK + 22, 3),
     (35, 7),
     (9, 10),
-    (SIZES["plane rows"] + 6, 21),
+    (SIZES["plane row bytes"] // 4 + 6, 21),
     (70, 65),
     (20, 300),
 ]

@@ -82,7 +82,10 @@ def test_both_sides_of_the_thresholds_of_rows(classes, results, isa, rng):
 
 @pytest.mark.parametrize(
     "rows",
-    [1, 15, 16, 17, *(SIZES[name] + d for name in ("block rows", "plane rows") for d in (-1, 1))],
+    [
+        *(1, 15, 16, 17),
+        *(rows + d for rows in (SIZES["block rows"], SIZES["plane row bytes"] // 4) for d in (-1, 1)),
+    ],
 )
 @pytest.mark.parametrize("classes", [2, *(SIZES["classes together"] + d for d in (-1, 0, 1)), 33])
 def test_both_sides_of_the_thresholds_of_planes(rows, classes, isa, rng):
@@ -125,6 +128,33 @@ def test_both_sides_of_the_thresholds_of_long_planes(scratch, most, least, isa, 
         y = rng.integers(classes, size=rows)
         y[0] = -100
         check(z, y, 2, {"logit_scale": 0.5 if scratch else 1.0}, axis=0)
+
+
+@pytest.mark.parametrize("offset", [0, 17])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((21_001, 100), -1), ((1, 21, 100_003), 1), ((90, 21, 33 * 34), 1), ((7000, 7, 7 * 7), 1)],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_gradients_go_past_the_caches(dtype, shape, axis, offset, isa, rng):
+    """From 8 MB on they are streamed, whole lines at a time: to any address, with the same bits."""
+    z = rng.standard_normal(shape).astype(dtype)
+    y = rng.integers(shape[axis], size=np.delete(shape, axis))
+    assert z.nbytes > 8 << 20
+    memory = np.full(z.size + offset + 5, 7, dtype)
+    out = memory[offset : offset + z.size].reshape(shape)
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", axis=axis)
+    value, grad = loss.value_and_grad(z, y, out=out)
+    assert np.shares_memory(grad, memory)
+    split = 0 if len(shape) == 2 or shape[0] > 1 else 2
+    count = 2 * z.nbytes // (8 << 20) + 2
+    parts = zip(*(np.array_split(x, count, i) for x, i in ((z, split), (y, split // 2))), strict=True)
+    results = [loss.value_and_grad(*map(np.ascontiguousarray, part)) for part in parts]
+    assert all(part.nbytes < 8 << 20 for _, part in results)
+    np.testing.assert_array_equal(grad, np.concatenate([part for _, part in results], split))
+    np.testing.assert_array_equal(value, np.concatenate([x for x, _ in results], split // 2))
+    assert np.all(memory[:offset] == 7)
+    assert np.all(memory[offset + z.size :] == 7)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def class_counts(layout, dtype):
     few, spread = SIZES["interleaved classes"], SIZES["spread classes"]
     if layout == "planes":
         together = SIZES["classes together"]
-        full = SIZES["plane bytes"] // size // SIZES["plane rows"]
+        full = SIZES["plane bytes"] // SIZES["plane row bytes"]
         least = SIZES["plane bytes"] // size // SIZES["least plane rows"]
         scratch = SIZES["plane bytes"] // size // SIZES["least scratch rows"]
         return (
@@ -55,7 +55,7 @@ def rows_of_run(classes, layout, dtype):
 
 def rows_of_planes(classes, size, *, scratch):
     """Rows of a run of planes, which is longer if its elements need no memory beside the arrays."""
-    rows = SIZES["plane rows"]
+    rows = SIZES["plane row bytes"] // size
     least = SIZES["least scratch rows" if scratch else "least plane rows"]
     while (rows > least and rows * classes * size > SIZES["plane bytes"]) or (
         scratch and rows * classes * size > SIZES["largest plane bytes"]
