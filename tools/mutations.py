@@ -60,8 +60,8 @@ MUTATIONS = [
     Mutation(
         "a pivot that is no target without its gradient",
         "_kernels/pivots.pxi",
-        "row[s.pivot[i]] = <real> (at_pivot * (1 - is_target))",
-        "pass",
+        "        row = e + i * classes\n        row[s.pivot[i]] = <real> s.pivot_exp[i]\n",
+        "        row = e + i * classes\n",
         SOFTMAX,
     ),
     Mutation(
@@ -73,21 +73,21 @@ MUTATIONS = [
     ),
     Mutation(
         "sums without the unit of their row",
-        "_kernels/pivots.pxi",
+        "_kernels/coefficients.pxi",
         "store(&block.sum_without_pivot[i], sum_without_pivot * unit)",
         "store(&block.sum_without_pivot[i], sum_without_pivot)",
         SOFTMAX,
     ),
     Mutation(
         "smoothing's share of the masked classes, too",
-        "_kernels/pivots.pxi",
+        "_kernels/coefficients.pxi",
         "label_smoothing / k if k else 0.0)",
         "label_smoothing / s.classes if k else 0.0)",
         SOFTMAX,
     ),
     Mutation(
         "extreme factors not looked for",
-        "_kernels/pivots.pxi",
+        "_kernels/coefficients.pxi",
         "return any(extreme)",
         "return False",
         MODERATE,

@@ -1,5 +1,5 @@
 # The block kernel: many rows at once, in scratch that fits the cache.
-# Needs rows.pxi, formulas.pxi, pivots.pxi, scratch.pxi, derivatives.pxi.
+# Needs rows.pxi, formulas.pxi, coefficients.pxi, scratch.pxi, derivatives.pxi.
 #
 # A run of rows passes through three stages:
 #   1. Its logits become exponentials. Logits in exp's safe range are used as they are, so an exponential does not

@@ -84,7 +84,8 @@ def test_both_sides_of_the_thresholds_of_rows(classes, results, isa, rng):
     "rows",
     [
         *(1, 15, 16, 17),
-        *(rows + d for rows in (SIZES["block rows"], SIZES["plane row bytes"] // 4) for d in (-1, 1)),
+        *(SIZES["block rows"] + d for d in (-1, 1)),
+        *(SIZES["plane row bytes"] // 4 + d for d in (-1, 1)),
     ],
 )
 @pytest.mark.parametrize("classes", [2, *(SIZES["classes together"] + d for d in (-1, 0, 1)), 33])
@@ -148,8 +149,10 @@ def test_large_gradients_go_past_the_caches(dtype, shape, axis, offset, isa, rng
     assert np.shares_memory(grad, memory)
     split = 0 if len(shape) == 2 or shape[0] > 1 else 2
     count = 2 * z.nbytes // (8 << 20) + 2
-    parts = zip(*(np.array_split(x, count, i) for x, i in ((z, split), (y, split // 2))), strict=True)
-    results = [loss.value_and_grad(*map(np.ascontiguousarray, part)) for part in parts]
+    parts = np.array_split(z, count, split), np.array_split(y, count, split // 2)
+    results = [
+        loss.value_and_grad(*map(np.ascontiguousarray, part)) for part in zip(*parts, strict=True)
+    ]
     assert all(part.nbytes < 8 << 20 for _, part in results)
     np.testing.assert_array_equal(grad, np.concatenate([part for _, part in results], split))
     np.testing.assert_array_equal(value, np.concatenate([x for x, _ in results], split // 2))
