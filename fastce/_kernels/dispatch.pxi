@@ -39,8 +39,9 @@ cdef enum:
     STREAMED_ROW_BYTES = 65536  # largest row that is streamed from scratch past the caches
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched at the same time
     PLANE_AHEAD = 512        # elements from a logit of a plane to the prefetched one, of another class
-    DIVERGENCE_CLASSES = 128   # most classes of rows that the divergence packs class by class: 100 take 1.03 ns per
-    #                          element this way and 1.29 by rows, 150 take 1.08 and 1.09
+    GROUPS_AHEAD = 4         # vectors of rows from those that are transposed to those that are prefetched
+    DIVERGENCE_CLASSES = 128   # most classes of rows that the divergence packs class by class: 100 take 1.04 ns per
+    #                          element this way and 1.28 by rows (with AVX2 1.55 and 1.41)
     DIVERGENCE_ELEMENTS = 16384  # of a block of its rows: with 4,096, rows of 1,000 classes take 5 % longer
     DIVERGENCE_ROWS = 32     # fewest rows of a block that it packs class by class
     DIVERGENCE_PART = 8192   # elements of a part of a long row

@@ -128,6 +128,8 @@ cdef void to_rows(const real* source, Py_ssize_t apart, Py_ssize_t rows, Py_ssiz
         first = 0
         while True:
             for k in range(step):
+                prefetch_to_write(to + (group + GROUPS_AHEAD * lanes(<real> 0)) * row_stride
+                                  + (first + k) * lanes(<real> 0) * sizeof(real))
                 if group + lanes(<real> 0) <= rows:
                     block[k] = load(source + (first + k) * apart + group)
                 else:
@@ -149,6 +151,8 @@ cdef void from_rows(const char* source, Py_ssize_t row_stride, Py_ssize_t rows, 
         while True:
             load_columns(source + group * row_stride + first * sizeof(real), row_stride, rows - 1 - group, &block[0])
             for k in range(step):
+                prefetch(source + (group + GROUPS_AHEAD * lanes(<real> 0)) * row_stride
+                         + (first + k) * lanes(<real> 0) * sizeof(real))
                 if group + lanes(<real> 0) <= rows:
                     store(to + (first + k) * apart + group, block[k])
                 else:
