@@ -15,7 +15,7 @@ from fastce._call import checks, layout, threads
 cimport cython
 cimport numpy as cnp
 from libc.math cimport INFINITY, NAN
-from libc.math cimport fabs, frexp, nextafter, nextafterf
+from libc.math cimport fabs, frexp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 

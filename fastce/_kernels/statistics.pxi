@@ -79,13 +79,6 @@ cdef inline vec[double] all_parts(wide_vec[real] wide) noexcept nogil:
     return sum
 
 
-cdef inline real next_above(real x) noexcept nogil:
-    if real is float:
-        return nextafterf(x, INFINITY)
-    else:
-        return nextafter(x, INFINITY)
-
-
 cdef vec[double] count_equal(const real* u, Py_ssize_t count, real number) noexcept nogil:
     # Counts per lane.
     cdef int width = lanes(number)
@@ -232,13 +225,15 @@ cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* blo
         units[k] = 1.0
     for k in range(32):
         of_rows[k] = splat(0.0)
+    for row in range(rows):  # all before they are read: a vector would wait for the number stored into it
+        e[row * s.classes + s.pivot[row]] = 0
+    row = 0
     while row < rows:
         for k in range(<int> min_size(together, rows - row)):
             units[k] = unit_for(block.maximum[row + k], s.pivot_exp[row + k], s.in_range, <real> 0)
             begin_moments(&moments, block.maximum[row + k], units[k], holes)
             moments.label = block.label[row + k]
             moments.target_logit = block.target_logit[row + k]
-            e[s.pivot[row + k]] = 0
             add_lanes(u, <const real*> e, 0, s.classes, &moments, &of_rows[k], together)
             u += s.classes
             e += s.classes

@@ -96,6 +96,7 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     void rows_to_classes[T](const T*, Py_ssize_t, Py_ssize_t, T*, Py_ssize_t)
     void classes_to_rows[T](const T*, Py_ssize_t, Py_ssize_t, Py_ssize_t, T*)
     mask[T] load_mask[T](const unsigned char*, T)
+    T next_above[T](T)
     vec[double] inverse_power(vec[double])
     enum: cache_line
     void prefetch(const void*)

@@ -200,6 +200,15 @@ template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
 }
 #endif
 
+// The next number above x. Infinity and NaN stay.
+template <class T> FASTCE_INLINE T next_above(T x) {
+    typedef typename bits_of<T>::type integer;
+    if (!(x < std::numeric_limits<T>::infinity()))
+        return x;
+    const integer bits = bit_cast<integer>(x + T(0));  // -0 + 0 is +0
+    return bit_cast<T>(bits < 0 ? bits - 1 : bits + 1);
+}
+
 // A power of two whose product with x lies in [1, 2), for a normal x > 0.
 FASTCE_INLINE vec<double> inverse_power(vec<double> x) {
     typedef native_of<double>::bits bits;
