@@ -91,7 +91,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> None:
     if given.fit_temperature and given.temperature != 1.0:
-        raise WrongUsage("--temperature and --fit-temperature exclude each other")
+        raise WrongUsage("--temperature and --fit-temperature cannot be combined")
     problem = Problem.of(given)
     if given.plot:
         can_draw(given.plot)

@@ -45,7 +45,7 @@ def kl_divergence(
     Raises
     ------
     TypeError, ValueError
-        As `fastce.SoftmaxKLDivergence` raises them; also if `target` requires a gradient, or a
+        As raised by `fastce.SoftmaxKLDivergence`; also if `target` requires a gradient, or a
         tensor is not on the CPU.
 
     Examples
