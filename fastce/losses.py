@@ -72,8 +72,8 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     .. math:: \frac{∂ℓ}{∂u_j} &= M\,p_j − t_j + 2λ\,\lse\,p_j \\
               \frac{∂^2ℓ}{∂u_j^2} &= (M + 2λ\,\lse)\,p_j (1−p_j) + 2λ\,p_j^2
 
-    and the chain rule turns them into derivatives with respect to the logits. A confident, correct
-    row keeps all its digits, because :math:`1−p` is never computed.
+    and the chain rule turns them into derivatives with respect to the logits. Losses and
+    gradients of confident, correct rows are accurate, because :math:`1−p` is never computed.
 
     Parameters
     ----------
@@ -318,8 +318,7 @@ class BCEWithLogits(_SigmoidLoss):
               \frac{∂ℓ}{∂z} &= (1−y)\,σ(z) − w\,y\,σ(−z) \\
               \frac{∂^2ℓ}{∂z^2} &= (w\,y + 1 − y)\,σ(z)\,σ(−z)
 
-    :math:`1−σ` is never computed, so the tails keep their digits down to the smallest normal
-    number.
+    :math:`1−σ` is never computed, so the tails are accurate down to the smallest normal number.
 
     Parameters
     ----------

@@ -5,9 +5,11 @@ computes value and gradient in one pass over the logits, and the backward pass o
 losses work with ``torch.compile``, ``torch.func.grad`` and ``torch.vmap``, which processes one
 example after another. Tensors are read in place. bfloat16 needs the package ml_dtypes.
 
-Differences from torch: tails are exact (a confident, correct prediction keeps its digits), class
-weights must not be negative, targets of binary losses must lie in [0, 1], only the logits get a
-gradient, and there are neither second derivatives nor forward mode.
+Differences from torch:
+
+- Losses and gradients of confident, correct predictions are accurate.
+- Class weights must not be negative, and targets of binary losses must lie in [0, 1].
+- Only the logits get a gradient. There are no second derivatives, and there is no forward mode.
 """
 
 # If torch is not installed, its classes have no type:
