@@ -29,11 +29,11 @@ AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl"))]
 
 NO_COMPILER = """
-fastce is compiled from C++17, and no compiler for it was found ({problem}). To install one:
+fastce is compiled from C++17, but no C++ compiler was found ({problem}). To install one:
   Debian, Ubuntu: apt install g++ python3-dev      Fedora: dnf install gcc-c++ python3-devel
   macOS: xcode-select --install      Windows: "Desktop development with C++" of Visual Studio
 """
-SLOW = "fastce: MSVC has no vectors: build with CXX=clang-cl (LLVM), or kernels are 4 times slower."
+SLOW = "fastce: without vectors, as MSVC builds them, kernels are 4 times slower: set CXX=clang-cl."
 
 
 def kind_of_compiler(compiler) -> str:

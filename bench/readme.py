@@ -29,14 +29,17 @@ ROWS = {
 # The rows of the README's first screen.
 SHOWN = ["64×10", "8192×1000", "1024×32000", "BCE, 4 million", "sigmoid focal, 4 million"]
 
+INSTRUCTION_SETS = {"avx2": "AVX2", "avx512": "AVX-512"}
+
 BLOCK = """\
 {table}
 
-Float32, one thread of an {processor} with {instruction_set}, {date}: microseconds per call for
-64×10, else nanoseconds per element. A copy is `np.copyto`, and for the last two rows a product of
-two arrays. [bench/results/summary.md](bench/results/summary.md) has every cell, also those in which
-a peer is ahead. On confident, correct predictions the largest relative error of softmax
-cross-entropy is {ours:.1e}; the best peer's is {theirs:.2g}{meaning}.
+Float32, one thread of an {processor} with {instruction_set}, {date}. Times are per call for 64×10,
+and per element otherwise. The copy is `np.copyto`; in the last two rows it is a product of two
+arrays. The speedup is relative to the fastest peer.
+[bench/results/summary.md](bench/results/summary.md) lists every case, including those in which a
+peer is faster. For confident, correct predictions, the largest relative error of softmax
+cross-entropy is {ours:.1e} with fastce and {theirs:.2g} with the best peer{meaning}.
 """
 
 
@@ -50,25 +53,25 @@ def block(results: dict[str, Any]) -> str:
         peer = fastest_peer(measured)
         if limit is None or time is None or peer is None:
             raise ValueError(f"{name}: limit, fastce or every peer was left out")
-        ahead, best = digits(peer[1] / time), f"{peer[0]}, {time_of(measured, peer[1])}"
+        speedup, best = digits(peer[1] / time), f"{peer[0]}, {time_of(measured, peer[1])}"
         is_softmax = name.startswith("softmax")
         if label in SHOWN:
             shape = f"softmax CE, {label}" if is_softmax else label
-            rows.append([shape, time_of(measured, limit), time_of(measured, time), best, ahead])
+            rows.append([shape, time_of(measured, limit), time_of(measured, time), best, speedup])
         if is_softmax and name.endswith("float32"):
             errors = {n: e["confident"]["value"] for n, e in measured["errors"].items()}
             ours.append(errors[FASTCE])
             theirs += [error for n, error in errors.items() if n not in (LIMIT, *OURS)]
-    header = ["loss and gradient", "copy", "fastce", "fastest peer", "times ahead"]
+    header = ["loss and gradient", "copy", "fastce", "fastest peer", "speedup"]
     machine = results["machine"]
     return BLOCK.format(
         processor=machine["processor"],
-        instruction_set=machine["instruction_set"],
+        instruction_set=INSTRUCTION_SETS.get(machine["instruction_set"], "baseline kernels"),
         date=machine["date"],
         table=table(header, rows, 1),
         ours=max(ours),
         theirs=min(theirs),
-        meaning=", which means no correct digits" if min(theirs) >= 1 else "",
+        meaning=". An error of 1 means no correct digits" if min(theirs) >= 1 else "",
     )
 
 

@@ -23,13 +23,15 @@ BY_GROUP = {cell.group: cell for cell in CELLS}
 HOW_TO_READ = """\
 In every round each subject runs once; a time is the minimum over all rounds. Compare ratios rather
 than times. The limit is NumPy's copy (`np.copyto`), product (`np.multiply`) or read (`np.max`) of
-the same arrays, always on one thread. A value below 1 in "to fastest peer" means faster than every
-peer. Errors are the largest relative errors of a loss (or of the function's value) and of an
-element of the gradient, compared with extended precision, wherever the true value is a normal
-number. They are given for logits with standard deviation 3, and for confident, correct predictions
-with a margin of 10 to 60. An error of 1 means no correct digits. If the gradient is a difference
-p − q of two terms (probabilities, label smoothing), its error is relative to the larger term.
-`fastce, new array` runs without `out` and is not counted as a peer."""
+the same arrays, always on one thread. The columns "time / limit" and "time / fastest peer" are
+ratios of times: below 1 in the second, fastce is faster than every peer. In the summary, the
+speedup is the time of the fastest peer divided by that of fastce. Errors are the largest relative
+errors of a loss (or of the function's value) and of an element of the gradient, compared with
+extended precision. Only results whose true value is a normal number count. Errors are given for
+logits with a standard deviation of 3, and for confident, correct predictions with a margin of 10 to
+60. An error of 1 means no correct digits. If the gradient is a difference p − q of two terms
+(probabilities, label smoothing), its error is relative to the larger term. `fastce, new array` runs
+without `out` and is not counted as a peer."""
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int) -> str:
@@ -84,17 +86,17 @@ def fastest_peer(measured: Measured) -> tuple[str, float] | None:
 
 
 def verdicts(measured: Measured, cell: Cell) -> list[str]:
-    """What fastce misses in this cell: a peer is faster, or a target is not reached."""
+    """Say what fastce misses in this cell: a peer is faster, or a target is not reached."""
     ours, limit, peer = minimum(measured, FASTCE), minimum(measured, LIMIT), fastest_peer(measured)
     if ours is None:
         return ["fastce left out"]
     found = []
     if peer is not None:
-        ahead, bar = peer[1] / ours, cell.lead.get(measured["threads"], 1.0)
-        if ahead < 1:
-            found.append(f"**behind {peer[0]}**: {digits(ahead)} times its speed")
-        elif ahead < bar:
-            found.append(f"{digits(ahead)} times as fast as {peer[0]}, target {bar:g}")
+        speedup, bar = peer[1] / ours, cell.lead.get(measured["threads"], 1.0)
+        if speedup < 1:
+            found.append(f"**slower than {peer[0]}**: {digits(speedup)} times as fast")
+        elif speedup < bar:
+            found.append(f"{digits(speedup)} times as fast as {peer[0]}, target {bar:g}")
     for name, bar in cell.ahead_of.items():
         theirs = minimum(measured, name)
         if theirs is not None and theirs / ours < bar:
@@ -131,8 +133,8 @@ def full_table(results: Measured) -> str:
                 ]
             )
             label = ["", ""]
-    header = ["cell", "threads", "subject", "time", "to limit", "to fastest peer", "loss error"]
-    header += ["gradient error", "confident: loss", "confident: gradient", "missed"]
+    header = ["cell", "threads", "subject", "time", "time / limit", "time / fastest peer"]
+    header += ["loss error", "gradient error", "confident: loss", "confident: gradient", "missed"]
     return table(header, rows, 3)
 
 
@@ -154,7 +156,7 @@ def summary_table(results: Measured) -> str:
                 "missed" if misses else "",
             ]
         )
-    header = ["cell", "threads", "limit", "fastce", "to limit", "fastest peer", "times ahead"]
+    header = ["cell", "threads", "limit", "fastce", "fastce / limit", "fastest peer", "speedup"]
     return table([*header, "target"], rows, 2)
 
 
@@ -211,7 +213,9 @@ def flatness(results: Measured) -> str:
             ]
             if costs:
                 varies = digits(max(costs) / min(costs))
-                lines.append(f"- {subject}, {words}: the cost per element varies by {varies}")
+                lines.append(
+                    f"- {subject}, {words}: the cost per element varies by a factor of {varies}"
+                )
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""The losses as functions, for a single use: each makes its loss and returns value and gradient.
+"""The losses as functions: each creates its loss and returns the loss and its gradient.
 
 A function takes the options of its class, with the same names and defaults, and the arguments of
-the method `value_and_grad`. In a loop, make the loss once instead.
+the method `value_and_grad`. In a loop, create the loss once instead.
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ def softmax_cross_entropy(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As the class and its method raise them.
+        As raised by the class and its method.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def softmax_focal_loss(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As the class and its method raise them.
+        As raised by the class and its method.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def softmax_kl_divergence(
     out: Any = None,
     loss_out: Array | None = None,
 ) -> tuple[Value, Array]:
-    """Return the divergence from a teacher's logits and its gradient with respect to the logits.
+    """Return the KL divergence from a teacher's logits, and its gradient.
 
     This is ``SoftmaxKLDivergence(options).value_and_grad(logits, target, arguments)``.
 
@@ -182,7 +182,7 @@ def softmax_kl_divergence(
     Raises
     ------
     TypeError, ValueError
-        As the class and its method raise them.
+        As raised by the class and its method.
 
     Examples
     --------
@@ -239,7 +239,7 @@ def bce_with_logits(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As the class and its method raise them.
+        As raised by the class and its method.
 
     Examples
     --------
@@ -297,7 +297,7 @@ def sigmoid_focal_loss(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As the class and its method raise them.
+        As raised by the class and its method.
 
     Examples
     --------

@@ -5,7 +5,7 @@ Options go to the constructor, data goes to the call::
     ce = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
     loss, grad = ce.value_and_grad(logits, target)
 
-The functions of the same names, for a single use, are in `fastce.functions`.
+`fastce.functions` has a function for each class, with its name in snake case.
 """
 
 from dataclasses import dataclass
@@ -72,8 +72,8 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     .. math:: \frac{∂ℓ}{∂u_j} &= M\,p_j − t_j + 2λ\,\lse\,p_j \\
               \frac{∂^2ℓ}{∂u_j^2} &= (M + 2λ\,\lse)\,p_j (1−p_j) + 2λ\,p_j^2
 
-    and the chain rule turns them into derivatives with respect to the logits. A confident, correct
-    row keeps all its digits, because :math:`1−p` is never formed.
+    and the chain rule turns them into derivatives with respect to the logits. Losses and
+    gradients of confident, correct rows are accurate, because :math:`1−p` is never computed.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
     Parameters
     ----------
     gamma : float >= 0, default 2.0
-        The larger, the less a well-predicted row counts.
+        The larger it is, the less a well-predicted row counts.
     alpha : array_like of shape (K,), optional
         Factor of each class: finite, at least 0. Ones by default.
     ignore_index : int, default -100
@@ -222,9 +222,9 @@ class SoftmaxFocalLoss(_SoftmaxLoss):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SoftmaxKLDivergence(_SoftmaxLoss):
-    r"""KL divergence of a softmax from that of a teacher's logits, for distillation.
+    r"""KL divergence from the softmax of a teacher's logits, for distillation.
 
-    The target t holds the teacher's logits. With T the temperature,
+    The target t holds the teacher's logits. With the temperature T,
     :math:`p = \mathrm{softmax}(t/T)`, :math:`q = \mathrm{softmax}(z/T)` and
     :math:`δ_j = \log p_j − \log q_j`:
 
@@ -233,18 +233,19 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
               \frac{∂^2ℓ}{∂z_j^2} &= q_j\,(1 − q_j)
 
     The factor :math:`T^2` keeps the size of the gradients about the same at all temperatures. The
-    loss is never negative, and keeps its digits when p and q are nearly equal: it is a sum of terms
-    that are at least 0, :math:`δ_j` is computed from differences of logits, and no probability is
-    subtracted from another. The teacher has no gradient.
+    loss is a sum of terms that are at least 0, so it is never negative. It stays accurate if p and
+    q are nearly equal, because :math:`δ_j` is computed from differences of logits, and no
+    probability is subtracted from another. The teacher has no gradient.
 
-    A class whose logit is −inf in both arrays contributes 0. If only the student's is −inf, the
-    loss is +inf and the gradient finite; if only the teacher's is, nothing special happens. A row
-    without a softmax in either array (because it contains NaN or +inf, or only −inf) gives NaN.
+    A class whose logit is −inf in both arrays contributes 0. If only the student's logit is −inf,
+    the loss is +inf and the gradient finite. If only the teacher's is, :math:`p_j` is 0, and the
+    formulas apply as they are. A row of either array that has no softmax, because it contains NaN
+    or +inf, or only −inf, gives NaN.
 
     Parameters
     ----------
     temperature : float > 0, default 1.0
-        T, which divides the logits of both.
+        T. It divides the logits of both the student and the teacher.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight.
     axis : int, default -1
@@ -317,7 +318,7 @@ class BCEWithLogits(_SigmoidLoss):
               \frac{∂ℓ}{∂z} &= (1−y)\,σ(z) − w\,y\,σ(−z) \\
               \frac{∂^2ℓ}{∂z^2} &= (w\,y + 1 − y)\,σ(z)\,σ(−z)
 
-    :math:`1−σ` is never formed: the tails keep their digits down to the smallest normal number.
+    :math:`1−σ` is never computed, so the tails are accurate down to the smallest normal number.
 
     Parameters
     ----------
@@ -391,7 +392,7 @@ class SigmoidFocalLoss(_SigmoidLoss):
     Parameters
     ----------
     gamma : float >= 0, default 2.0
-        The larger, the less a well-predicted element counts. 0, 1 and 2 are computed fastest.
+        The larger it is, the less a well-predicted element counts. 0, 1 and 2 are fastest.
     alpha : float or array_like in [0, 1], or None, default 0.25
         Weight α of positives; negatives have 1−α. An array broadcasts to the logits, for example
         with one number per class along the last axis. None means no weights.

@@ -56,7 +56,8 @@ def softmax(
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit. For `axis`, it is ``numpy.exceptions.AxisError``, a ValueError.
+        An argument has the wrong type, shape or value. For an axis that is out of range, the error
+        is ``numpy.exceptions.AxisError``, which is a ValueError.
 
     Examples
     --------
@@ -107,7 +108,8 @@ def log_softmax(
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit. For `axis`, it is ``numpy.exceptions.AxisError``, a ValueError.
+        An argument has the wrong type, shape or value. For an axis that is out of range, the error
+        is ``numpy.exceptions.AxisError``, which is a ValueError.
 
     Examples
     --------
@@ -155,7 +157,8 @@ def logsumexp(
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit. For `axis`, it is ``numpy.exceptions.AxisError``, a ValueError.
+        An argument has the wrong type, shape or value. For an axis that is out of range, the error
+        is ``numpy.exceptions.AxisError``, which is a ValueError.
 
     Examples
     --------
@@ -233,7 +236,7 @@ def token_log_probs(
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit.
+        An argument has the wrong type, shape or value.
     IndexError
         A label is not in [0, K).
 

@@ -93,7 +93,7 @@ def test_report_of_what_pytest_benchmark_has_written(tmp_path):
     report.write(results, tmp_path)
     assert report.read(tmp_path / "results.json") == results
     text = (tmp_path / "table.md").read_text("utf-8")
-    assert f"- {cell.group}, 1 thread: **behind NumPy**: 0.50 times its speed" in text
+    assert f"- {cell.group}, 1 thread: **slower than NumPy**: 0.50 times as fast" in text
     assert f"- torch: ValueError: no ({cell.group})" in text
     assert "- jax: No module named 'jax'" in text
 

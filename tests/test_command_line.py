@@ -200,7 +200,7 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
         (["z.npy", "y.npy", "--bins", "0"], "--bins: must be an integer greater than 0, got 0"),
         (["z.npy", "y.npy", "--bins", "x"], "--bins: must be an integer greater than 0, got x"),
         (["z.npy", "y.npy", "--temperature", "0"], "must be finite and greater than 0"),
-        (["z.npy", "y.npy", "--temperature", "2", "--fit-temperature"], "exclude each other"),
+        (["z.npy", "y.npy", "--temperature", "2", "--fit-temperature"], "cannot be combined"),
         (["z.bin", "y.npy"], "for raw logits pass --dtype and --classes"),
         (["z.bin", "y.npy", "--dtype", "float32"], "--dtype needs --classes"),
         (["z.bin", "y.npy", "--dtype", "float99", "--classes", "7"], "'float99' is not a dtype"),

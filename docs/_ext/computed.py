@@ -140,7 +140,7 @@ class FigureScript(ComputedDirective):
         figure += [*images, nodes.caption("", "", *children), *messages]
 
         text = self.script(self.arguments[0]).read_text("utf-8")
-        fold = '<details class="script"><summary>How it is drawn</summary>'
+        fold = '<details class="script"><summary>Code of this figure</summary>'
         return [
             figure,
             nodes.raw("", fold, format="html"),

@@ -9,9 +9,12 @@ def table():
     few, many = (f(RESULTS["machine"]["threads"]) for f in (min, max))
     parts = [
         spread(RESULTS),
-        "The variation of the cost per element over the sweeps of the plots:",
+        "In the sweeps over classes and rows, which Performance plots:",
         flatness(RESULTS),
     ]
     if few < many:
-        parts += [f"Time on {few} thread divided by time on {many}:", speed_up_table(RESULTS)]
-    return "\n\n".join([*parts, "Peers left out of a cell:", left_out(RESULTS)])
+        parts += [
+            f"The speed-up is the time on {few} thread divided by the time on {many} threads:",
+            speed_up_table(RESULTS),
+        ]
+    return "\n\n".join([*parts, "These peers were left out of a cell:", left_out(RESULTS)])

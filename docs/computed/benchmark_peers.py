@@ -27,5 +27,5 @@ def table():
     header = ["peer"]
     for threads in RESULTS["machine"]["threads"]:
         unit = f"{threads} thread{'s' * (threads > 1)}"
-        header += [f"cells, {unit}", "least", "median", "most"]
+        header += [f"cells, {unit}", "smallest", "median", "largest"]
     return markdown(header, rows, 1)

@@ -30,10 +30,10 @@ def table():
             f"- **{threads} thread{'s' * (threads > 1)}.** fastce is the fastest in "
             f"{len(cells) - len(behind)} of {len(cells)} cells"
             + (f", and slower than a peer in {names(behind)}. " if behind else ". ")
-            + "The fastest peer of a cell takes "
-            f"{digits(median(leads.values()))} times as long in the median, between "
-            f"{digits(leads[least])} in `{least}` and {digits(leads[most])} in `{most}`. "
-            f"fastce takes {digits(median(over))} times the memory limit in the median, between "
-            f"{digits(min(over))} and {digits(max(over))}."
+            + "The median of its speedup relative to the fastest peer is "
+            f"{digits(median(leads.values()))}. The smallest is {digits(leads[least])}, in "
+            f"`{least}`, and the largest {digits(leads[most])}, in `{most}`. The time of fastce is "
+            f"between {digits(min(over))} and {digits(max(over))} times the memory limit; the "
+            f"median is {digits(median(over))}."
         )
     return "\n".join(lines)

@@ -51,8 +51,8 @@ def draw():
                 ax.add_patch(Rectangle(cell, 0.2, 0.26, color=color, alpha=alpha))
 
     matrix(3.1, 2.3, colors[2], pivots=True)
-    ax.text(4.05, 3.95, "exponentials,\npivots taken out", ha="center", va="bottom", fontsize=10,
-            linespacing=0.95)
+    ax.text(4.05, 3.95, "exponentials,\npivots set aside", ha="center", va="bottom", fontsize=10,
+            linespacing=1.1)
     for k, name in enumerate(("pivot", "rest", "factor")):
         for row in range(5):
             cell = (6.2 + 0.62 * k, 2.3 + 0.3 * row)

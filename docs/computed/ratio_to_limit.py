@@ -22,7 +22,7 @@ def draw():
             **look(name),
         )
     ax.axvline(1, color="0.5", linestyle="--", linewidth=1)
-    ax.set(xscale="log", xlabel=f"times the memory limit, {threads} thread")
+    ax.set(xscale="log", xlabel=f"time relative to the memory limit, {threads} thread")
     ax.set_yticks(range(len(measured)), [cell["cell"].replace("-float32", "") for cell in measured])
     ax.invert_yaxis()
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)

@@ -29,4 +29,4 @@ def table():
             package = re.match(r"[\w-]+", requirement)[0]
             bound = re.sub(r"^[\w-]+(\[\w+\])?", "", requirement)
             rows.append([package, reason, bound, installed(package)])
-    return markdown(["package", "needed for", "version", "here"], rows, len(rows[0]))
+    return markdown(["package", "needed for", "version", "this site"], rows, len(rows[0]))

@@ -298,7 +298,8 @@ def outputs(
         value = (value,)
     if not isinstance(value, tuple) or len(value) != count:
         accepted = "an array" if count == 1 else f"a tuple of {count} arrays"
-        raise ValueError(f"out must be {accepted}")
+        got = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
+        raise ValueError(f"out must be {accepted}, got {got}")
     views: list[Array | None] = []
     for array in value:
         view = array
@@ -403,8 +404,8 @@ def _overlaps_itself(array: Array) -> bool:
 def instruction_set(name: str, available: tuple[str, ...]) -> None:
     if name not in available:
         raise ImportError(
-            f"FASTCE_ISA={name} is not available:"
-            f" this build and machine have {', '.join(available)}"
+            f"FASTCE_ISA must be one of {', '.join(available)}, which this build and this processor"
+            f" support, got {name}"
         )
 
 

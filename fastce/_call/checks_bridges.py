@@ -44,7 +44,8 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
     first = checks.integer("first_class", first_class)
     if not 0 <= first <= number_of_classes(classes) - width:
         raise ValueError(
-            f"a shard of {width} classes from first_class={first} exceeds the {classes} classes"
+            f"a shard of {width} classes that begins with first_class={first} exceeds"
+            f" classes={classes}"
         )
     return first
 
@@ -78,8 +79,8 @@ def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], loss: A
     given, soft = len(fields) in (5, 6), getattr(loss, "label_smoothing", 0.0) != 0.0
     if given != soft:
         raise ValueError(
-            f"{name} was made with{'' if given else 'out'} label smoothing, but the loss is"
-            f" with{'' if soft else 'out'}"
+            f"{name} was made with{'' if given else 'out'} label smoothing, which the loss"
+            f" {'uses' if soft else 'does not use'}"
         )
 
 
@@ -99,7 +100,10 @@ def hessian(value: str, has_bound: bool) -> str:
     if value not in ("positive", "exact", "upper"):
         raise ValueError(f"hessian must be 'positive', 'exact' or 'upper', got {value!r}")
     if value == "upper" and not has_bound:
-        raise ValueError("hessian='upper' has no bound for a loss with z_loss or softcap")
+        raise ValueError(
+            "hessian must be 'positive' or 'exact' for a loss with z_loss or softcap, for which no"
+            " upper bound is known, got 'upper'"
+        )
     return value
 
 
@@ -182,8 +186,8 @@ def weights_of_a_start(weight: Array | None) -> float:
     total = 0.0 if weight is None else float(weight.sum())
     if weight is not None and total <= 0 and weight.any():
         raise ValueError(
-            f"sample_weight must have a positive sum for an initial score, got {total}"
-            " (times a power of two)"
+            "sample_weight must have a positive sum for an initial score, got"
+            f" {total} after scaling the weights to at most 1"
         )
     return total
 
@@ -247,7 +251,7 @@ def integral_labels(value: Any) -> Array:
     if not good.all():
         at = checks._first(~good)
         raise ValueError(
-            f"target must be integral class labels, got {array[at]}{positions.position(at)}"
+            f"target must hold integer class labels, got {array[at]}{positions.position(at)}"
         )
     return labels
 
@@ -380,6 +384,6 @@ def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
 def dask_target(is_probabilities: bool, is_split: bool) -> None:
     if is_split and is_probabilities:
         raise ValueError(
-            "target: probabilities and one-hot rows need chunks of whole rows: rechunk the class"
-            " axis of the logits to -1"
+            "target must be class labels if chunks split the class axis of the logits, got"
+            " probabilities or a one-hot array: rechunk that axis to -1"
         )

@@ -27,7 +27,7 @@ def show_config() -> None:
     named = extension.get(platform.machine().lower(), "") if vectors else ""
     lines = {
         "fastce": __version__,
-        "instruction set": f"{variants.selected} ({named}{variants.core.LANES} float32 a vector)",
+        "instruction set": f"{variants.selected} ({named}{variants.core.LANES} float32 per vector)",
         "available": ", ".join(variants.available()),
         "threads": str(get_num_threads()),
         "compiler": variants.core.COMPILER,

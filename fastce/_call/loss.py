@@ -19,7 +19,7 @@ Value = Any  # a Python float, or an array of losses if reduction="none"
 class Loss:
     """Base of the losses, which are frozen dataclasses of their options.
 
-    Losses compare and hash by value, can be pickled, and print as the call that makes them.
+    Losses compare and hash by value, can be pickled, and print as the call that creates them.
     """
 
     reduction: str
@@ -121,9 +121,9 @@ class Loss:
     ) -> tuple[Value, Array, Array]:
         """Return the loss, its gradient and the diagonal of its Hessian.
 
-        The derivatives are those of the returned value with respect to the logits, so those of a
-        mean are divided by its denominator. All three results are computed in one pass. Errors are
-        raised before any output is written.
+        The derivatives are those of the returned loss with respect to the logits. The derivatives
+        of a mean are therefore divided by its denominator, too. All three results are computed in
+        one pass. Errors are raised before any output is written.
 
         Parameters
         ----------
@@ -133,7 +133,8 @@ class Loss:
         target : array_like
             For softmax losses, integer class labels, with the shape of the logits without the class
             axis. Softmax cross-entropy also accepts an array of the logits' shape: probabilities,
-            which need not sum to 1, or an integer or bool one-hot encoding. For sigmoid losses,
+            which need not sum to 1, or an integer or bool one-hot encoding. For
+            `SoftmaxKLDivergence`, the teacher's logits, of the same shape. For sigmoid losses,
             numbers in [0, 1] of the logits' shape.
         sample_weight : array_like, optional
             Finite weights that broadcast to the shape of the labels (sigmoid losses: of the
@@ -147,8 +148,8 @@ class Loss:
             Replaces the denominator of the mean. With the denominator of the whole batch,
             microbatches add up to the batch.
         grad_output : float or array_like, optional
-            Chain-rule factor of the derivatives: a scalar, or an array of the loss's shape if
-            ``reduction="none"``.
+            The upstream gradient, by which the derivatives are multiplied: a scalar, or an array
+            of the loss's shape if ``reduction="none"``.
         out : array or tuple of arrays, optional
             Where to write the derivatives: arrays of the logits' shape and dtype, or float32 for
             16-bit logits. `logits` itself is allowed; any other overlap with an input is not.
@@ -158,8 +159,8 @@ class Loss:
         Returns
         -------
         loss : float or array
-            In nats. A Python float, accumulated in float64. With ``reduction="none"``, an array:
-            float64 for float64 logits, otherwise float32.
+            In nats. A Python float, accumulated in float64. With ``reduction="none"``, an array of
+            float64 for float64 logits, and of float32 otherwise.
         grad, hess : array
             With the shape, dtype and memory order of the logits, unless `out` says otherwise.
 

@@ -65,7 +65,7 @@ def value(
     Raises
     ------
     TypeError, ValueError
-        At once, if an argument does not fit.
+        Immediately, if an argument has the wrong type or shape.
     IndexError, ValueError
         When it is computed, if a label, weight or probability is out of range, or the weights of a
         mean have no positive sum. The message states the position in the whole array.
@@ -159,7 +159,7 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        At once, if an argument does not fit.
+        Immediately, if an argument has the wrong type or shape.
     IndexError
         When it is computed, if a label is neither in [0, K) nor `ignore_index`.
 
@@ -199,7 +199,7 @@ def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenL
     Raises
     ------
     TypeError, ValueError
-        At once, if an argument does not fit.
+        Immediately, if an argument has the wrong type or shape.
     IndexError
         When it is computed, if a label is not in [0, K).
 

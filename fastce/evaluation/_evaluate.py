@@ -74,7 +74,7 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit.
+        An argument has the wrong type, shape or value.
     IndexError
         A label is neither in [0, K) nor `ignore_index`.
 

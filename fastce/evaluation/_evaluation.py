@@ -38,10 +38,11 @@ def readable(number: float) -> str:
 class Evaluation:
     """Sums, counts, bins and ranks over rows of a classifier's logits, which ``+`` merges.
 
-    `evaluate` returns it. The evaluations of different rows add up to that of all rows: the counts
-    exactly, and the sums, which carry their rounding errors, up to rounding. So chunks, files and
-    processes may be merged in any order, and ``sum(results)`` works. An evaluation is immutable,
-    compares by value, can be pickled, and converts to JSON. Losses and entropies are in nats.
+    This is the result of `evaluate`. The evaluations of different rows can be added, and give the
+    evaluation of all rows. The counts are exact, and so are the sums, up to rounding, because they
+    carry their rounding errors. So the evaluations of chunks, files and processes may be merged in
+    any order, and ``sum(results)`` works. An evaluation is immutable, compares by value, can be
+    pickled, and converts to JSON. Losses and entropies are in nats.
 
     Each figure is a mean over the rows that count. With p the probabilities of a row and y its
     target:
@@ -172,10 +173,10 @@ class Evaluation:
     def top_k(self, k: int) -> float:
         """Return the share of rows in which fewer than k classes come before the target.
 
-        Before it are the classes with a larger logit, and those with the same logit and a higher
+        The classes with a larger logit come before it, and those with the same logit and a higher
         index. So ties count as in scikit-learn's ``top_k_accuracy_score``. `accuracy` takes the
-        first of several largest logits instead, so it is larger than ``top_k(1)`` if a target ties
-        with a later class.
+        first of several largest logits instead. It is therefore larger than ``top_k(1)`` if a
+        target ties with a later class.
 
         Parameters
         ----------
@@ -323,9 +324,12 @@ class Evaluation:
             raise ValueError("counts must be nonnegative integers")
         valid = self.rows - self.invalid
         if sum(self.rank_rows) != self.rows or sum(self.bin_rows) != valid:
-            raise ValueError(f"ranks and bins must be those of {self.rows} rows")
+            raise ValueError(
+                f"rank_rows must add up to {self.rows} and bin_rows to {valid}, got"
+                f" {sum(self.rank_rows)} and {sum(self.bin_rows)}"
+            )
         if not len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
-            raise ValueError("bins must all have the same number")
+            raise ValueError("bin_rows, bin_correct and bin_confidence must have the same length")
 
 
 def _written(value: Any) -> Any:

@@ -71,7 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("labels", help="a file of integers, one per row; raw with --labels-dtype")
     add("--ignore-index", type=int, default=-100, help="label of rows that do not count (-100)")
     add("--temperature", type=positive, default=1.0, help="divides the logits (1)")
-    add("--fit-temperature", action="store_true", help="find the temperature of least loss")
+    add("--fit-temperature", action="store_true", help="find the temperature with the lowest loss")
     add("--bins", type=at_least_one, default=15, help="of the calibration error (15)")
     add(
         "--max-rank",
@@ -91,7 +91,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> None:
     if given.fit_temperature and given.temperature != 1.0:
-        raise WrongUsage("--temperature and --fit-temperature exclude each other")
+        raise WrongUsage("--temperature and --fit-temperature cannot be combined")
     problem = Problem.of(given)
     if given.plot:
         can_draw(given.plot)

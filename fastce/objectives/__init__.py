@@ -1,29 +1,30 @@
-r"""Objectives, metrics and initial scores for XGBoost, LightGBM and CatBoost, from any loss.
+r"""Objectives, metrics and initial scores for XGBoost, LightGBM and CatBoost.
 
-The objective of a boosting library returns the gradient and the diagonal of the Hessian of the
-weighted *sum* of the losses, with respect to the raw scores. ``XGBoostObjective(loss)`` and the
-other classes do so with the host's signature, shapes and memory order. None of them imports its
-host.
+The objective of a boosting library (the *host*) returns the gradient and the diagonal of the
+Hessian of the weighted *sum* of the losses, with respect to the raw scores.
+``XGBoostObjective(loss)`` and the other classes do so with the host's signature, shapes and memory
+order. None of them imports its host. The loss may be any except the divergence.
 
 The Hessian of a loss cannot always be used as it is, for two reasons:
 
 1. *It can be negative.* Focal loss is not convex if a prediction is badly wrong. The value of a
-   leaf is :math:`−\sum g / (\sum h + λ)`, so a negative h steps uphill, and the step is unbounded
-   if the denominator is close to 0.
-2. *The diagonal is not the whole matrix.* The trees of all K classes step at once. For
-   cross-entropy the matrix is :math:`H = \mathrm{diag}(p) − p\,p^T`, and a step with a diagonal D
+   leaf is :math:`−\sum g / (\sum h + λ)`. With a negative h the step goes uphill, and it is
+   unbounded if the denominator is close to 0.
+2. *The diagonal is not the whole matrix.* The scores of all K classes change at once. For
+   cross-entropy the matrix is :math:`H = \mathrm{diag}(p) − p\,p^T`. A step with a diagonal D
    cannot overshoot (to second order) if D − H is positive semi-definite.
    :math:`D_j = 2\,p_j (1−p_j)` is enough: D − H has :math:`p_j (1−p_j)` on its diagonal, and the
-   other entries of row j add up to the same number, :math:`p_j \sum_{k≠j} p_k` (diagonal
-   dominance). XGBoost uses this bound. LightGBM uses :math:`p_j (1−p_j)\,K/(K−1)`, after Friedman,
-   because the K scores have one redundant degree of freedom. CatBoost solves with the matrix.
+   absolute values of the other entries of row j add up to the same number,
+   :math:`p_j \sum_{k≠j} p_k` (diagonal dominance). XGBoost uses this bound. LightGBM uses
+   :math:`p_j (1−p_j)\,K/(K−1)`, after Friedman, because the K scores have one redundant degree of
+   freedom. CatBoost solves with the matrix.
 
-The choices of the Hessian:
+There are three choices of the Hessian:
 
 ``"positive"`` (default)
-    The diagonal, times the host's own factor for softmax losses (2, K/(K−1), or CatBoost's matrix),
-    and then at least `floor` times the absolute gradient and at least 1e-16. With plain
-    cross-entropy this is the Hessian of the host itself, and gives the same model.
+    The diagonal, times the host's own factor for softmax losses (2, K/(K−1), or CatBoost's matrix).
+    The result is then raised to at least `floor` times the absolute gradient, and at least 1e-16.
+    With plain cross-entropy this is the host's own Hessian, and gives the same model.
 ``"exact"``
     The second derivatives as they are. They may be negative.
 ``"upper"``
@@ -63,8 +64,9 @@ class XGBoostObjective(Objective):
     ``XGBClassifier``, pass `sklearn` as ``objective`` and `sklearn_metric` as ``eval_metric``.
     Softmax losses need ``num_class``, unless the labels of the DMatrix are probabilities, (n, K).
     ``output_margin=True`` returns raw scores. With a built-in objective, XGBoost passes
-    probabilities to metrics: use `probability_metric` and `sklearn_probability_metric`; the others
-    raise an error. XGBoost does not accept negative weights. Its ``scale_pos_weight`` is an error.
+    probabilities to metrics. In that case, use `probability_metric` and
+    `sklearn_probability_metric`; the other metrics raise an error. XGBoost does not accept negative
+    weights, and its ``scale_pos_weight`` raises an error.
 
     Parameters and errors are those of `Objective`.
 
@@ -150,9 +152,10 @@ class LightGBMObjective(Objective):
 
     Pass ``metric="None"``. Otherwise the classifier also evaluates LightGBM's own metric, which
     treats raw scores as probabilities, and early stopping uses it. The metrics warn in this case.
-    With a built-in objective, LightGBM passes probabilities to metrics: use `probability_metric`
-    and `sklearn_probability_metric`; the others raise an error. Weights may be negative.
-    ``is_unbalance`` and ``scale_pos_weight``, which LightGBM would ignore, are errors.
+    With a built-in objective, LightGBM passes probabilities to metrics. In that case, use
+    `probability_metric` and `sklearn_probability_metric`; the other metrics raise an error. Weights
+    may be negative. ``is_unbalance`` and ``scale_pos_weight``, which LightGBM would ignore, raise
+    an error.
 
     Parameters and errors are those of `Objective`.
 
@@ -221,11 +224,11 @@ class CatBoostObjective(Objective):
 
     Pass the instance as ``loss_function`` and ``eval_metric`` of ``CatBoostClassifier``. It may
     also be the ``eval_metric`` of a built-in objective. Pass ``class_names``, the labels in order.
-    Without them, the model has no ``classes_``, its ``predict`` and ``score`` raise, and with two
-    classes CatBoost ignores ``class_weights`` and ``auto_class_weights``, which is an error here.
-    For custom objectives CatBoost takes one gradient step per leaf;
-    ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses are slow, because
-    CatBoost makes one Python call per row. It does not accept negative weights.
+    Without them, the model has no ``classes_``, and its ``predict`` and ``score`` raise an error.
+    With two classes, CatBoost would then ignore ``class_weights`` and ``auto_class_weights``, so
+    the objective raises an error. With a custom objective, CatBoost takes one gradient step per
+    leaf by default; ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses
+    are slow, because CatBoost makes one Python call per row. It does not accept negative weights.
     ``prediction_type="RawFormulaVal"`` returns raw scores.
 
     With "positive" and "exact", the Hessian of a softmax loss is the whole matrix: a multiple of

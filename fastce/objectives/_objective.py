@@ -132,8 +132,8 @@ class Objective:
         Raises
         ------
         TypeError, ValueError, IndexError
-            As the loss raises them; also for other shapes than those above, and for labels that
-            are not integers.
+            As raised by the loss; also for other shapes than those above, and for labels that are
+            not integers.
 
         Examples
         --------
@@ -178,8 +178,8 @@ class Objective:
         """Return the weighted mean of the losses, given probabilities instead of raw scores.
 
         With a built-in objective, a host predicts probabilities. They are converted back to scores.
-        Probabilities near 0 or 1 have fewer digits than scores, so the losses of confident
-        predictions are less exact. A probability counts as at least 1e-15.
+        A probability near 0 or 1 carries less information than a score, so the losses of confident
+        predictions are less accurate. Probabilities below 1e-15 count as 1e-15.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ class Objective:
         Raises
         ------
         TypeError, ValueError, IndexError
-            As `derivatives` raises them, and for a number that is not in [0, 1].
+            As raised by `derivatives`, and for a number that is not in [0, 1].
 
         Examples
         --------
@@ -243,8 +243,8 @@ class Objective:
         Raises
         ------
         TypeError, ValueError, IndexError
-            As `derivatives` raises them; and for weights whose sum is not positive, unless all
-            are 0.
+            As raised by `derivatives`, and for weights whose sum is not positive, unless all are
+            0.
 
         Examples
         --------

@@ -239,7 +239,7 @@ def softmax_kl_divergence(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    r"""Compute the KL divergence of a softmax from that of a teacher's logits, the target.
+    r"""Compute the KL divergence from the softmax of a teacher's logits, the target.
 
     With the logits z, the teacher's logits t, the temperature T, :math:`p = \mathrm{softmax}(t/T)`,
     :math:`q = \mathrm{softmax}(z/T)` and :math:`δ_j = \log p_j − \log q_j`:

@@ -1,4 +1,4 @@
-"""What `fastce.evaluation` sums up: the numbers of a row that are not its loss."""
+"""The statistics of a row, besides its loss, that `fastce.evaluation` adds up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastce.reference._parts import Array, _softmax_of, _times, _to_real
 
 
 class RowStatistics(NamedTuple):
-    r"""What the softmax p of a row says besides its loss; NaN for a row without a softmax.
+    r"""Statistics of the softmax p of a row, besides its loss; NaN for a row without a softmax.
 
     The Brier score of a target y is :math:`(1 − p_y)^2 + \sum_{j≠y} p_j^2`, and the sum of all
     :math:`p_j^2` is ``top_prob**2 + other_squares``. The mean of the logits under p is lse less the
@@ -34,10 +34,10 @@ class RowStatistics(NamedTuple):
 def row_statistics(
     logits: npt.ArrayLike, target: npt.ArrayLike, *, temperature: float = 1.0
 ) -> RowStatistics:
-    r"""Compute what an evaluation needs of each row of the last axis, with u = z / T.
+    r"""Compute the statistics of each row that an evaluation needs, along the last axis.
 
-    With the largest logit m, :math:`p = \mathrm{softmax}(u)` and the distances
-    :math:`d_j = m − u_j`, of which nothing cancels:
+    With :math:`u = z/T`, the largest logit m of u, :math:`p = \mathrm{softmax}(u)` and the
+    distances :math:`d_j = m − u_j`, so that no terms cancel:
 
     .. math:: H &= \lse − m + \sum_j p_j d_j \\
               V &= \sum_j p_j (d_j − \bar d)^2, \quad \bar d = \sum_j p_j d_j

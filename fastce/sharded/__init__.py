@@ -1,6 +1,7 @@
-r"""Softmax losses of rows whose classes are distributed over shards, for any transport.
+r"""Softmax losses whose classes are split across processes, with any means of communication.
 
-A shard of a row is summarised by a few numbers. With its logits u after scale and cap, they are
+A *shard* is the part of the classes that one process holds. A few numbers summarise the logits u of
+a row in a shard, after scale and cap:
 
 .. math:: m = \max_j u_j, \qquad A = \sum_j \exp(u_j − m) \text{ over all but one maximum,}
 
@@ -8,30 +9,30 @@ and the logit of the target, if the shard holds it. Two summaries are merged by
 
 .. math:: (m_1, A_1) + (m_2, A_2) = (m_1,\; A_1 + (1 + A_2) \exp(m_2 − m_1)), \quad m_1 ≥ m_2
 
-(−∞, −1) is the summary of a shard without classes. Merging is associative up to rounding and exact
-in the tail: A is a sum of terms of one sign, and the loss is log1p(A), so that 1 + A is never
-rounded. A confident, correct row therefore keeps its digits however it is split.
+(−∞, −1) is the summary of a shard without classes. Merging is associative up to rounding. It is
+accurate in the tail, because A is a sum of positive terms, and the loss is log1p(A), so that 1 + A
+is never rounded. A confident, correct row therefore keeps its digits however it is split.
 
-A training step on shards looks like this, with any transport for the arrays::
+This is a training step on shards::
 
     part = summarise(logits, target, first_class, loss, classes=K)    # each shard, by itself
     summary = merge(part, part_of_another_shard)                      # over all the shards
     value = finish(summary, target, loss, classes=K)                  # any process
     grad = gradient(logits, target, first_class, part, summary, loss, classes=K)   # each shard
 
-Only ``part.packed()`` is sent: three float64 numbers per row and shard, five with label smoothing,
-six with label smoothing and a mask.
+Only ``part.packed()`` has to be sent: three float64 numbers per row and shard, five with label
+smoothing, six with label smoothing and a mask.
 
-For `SoftmaxKLDivergence` the target is the teacher's logits of the same classes, split as the
-student's, and the parts are of type `DivergenceSummary`: seven numbers per row and shard. With
-:math:`P_s` the teacher's probability of the classes of shard s and :math:`Q_s` the student's, parts
-are merged by the chain rule of the divergence,
+For `SoftmaxKLDivergence`, the target is the teacher's logits of the same classes, split in the same
+way as the student's. The parts are of type `DivergenceSummary`: seven numbers per row and shard.
+Let :math:`P_s` be the teacher's probability of the classes of shard s, and :math:`Q_s` the
+student's. Parts are merged by the chain rule of the divergence,
 
 .. math:: D = \sum_s P_s D_s + \sum_s P_s (\operatorname{expm1}(l_s) − l_s), \qquad
           l_s = \log Q_s − \log P_s
 
-whose terms are all ≥ 0. So the merged divergence is never negative either, and keeps its digits if
-teacher and student are nearly equal.
+whose terms are all at least 0. So the merged divergence is never negative either, and stays
+accurate if teacher and student are nearly equal.
 """
 
 from typing import Any, NamedTuple
@@ -98,7 +99,7 @@ class Summary(NamedTuple):
 class DivergenceSummary(NamedTuple):
     """The summary of some classes of each row, for a divergence: float64 arrays, one per row.
 
-    With T the temperature, t the teacher's logits and z the student's, of these classes.
+    T is the temperature; t are the teacher's logits of these classes, and z the student's.
     ``DivergenceSummary(*array)`` undoes ``array = summary.packed()``.
 
     Examples
@@ -173,7 +174,7 @@ def summarise(
     Raises
     ------
     TypeError, ValueError
-        An argument does not fit.
+        An argument has the wrong type, shape or value.
     IndexError
         A label is neither a class nor ``loss.ignore_index``.
 
@@ -285,7 +286,7 @@ def finish(
     Raises
     ------
     TypeError, IndexError
-        As `summarise` raises them.
+        As raised by `summarise`.
     ValueError
         The summary belongs to other rows or another loss, or a weight or the normalizer does not
         fit.
@@ -326,8 +327,8 @@ def gradient(
     r"""Return the gradient of the loss with respect to the logits of one shard.
 
     Except at the target, the gradient of a row is :math:`a \exp(u_j − m) − b\,t_j`, and that of a
-    divergence is :math:`T (q_j − p_j)`. The summary of the row gives m, a and b, or what p and q
-    are divided by, so each shard computes its part without the other shards.
+    divergence is :math:`T (q_j − p_j)`. The summary of the row gives m, a and b, or the
+    denominators of p and q. Each shard therefore computes its part without the others.
 
     Parameters
     ----------
@@ -340,7 +341,7 @@ def gradient(
     sample_weight, normalizer
         As for `finish`.
     grad_output : float or array_like, optional
-        Chain-rule factor: a scalar, or an array of the target's shape if ``reduction="none"``.
+        The upstream gradient: a scalar, or an array of the target's shape if ``reduction="none"``.
     out : array, optional
         Where to write, as for ``loss.value_and_grad``; it may be `logits` itself.
 
@@ -352,7 +353,7 @@ def gradient(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `summarise` and `finish` raise them; ValueError also if `out` does not fit.
+        As raised by `summarise` and `finish`; ValueError also if `out` is not accepted.
 
     Examples
     --------
@@ -385,8 +386,8 @@ def total_weight(
 ) -> float:
     """Return the sum of the weights of these rows, which is the denominator of their mean.
 
-    If rows are distributed, add up the sums of all processes and pass the total as `normalizer`.
-    Add up only those of processes with different rows.
+    If rows are distributed, add up the sums of all processes with different rows, and pass the
+    total as `normalizer`.
     Each row that is not ignored counts with its sample weight, times the class weight of its label.
     The `alpha` of a focal loss does not count as a weight.
 
@@ -402,7 +403,7 @@ def total_weight(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As the loss itself raises them.
+        As raised by the loss itself.
 
     Examples
     --------

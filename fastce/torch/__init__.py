@@ -5,9 +5,11 @@ computes value and gradient in one pass over the logits, and the backward pass o
 losses work with ``torch.compile``, ``torch.func.grad`` and ``torch.vmap``, which processes one
 example after another. Tensors are read in place. bfloat16 needs the package ml_dtypes.
 
-Differences from torch: tails are exact (a confident, correct prediction keeps its digits), class
-weights must not be negative, targets of binary losses must lie in [0, 1], only the logits get a
-gradient, and there are neither second derivatives nor forward mode.
+Differences from torch:
+
+- Losses and gradients of confident, correct predictions are accurate.
+- Class weights must not be negative, and targets of binary losses must lie in [0, 1].
+- Only the logits get a gradient. There are no second derivatives, and there is no forward mode.
 """
 
 # If torch is not installed, its classes have no type:
@@ -98,7 +100,7 @@ def cross_entropy(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `fastce.SoftmaxCrossEntropy` raises them; also if a tensor other than `input` requires a
+        As raised by `fastce.SoftmaxCrossEntropy`; also if a tensor other than `input` requires a
         gradient, or a tensor is not on the CPU.
 
     Examples
@@ -147,7 +149,7 @@ def softmax_focal_loss(
     target : Tensor of integers
         Labels with the shape of `input` without the class axis.
     gamma : float >= 0, default 2.0
-        The larger, the less a well-predicted sample counts.
+        The larger it is, the less a well-predicted sample counts.
     alpha : Tensor of shape (K,), optional
         Factor of each class: finite, at least 0.
     ignore_index : int, default -100
@@ -165,7 +167,7 @@ def softmax_focal_loss(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `fastce.SoftmaxFocalLoss` raises them; also if a tensor other than `input` requires a
+        As raised by `fastce.SoftmaxFocalLoss`; also if a tensor other than `input` requires a
         gradient, or a tensor is not on the CPU.
 
     Examples
@@ -226,7 +228,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     TypeError, ValueError
-        As `fastce.BCEWithLogits` raises them; also if a tensor other than `input` requires a
+        As raised by `fastce.BCEWithLogits`; also if a tensor other than `input` requires a
         gradient, or a tensor is not on the CPU.
 
     Examples
@@ -260,7 +262,7 @@ def sigmoid_focal_loss(
     target : Tensor of the shape of `input`
         Numbers in [0, 1].
     gamma : float >= 0, default 2.0
-        The larger, the less a well-predicted element counts.
+        The larger it is, the less a well-predicted element counts.
     alpha : float in [0, 1], Tensor of them, or None, default 0.25
         Weight of positives; negatives have 1−alpha. A tensor broadcasts to `input`. None means no
         weights.
@@ -279,7 +281,7 @@ def sigmoid_focal_loss(
     Raises
     ------
     TypeError, ValueError
-        As `fastce.SigmoidFocalLoss` raises them; also if `target` requires a gradient, or a tensor
+        As raised by `fastce.SigmoidFocalLoss`; also if `target` requires a gradient, or a tensor
         is not on the CPU.
 
     Examples

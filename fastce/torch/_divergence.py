@@ -18,9 +18,9 @@ def kl_divergence(
     *,
     where: Tensor | None = None,
 ) -> Tensor:
-    """Compute the KL divergence of a softmax from a teacher's with `fastce.SoftmaxKLDivergence`.
+    """Compute the KL divergence from a teacher's softmax with `fastce.SoftmaxKLDivergence`.
 
-    With T the temperature, it is T² times the result of `torch.nn.functional.kl_div` for
+    With the temperature T, the result is T² times that of `torch.nn.functional.kl_div` for
     ``log_softmax(input / T)`` and ``log_softmax(target / T)`` with ``log_target=True``, summed
     over the classes. It is never negative.
 
@@ -33,9 +33,9 @@ def kl_divergence(
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is over samples, like torch's "batchmean" for logits of shape (N, K).
     temperature : float > 0, default 1.0
-        Divides the logits of both.
+        Divides the logits of both the student and the teacher.
     where : Tensor of bool, optional
-        Which classes take part, in both; broadcasts to `input`.
+        Which classes count, for student and teacher; broadcasts to `input`.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def kl_divergence(
     Raises
     ------
     TypeError, ValueError
-        As `fastce.SoftmaxKLDivergence` raises them; also if `target` requires a gradient, or a
+        As raised by `fastce.SoftmaxKLDivergence`; also if `target` requires a gradient, or a
         tensor is not on the CPU.
 
     Examples

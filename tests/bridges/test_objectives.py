@@ -206,7 +206,7 @@ def test_labels_that_are_not_integers_are_errors(bad, rng):
     labels = labels.astype(np.float32)
     labels[7] = bad
     for loss in (SOFTMAX[0], SIGMOID[0]):
-        with pytest.raises(ValueError, match=r"integral class labels.* at position 7"):
+        with pytest.raises(ValueError, match=r"integer class labels.* at position 7"):
             XGBoostObjective(loss).derivatives(scores, labels)
 
 
@@ -327,9 +327,9 @@ def test_scores_of_a_wrong_shape_are_an_error(method, shape):
     [
         ("calc_ders_multi", (np.zeros((1, K)), 1.0, None), "needs scores of shape"),
         ("calc_ders_multi", (np.zeros(K), [0.0, 1.0], None), "one class label, got shape"),
-        ("calc_ders_multi", (np.zeros(K), 0.5, None), "integral class labels, got 0.5"),
-        ("calc_ders_multi", (np.zeros(K), np.nan, None), "integral class labels, got nan"),
-        ("calc_ders_multi", (np.zeros(K), 1e30, None), "integral class labels, got 1e"),
+        ("calc_ders_multi", (np.zeros(K), 0.5, None), "integer class labels, got 0.5"),
+        ("calc_ders_multi", (np.zeros(K), np.nan, None), "integer class labels, got nan"),
+        ("calc_ders_multi", (np.zeros(K), 1e30, None), "integer class labels, got 1e"),
         ("evaluate", ([np.zeros(2), np.zeros(3)], np.zeros(2), None), "of equal length"),
         ("evaluate", ([np.zeros(3)], np.zeros(3), None), "needs scores of shape"),
         ("evaluate", ([np.zeros(3)] * K, np.zeros(2), None), "target of shape"),
