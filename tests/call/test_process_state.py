@@ -200,9 +200,10 @@ def test_multiprocessing(method, threads):
 @pytest.mark.parametrize("case", ["rows", "one thread", "labels", "strided", "sigmoid"])
 def test_an_interrupt_ends_a_long_call_within_a_second(case):
     code = """
-        import sys, time
+        import signal, sys, time
         import numpy
         import fastce
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by jobs in the background
         case = CASE
         fastce.set_num_threads(1 if case == "one thread" else 2)
         if case == "sigmoid":
