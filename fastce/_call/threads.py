@@ -13,7 +13,7 @@ import ctypes
 import math
 import os
 from _queue import SimpleQueue
-from _thread import LockType, allocate_lock, start_new_thread  # as they are now, see _has_threads
+from _thread import allocate_lock, start_new_thread  # as they are now, see _has_threads
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -162,7 +162,7 @@ class _Call:
         self.results = [0.0] * len(tasks)
         self.errors: list[BaseException] = []
         self._pending = deque((work, i, task) for i, task in enumerate(tasks))
-        self._claims: list[LockType] = []
+        self._claims: list[_Claim] = []
 
     def drain(self) -> None:
         results = self.results
@@ -173,29 +173,30 @@ class _Call:
                 return
             results[i] = work(start, stop)
 
-    def claim(self) -> LockType:
-        """Return a lock for one helper. Whoever acquires it first, helper or `close`, proceeds."""
-        claim = allocate_lock()
+    def claim(self) -> "_Claim":
+        """Return the claim of one helper."""
+        claim = _Claim()
         self._claims.append(claim)
         return claim
 
-    def help(self, claim: LockType) -> None:
+    def help(self, claim: "_Claim") -> None:
         """Work on the tasks in a thread of the pool, unless the call is over."""
-        if claim.acquire(False):
-            try:
+        try:
+            if claim.by.setdefault("whom", "helper") == "helper":
                 self.drain()
-            except BaseException as error:
-                self.errors.append(error)
-            finally:
-                claim.release()
+        except BaseException as error:
+            self.errors.append(error)
+        finally:
+            # No function of Python's is entered here, where the thread could be killed.
+            claim.by["whom"] = "nobody"
+            claim.ended.release()
 
     def close(self) -> None:
         """Wait until no helper writes or holds an array, and make sure that none will."""
         try:
             self._pending.clear()
-            while self._claims:
-                with self._claims[-1]:
-                    self._claims.pop()
+            for claim in self._claims:
+                claim.wait()
             _running.discard(self)
         except BaseException:  # an interrupt; another may follow
             self.close()
@@ -204,16 +205,44 @@ class _Call:
     def lose_helpers(self) -> None:
         """In a child that was forked meanwhile, fail if a helper was at work, and wait for none."""
         for claim in self._claims:
-            if claim.locked():
+            if claim.lose():
                 self.errors.append(RuntimeError("the process was forked in the middle of a call"))
-                claim.release()
+
+
+class _Claim:
+    """Who works on a call: a helper, or nobody any more. Whoever comes first is entered.
+
+    An interrupt can come between any two steps of `wait`, also between a lock and the body of its
+    ``with`` (from Python 3.14 on). So `wait` can begin anew: no step of it does harm twice.
+    """
+
+    __slots__ = ("by", "ended")
+
+    def __init__(self) -> None:
+        self.by = {"": ""}  # has room for another key, which then takes no memory
+        self.ended = allocate_lock()
+        self.ended.acquire()
+
+    def wait(self) -> None:
+        """Wait until the helper has ended. If it has not begun, it will not."""
+        while self.by.setdefault("whom", "nobody") == "helper":
+            self.ended.acquire()
+
+    def lose(self) -> bool:
+        """In a forked child, let `wait` go on. Return whether the helper was at work."""
+        lost = self.by.get("whom") == "helper"
+        if lost:
+            self.by["whom"] = "nobody"
+        if self.ended.locked():
+            self.ended.release()
+        return lost
 
 
 class _Pool:
     """Threads that wait for calls to help. The first large call starts them."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[_Call, LockType] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[_Call, _Claim] | None] = SimpleQueue()
         self._threads: list[int] = []
         self._growing = allocate_lock()
 
@@ -239,7 +268,7 @@ class _Pool:
         self._jobs.put(None)
 
 
-def _serve(jobs: SimpleQueue[tuple[_Call, LockType] | None]) -> None:
+def _serve(jobs: SimpleQueue[tuple[_Call, _Claim] | None]) -> None:
     while job := jobs.get():
         call, claim = job
         call.help(claim)
