@@ -226,7 +226,9 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
         if batch.others:
             for i in range(rows):
                 # A row without exponentials counts as -1, one less than a row whose only exponential is its maximum.
+                # The sum tells it from a row of NaN alone.
                 block.sum_without_pivot[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
+                                              and block.sum_without_pivot[i] == 0.0
                                               else block.sum_without_pivot[i] / s.pivot_exp[first + i])
         end_rows(batch, row + first, rows, block, batch.classes > SHORT_ROW, <real> 0, total)
     return OK

@@ -245,6 +245,19 @@ def test_infinite_and_missing_logits(loss_class, options, rng):
         np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [0, 1, 2, 3, 9, 40])
+def test_a_shard_of_missing_logits_is_no_empty_shard(width, dtype, isa):
+    """All its logits are NaN, so the row's loss and gradient are. Rows lie both ways in memory."""
+    z = np.zeros((50, width + 5)).astype(DTYPES[dtype])
+    z[:, 3 : 3 + width] = np.nan
+    y, bounds = np.full(50, 1), [0, 3, 3 + width, width + 5]
+    for logits in (z, np.asfortranarray(z)):
+        value, grad = evaluate(fastce.SoftmaxCrossEntropy(), logits, y, bounds)
+        assert np.isnan(value) == (width > 0)
+        assert (np.isnan(grad.astype(float)) == (width > 0)).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"softcap": 5.0}])
 def test_masked_targets_and_rows(options, dtype, rng):

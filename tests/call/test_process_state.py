@@ -203,7 +203,7 @@ def test_an_interrupt_ends_a_long_call_within_a_second(case):
         import signal, sys, time
         import numpy
         import fastce
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by jobs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         case = CASE
         fastce.set_num_threads(1 if case == "one thread" else 2)
         if case == "sigmoid":
