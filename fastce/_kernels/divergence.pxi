@@ -192,7 +192,7 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
                 change_again(d.lines + i, inverse_temperature, numbers, tag)
     for i in range(lines):
         take_care(batch, d, d.lines + i, row, tag)
-    finish_pairs(numbers, rows, temperature, &block.factor[0], &block.value[0])
+    finish_pairs(numbers, rows, temperature, &block.factor[0], &block.value[0], tag)
     for i in range(rows if batch.summaries != NULL or batch.whole_rows != NULL else 0):
         if batch.whole_rows != NULL:
             read_summary(batch, row + i, &whole[0])

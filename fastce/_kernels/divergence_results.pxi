@@ -14,16 +14,16 @@ cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_coun
     cdef const real* a = <const real*> line.a
     cdef const real* c = <const real*> line.c
     cdef vec[real] ratio = for_rows(line, &rows.ratio[0], tag), slope = for_rows(line, &rows.slope[0], tag)
-    cdef vec[real] active = for_rows(line, &rows.active[0], tag), x
+    cdef vec[real] active = for_rows(line, &rows.active[0], tag), unit = for_rows(line, &rows.slope_unit[0], tag), x
     cdef Py_ssize_t i = 0, vectors = line.vectors if all_count else 0, apart = line.apart
     while i < vectors:
-        store(grad, subtract_product(load(c), load(a), ratio) * slope)
+        store(grad, (subtract_product(load(c), load(a), ratio) * unit) * slope)
         a += apart
         c += apart
         grad += grad_apart
         i += 1
     while i < steps_of(line):
-        x = counted(line, i, active, subtract_product(load(c), load(a), ratio) * slope)
+        x = counted(line, i, active, (subtract_product(load(c), load(a), ratio) * unit) * slope)
         if i < line.vectors:
             store(grad, x)
         else:

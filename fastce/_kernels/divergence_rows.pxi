@@ -72,7 +72,8 @@ cdef struct PairRows:
     double careful[BLOCK_ROWS]          # 1 or 0
     double active[BLOCK_ROWS]           # 1 or 0
     double ratio[BLOCK_ROWS]            # x
-    double slope[BLOCK_ROWS]            # what makes c_j - a_j x the gradient
+    double slope[BLOCK_ROWS]            # what makes c_j - a_j x, times the next number, the gradient
+    double slope_unit[BLOCK_ROWS]       # 1, or a power of two if the slope alone would not be a normal number
     double factor[BLOCK_ROWS]           # of the Hessian, like the next three
     double unit[BLOCK_ROWS]
     double others[BLOCK_ROWS]
@@ -388,11 +389,13 @@ cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
 
 # Results. -------------------------------------------------------------------------------------------------------
 
-cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, const double* factor,
-                       double* value) noexcept nogil:
+cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, const double* factor, double* value,
+                       real tag) noexcept nogil:
     # Losses, and the coefficients of the gradient. Rounding may make a loss slightly negative, so it is at least 0.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), squared = splat(temperature * temperature)
-    cdef vec[double] inverse, x, logarithm, rest, loss
+    cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
+    cdef vec[double] inverse, x, logarithm, rest, loss, slope, size, total, unit
+    cdef mask[double] extreme
     cdef Py_ssize_t i = 0
     while i < count:
         inverse = one / load(&rows.weights[i])
@@ -405,7 +408,13 @@ cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, con
         loss = squared * (max(zero, loss) + load(&rows.excess[i]))
         store(value + i, zero_unless(less(zero, load(&rows.active[i])), loss))
         store(&rows.ratio[i], x)
-        store(&rows.slope[i], (load(factor + i) * splat(temperature)) * (inverse / (one + x)))
+        slope = (load(factor + i) * splat(temperature)) * (inverse / (one + x))
+        size = abs(slope)
+        extreme = less(zero, size) & (less(size, smallest) | less(largest, size))
+        total = load(&rows.weights[i]) * (one + x)
+        unit = select(extreme, inverse_power(total), one)
+        store(&rows.slope[i], select(extreme, load(factor + i) * splat(temperature) / (total * unit), slope))
+        store(&rows.slope_unit[i], unit)
         store(&rows.factor[i], load(factor + i) + zero * x)  # NaN if the row has no softmax
         i += lanes(<double> 0)
 
@@ -445,7 +454,7 @@ cdef void change_long_row(const Line* line, double temperature, const double* fa
     center = rows.center[0]
     center_low = rows.center_low[0]
     exact = rows.exact[0]
-    finish_pairs(rows, 1, temperature, factor, value)
+    finish_pairs(rows, 1, temperature, factor, value, tag)
     if find_centers(rows, 1, inverse_temperature, tag):
         center_dominated(line, rows, tag)
     moved = rows.center[0] - center

@@ -39,6 +39,29 @@ def exact(student, teacher, temperature=1.0):
 # Accuracy -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("factor", [1.0, 1e-4, 2.0**-90, 2.0**90])
+@pytest.mark.parametrize("top", [-28.0, 60.0, 86.0, 88.0])
+@pytest.mark.parametrize("classes", [11, 200])
+def test_factors_of_rows_at_the_ends_of_exps_range(classes, top, factor, dtype, rows, isa, rng):
+    """The factor, divided by the sum of the exponentials, need not be a normal number."""
+    teacher = rng.integers(-64, 64, classes) / 16
+    student = rng.integers(-64, 64, classes) / 16
+    student[1] = top
+    if top < 0:  # both sums are small
+        student, teacher = student + (top - student.max()), teacher + (top - teacher.max())
+    student, teacher = (np.tile(x.astype(dtype), (rows, 1)) for x in (student, teacher))
+    given = {"reduction": "none", "grad_output": np.full(rows, factor)}
+    _, grad = fastce.softmax_kl_divergence(student, teacher, **given)
+    wide = [x.astype(np.longdouble) for x in (student, teacher)]
+    _, true, _ = reference.softmax_kl_divergence(*wide, **given)
+    p, info = reference.softmax(wide[1]), np.finfo(dtype)
+    typical = np.sqrt(np.sum(true**2 / p, axis=1, keepdims=True))  # of log q - log p, times factor
+    bound = 16 * info.eps * (np.abs(true) + p * typical) + info.tiny * max(factor, 1.0)
+    assert np.all(np.abs(grad - true) <= bound)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-6])
