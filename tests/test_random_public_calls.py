@@ -28,8 +28,9 @@ EPS = float(np.finfo(np.float64).eps)
 # A linear layer -----------------------------------------------------------------------------------
 
 
-def drawn_layer(draw, rng, rows, classes, dtype):
+def drawn_layer(draw, rng, used, classes, dtype):
     """Small multiples of 1/8 and 1/64, so that every logit is exact in float32."""
+    rows = used.shape
     features = draw(st.integers(0, 9))
     hidden, weight = (
         (rng.integers(-32, 33, size=(*shape, features)) / 8).astype(dtype)
@@ -38,8 +39,9 @@ def drawn_layer(draw, rng, rows, classes, dtype):
     bias = (rng.integers(-128, 129, size=classes) / 64).astype(dtype)
     if draw(st.integers(0, 3)) == 0:  # a class that is excluded, or two
         bias[rng.integers(classes, size=2)] = -np.inf
-    if draw(st.integers(0, 3)) == 0:  # rows without a softmax
-        hidden[rng.random(rows) < 0.2] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    if draw(st.booleans()):  # rows without a softmax, or only such as do not count
+        spoilt = (rng.random(rows) < 0.2) & (~used | draw(st.booleans()))
+        hidden[spoilt] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
     return hidden, weight, bias if draw(st.booleans()) else None
 
 
@@ -59,10 +61,12 @@ def test_a_linear_layer_is_the_reference_and_the_chain_rule(data, small_chunks):
     rows, classes = tuple(np.delete(batch.logits.shape, c.axis)), batch.logits.shape[c.axis]
     dtype = batch.logits.dtype.newbyteorder("=")
     rng = np.random.default_rng(data.draw(SEEDS))
-    layer = drawn_layer(data.draw, rng, rows, classes, dtype)
+    call = {x: batch.call[x] for x in ("sample_weight", "normalizer") if x in batch.call}
+    used = np.ones(rows, bool) if soft else target != c.options.get("ignore_index", -100)
+    used = used & (call.get("sample_weight", 1.0) != 0)
+    layer = drawn_layer(data.draw, rng, used, classes, dtype)
     hidden, weight, bias = (None if x is None else x.astype(float) for x in layer)
     logits = hidden @ weight.T + (0 if bias is None else bias)
-    call = {x: batch.call[x] for x in ("sample_weight", "normalizer") if x in batch.call}
     c = Case("drawn", c.loss, None, logits.shape, options={**c.options, "axis": -1})
     computed_in = working(dtype)
     batch = Batch(logits.astype(computed_in), target, call)
@@ -81,8 +85,7 @@ def test_a_linear_layer_is_the_reference_and_the_chain_rule(data, small_chunks):
     value_dtype = computed_in if c.reduction == "none" else np.dtype(float)
     assert_equals_the_reference(value, truth[0], bound[0], value_dtype, computed_in)
 
-    used = np.ones(rows, bool) if soft else target != c.options.get("ignore_index", -100)
-    used = np.broadcast_to(used & (call.get("sample_weight", 1.0) != 0), rows).ravel()
+    used = np.ravel(used)
     grad, bound_of_grad = (x.reshape(-1, classes)[used] for x in (truth[1], bound[1]))
     hidden = hidden.reshape(used.size, hidden.shape[-1])[used]
     eps = float(np.finfo(computed_in).eps)
