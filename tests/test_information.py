@@ -288,10 +288,11 @@ def test_shapes_that_do_not_fit():
         cross_entropy([0.5, 0.5], [0.2, 0.3, 0.5])
     with pytest.raises(np.exceptions.AxisError, match="axis 1 is out of bounds"):
         entropy([0.5, 0.5], axis=1)
-    with pytest.raises(TypeError, match="axis must be an integer, got 0.5"):
+    with pytest.raises(TypeError, match=r"axis must be an integer, got 0\.5"):
         entropy([0.5, 0.5], axis=0.5)
-    for function in (lambda axis: entropy([1], axis=axis), lambda axis: negative_log_likelihood([0.0], 0, axis=axis)):
-        with pytest.raises(ValueError, match="axis must .* got 1180591620717411303424"):
-            function(2**70)
+    with pytest.raises(ValueError, match=r"axis must .* got 1180591620717411303424"):
+        entropy([0.5, 0.5], axis=2**70)
+    with pytest.raises(ValueError, match=r"axis must .* got -1180591620717411303424"):
+        negative_log_likelihood([0.0], 0, axis=-(2**70))
     with pytest.raises(ValueError, match="no outcomes along axis 1"):
         entropy(np.zeros((3, 0)))

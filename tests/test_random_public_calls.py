@@ -5,10 +5,8 @@ The search is the same in every run; `make fuzz` goes on from there.
 
 from __future__ import annotations
 
-import itertools
 from unittest import mock
 
-import ml_dtypes
 import numpy as np
 from bounds import assert_equals_the_reference, tolerances, working
 from cases import DTYPES, SOFTMAX, Batch, Case
@@ -261,7 +259,8 @@ def test_an_evaluation_is_the_sum_of_its_rows(data, block_rows):
     # Powers of two, with which logits are divided exactly: ranks depend on their ties.
     temperature = data.draw(st.sampled_from([1.0, 0.5, 4.0, 1024.0]))
     bins, max_rank = data.draw(st.integers(1, 20)), data.draw(st.sampled_from([1, 3, 100]))
-    with mock.patch.object(_evaluate, "BLOCK_ROWS", block_rows), variants.using(data.draw(VARIANTS)):
+    variant = data.draw(VARIANTS)
+    with mock.patch.object(_evaluate, "BLOCK_ROWS", block_rows), variants.using(variant):
         found = evaluate(
             logits,
             target,
@@ -288,7 +287,7 @@ def test_an_evaluation_is_the_sum_of_its_rows(data, block_rows):
     ranks[-1] += found.invalid
     assert found.rank_rows == tuple(ranks.tolist())
 
-    # As in `row_statistics`: an exponential has the rounding of its distance from the largest logit.
+    # As in row_statistics: an exponential has the rounding of its distance from the largest logit.
     z, y, wide, correct = z[valid], y[valid], wide[valid], correct[valid]
     rows = [x[valid].astype(float) for x in rows]
     top_prob, entropy, other_squares, _, variance = rows
@@ -314,8 +313,9 @@ def test_an_evaluation_is_the_sum_of_its_rows(data, block_rows):
     # Rows whose largest probability is an edge between bins, but for rounding, may be in either.
     confidence = [sum(x) for x in found.bin_confidence]
     for i, edge in enumerate(np.linspace(0, 1, bins + 1)[:-1]):
-        surely, perhaps = (top_prob * (1 + x * bound) >= edge for x in (-1, 1))
+        smallest, largest = (top_prob * (1 + x * bound) for x in (-1, 1))
+        surely, perhaps = smallest >= edge, largest >= edge
         assert surely.sum() <= sum(found.bin_rows[i:]) <= perhaps.sum()
         assert correct[surely].sum() <= sum(found.bin_correct[i:]) <= correct[perhaps].sum()
-        least, most = ((top_prob * (1 + x * bound))[rows].sum() for x, rows in ((-1, surely), (1, perhaps)))
+        least, most = smallest[surely].sum(), largest[perhaps].sum()
         assert least * (1 - y.size * EPS) <= sum(confidence[i:]) <= most * (1 + y.size * EPS)
