@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,7 @@ def test_kl_keeps_its_digits_between_close_distributions(distance):
     assert ours <= naive
 
 
+@FUZZ
 @given(st.lists(st.floats(1e-300, 1.0), min_size=2, max_size=9), st.randoms(use_true_random=False))
 def test_kl_is_exact_and_never_negative(weights, random):
     p = np.array(weights) / sum(weights)
