@@ -57,7 +57,7 @@ def distributions(
     """Return the axis, the result's dtype, and the checked distributions, broadcast, in float64."""
     arrays = {name: checks.real(name, values) for name, values in named.items()}
     values = np.broadcast_arrays(*(array.astype(np.float64) for array in arrays.values()))
-    axis = normalize_axis_index(axis, values[0].ndim)
+    axis = normalize_axis_index(checks.axis(axis), values[0].ndim)
     for (name, array), value in zip(arrays.items(), values, strict=True):
         checks_information.distribution(name, value, axis, sum_tolerance(array))
     return axis, result_dtype(*arrays.values()), list(values)
@@ -297,7 +297,7 @@ def negative_log_likelihood(
     """
     given = checks.real("log_probs", log_probs)
     values = given.astype(np.float64)
-    axis = normalize_axis_index(axis, values.ndim)
+    axis = normalize_axis_index(checks.axis(axis), values.ndim)
     with np.errstate(over="ignore"):
         probs = np.exp(values)
     checks_information.distribution("exp(log_probs)", probs, axis, sum_tolerance(given))

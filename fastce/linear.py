@@ -131,11 +131,13 @@ def linear_cross_entropy(
     checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
     factor = checks.sample_weight(sample_weight, shape)
     divisor = checks.normalizer(normalizer)
-    total_weight = chosen.kernel().weigh(logits, native_float(y), factor)
+    total_weight, any_counts = chosen.kernel().weigh(logits, native_float(y), factor)
+    active = np.ones(math.prod(shape), bool)
     if chosen.reduction != "mean":
         divisor = 1.0
     elif divisor is None:
-        divisor = checked_denominator(*total_weight)
+        divisor = checked_denominator(total_weight, any_counts)
+        active[:] = any_counts  # of no row: the loss is NaN, and the gradients are 0
 
     # The losses of the chunks are added up and divided at the end.
     one_by_one = chosen.reduction == "none"
@@ -143,7 +145,6 @@ def linear_cross_entropy(
     grads = _Gradients(x, w, b)
     targets = y.reshape(-1) if is_labels else _rows_of(y)
     weights = None if factor is None else factor.reshape(-1)
-    active = np.ones(grads.rows, bool)
     if is_labels:
         active &= targets != chosen.ignore_index
     if weights is not None:

@@ -94,6 +94,12 @@ def test_confidence_of_one_is_in_the_last_bin():
     assert result.calibration_error == pytest.approx(0.5)
 
 
+def test_a_confidence_at_an_edge_is_in_the_bin_above():
+    for classes in (2, 4):
+        result = evaluate(np.zeros((3, classes)), [0, 1, 1], bins=4)
+        assert result.bin_rows == tuple(3 * (b == 4 // classes) for b in range(4))
+
+
 def test_top_k_as_scikit_learn_counts_ties(rng):
     z = rng.integers(3, size=(400, 9)).astype(float)
     y = rng.integers(9, size=400)

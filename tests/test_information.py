@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,7 @@ def test_kl_keeps_its_digits_between_close_distributions(distance):
     assert ours <= naive
 
 
+@FUZZ
 @given(st.lists(st.floats(1e-300, 1.0), min_size=2, max_size=9), st.randoms(use_true_random=False))
 def test_kl_is_exact_and_never_negative(weights, random):
     p = np.array(weights) / sum(weights)
@@ -286,7 +288,13 @@ def test_masked_arrays_are_refused():
 def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="shape"):
         cross_entropy([0.5, 0.5], [0.2, 0.3, 0.5])
-    with pytest.raises(np.exceptions.AxisError):
+    with pytest.raises(np.exceptions.AxisError, match="axis 1 is out of bounds"):
         entropy([0.5, 0.5], axis=1)
+    with pytest.raises(TypeError, match=r"axis must be an integer, got 0\.5"):
+        entropy([0.5, 0.5], axis=0.5)
+    with pytest.raises(ValueError, match=r"axis must .* got 1180591620717411303424"):
+        entropy([0.5, 0.5], axis=2**70)
+    with pytest.raises(ValueError, match=r"axis must .* got -1180591620717411303424"):
+        negative_log_likelihood([0.0], 0, axis=-(2**70))
     with pytest.raises(ValueError, match="no outcomes along axis 1"):
         entropy(np.zeros((3, 0)))

@@ -178,6 +178,21 @@ def test_sums_of_weights(rng):
         assert_same(results, through_logits(hidden, weight, target, bias, loss, **call), np.float64)
 
 
+def test_labels_of_weight_0_do_not_count(chunks, rng):
+    """With label smoothing, their rows have losses, but no mean."""
+    hidden, weight, bias, _ = layer(rng, np.float64, 90)
+    class_weight = np.ones(CLASSES)
+    class_weight[5] = 0
+    loss = fastce.SoftmaxCrossEntropy(weight=class_weight, label_smoothing=0.1)
+    target = np.full(90, 5)
+    value, *grads = linear_cross_entropy(hidden, weight, target, bias, loss=loss)
+    assert np.isnan(value)
+    assert not any(grad.any() for grad in grads)
+    results = linear_cross_entropy(hidden, weight, target, bias, loss=loss, normalizer=2.0)
+    expected = through_logits(hidden, weight, target, bias, loss, normalizer=2.0)
+    assert_same(results, expected, np.float64)
+
+
 def test_four_million_weights_are_summed_to_the_last_digits(rng):
     hidden = rng.normal(size=(4_000_000, 1))
     weight, target = np.array([[1.0], [-1.0]]), np.zeros(4_000_000, np.int8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import pickle
 
@@ -18,6 +19,8 @@ SAMPLES = [
     ("SoftmaxCrossEntropy", {"weight": [0.5, 1.0, 2.0], "z_loss": 1e-4, "softcap": 30.0}),
     ("SoftmaxFocalLoss", {}),
     ("SoftmaxFocalLoss", {"gamma": 0.3, "alpha": [0.25, 1.0, 0.125], "ignore_index": 0}),
+    ("SoftmaxKLDivergence", {}),
+    ("SoftmaxKLDivergence", {"temperature": 2.0, "reduction": "sum"}),
     ("BCEWithLogits", {}),
     ("BCEWithLogits", {"pos_weight": 2.5, "label_smoothing": 0.25}),
     ("BCEWithLogits", {"pos_weight": [[0.1], [3.0]], "reduction": "sum"}),
@@ -108,8 +111,10 @@ def test_array_options_are_read_only_copies(name, option):
 @pytest.mark.parametrize(("name", "options"), SAMPLES)
 def test_options_can_be_read(name, options):
     loss = getattr(fastce, name)(**options)
-    for option, given in options.items():
-        np.testing.assert_array_equal(getattr(loss, option), given)
+    defaults = {field.name: field.default for field in dataclasses.fields(loss)}
+    assert options.keys() < defaults.keys()
+    for option, default in defaults.items():
+        np.testing.assert_array_equal(getattr(loss, option), options.get(option, default))
 
 
 def test_the_kernels_take_no_option_that_they_do_not_know():

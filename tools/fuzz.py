@@ -20,6 +20,7 @@ TESTS = (
     "tests/call/test_random_arguments.py",
     "tests/kernels/test_random_batches.py",
     "tests/kernels/test_random_calls.py",
+    "tests/test_random_public_calls.py",
     "tests/kernels/test_rows_alone_and_in_batches.py::test_random_rows_alone",
 )
 EXAMPLES = 1000  # of each search in a round

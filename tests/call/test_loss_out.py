@@ -17,10 +17,8 @@ def test_losses_are_those_of_a_fresh_array(case, dtype):
     batch, loss = case.batch(dtype), case.build()
     expected = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
     call = {name: x for name, x in batch.call.items() if name != "grad_output"}
-    for make in (np.empty_like, lambda x: np.repeat(np.empty_like(x), 2, -1)[..., ::2]):
-        if not expected[0].ndim:
-            continue
-        given = make(expected[0])
+    for step in (1, 2):
+        given = np.empty((*expected[0].shape, step), expected[0].dtype)[..., 0]
         given[...] = 12345
         assert loss(batch.logits, batch.target, loss_out=given, **call) is given
         np.testing.assert_array_equal(given, loss(batch.logits, batch.target, **call))

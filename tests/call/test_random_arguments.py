@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from cases import FUNCTIONS
 from fuzzing import FUZZ
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastce
+from fastce import evaluation, information
 
 NUMBERS = st.one_of(st.integers(-3, 9), st.floats(), st.lists(st.floats(), max_size=3))
 DTYPE_CODES = ["?", "i1", "u8", "i8", "f2", "f4", "f8", "g", "c8", "O", "M8[s]", "U2", ">f4", "V3"]
@@ -70,3 +72,55 @@ def test_any_option_ends_in_a_loss_or_a_clear_error(data):
     assert made == made
     assert hash(made) == hash(getattr(fastce, loss)(**options))
     assert loss in repr(made)
+
+
+# Of other functions, arguments that fit, some of which are replaced. A number of bins is not: it
+# may be as large as memory.
+FITTING = {
+    fastce.linear_cross_entropy: {
+        "hidden": np.ones((3, 2)),
+        "weight": np.ones((4, 2)),
+        "target": [0, 1, 3],
+        "bias": np.ones(4),
+        "loss": fastce.SoftmaxFocalLoss(),
+        "sample_weight": [1.0, 0.0, 2.0],
+        "normalizer": 2.0,
+    },
+    fastce.softmax: {"logits": np.zeros((3, 4)), "axis": 1, "where": np.ones(4, bool), "out": None},
+    fastce.logsumexp: {"logits": np.zeros((3, 4)), "axis": 0, "where": np.ones(4, bool)},
+    fastce.token_log_probs: {"logits": np.zeros((3, 4)), "target": [0, 1, 3]},
+    information.entropy: {"p": np.full((3, 4), 0.25), "axis": 1},
+    information.cross_entropy: {"p": np.full((3, 4), 0.25), "q": np.full(4, 0.25), "axis": -1},
+    information.kl_divergence: {"p": np.full((3, 4), 0.25), "q": np.full(4, 0.25), "axis": -1},
+    information.binary_cross_entropy: {"y": [0, 1, 1], "p": np.full((2, 3), 0.5)},
+    information.negative_log_likelihood: {
+        "log_probs": np.full((3, 4), np.log(0.25)),
+        "target": [0, 1, 3],
+        "axis": 1,
+    },
+    evaluation.evaluate: {
+        "logits": np.zeros((3, 4)),
+        "target": [0, 1, 3],
+        "axis": 1,
+        "ignore_index": -1,
+        "temperature": 2.0,
+    },
+    evaluation.fit_temperature: {"logits": np.eye(3), "target": [0, 1, 1]},
+}
+
+
+@FUZZ
+@given(function=st.sampled_from(list(FITTING)), data=st.data())
+def test_any_argument_of_a_function_ends_in_a_result_or_a_clear_error(function, data):
+    fitting = FITTING[function]
+    names = st.sampled_from(list(fitting))
+    others = data.draw(st.dictionaries(names, ANYTHING, min_size=1, max_size=2))
+    try:
+        function(**{**fitting, **others})
+    except (IndexError, TypeError, ValueError) as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("function", FITTING, ids=lambda function: function.__name__)
+def test_the_fitting_arguments_fit(function):
+    assert function(**FITTING[function]) is not None

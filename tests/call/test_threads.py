@@ -62,7 +62,7 @@ def test_a_number_of_threads_that_is_none(bad, threads):
 
 @pytest.mark.parametrize("bad", [1.5, "2", None])
 def test_a_number_of_threads_that_is_no_integer(bad, threads):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=rf"threads must be an integer, got {bad!r}"):
         threads(bad)
 
 

@@ -313,7 +313,9 @@ def _divergence_terms(batch, options, axis):
     delta = np.where((p > 0) & (q > 0), np.abs(teacher.surprise - student.surprise), 0)
     between = np.abs(np.log(student.total) - np.log(teacher.total))
     of_delta = delta + between + change.sum(-1, keepdims=True)
-    grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_delta
+    # A gradient has the rounding of its difference of logits: as large as any of the row.
+    of_largest = of_delta - delta + np.max(delta, axis=-1, keepdims=True)
+    grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_largest
     loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * np.sum(
         np.where(change > 0, change * of_delta, 0) + p * of_delta**2 * 1e-16, axis=-1
     )
