@@ -1,4 +1,4 @@
-"""Evaluations compared with torchmetrics, netcal and scikit-learn."""
+"""Evaluations compared with torchmetrics and scikit-learn."""
 
 from __future__ import annotations
 
@@ -38,15 +38,6 @@ def test_calibration_error_of_torchmetrics(bins, digits):
         # The metric itself adds up in float32.
         metric = MulticlassCalibrationError(10, n_bins=bins, norm=norm)
         assert own == pytest.approx(float(metric(p.float(), labels)), abs=2e-6)
-
-
-@pytest.mark.parametrize("bins", [10, 15])
-def test_calibration_error_of_netcal(bins, digits):
-    netcal = pytest.importorskip("netcal.metrics")
-    z, y = digits
-    result, p = evaluate(z, y, bins=bins), fastce.softmax(z)
-    assert result.calibration_error == pytest.approx(netcal.ECE(bins).measure(p, y), rel=1e-9)
-    assert result.max_calibration_error == pytest.approx(netcal.MCE(bins).measure(p, y), rel=1e-9)
 
 
 def test_scikit_learn(digits):

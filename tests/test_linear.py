@@ -321,16 +321,3 @@ def test_logits_are_never_whole(dtype, rng):
     most = peak(lambda: linear_cross_entropy(hidden, weight, target))
     assert most - hidden.nbytes - weight.nbytes < 64 << 20
     assert most > 40 << 20  # NumPy's arrays are being traced
-
-
-def test_is_torchs(rng):
-    torch = pytest.importorskip("torch")
-    hidden, weight, bias, target = layer(rng, np.float64, 90)
-    tensors = [torch.tensor(array, requires_grad=True) for array in (hidden, weight, bias)]
-    loss = torch.nn.functional.cross_entropy(
-        torch.nn.functional.linear(*tensors), torch.tensor(target), label_smoothing=0.1
-    )
-    loss.backward()
-    ce = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
-    results = linear_cross_entropy(hidden, weight, target, bias, loss=ce)
-    assert_same(results, (loss.item(), *(tensor.grad.numpy() for tensor in tensors)), np.float64)
