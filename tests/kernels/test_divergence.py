@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bounds import ulps
 from cases import DTYPES
+from distillation import assert_eight_ulp, both
 from sizes import SIZES
 
 import fastce
@@ -15,12 +16,6 @@ from fastce import information, reference
 
 INF = np.inf
 CLASSES = (2, 10, 17, 1000)
-
-
-def both(noise, shape, dtype, rng, offset=0.0):
-    teacher = rng.normal(scale=3, size=shape).astype(dtype)
-    student = teacher.astype(np.float64) + noise * rng.normal(size=shape) + offset
-    return student.astype(dtype), teacher
 
 
 def exact(student, teacher, temperature=1.0):
@@ -39,23 +34,6 @@ def exact(student, teacher, temperature=1.0):
 # Accuracy -----------------------------------------------------------------------------------------
 
 
-def assert_eight_ulp(kl, student, teacher, offset=0.0):
-    """Beside 8 ULP of a gradient stands the rounding of a difference of logits, times p."""
-    loss, grad = kl.value_and_grad(student, teacher)
-    wide = [x.astype(np.longdouble) for x in (student, teacher)]
-    true_loss, true_grad, _ = reference.softmax_kl_divergence(
-        *wide, temperature=kl.temperature, reduction="none"
-    )
-    info = np.finfo(student.dtype)
-    assert ulps(loss, true_loss, info.dtype) <= 8
-    p = reference.softmax(wide[1] / kl.temperature)
-    typical = np.sqrt(np.sum(true_grad**2 / p, axis=1, keepdims=True))  # of log p - log q, by T
-    # The difference that the truth begins with is rounded, too, beside an offset.
-    typical += offset * np.finfo(np.longdouble).eps / info.eps
-    bound = 8 * info.eps * (np.abs(true_grad) + p * typical) + info.tiny
-    assert np.all(np.abs(grad - true_grad) <= bound)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-6])
@@ -66,7 +44,7 @@ def test_eight_ulp_where_both_are_nearly_equal(classes, noise, offset, dtype, is
     student, teacher = both(noise, (3, classes), dtype, rng, offset)
     for temperature in (1.0, 2.0):
         kl = fastce.SoftmaxKLDivergence(temperature=temperature, reduction="none")
-        assert_eight_ulp(kl, student, teacher, offset)
+        assert_eight_ulp(kl, student, teacher, offset=offset)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
