@@ -74,14 +74,6 @@ def test_is_the_loss_on_the_logits(loss, reduction, dtype, chunks, rng):
         assert_same(results, through_logits(hidden, weight, target, b, loss), dtype)
 
 
-def test_probabilities(chunks, rng):
-    hidden, weight, bias, _ = layer(rng, np.float64, 90)
-    target = fastce.softmax(rng.normal(size=(90, CLASSES)))
-    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
-    results = linear_cross_entropy(hidden, weight, target, bias, loss=loss)
-    assert_same(results, through_logits(hidden, weight, target, bias, loss), np.float64)
-
-
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
 def test_one_hot(dtype, chunks, rng):
     hidden, weight, bias, labels = layer(rng, np.float64, 90)

@@ -1,4 +1,4 @@
-"""Parity with torch over its own kind of grid, with torchvision's focal loss, SciPy and JAX.
+"""Parity with torch over its own kind of grid, with torchvision's focal loss, and with SciPy.
 
 The reference runs the grid too: it is the oracle of all other tests.
 """

@@ -299,13 +299,6 @@ def test_masks_broadcast(isa, rng):
                 np.testing.assert_allclose(result, function(z, axis=axis, where=whole), rtol=1e-14)
 
 
-def test_masks_of_all_are_no_masks(isa, rng):
-    z = rng.normal(size=(9, 10)).astype(np.float32)
-    for name in NAMES:
-        result = getattr(fastce, name)(z, where=True)
-        np.testing.assert_allclose(result, getattr(fastce, name)(z), rtol=1e-6)
-
-
 # Values -------------------------------------------------------------------------------------------
 
 

@@ -108,9 +108,7 @@ def share(name: str, value: Any) -> float | Array | None:
         return number(name, value, low=0, high=1)
     array = real(name, value)
     result: Array = np.array(array, dtype=np.float64, order="C")
-    wrong = ~((result >= 0) & (result <= 1))
-    if wrong.any():
-        bad_probability(name, array, _first(wrong), "be in [0, 1]")
+    unit_interval(name, result, "be in [0, 1]")
     result.flags.writeable = False
     return result
 
@@ -183,6 +181,12 @@ def softmax_target(
     raise TypeError(f"target must be {accepted}, got {array.dtype} of shape {array.shape}")
 
 
+def labels_in_range(labels: Array, classes: int) -> None:
+    bad = (labels < 0) | (labels >= classes)
+    if bad.any():
+        bad_label(labels, int(np.argmax(bad)), classes)
+
+
 def bad_label(
     target: Array, flat_position: int, classes: int, ignore_index: int | None = None
 ) -> NoReturn:
@@ -205,6 +209,12 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
             f"target of shape {array.shape} does not fit logits of shape {logits.shape}"
         )
     return array
+
+
+def unit_interval(name: str, array: Array, accepted: str = "lie in [0, 1]") -> None:
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        bad_probability(name, array, _first(wrong), accepted)
 
 
 def bad_probability(
@@ -259,10 +269,6 @@ def where(value: Any, shape: tuple[int, ...], samples: tuple[int, ...] = ()) -> 
 def element_weight(name: str, value: Array | None, shape: tuple[int, ...]) -> Array | None:
     """Broadcast an array option to the logits."""
     return None if value is None else _broadcast(name, value, shape)
-
-
-def pos_weight(value: Array, shape: tuple[int, ...]) -> Array:
-    return _broadcast("pos_weight", value, shape)
 
 
 def normalizer(value: Any) -> float | None:

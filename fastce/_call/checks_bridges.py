@@ -4,6 +4,7 @@ They follow the rules of `checks`, which has the checks of the losses.
 """
 
 import math
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,6 +20,17 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
     raise ImportError(
         f"{name} could not be imported ({error}): pip install 'fastce[{extra}]'"
     ) from error
+
+
+@lru_cache
+def bfloat16(extra: str) -> np.dtype[Any]:
+    """Return NumPy's type for bfloat16, from a package that the extra brings."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        missing_host("ml_dtypes", extra, error)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 # Shards -------------------------------------------------------------------------------------------
@@ -130,7 +142,7 @@ def predicted_probabilities(value: Any, softmax: str | None) -> Array:
             f"probabilities must have shape {accepted if softmax else '(n,) or (n, K)'}, got"
             f" {p.shape}"
         )
-    _in_unit_interval("probabilities", p)
+    checks.unit_interval("probabilities", p)
     return p.astype(np.float64)
 
 
@@ -171,14 +183,8 @@ def start_target(
         raise ValueError(f"target must have shape {accepted}, got {target.shape}")
     if classes is not None and target.shape[1] != classes:
         raise ValueError(f"target of shape {target.shape} does not fit classes={classes}")
-    _in_unit_interval("target", target)
+    checks.unit_interval("target", target)
     return target
-
-
-def _in_unit_interval(name: str, array: Array) -> None:
-    wrong = ~((array >= 0) & (array <= 1))
-    if wrong.any():
-        checks.bad_probability(name, array, checks._first(wrong))
 
 
 def weights_of_a_start(weight: Array | None) -> float:
@@ -263,12 +269,6 @@ def label_of_a_row(value: Any) -> Array:
     if np.ndim(value):
         raise ValueError(f"target must be one class label, got shape {np.shape(value)}")
     return integral_labels([value])
-
-
-def labels_in_range(labels: Array, classes: int) -> None:
-    bad = (labels < 0) | (labels >= classes)
-    if bad.any():
-        checks.bad_label(labels, int(np.argmax(bad)), classes)
 
 
 # Bridges ------------------------------------------------------------------------------------------
@@ -375,10 +375,6 @@ def dask_array(name: str, value: Any) -> None:
 def dask_scalar(name: str, shape: tuple[int, ...]) -> None:
     if shape != ():
         raise ValueError(f"{name} must be a number, or a dask array without axes, got {shape}")
-
-
-def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
-    checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
 
 
 def dask_target(is_probabilities: bool, is_split: bool) -> None:

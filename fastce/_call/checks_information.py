@@ -1,6 +1,5 @@
 """Errors about the probabilities that `information` takes."""
 
-import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks
@@ -23,12 +22,6 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
         )
 
 
-def unit_interval(name: str, values: Array) -> None:
-    wrong = ~((values >= 0) & (values <= 1))
-    if wrong.any():
-        checks.bad_probability(name, values, checks._first(wrong))
-
-
 def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
     """Return labels in [0, classes), with the shape of the log-probabilities without the axis."""
     array = checks._array("target", value)
@@ -38,7 +31,5 @@ def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
         raise ValueError(
             f"target must have shape {shape}, that of log_probs without axis, got {array.shape}"
         )
-    wrong = (array < 0) | (array >= classes)
-    if wrong.any():
-        checks.bad_label(array, int(np.argmax(wrong)), classes)
+    checks.labels_in_range(array, classes)
     return array

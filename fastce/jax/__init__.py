@@ -27,7 +27,7 @@ from fastce.jax import _ffi
 __all__ = ["function"]
 
 # Compiled code knows a loss by the name of its class.
-LOSSES = {name: cls for name in losses.__all__ if isinstance(cls := getattr(losses, name), type)}
+LOSSES = {name: getattr(losses, name) for name in losses.__all__}
 
 
 def function(loss: Loss) -> Callable[..., Any]:
