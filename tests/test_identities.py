@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batches import confident, likeliest, on_grid, one_hot
+from batches import confident, likeliest, on_grid
 from bounds import assert_within, tolerances
 from cases import CASES, DTYPES, SOFTMAX_CASES, Batch
 from softmax_cases import CLASS_ALPHA, CLASS_WEIGHT
@@ -61,18 +61,6 @@ def test_alpha_at_its_ends_silences_a_side(gamma, isa, rng):
             assert x[~silent].any()
 
 
-def test_two_classes_are_bce_of_the_difference(isa, rng):
-    z = on_grid(rng, (301, 2)).astype(np.float32)
-    z[:40] = confident(rng, (40, 2))
-    y = rng.integers(2, size=301)
-    value, grad, hess = fastce.SoftmaxCrossEntropy(reduction="none").value_grad_hess(z, y)
-    bce = fastce.BCEWithLogits(reduction="none").value_grad_hess(z[:, 1] - z[:, 0], y)
-    for a, b in zip((value, grad[:, 1], hess[:, 1]), bce, strict=True):
-        np.testing.assert_allclose(a, b, rtol=8 * EPS)
-    for a, b in zip((-grad[:, 0], hess[:, 0]), bce[1:], strict=True):
-        np.testing.assert_allclose(a, b, rtol=8 * EPS)
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -92,19 +80,6 @@ def test_symmetry_of_the_sides(name, options, isa, rng):
     mirrored = loss.value_grad_hess(-z, 1 - y)
     for a, b in zip((value, -grad, hess), mirrored, strict=True):
         np.testing.assert_allclose(a, b, rtol=4 * EPS, atol=4 * EPS)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.01}])
-def test_labels_equal_one_hot_probabilities(options, reduction, batch, isa):
-    z, y = batch
-    loss = fastce.SoftmaxCrossEntropy(reduction=reduction, **options)
-    by_label = loss.value_grad_hess(z, y)
-    by_one_hot = loss.value_grad_hess(z, one_hot(y, z, -1).astype(np.float32))
-    # Without options to the last digits, confident rows included.
-    atol = 4 * EPS if options else 0
-    for a, b in zip(by_label, by_one_hot, strict=True):
-        np.testing.assert_allclose(a, b, rtol=8 * EPS, atol=atol)
 
 
 # Masks, ignored rows, weights ---------------------------------------------------------------------

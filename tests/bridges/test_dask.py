@@ -139,20 +139,6 @@ def test_array_options_of_sigmoid_losses(alpha, chunks, problem, rng):
         np.testing.assert_allclose(grad, expected[1], rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
-def test_one_hot(dtype, problem):
-    z, y = problem
-    one_hot = np.eye(500, dtype=dtype)[y.compute()]
-    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
-    expected = loss.value_and_grad(z.compute(), y.compute())
-    for target in (one_hot, da.from_array(one_hot, chunks=(9, 500))):
-        value, grad = dask.compute(
-            *fastce.dask.value_and_grad(loss, z.rechunk((17, -1)), target), scheduler="sync"
-        )
-        assert value == pytest.approx(expected[0], rel=1e-6)
-        np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-9)
-
-
 # Denominators -------------------------------------------------------------------------------------
 
 

@@ -118,32 +118,6 @@ def test_weights_of_ignored_rows_do_not_count(loss):
     assert math.isnan(getattr(fastce, loss)()(z, y, sample_weight=weight))
 
 
-def test_alpha_of_rows():
-    """An array that broadcasts along the last axis gives each row its own alpha."""
-    rng = np.random.default_rng(3)
-    z, y = rng.normal(size=(4, 33)), rng.integers(2, size=(4, 33))
-    alphas = [0.0, 0.25, 0.999, 1.0]
-    loss = fastce.SigmoidFocalLoss(alpha=np.array(alphas)[:, None], reduction="none")
-    found = loss.value_grad_hess(z, y)
-    for row, alpha in enumerate(alphas):
-        one = fastce.SigmoidFocalLoss(alpha=alpha, reduction="none")
-        for a, b in zip(found, one.value_grad_hess(z[row], y[row]), strict=True):
-            np.testing.assert_allclose(a[row], b, rtol=1e-14)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_policy_gradient(loss):
-    """Weights with a sign are those of the difference of two losses."""
-    z, y = small_batch(loss, np.float64)
-    weight = weights_for(loss, [1.5, -0.5, 0.25, -2.0, 0.0, 1.0])
-    made = getattr(fastce, loss)(reduction="sum")
-    signed = made.value_grad_hess(z, y, sample_weight=weight)
-    up = made.value_grad_hess(z, y, sample_weight=np.maximum(weight, 0))
-    down = made.value_grad_hess(z, y, sample_weight=np.maximum(-weight, 0))
-    for a, b, c in zip(signed, up, down, strict=True):
-        np.testing.assert_allclose(a, b - c, rtol=1e-13, atol=1e-15)
-
-
 # What is a weight, and what is none ---------------------------------------------------------------
 
 

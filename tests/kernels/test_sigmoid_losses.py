@@ -103,6 +103,3 @@ def test_softplus_keeps_its_digits_to_the_smallest_normal(dtype, isa):
     for actual, exact in zip((value, grad, hess), truth, strict=True):
         assert ulps(actual, exact, np.dtype(dtype)) <= ulps_allowed(4, exact, dtype)
         assert np.all(actual > 0)
-
-
-# Targets and broadcasting -------------------------------------------------------------------------
