@@ -246,7 +246,7 @@ def scores_by_class(approxes: Any) -> Array:
 
 def integral_labels(value: Any) -> Array:
     """Return class labels of any dtype with integer values as integers."""
-    array = checks._array("target", value)
+    array = checks.as_array("target", value)
     if array.dtype.kind in "iu":
         return array
     if array.dtype.kind not in "fb":
@@ -255,7 +255,7 @@ def integral_labels(value: Any) -> Array:
         labels = array.astype(np.int64)
     good = labels == array
     if not good.all():
-        at = checks._first(~good)
+        at = checks.first_true(~good)
         raise ValueError(
             f"target must hold integer class labels, got {array[at]}{positions.position(at)}"
         )
@@ -276,8 +276,8 @@ def label_of_a_row(value: Any) -> Array:
 
 def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
     """Return the arrays of a linear layer, all of one floating-point type."""
-    x, w = checks._array("hidden", hidden), checks._array("weight", weight)
-    b = None if bias is None else checks._array("bias", bias)
+    x, w = checks.as_array("hidden", hidden), checks.as_array("weight", weight)
+    b = None if bias is None else checks.as_array("bias", bias)
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
         if array is None:
             continue

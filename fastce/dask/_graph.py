@@ -391,7 +391,7 @@ def _array(name: str, value: Any) -> Any:
     if value is None and name != "target":
         return None
     if not isinstance(value, da.Array):
-        array = checks._array(name, value)
+        array = checks.as_array(name, value)
         # An empty list has no type of its own.
         return array if array.size or not isinstance(value, list | tuple) else array.astype(int)
     checks_bridges.dask_array(name, value)

@@ -38,7 +38,7 @@ def weights_of_rows(
 
 def shape_of_rows(target: npt.ArrayLike, loss: Any) -> tuple[int, ...]:
     """Return the shape of labels, or that of a teacher's logits without the class axis."""
-    y = checks._array("target", target)
+    y = checks.as_array("target", target)
     if not loss.takes_logits:
         return y.shape
     axis = checks.class_axis(checks_softmax.teacher_logits(y, y), loss.axis)
