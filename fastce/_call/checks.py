@@ -429,15 +429,6 @@ def threads_of_environment(text: str) -> int:
         raise ValueError(f"FASTCE_NUM_THREADS must be a positive integer, got {text!r}") from None
 
 
-# Other arguments ----------------------------------------------------------------------------------
-
-
-def drawn_on(axes: Sequence[Any], count: int) -> None:
-    """Check the number of axes to draw on."""
-    if len(axes) != count:
-        raise ValueError(f"axes must be {count} axes, got {len(axes)}")
-
-
 # Arrays -------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ They follow the rules of `checks`, which has the checks of the losses.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -31,6 +32,12 @@ def bfloat16(extra: str) -> np.dtype[Any]:
         missing_host("ml_dtypes", extra, error)
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return dtype
+
+
+def drawn_on(axes: Sequence[Any], count: int) -> None:
+    """Check the number of axes to draw on."""
+    if len(axes) != count:
+        raise ValueError(f"axes must be {count} axes, got {len(axes)}")
 
 
 # Shards -------------------------------------------------------------------------------------------
