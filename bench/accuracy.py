@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from bench.problems import Problem, floating_dtype
@@ -63,49 +64,39 @@ def as_longdouble(result: Any) -> Array:
     return values.astype(np.longdouble)
 
 
-def worst_relative_error(result: Any, truth: Array, magnitude: Array, tiny: float) -> float | None:
-    """max |result − truth| / magnitude where the truth is a normal number of the result's dtype.
-
-    A NaN or a missing digit counts as what it is: NaN gives inf. None if there is nothing to
-    compare.
-    """
-    result = as_longdouble(result).reshape(truth.shape)
-    normal = np.abs(truth) >= tiny
-    if not normal.any():
-        return None
-    error = np.abs(result - truth)[normal] / magnitude[normal]
-    return float(np.where(np.isnan(error), np.inf, error).max())
+def worst_relative_error(
+    result: Any, truth: Array, magnitude: Array, dtype: np.dtype[Any]
+) -> float | None:
+    """The worst error relative to the magnitude; None if there is nothing to compare."""
+    yardstick = Yardstick(truth, magnitude, dtype)
+    _, relative, _ = yardstick.errors(as_longdouble(result).reshape(truth.shape))
+    return relative if yardstick.truth.size else None
 
 
 def errors(result: Any, problem: Problem, truth: Answer) -> dict[str, float | None]:
     """Worst relative error of ``value`` and ``gradient`` in what a run returned."""
     cell = problem.cell
-    dtype = floating_dtype(cell.dtype)
-    working = np.finfo(floating_working(cell.dtype))
+    working = floating_working(cell.dtype)
     if truth.gradient is not None and not cell.gradient:
         value, gradient = result, None
     elif truth.gradient is not None:
         value, gradient = result
     else:
         value, gradient = result[0] if isinstance(result, tuple) else result, None
-    found = {
-        "value": worst_relative_error(
-            value, truth.value, np.abs(truth.value), float(working.smallest_normal)
-        )
-    }
+    found = {"value": worst_relative_error(value, truth.value, np.abs(truth.value), working)}
     if gradient is not None and truth.gradient is not None:
         assert truth.gradient_magnitude is not None
-        tiny = smallest_normal(dtype)
         found["gradient"] = worst_relative_error(
-            gradient, truth.gradient, truth.gradient_magnitude, tiny
+            gradient, truth.gradient, truth.gradient_magnitude, floating_dtype(cell.dtype)
         )
     return found
 
 
 def ulp_of(x: Array, dtype: np.dtype[Any]) -> Array:
     """The distance between neighbours of ``dtype`` at each x."""
-    _, exponent = np.frexp(np.maximum(np.abs(x), smallest_normal(dtype)))
-    return np.ldexp(np.asarray(_epsilon(dtype), x.dtype), exponent - 1)
+    info = ml_dtypes.finfo(dtype)
+    _, exponent = np.frexp(np.maximum(np.abs(x), float(info.smallest_normal)))
+    return np.ldexp(np.asarray(float(info.eps), x.dtype), exponent - 1)
 
 
 class Yardstick:
@@ -117,7 +108,8 @@ class Yardstick:
     def __init__(
         self, truth: Array, magnitude: Array, dtype: np.dtype[Any], bound: Array | float = 1.0
     ):
-        self.counts = np.isfinite(truth) & (np.abs(truth) >= smallest_normal(dtype))
+        smallest_normal = float(ml_dtypes.finfo(dtype).smallest_normal)
+        self.counts = np.isfinite(truth) & (np.abs(truth) >= smallest_normal)
         self.truth = truth[self.counts]
         # Errors are small numbers of few digits: float64 is enough for them.
         self.magnitude = magnitude[self.counts].astype(np.float64)
@@ -194,13 +186,3 @@ def rounded_differences(problem: Problem) -> tuple[Array | float, Array | float]
 def floating_working(name: str) -> np.dtype[Any]:
     """The dtype that logits of this dtype are computed in, and their single losses returned in."""
     return np.dtype(np.float64 if name == "float64" else np.float32)
-
-
-def _epsilon(dtype: np.dtype[Any]) -> float:
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
-
-
-def smallest_normal(dtype: np.dtype[Any]) -> float:
-    if dtype.name == "bfloat16":  # np.finfo does not know it; its exponent is float32's
-        return float(np.finfo(np.float32).smallest_normal)
-    return float(np.finfo(dtype).smallest_normal)

@@ -17,7 +17,7 @@ import numpy as np
 import fastce
 from bench import RESULTS, machine
 from bench.accuracy import Array, Yardstick
-from bench.accuracy_table import SAME_BITS
+from bench.accuracy_table import SAME_BITS, pick, worst
 from bench.report import table
 from fastce._call import variants
 
@@ -187,8 +187,9 @@ def report(pairs: list[dict[str, Any]], rows: list[dict[str, Any]], facts: dict[
         table(
             ["dtype", "variant", "logits", *STATISTICS],
             [
-                [*which, *(f"{worst(pick(rows, names, which), key):.1f}" for key in STATISTICS)]
+                [*which, *(f"{worst(some, key):.1f}" for key in STATISTICS)]
                 for which in unique(rows, *names)
+                if (some := pick(rows, **dict(zip(names, which, strict=True))))
             ],
             3,
         ),
@@ -197,25 +198,14 @@ def report(pairs: list[dict[str, Any]], rows: list[dict[str, Any]], facts: dict[
 
 
 def of_noise(pairs: list[dict[str, Any]], dtype: str, name: str, temperature: float) -> list[str]:
-    names = ("dtype", "variant", "T")
-    some = pick(pairs, names, (dtype, name, temperature))
-    cells = [pick(some, ("noise",), (noise,)) for noise in NOISE]
+    some = pick(pairs, dtype=dtype, variant=name, T=temperature)
+    cells = [pick(some, noise=noise) for noise in NOISE]
     texts = [f"{worst(x, 'loss'):.1f} / {worst(x, 'grad'):.1f}" if x else "-" for x in cells]
     return [dtype, name, f"{temperature:g}", *texts]
 
 
 def unique(entries: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(tuple(entry[name] for name in names) for entry in entries))
-
-
-def pick(
-    entries: list[dict[str, Any]], names: tuple[str, ...], values: tuple[Any, ...]
-) -> list[dict[str, Any]]:
-    return [e for e in entries if tuple(e[name] for name in names) == values]
-
-
-def worst(entries: list[dict[str, Any]], key: str) -> float:
-    return max((float(entry[key]) for entry in entries), default=0.0)
 
 
 def main() -> int:

@@ -7,9 +7,7 @@ other way from JAX to the kernels. On one CPU it can hang on large arrays, and i
 
 from __future__ import annotations
 
-import argparse
-
-from bench.threads import available_cpus, hold_to, measure_on
+from bench.threads import hold_to, measure_on_each
 from bench.timing import Budget, least
 
 SHAPES = ((64, 10), (1000, 500), (8192, 1000), (1024, 32000))
@@ -77,15 +75,5 @@ def measure(threads: int) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])
-    arguments = parser.parse_args()
-    if len(arguments.threads) == 1:
-        measure(arguments.threads[0])
-    else:
-        measure_on(arguments.threads, "bench.jax_bridge")
-
-
 if __name__ == "__main__":
-    main()
+    measure_on_each("bench.jax_bridge", measure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -23,17 +22,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def instruction_set() -> str:
-    """The compiled variant of fastce that is in use."""
-    try:
-        isa = importlib.import_module("fastce._call.variants")
-    except ImportError:
-        return "fastce is not installed"
-    return str(getattr(isa, "selected", "unknown"))
-
-
 def facts(threads: list[int]) -> dict[str, Any]:
     """Machine, versions and load now: ask before measuring, so that the load is that of others."""
+    from fastce._call import variants  # not before `hold_to`
+
     versions = {}
     for package in PACKAGES:
         try:
@@ -47,7 +39,7 @@ def facts(threads: list[int]) -> dict[str, Any]:
         "architecture": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "instruction_set": instruction_set(),
+        "instruction_set": variants.selected,
         "threads": threads,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions,

@@ -1,7 +1,7 @@
 """Forward and backward of torch's cross-entropy, eager and compiled, and of fastce.torch.
 
-Run: python -m bench.torch_bridge [--threads 1 2] [--no-compile]. Each thread count has its own
-process. The losses take turns, and the ratios are those of the fastest rounds.
+Run: python -m bench.torch_bridge [--threads 1 2]. Each thread count has its own process. The losses
+take turns, and the ratios are those of the fastest rounds.
 
 An array of 8192 x 1000 in float32 is just small enough for malloc to keep (glibc: up to 32 MiB). If
 it does, torch's step has no page faults and takes 12 to 14 ms on one thread, and that of fastce
@@ -10,16 +10,14 @@ it does, torch's step has no page faults and takes 12 to 14 ms on one thread, an
 
 from __future__ import annotations
 
-import argparse
-
-from bench.threads import available_cpus, hold_to, measure_on
+from bench.threads import hold_to, measure_on_each
 from bench.timing import Budget, least
 
 SHAPES = ((64, 10), (8192, 1000), (1024, 32000))
 TYPES = ("float32", "bfloat16")
 
 
-def measure(threads: int, with_compile: bool) -> None:
+def measure(threads: int) -> None:
     hold_to(threads)
     import torch
 
@@ -43,7 +41,7 @@ def measure(threads: int, with_compile: bool) -> None:
 
         return run
 
-    names = ["torch", "fastce", "torch.compile"][: 3 if with_compile else 2]
+    names = ["torch", "fastce", "torch.compile"]
     print(f"\n{threads} thread{'s' * (threads > 1)}; in brackets, relative to fastce\n")
     print(f"| dtype | shape | {' | '.join(names)} | differences |")
     print(f"|---|---:|{'---:|' * len(names)}---:|", flush=True)
@@ -54,9 +52,8 @@ def measure(threads: int, with_compile: bool) -> None:
             losses = {
                 "torch": torch.nn.CrossEntropyLoss(),
                 "fastce": fastce.torch.CrossEntropyLoss(),
+                "torch.compile": torch.compile(torch.nn.CrossEntropyLoss()),
             }
-            if with_compile:
-                losses["torch.compile"] = torch.compile(torch.nn.CrossEntropyLoss())
             runs, results = {}, {}
             for key, loss in losses.items():
                 results[key] = result(loss, logits, target)
@@ -75,17 +72,5 @@ def measure(threads: int, with_compile: bool) -> None:
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])
-    parser.add_argument("--no-compile", action="store_true")
-    arguments = parser.parse_args()
-    if len(arguments.threads) == 1:
-        measure(arguments.threads[0], not arguments.no_compile)
-    else:
-        options = ["--no-compile"] * arguments.no_compile
-        measure_on(arguments.threads, "bench.torch_bridge", *options)
-
-
 if __name__ == "__main__":
-    main()
+    measure_on_each("bench.torch_bridge", measure)

@@ -243,8 +243,8 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     y, p = checks.real("y", y), checks.real("p", p)
     dtype = result_dtype(y, p)
     y, p = np.broadcast_arrays(y.astype(np.float64), p.astype(np.float64))
-    checks_information.unit_interval("y", y)
-    checks_information.unit_interval("p", p)
+    checks.unit_interval("y", y)
+    checks.unit_interval("p", p)
     with np.errstate(divide="ignore", invalid="ignore"):
         if_zero = np.where(y == 1, 0.0, (y - 1) * np.log1p(-p))
     # + 0.0 turns the −0.0 of a certain prediction into 0.0.

@@ -302,9 +302,7 @@ class _SigmoidLoss(Loss):
         raise NotImplementedError
 
     def _new_kernel(self, core: Any) -> Any:
-        return core.SigmoidKernel(
-            self._kind, element_weights=self.element_weights, **self._numbers
-        )
+        return core.SigmoidKernel(self._kind, element_weights=self.element_weights, **self._numbers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges
+from fastce._call import checks_bridges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def loss_curves(
     x = np.linspace(-8, 8, 401) if logits is None else np.asarray(logits, dtype=np.float64)
     quantities = QUANTITIES if hessian else QUANTITIES[:2]
     axes = new_axes(len(quantities)) if axes is None else list(axes)
-    checks.drawn_on(axes, len(quantities))
+    checks_bridges.drawn_on(axes, len(quantities))
 
     for label, loss in labelled(losses).items():
         curves = per_sample(loss, x, target)
@@ -124,7 +124,7 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     """
     labelled = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
     axes = new_axes(3) if axes is None else list(axes)
-    checks.drawn_on(axes, 3)
+    checks_bridges.drawn_on(axes, 3)
     reliability, shares, ranks = axes
     reliability.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
     for label, evaluation in labelled.items():

@@ -1,11 +1,11 @@
 """What setup.py builds, by the platform that is built for: it need not be the machine's own."""
 
-import importlib.util
 import platform
 import sysconfig
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 pytest.importorskip("Cython")  # setup.py imports it
 
@@ -21,10 +21,7 @@ def setup_for(monkeypatch, built_for, machine):
         monkeypatch.setenv(name, "")  # so that what is set later is undone as well
         monkeypatch.delenv(name)
     monkeypatch.chdir(SETUP.parent)
-    spec = importlib.util.spec_from_file_location("setup_for_test", SETUP)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SETUP)
 
 
 @pytest.mark.parametrize(

@@ -260,12 +260,6 @@ def test_blocks_and_axes(problem, monkeypatch):
     assert_same(evaluate(z.tolist(), y.tolist()), whole)
 
 
-def test_memory_mapped(problem, tmp_path):
-    z, y = problem
-    np.save(tmp_path / "z.npy", z)
-    assert evaluate(np.load(tmp_path / "z.npy", mmap_mode="r"), y) == evaluate(z, y)
-
-
 def test_evaluations_that_do_not_merge(problem):
     z, y = problem
     result = evaluate(z, y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -64,20 +66,12 @@ LOSSES = [
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_is_the_loss_on_the_logits(loss, reduction, dtype, chunks, rng):
-    loss = type(loss)(**{**loss._options(), "reduction": reduction})
+    loss = dataclasses.replace(loss, reduction=reduction)
     hidden, weight, bias, target = layer(rng, dtype, 3, 50)
     target[0, ::3] = loss.ignore_index
     for b in (None, bias):
         results = linear_cross_entropy(hidden, weight, target, b, loss=loss)
         assert_same(results, through_logits(hidden, weight, target, b, loss), dtype)
-
-
-def test_probabilities(chunks, rng):
-    hidden, weight, bias, _ = layer(rng, np.float64, 90)
-    target = fastce.softmax(rng.normal(size=(90, CLASSES)))
-    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
-    results = linear_cross_entropy(hidden, weight, target, bias, loss=loss)
-    assert_same(results, through_logits(hidden, weight, target, bias, loss), np.float64)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
@@ -191,14 +185,6 @@ def test_labels_of_weight_0_do_not_count(chunks, rng):
     results = linear_cross_entropy(hidden, weight, target, bias, loss=loss, normalizer=2.0)
     expected = through_logits(hidden, weight, target, bias, loss, normalizer=2.0)
     assert_same(results, expected, np.float64)
-
-
-def test_four_million_weights_are_summed_to_the_last_digits(rng):
-    hidden = rng.normal(size=(4_000_000, 1))
-    weight, target = np.array([[1.0], [-1.0]]), np.zeros(4_000_000, np.int8)
-    loss = fastce.SoftmaxCrossEntropy(weight=[0.1, 0.1])
-    value = linear_cross_entropy(hidden, weight, target, loss=loss)[0]
-    assert value == pytest.approx(linear_cross_entropy(hidden, weight, target)[0], rel=1e-15, abs=0)
 
 
 # 16 bits ------------------------------------------------------------------------------------------
@@ -336,16 +322,3 @@ def test_logits_are_never_whole(dtype, rng):
     most = peak(lambda: linear_cross_entropy(hidden, weight, target))
     assert most - hidden.nbytes - weight.nbytes < 64 << 20
     assert most > 40 << 20  # NumPy's arrays are being traced
-
-
-def test_is_torchs(rng):
-    torch = pytest.importorskip("torch")
-    hidden, weight, bias, target = layer(rng, np.float64, 90)
-    tensors = [torch.tensor(array, requires_grad=True) for array in (hidden, weight, bias)]
-    loss = torch.nn.functional.cross_entropy(
-        torch.nn.functional.linear(*tensors), torch.tensor(target), label_smoothing=0.1
-    )
-    loss.backward()
-    ce = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
-    results = linear_cross_entropy(hidden, weight, target, bias, loss=ce)
-    assert_same(results, (loss.item(), *(tensor.grad.numpy() for tensor in tensors)), np.float64)

@@ -1,11 +1,9 @@
 """The curves are the losses: every drawn line is compared with the formula."""
 
-import subprocess
-import sys
-
 import matplotlib
 import numpy as np
 import pytest
+from processes import run
 
 import fastce
 from fastce.evaluation import evaluate
@@ -90,9 +88,9 @@ try:
 except ImportError as error:
     print(error)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("matplotlib could not be imported")
-    assert run.stdout.strip().endswith("pip install 'fastce[plots]'")
+    message = run("-c", code).stdout.strip()
+    assert message.startswith("matplotlib could not be imported")
+    assert message.endswith("pip install 'fastce[plots]'")
 
 
 def test_evaluation_curves_are_the_evaluations(rng):

@@ -19,7 +19,13 @@ import build_copy
 
 TESTS = [
     f"tests/kernels/test_{name}.py"
-    for name in ("golden_bits", "instruction_sets", "elementary", "plans", "splits_of_batches")
+    for name in (
+        "golden_bits",
+        "instruction_sets",
+        "elementary",
+        "plans",
+        "rows_alone_and_in_batches",
+    )
 ]
 CHECK = """\
 import fastce

@@ -93,7 +93,7 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
         raise ValueError(f"{name} must have one number per class, got shape {array.shape}")
     with np.errstate(all="ignore"):
         result = np.array(array, dtype=np.float64, order="C")
-    _weights(name, result)
+    largest_weight(name, result)
     result.flags.writeable = False
     return result
 
@@ -108,9 +108,7 @@ def share(name: str, value: Any) -> float | Array | None:
         return number(name, value, low=0, high=1)
     array = real(name, value)
     result: Array = np.array(array, dtype=np.float64, order="C")
-    wrong = ~((result >= 0) & (result <= 1))
-    if wrong.any():
-        bad_probability(name, array, _first(wrong), "be in [0, 1]")
+    unit_interval(name, result, "be in [0, 1]")
     result.flags.writeable = False
     return result
 
@@ -126,7 +124,7 @@ def weights_fit(name: str, value: Array | None, classes: int) -> None:
 
 
 def logits(value: npt.ArrayLike) -> Array:
-    array = _array("logits", value)
+    array = as_array("logits", value)
     if not is_float(array) or array.dtype.itemsize > 8:
         raise TypeError(f"logits must be {ACCEPTED_LOGITS}, got {array.dtype}")
     return array
@@ -147,7 +145,7 @@ def softmax_target(
     value: npt.ArrayLike, logits: Array, axis: int, *, probabilities: bool
 ) -> tuple[Array, bool]:
     """Return the target, and whether it holds labels (else probabilities)."""
-    array = _array("target", value)
+    array = as_array("target", value)
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     if array.size == 0 and isinstance(value, list | tuple):
         array = array.astype(np.int64)  # an empty list has no type of its own
@@ -183,6 +181,12 @@ def softmax_target(
     raise TypeError(f"target must be {accepted}, got {array.dtype} of shape {array.shape}")
 
 
+def labels_in_range(labels: Array, classes: int) -> None:
+    bad = (labels < 0) | (labels >= classes)
+    if bad.any():
+        bad_label(labels, int(np.argmax(bad)), classes)
+
+
 def bad_label(
     target: Array, flat_position: int, classes: int, ignore_index: int | None = None
 ) -> NoReturn:
@@ -197,7 +201,7 @@ def bad_label(
 
 
 def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
-    array = _array("target", value)
+    array = as_array("target", value)
     if array.dtype.kind not in "iub" and not is_float(array):
         raise TypeError(f"target must be floating, integer or bool, got {array.dtype}")
     if array.shape != logits.shape:
@@ -205,6 +209,12 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
             f"target of shape {array.shape} does not fit logits of shape {logits.shape}"
         )
     return array
+
+
+def unit_interval(name: str, array: Array, accepted: str = "lie in [0, 1]") -> None:
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        bad_probability(name, array, first_true(wrong), accepted)
 
 
 def bad_probability(
@@ -229,7 +239,7 @@ def sample_weight_and_largest(value: Any, shape: tuple[int, ...]) -> tuple[Array
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         with np.errstate(all="ignore"):
             array = array.astype(np.float64)
-    largest = _weights("sample_weight", array, signed=True)
+    largest = largest_weight("sample_weight", array, signed=True)
     return _broadcast("sample_weight", array, shape), largest
 
 
@@ -246,7 +256,7 @@ def where(value: Any, shape: tuple[int, ...], samples: tuple[int, ...] = ()) -> 
     """Return a mask broadcast to the logits; ``samples`` is the shape of a target of labels."""
     if value is None:
         return None
-    array = _array("where", value)
+    array = as_array("where", value)
     if array.dtype.kind != "b":
         raise TypeError(f"where must be bool, got {array.dtype}")
     hint = ""
@@ -259,10 +269,6 @@ def where(value: Any, shape: tuple[int, ...], samples: tuple[int, ...] = ()) -> 
 def element_weight(name: str, value: Array | None, shape: tuple[int, ...]) -> Array | None:
     """Broadcast an array option to the logits."""
     return None if value is None else _broadcast(name, value, shape)
-
-
-def pos_weight(value: Array, shape: tuple[int, ...]) -> Array:
-    return _broadcast("pos_weight", value, shape)
 
 
 def normalizer(value: Any) -> float | None:
@@ -423,21 +429,12 @@ def threads_of_environment(text: str) -> int:
         raise ValueError(f"FASTCE_NUM_THREADS must be a positive integer, got {text!r}") from None
 
 
-# Other arguments ----------------------------------------------------------------------------------
-
-
-def drawn_on(axes: Sequence[Any], count: int) -> None:
-    """Check the number of axes to draw on."""
-    if len(axes) != count:
-        raise ValueError(f"axes must be {count} axes, got {len(axes)}")
-
-
 # Arrays -------------------------------------------------------------------------------------------
 
 
 def real(name: str, value: Any) -> Array:
     """Return an array of a real dtype. bfloat16, which NumPy lacks, is recognised by its name."""
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind not in "iub" and not is_float(array):
         raise TypeError(f"{name} must be real numbers, got {array.dtype}")
     return array
@@ -447,7 +444,8 @@ def is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Any) -> Array:
+    """Return a view of what NumPy makes of an argument; a masked array is refused."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, which is not supported: pass its data and a weight"
@@ -461,7 +459,7 @@ def _array(name: str, value: Any) -> Array:
     return array.view()
 
 
-def _weights(
+def largest_weight(
     name: str, array: Array, accepted: str = "finite and at least 0", *, signed: bool = False
 ) -> float:
     """Return the largest magnitude of a weight; 0 if there are none."""
@@ -475,7 +473,7 @@ def _weights(
             return max(float(largest), -float(least))
         good = np.isfinite(array) & ((array >= 0) | signed)
     if not good.all():
-        at = _first(~good)
+        at = first_true(~good)
         accepted = "finite" if signed else accepted
         raise ValueError(f"{name} must be {accepted}, got {array[at]}{_position(at, name)}")
     return float(largest)
@@ -490,5 +488,6 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...], hint: str = "") 
         ) from None
 
 
-def _first(wrong: Array) -> tuple[int, ...]:
+def first_true(wrong: Array) -> tuple[int, ...]:
+    """Return the position of the first element that is true."""
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))

@@ -4,6 +4,8 @@ They follow the rules of `checks`, which has the checks of the losses.
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,6 +21,23 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
     raise ImportError(
         f"{name} could not be imported ({error}): pip install 'fastce[{extra}]'"
     ) from error
+
+
+@lru_cache
+def bfloat16(extra: str) -> np.dtype[Any]:
+    """Return NumPy's type for bfloat16, from a package that the extra brings."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        missing_host("ml_dtypes", extra, error)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def drawn_on(axes: Sequence[Any], count: int) -> None:
+    """Check the number of axes to draw on."""
+    if len(axes) != count:
+        raise ValueError(f"axes must be {count} axes, got {len(axes)}")
 
 
 # Shards -------------------------------------------------------------------------------------------
@@ -130,7 +149,7 @@ def predicted_probabilities(value: Any, softmax: str | None) -> Array:
             f"probabilities must have shape {accepted if softmax else '(n,) or (n, K)'}, got"
             f" {p.shape}"
         )
-    _in_unit_interval("probabilities", p)
+    checks.unit_interval("probabilities", p)
     return p.astype(np.float64)
 
 
@@ -171,14 +190,8 @@ def start_target(
         raise ValueError(f"target must have shape {accepted}, got {target.shape}")
     if classes is not None and target.shape[1] != classes:
         raise ValueError(f"target of shape {target.shape} does not fit classes={classes}")
-    _in_unit_interval("target", target)
+    checks.unit_interval("target", target)
     return target
-
-
-def _in_unit_interval(name: str, array: Array) -> None:
-    wrong = ~((array >= 0) & (array <= 1))
-    if wrong.any():
-        checks.bad_probability(name, array, checks._first(wrong))
 
 
 def weights_of_a_start(weight: Array | None) -> float:
@@ -240,7 +253,7 @@ def scores_by_class(approxes: Any) -> Array:
 
 def integral_labels(value: Any) -> Array:
     """Return class labels of any dtype with integer values as integers."""
-    array = checks._array("target", value)
+    array = checks.as_array("target", value)
     if array.dtype.kind in "iu":
         return array
     if array.dtype.kind not in "fb":
@@ -249,7 +262,7 @@ def integral_labels(value: Any) -> Array:
         labels = array.astype(np.int64)
     good = labels == array
     if not good.all():
-        at = checks._first(~good)
+        at = checks.first_true(~good)
         raise ValueError(
             f"target must hold integer class labels, got {array[at]}{positions.position(at)}"
         )
@@ -265,19 +278,13 @@ def label_of_a_row(value: Any) -> Array:
     return integral_labels([value])
 
 
-def labels_in_range(labels: Array, classes: int) -> None:
-    bad = (labels < 0) | (labels >= classes)
-    if bad.any():
-        checks.bad_label(labels, int(np.argmax(bad)), classes)
-
-
 # Bridges ------------------------------------------------------------------------------------------
 
 
 def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
     """Return the arrays of a linear layer, all of one floating-point type."""
-    x, w = checks._array("hidden", hidden), checks._array("weight", weight)
-    b = None if bias is None else checks._array("bias", bias)
+    x, w = checks.as_array("hidden", hidden), checks.as_array("weight", weight)
+    b = None if bias is None else checks.as_array("bias", bias)
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
         if array is None:
             continue
@@ -375,10 +382,6 @@ def dask_array(name: str, value: Any) -> None:
 def dask_scalar(name: str, shape: tuple[int, ...]) -> None:
     if shape != ():
         raise ValueError(f"{name} must be a number, or a dask array without axes, got {shape}")
-
-
-def broadcasts(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
-    checks._broadcast(name, np.broadcast_to(np.False_, shape), to)
 
 
 def dask_target(is_probabilities: bool, is_split: bool) -> None:

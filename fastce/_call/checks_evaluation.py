@@ -81,7 +81,7 @@ def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
             " --classes, for raw labels --labels-dtype"
         )
     if name == "bfloat16":
-        return bfloat16()
+        return checks_bridges.bfloat16("evaluation")
     try:
         dtype = np.dtype(name)
     except TypeError:
@@ -111,19 +111,10 @@ def picture(path: str, accepted: Iterable[str]) -> None:
         raise WrongUsage(f"--plot: there is no folder {folder}")
 
 
-def bfloat16() -> np.dtype[Any]:
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        checks_bridges.missing_host("ml_dtypes", "evaluation", error)
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
-
-
 def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:
     """Return NumPy's type for one of safetensors'."""
     if kind == "BF16":
-        return bfloat16()
+        return checks_bridges.bfloat16("evaluation")
     letter, bits = kind[0], kind[1:]
     if letter not in "FIU" or bits not in ("8", "16", "32", "64") or kind == "F8":
         raise ValueError(f"{path} holds {kind}, which is neither logits nor labels")

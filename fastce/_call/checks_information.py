@@ -1,6 +1,5 @@
 """Errors about the probabilities that `information` takes."""
 
-import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks
@@ -11,11 +10,11 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
     """Check that ``values``, in float64, are a distribution along ``axis``."""
     if values.shape[axis] == 0:
         raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
-    checks._weights(name, values, "a probability distribution")
+    checks.largest_weight(name, values, "a probability distribution")
     total = values.sum(axis=axis, keepdims=True)
     wrong = abs(total - 1) > tolerance
     if wrong.any():
-        at = checks._first(wrong)
+        at = checks.first_true(wrong)
         along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))
         raise ValueError(
             f"{name} must be a probability distribution, but {name}[{along}] sums to {total[at]},"
@@ -23,22 +22,14 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
         )
 
 
-def unit_interval(name: str, values: Array) -> None:
-    wrong = ~((values >= 0) & (values <= 1))
-    if wrong.any():
-        checks.bad_probability(name, values, checks._first(wrong))
-
-
 def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
     """Return labels in [0, classes), with the shape of the log-probabilities without the axis."""
-    array = checks._array("target", value)
+    array = checks.as_array("target", value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"target must be integer class labels, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(
             f"target must have shape {shape}, that of log_probs without axis, got {array.shape}"
         )
-    wrong = (array < 0) | (array >= classes)
-    if wrong.any():
-        checks.bad_label(array, int(np.argmax(wrong)), classes)
+    checks.labels_in_range(array, classes)
     return array

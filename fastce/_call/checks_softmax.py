@@ -60,7 +60,7 @@ def target_of_rows(loss: Any, value: npt.ArrayLike, logits: Array, axis: int) ->
 
 
 def teacher_logits(value: npt.ArrayLike, logits: Array) -> Array:
-    array = checks._array("target", value)
+    array = checks.as_array("target", value)
     if not checks.is_float(array) or array.dtype.itemsize > 8:
         raise TypeError(
             f"target must be a teacher's logits of {checks.ACCEPTED_LOGITS}, got {array.dtype} of"

@@ -91,15 +91,7 @@ class Loss:
         The arguments are those of `value_grad_hess`.
         """
         found: tuple[Value, Array] | None = self.kernel().evaluate(
-            GRADIENT,
-            logits,
-            target,
-            sample_weight,
-            where,
-            normalizer,
-            grad_output,
-            out,
-            loss_out,
+            GRADIENT, logits, target, sample_weight, where, normalizer, grad_output, out, loss_out
         )
         if found is not None:
             return found
@@ -186,15 +178,7 @@ class Loss:
         ((2, 3), (2, 3))
         """
         found: tuple[Value, Array, Array] | None = self.kernel().evaluate(
-            HESSIAN,
-            logits,
-            target,
-            sample_weight,
-            where,
-            normalizer,
-            grad_output,
-            out,
-            loss_out,
+            HESSIAN, logits, target, sample_weight, where, normalizer, grad_output, out, loss_out
         )
         if found is not None:
             return found

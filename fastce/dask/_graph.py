@@ -16,6 +16,7 @@ from fastce import losses
 from fastce._call import checks, checks_bridges, checks_softmax
 from fastce._call.arguments import working_type
 from fastce.dask import _tasks as tasks
+from fastce.sharded._rows import numbers_of_a_summary
 
 try:
     import dask.array as da
@@ -92,7 +93,7 @@ class Graph:
         for name in ("pos_weight", "alpha"):
             value = getattr(self.loss, name, None)
             if isinstance(value, np.ndarray) and value.ndim:
-                checks_bridges.broadcasts(name, value.shape, shape)
+                checks.element_weight(name, value, shape)
                 self.option, self.value_of_option = name, self._argument(value, self.axes)
                 self.loss_of_chunk = replace(self.loss_of_chunk, **{name: None})
 
@@ -341,11 +342,7 @@ class Graph:
 
     def parts(self, argmax: bool = False) -> DaskArray:
         """Return the summaries of all chunks: (rows..., chunks of classes, numbers)."""
-        count = 3
-        if getattr(self.loss, "label_smoothing", 0.0):
-            count = 5 if self.where[0] is None else 6
-        if self.loss.takes_logits:
-            count = 7
+        count = numbers_of_a_summary(self.loss, self.where[0] is not None)
         return da.blockwise(
             tasks.summarise_chunk,
             (*self.rows, self.axis, self.fields),
@@ -394,7 +391,7 @@ def _array(name: str, value: Any) -> Any:
     if value is None and name != "target":
         return None
     if not isinstance(value, da.Array):
-        array = checks._array(name, value)
+        array = checks.as_array(name, value)
         # An empty list has no type of its own.
         return array if array.size or not isinstance(value, list | tuple) else array.astype(int)
     checks_bridges.dask_array(name, value)

@@ -24,6 +24,7 @@ from fastce import sharded
 from fastce._call import checks, layout, positions, threads
 from fastce._call.arguments import checked_denominator
 from fastce.evaluation import Evaluation, evaluate
+from fastce.sharded import _summary_of
 from fastce.sharded._rows import Rows, weights_of_rows
 from fastce.softmax import token_log_probs
 
@@ -223,17 +224,13 @@ def merge_along(parts: Any, axis: Any, keepdims: bool) -> Any:
 
 def merge(a: Any, b: Any) -> Any:
     count = 3 if len(a) == 4 else len(a)  # four: a summary without label smoothing, and an argmax
-    merged = sharded.merge(summary_of(a[:count]), summary_of(b[:count])).packed()
+    merged = sharded.merge(_summary_of(a[:count]), _summary_of(b[:count])).packed()
     argmax = np.where(a[:1] >= b[:1], a[count:], b[count:])
     return np.concatenate([merged, argmax])
 
 
-def summary_of(fields: Any) -> sharded.Summary | sharded.DivergenceSummary:
-    return (sharded.DivergenceSummary if len(fields) == 7 else sharded.Summary)(*fields)
-
-
-def unpacked(packed: Any) -> sharded.Summary | sharded.DivergenceSummary:
-    return summary_of(np.moveaxis(packed, -1, 0))
+def unpacked(packed: Any) -> sharded.AnySummary:
+    return _summary_of(np.moveaxis(packed, -1, 0))
 
 
 def finish(

@@ -27,7 +27,7 @@ from fastce.jax import _ffi
 __all__ = ["function"]
 
 # Compiled code knows a loss by the name of its class.
-LOSSES = {name: cls for name in losses.__all__ if isinstance(cls := getattr(losses, name), type)}
+LOSSES = {name: getattr(losses, name) for name in losses.__all__}
 
 
 def function(loss: Loss) -> Callable[..., Any]:
@@ -234,7 +234,7 @@ _ffi.read_functions(_read)
 def _array(name: str, value: Any) -> Any:
     """Return an argument of a loss as a JAX array."""
     if isinstance(value, np.ma.MaskedArray):
-        checks._array(name, value)
+        checks.as_array(name, value)
     if value is None or isinstance(value, str | bytes):  # JAX interprets these in its own way
         checks_bridges.not_a_jax_array(name, value)
     try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastce._call import checks_bridges, variants
+from fastce._call import checks, variants
 from fastce._call.loss import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
@@ -22,7 +22,7 @@ PLAIN = SoftmaxCrossEntropy(reduction="sum")
 
 def one_hot(labels: Array, classes: int, dtype: Any, order: Literal["C", "F"]) -> Array:
     """Return (n, K): 1 at each sample's label and 0 elsewhere."""
-    checks_bridges.labels_in_range(labels, classes)
+    checks.labels_in_range(labels, classes)
     result = np.zeros((len(labels), classes), dtype, order)
     result[np.arange(len(labels)), labels] = 1
     return result

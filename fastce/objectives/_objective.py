@@ -17,6 +17,14 @@ from fastce.softmax import softmax
 # 1/0.05 = 20. At γ = 2 the exact ratio is lower than this for p_t < 0.08 only.
 FOCAL_FLOOR = 0.05
 
+# The losses that objectives take, by the names that metrics report.
+NAMES = {
+    SoftmaxCrossEntropy: "softmax_cross_entropy",
+    SoftmaxFocalLoss: "softmax_focal_loss",
+    BCEWithLogits: "bce_with_logits",
+    SigmoidFocalLoss: "sigmoid_focal_loss",
+}
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -61,8 +69,7 @@ class Objective:
     floor: float | None = None
 
     def __post_init__(self) -> None:
-        losses = (SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss)
-        checks_bridges.one_of_losses(self.loss, losses)
+        checks_bridges.one_of_losses(self.loss, tuple(NAMES))
         loss: Any = self.loss
         floor = self.floor
         if floor is not None:
@@ -98,7 +105,7 @@ class Objective:
     @property
     def name(self) -> str:
         """The name that the metrics report, for example "softmax_focal_loss"."""
-        return _NAMES[type(self.loss)]
+        return NAMES[type(self.loss)]
 
     def __deepcopy__(self, memo: Any) -> "Objective":
         """Return the objective itself, which is immutable.
@@ -317,11 +324,3 @@ class SklearnMetric:
 
     def __call__(self, y_true: Array, y_score: Array, sample_weight: Any = None) -> float:
         return self.value(y_score, y_true, sample_weight)
-
-
-_NAMES = {
-    SoftmaxCrossEntropy: "softmax_cross_entropy",
-    SoftmaxFocalLoss: "softmax_focal_loss",
-    BCEWithLogits: "bce_with_logits",
-    SigmoidFocalLoss: "sigmoid_focal_loss",
-}

@@ -111,7 +111,7 @@ def softmax_start(loss: Any, target: Array, weight: Array | None, classes: int |
         target, weight = target[counted], None if weight is None else weight[counted]
         if classes is None:
             classes = len(own) if own is not None else int(target.max(initial=-1)) + 1
-        checks_bridges.labels_in_range(target, classes)
+        checks.labels_in_range(target, classes)
         mass = sums_by_index(target, weight, classes)
     checks.weights_fit(loss.class_weight_name, own, mass.size)
     if not mass.size:

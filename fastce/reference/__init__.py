@@ -3,7 +3,8 @@
 The compiled kernels are tested against this module, which imports nothing else from the package.
 Read it to see what is computed. It computes in float64, or in longdouble if the logits are
 longdouble, and does not check its arguments; the loss classes explain what they mean. Every loss
-returns ``(loss, grad, hess)``: the loss, and the gradient and the diagonal of the Hessian of
+takes `reduction`, `sample_weight`, `normalizer` and `grad_output`, too. It returns
+``(loss, grad, hess)``: the loss, and the gradient and the diagonal of the Hessian of
 ``grad_output * loss`` with respect to the logits (of its sum if there is no reduction).
 
 Notation: z are the logits, u the logits after scale and cap, p the probabilities, y the target, and
@@ -21,12 +22,13 @@ Distillation: G. Hinton et al., "Distilling the Knowledge in a Neural Network", 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce.reference._elements import bce_with_logits, sigmoid_focal_loss
+from fastce.reference import _elements
+from fastce.reference._elements import *  # noqa: F403
 from fastce.reference._parts import (
     Array,
     Result,
@@ -42,17 +44,16 @@ from fastce.reference._statistics import RowStatistics, row_statistics
 __all__ = [
     "RowStatistics",
     "TokenLogProbs",
-    "bce_with_logits",
     "log_softmax",
     "logsumexp",
     "row_statistics",
-    "sigmoid_focal_loss",
     "softmax",
     "softmax_cross_entropy",
     "softmax_focal_loss",
     "softmax_kl_divergence",
     "token_log_probs",
 ]
+__all__ += _elements.__all__
 
 
 # The softmax family -------------------------------------------------------------------------------
@@ -107,12 +108,9 @@ def softmax_cross_entropy(
     z_loss: float = 0.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
-    reduction: str = "mean",
     axis: int = -1,
-    sample_weight: npt.ArrayLike | None = None,
     where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
+    **how: Any,
 ) -> Result:
     r"""Compute softmax cross-entropy, with label smoothing ε and z-loss λ.
 
@@ -150,11 +148,8 @@ def softmax_cross_entropy(
         grad,
         hess,
         used=used,
-        sample_weight=sample_weight,
         class_weight=_at_target(w, q)[..., 0] if q.dtype == bool else 1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
+        **how,
     )
     return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
 
@@ -167,12 +162,9 @@ def softmax_focal_loss(
     gamma: float = 2.0,
     alpha: npt.ArrayLike | None = None,
     ignore_index: int = -100,
-    reduction: str = "mean",
     axis: int = -1,
-    sample_weight: npt.ArrayLike | None = None,
     where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
+    **how: Any,
 ) -> Result:
     r"""Compute the softmax focal loss of a label y, with :math:`q = \sum_{j≠y} p_j`.
 
@@ -207,11 +199,7 @@ def softmax_focal_loss(
         np.where(kept, grad, 0),
         np.where(kept, hess, 0),
         used=used,
-        sample_weight=sample_weight,
-        class_weight=1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
+        **how,
     )
     return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
 
@@ -232,12 +220,9 @@ def softmax_kl_divergence(
     target: npt.ArrayLike,
     *,
     temperature: float = 1.0,
-    reduction: str = "mean",
     axis: int = -1,
-    sample_weight: npt.ArrayLike | None = None,
     where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
+    **how: Any,
 ) -> Result:
     r"""Compute the KL divergence from the softmax of a teacher's logits, the target.
 
@@ -278,11 +263,7 @@ def softmax_kl_divergence(
         np.where(kept, grad, 0),
         np.where(kept, hess, 0),
         used=used,
-        sample_weight=sample_weight,
-        class_weight=1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
+        **how,
     )
     return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,8 @@ from fastce.reference._parts import (
     _times,
     _to_real,
 )
+
+__all__ = ["bce_with_logits", "sigmoid_focal_loss"]
 
 
 def _smoothed(target: npt.ArrayLike, label_smoothing: float) -> tuple[Array, Array]:
@@ -36,11 +40,8 @@ def bce_with_logits(
     *,
     pos_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    sample_weight: npt.ArrayLike | None = None,
     where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
+    **how: Any,
 ) -> Result:
     r"""Compute binary cross-entropy of the smoothed target y, with w = `pos_weight`.
 
@@ -60,11 +61,7 @@ def bce_with_logits(
         grad,
         hess,
         used=_elements_used(z, where),
-        sample_weight=sample_weight,
-        class_weight=1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
+        **how,
     )
 
 
@@ -76,11 +73,8 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     alpha: npt.ArrayLike | None = 0.25,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    sample_weight: npt.ArrayLike | None = None,
     where: npt.ArrayLike | None = None,
-    normalizer: float | None = None,
-    grad_output: npt.ArrayLike | None = None,
+    **how: Any,
 ) -> Result:
     r"""Compute the sigmoid focal loss of hard or soft targets, :math:`ℓ = a\,q^γ\,c`.
 
@@ -113,9 +107,5 @@ def sigmoid_focal_loss(
         grad,
         hess,
         used=_elements_used(z, where),
-        sample_weight=sample_weight,
-        class_weight=1,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
+        **how,
     )

@@ -92,11 +92,11 @@ def _reduce(
     hess: Array,
     *,
     used: Array,
-    sample_weight: npt.ArrayLike | None,
-    class_weight: Any,
-    reduction: str,
-    normalizer: float | None,
-    grad_output: npt.ArrayLike | None,
+    class_weight: Any = 1,
+    sample_weight: npt.ArrayLike | None = None,
+    reduction: str = "mean",
+    normalizer: float | None = None,
+    grad_output: npt.ArrayLike | None = None,
 ) -> Result:
     """Weigh the samples and reduce them: mean = Σ wᵢ ℓᵢ / Σ wᵢ.
 

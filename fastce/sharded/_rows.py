@@ -38,11 +38,20 @@ def weights_of_rows(
 
 def shape_of_rows(target: npt.ArrayLike, loss: Any) -> tuple[int, ...]:
     """Return the shape of labels, or that of a teacher's logits without the class axis."""
-    y = checks._array("target", target)
+    y = checks.as_array("target", target)
     if not loss.takes_logits:
         return y.shape
     axis = checks.class_axis(checks_softmax.teacher_logits(y, y), loss.axis)
     return y.shape[:axis] + y.shape[axis + 1 :]
+
+
+def numbers_of_a_summary(loss: Any, has_mask: bool) -> int:
+    """Return how many numbers `packed` returns for each row."""
+    if loss.takes_logits:
+        return 7
+    if getattr(loss, "label_smoothing", 0.0) == 0.0:
+        return 3
+    return 6 if has_mask else 5
 
 
 def _numbers(array: Array | None, dtype: Any = np.float64) -> Array | None:
@@ -92,7 +101,7 @@ class Shard:
             found: Array = self.loss.kernel().summarise(self.logits, self.target, self.mask)
             return found.reshape(len(found), -1)
         smoothing = getattr(self.loss, "label_smoothing", 0.0)
-        count = 3 if smoothing == 0.0 else 5 if self.mask is None else 6
+        count = numbers_of_a_summary(self.loss, self.mask is not None)
         fields = np.zeros((count, self.target.size))
         maximum, others, target_logit = fields[:3]
         maximum[:], others[:], target_logit[:] = -np.inf, -1.0, -np.inf

@@ -352,11 +352,6 @@ class CrossEntropyLoss(LossModule, torch.nn.CrossEntropyLoss):
     1.386294
     """
 
-    # For modules that an earlier version has pickled.
-    z_loss: float = 0.0
-    logit_scale: float = 1.0
-    softcap: float | None = None
-
     def __init__(
         self,
         weight: Tensor | None = None,

@@ -56,20 +56,11 @@ def _array(tensor: Tensor) -> Array:
     """View a tensor as an array of the same dtype, without a copy."""
     array: Array
     if tensor.dtype == torch.bfloat16:
-        array = tensor.detach().resolve_neg().view(torch.int16).numpy().view(_bfloat16())
+        bits = tensor.detach().resolve_neg().view(torch.int16).numpy()
+        array = bits.view(checks_bridges.bfloat16("torch"))
     else:
         array = tensor.numpy(force=True)
     return array
-
-
-@lru_cache(maxsize=1)
-def _bfloat16() -> Any:
-    """Return NumPy's type for bfloat16."""
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        checks_bridges.missing_host("ml_dtypes", "torch", error)
-    return ml_dtypes.bfloat16
 
 
 def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:

@@ -5,6 +5,7 @@ import sys
 import boosting
 import numpy as np
 import pytest
+from batches import confident, on_grid
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,17 @@ def lightgbm():
 @pytest.fixture(scope="session")
 def xgboost():
     return pytest.importorskip("xgboost")
+
+
+@pytest.fixture
+def problem(rng):
+    """Logits of a small vocabulary, some of them confident, and labels; chunks over both axes."""
+    import dask.array as da
+
+    z = on_grid(rng, (60, 500)).astype(np.float32)
+    z[:20] = confident(rng, (20, 500))
+    y = np.where(rng.random(60) < 0.5, np.argmax(z, axis=1), rng.integers(500, size=60))
+    return da.from_array(z, chunks=(17, 90)), da.from_array(y, chunks=25)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ pytest.importorskip("dask.array")
 import dask
 import dask.array as da
 from dask.callbacks import Callback
-from dask_rows import rows_of_a_vocabulary
 
 import fastce.dask
 from fastce.dask._graph import MERGED_AT_ONCE
@@ -70,11 +69,6 @@ def check_against_the_reference(c, dtype):
         assert_within(grad, truth[1], bound[1], batch.logits.dtype)
 
 
-@pytest.fixture
-def problem(rng):
-    return rows_of_a_vocabulary(rng)
-
-
 @pytest.mark.parametrize("chunks", [(60, 500), (17, 500), (60, 90), (17, 90)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_token_log_probs(chunks, dtype, problem):
@@ -96,21 +90,6 @@ def test_token_log_probs_of_another_axis(problem):
     expected = fastce.token_log_probs(z.compute(), y.compute())
     np.testing.assert_array_equal(result[2].ravel(), expected.argmax)
     np.testing.assert_allclose(result[0].ravel(), expected.log_prob, rtol=1e-6)
-
-
-@pytest.mark.parametrize("loss", [fastce.BCEWithLogits(), fastce.SoftmaxCrossEntropy()])
-def test_weights_that_broadcast(loss, problem):
-    z, y = problem
-    weight = np.arange(1.0, 61.0)
-    if isinstance(loss, fastce.BCEWithLogits):
-        y, weight = (z > 0).astype(np.float32), weight[:, None]
-    for w in (weight, da.from_array(weight, chunks=7)):
-        value, grad = dask.compute(
-            *fastce.dask.value_and_grad(loss, z, y, sample_weight=w), scheduler="sync"
-        )
-        expected = loss.value_and_grad(z.compute(), y.compute(), sample_weight=weight)
-        assert value == pytest.approx(expected[0], rel=1e-6)
-        np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-12)
 
 
 MASKS = [(60, 500), (1, 500), (60, 1), (500,)]
@@ -158,20 +137,6 @@ def test_array_options_of_sigmoid_losses(alpha, chunks, problem, rng):
         value, grad = dask.compute(*lazy, scheduler="sync")
         np.testing.assert_allclose(value, expected[0], rtol=1e-6)
         np.testing.assert_allclose(grad, expected[1], rtol=1e-6, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.int64, bool])
-def test_one_hot(dtype, problem):
-    z, y = problem
-    one_hot = np.eye(500, dtype=dtype)[y.compute()]
-    loss = fastce.SoftmaxCrossEntropy(label_smoothing=0.1)
-    expected = loss.value_and_grad(z.compute(), y.compute())
-    for target in (one_hot, da.from_array(one_hot, chunks=(9, 500))):
-        value, grad = dask.compute(
-            *fastce.dask.value_and_grad(loss, z.rechunk((17, -1)), target), scheduler="sync"
-        )
-        assert value == pytest.approx(expected[0], rel=1e-6)
-        np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-9)
 
 
 # Denominators -------------------------------------------------------------------------------------

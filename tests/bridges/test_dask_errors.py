@@ -8,15 +8,9 @@ import pytest
 pytest.importorskip("dask.array")
 
 import dask.array as da
-from dask_rows import rows_of_a_vocabulary
 
 import fastce
 import fastce.dask
-
-
-@pytest.fixture
-def problem(rng):
-    return rows_of_a_vocabulary(rng)
 
 
 def test_errors_before_anything_runs(problem):

@@ -8,15 +8,9 @@ import pytest
 pytest.importorskip("dask.array")
 
 import dask.array as da
-from dask_rows import rows_of_a_vocabulary
 
 import fastce.dask
 from fastce.evaluation import Evaluation, evaluate
-
-
-@pytest.fixture
-def problem(rng):
-    return rows_of_a_vocabulary(rng)
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])

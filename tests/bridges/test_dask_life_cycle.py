@@ -15,15 +15,9 @@ import dask
 import dask.array as da
 from batches import on_grid
 from clusters import worker_processes
-from dask_rows import rows_of_a_vocabulary
 
 import fastce
 import fastce.dask
-
-
-@pytest.fixture
-def problem(rng):
-    return rows_of_a_vocabulary(rng)
 
 
 @pytest.fixture(scope="module")

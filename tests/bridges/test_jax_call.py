@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run
 
 jax = pytest.importorskip("jax")
 
@@ -93,8 +92,7 @@ fastce.jax.function(fastce.BCEWithLogits())(jnp.zeros(2), jnp.zeros(2))
 
 
 def test_xla_refuses_a_version_that_it_does_not_serve():
-    command = [sys.executable, "-c", OF_THE_FUTURE]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finished = run("-c", OF_THE_FUTURE)
     assert finished.returncode != 0
     assert "0.99" in finished.stderr
 

@@ -22,6 +22,21 @@ import fastce
 from fastce.objectives import LightGBMObjective
 
 
+def trained(lightgbm, settings, data, rounds, feval=None):
+    """Return a booster, and the history of its metrics on its own data."""
+    history = {}
+    booster = lightgbm.train(
+        settings,
+        data,
+        rounds,
+        valid_sets=[data],
+        valid_names=["own"],
+        feval=feval,
+        callbacks=[lightgbm.record_evaluation(history)],
+    )
+    return booster, history["own"]
+
+
 class TestPeerLightGBM:
     SETTINGS: ClassVar = {"num_leaves": 7, "num_threads": 1, "verbose": -1, "deterministic": True}
 
@@ -86,23 +101,10 @@ class TestPeerLightGBM:
         features, labels, weight = several
         weight = weight if weighted else None
         objective = LightGBMObjective(fastce.SoftmaxFocalLoss(gamma=1.0), hessian="upper")
-        history = {}
         data = lightgbm.Dataset(features, labels, weight=weight, free_raw_data=False)
-        native = lightgbm.train(
-            self.SETTINGS
-            | {
-                "objective": objective,
-                "num_class": CLASSES,
-                "metric": "None",
-                "min_data_in_leaf": 5,
-            },
-            data,
-            8,
-            valid_sets=[data],
-            valid_names=["a"],
-            feval=objective.metric,
-            callbacks=[lightgbm.record_evaluation(history)],
-        )
+        own = {"objective": objective, "num_class": CLASSES, "metric": "None"}
+        settings = self.SETTINGS | own | {"min_data_in_leaf": 5}
+        native, history = trained(lightgbm, settings, data, 8, objective.metric)
         model = lightgbm.LGBMClassifier(
             n_estimators=8,
             n_jobs=1,
@@ -123,7 +125,7 @@ class TestPeerLightGBM:
         )
         scores = model.predict(features, raw_score=True)
         np.testing.assert_allclose(scores, native.predict(features, raw_score=True), atol=1e-12)
-        (mean,) = history["a"].values()
+        (mean,) = history.values()
         (sklearn_history,) = model.evals_result_.values()
         sklearn_mean = sklearn_history["softmax_focal_loss"]
         assert mean[-1] == pytest.approx(objective.value(scores, labels, weight), rel=1e-9)
@@ -136,31 +138,16 @@ class TestPeerLightGBM:
         data = lightgbm.Dataset(
             features, labels, weight=weight if weighted else None, free_raw_data=False
         )
-        history = {}
         objective = LightGBMObjective(fastce.SoftmaxCrossEntropy())
-        lightgbm.train(
-            self.SETTINGS | {"objective": objective, "num_class": CLASSES, "metric": "None"},
-            data,
-            4,
-            valid_sets=[data],
-            valid_names=["a"],
-            feval=objective.metric,
-            callbacks=[lightgbm.record_evaluation(history)],
-        )
+        settings = self.SETTINGS | {"num_class": CLASSES}
+        own = {"objective": objective, "metric": "None"}
+        _, ours = trained(lightgbm, settings | own, data, 4, objective.metric)
         # Of a custom objective LightGBM's own metric takes raw scores for probabilities, so that
         # ours is compared with a built-in run.
-        builtin = {}
-        lightgbm.train(
-            self.SETTINGS
-            | {"objective": "multiclass", "num_class": CLASSES, "boost_from_average": False},
-            data,
-            4,
-            valid_sets=[data],
-            valid_names=["a"],
-            callbacks=[lightgbm.record_evaluation(builtin)],
-        )
+        builtin = {"objective": "multiclass", "boost_from_average": False}
+        _, theirs = trained(lightgbm, settings | builtin, data, 4)
         np.testing.assert_allclose(
-            history["a"]["softmax_cross_entropy"], builtin["a"]["multi_logloss"], rtol=1e-6
+            ours["softmax_cross_entropy"], theirs["multi_logloss"], rtol=1e-6
         )
 
 
@@ -307,17 +294,7 @@ class TestLifeCycle:
             settings |= {"objective": "multiclass", "num_class": CLASSES}
 
         def run(feval, **options):
-            history = {}
-            lightgbm.train(
-                settings | options,
-                data,
-                3,
-                valid_sets=[data],
-                valid_names=["a"],
-                feval=feval,
-                callbacks=[lightgbm.record_evaluation(history)],
-            )
-            return history["a"]
+            return trained(lightgbm, settings | options, data, 3, feval)[1]
 
         with pytest.raises(ValueError, match="use probability_metric, which takes"):
             run(objective.metric)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 
 import numpy as np
 import pytest
 from boosting import CLASSES, SIGMOID, SOFTMAX, WEIGHT
+from cases import FUNCTIONS
 from scipy.optimize import minimize, minimize_scalar
 
 import fastce
@@ -71,18 +71,8 @@ def test_sigmoid_start_is_the_minimum(loss, case, kind, rng):
 
 
 def of_reference(loss, scores, target):
-    options = dict(vars_of(loss), reduction="none")
-    function = {
-        fastce.BCEWithLogits: reference.bce_with_logits,
-        fastce.SigmoidFocalLoss: reference.sigmoid_focal_loss,
-        fastce.SoftmaxCrossEntropy: reference.softmax_cross_entropy,
-        fastce.SoftmaxFocalLoss: reference.softmax_focal_loss,
-    }[type(loss)]
-    return function(scores, target, **options)
-
-
-def vars_of(loss):
-    return {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
+    function = getattr(reference, FUNCTIONS[type(loss).__name__])
+    return function(scores, target, **{**loss._options(), "reduction": "none"})
 
 
 def test_start_of_bce_is_the_log_odds(rng):

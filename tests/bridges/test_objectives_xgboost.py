@@ -53,19 +53,6 @@ class TestPeerXGBoost:
         ours = xgboost.train(self.SETTINGS | {"base_score": start}, data, 20, obj=objective)
         self.same(ours, theirs, data)
 
-    def test_pos_weight_equals_scale_pos_weight(self, xgboost, two):
-        features, labels, _ = two
-        data = xgboost.DMatrix(features, labels)
-        settings = self.SETTINGS | {"base_score": 0.5, "objective": "binary:logistic"}
-        theirs = xgboost.train(settings | {"scale_pos_weight": 3.0}, data, 20)
-        ours = xgboost.train(
-            self.SETTINGS | {"base_score": 0.0},
-            data,
-            20,
-            obj=XGBoostObjective(fastce.BCEWithLogits(pos_weight=3.0)),
-        )
-        self.same(ours, theirs, data)
-
     @staticmethod
     def same(ours, theirs, data):
         a, b = (model.predict(data, output_margin=True) for model in (ours, theirs))

@@ -21,6 +21,7 @@ def test_torch_opcheck():
     for name, target, tensors, options in (
         ("softmax_cross_entropy", labels, (where, weight), (-100, 0.1, 0.2, 0.5, 9.0)),
         ("softmax_focal_loss", labels, (None, weight), (1.5, -100)),
+        ("softmax_kl_divergence", halves, (where,), (2.0,)),
         ("bce_with_logits", halves, (where, weight, None), ()),
         ("sigmoid_focal_loss", halves, (None, alpha), (1.5, 0.1)),
     ):

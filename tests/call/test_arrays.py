@@ -50,18 +50,6 @@ def test_empty_everything(loss, dtype, shape, isa):
                 assert value == 0 if reduction == "sum" else np.isnan(value)
 
 
-def test_functions_of_nothing(isa):
-    for shape in [(0,), (4, 0), (0, 4), (0, 0), (2, 0, 3)]:
-        z = np.zeros(shape, np.float32)
-        assert fastce.softmax(z).shape == shape
-        assert fastce.log_softmax(z).shape == shape
-        np.testing.assert_array_equal(fastce.logsumexp(z), np.full(shape[:-1], -INF))
-    result = fastce.token_log_probs(np.zeros((0, 5)), np.zeros(0, int))
-    assert [x.shape for x in result] == [(0,)] * 3
-    with pytest.raises(IndexError, match="label 0 at position 0, but there are no classes"):
-        fastce.token_log_probs(np.zeros((2, 0)), [0, 0])
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_zero_dimensions(loss, reduction):
@@ -213,13 +201,6 @@ def test_what_is_neither_logits_nor_target(loss, bad):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_extended_precision_is_not_narrowed_in_secret(loss):
-    z, y = small_batch(loss, np.longdouble)
-    if z.dtype.itemsize > 8:
-        refuse(TypeError, "logits", loss, z, y)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
 def test_ragged_lists(loss):
     z, y = small_batch(loss)
     with pytest.raises(ValueError, match=r"logits.*inhomogeneous"):
@@ -290,11 +271,16 @@ def test_messages_are_short_whatever_comes():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype", [np.complex64, object, np.int64, np.uint8, bool, "U3", "M8[s]"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(np.complex64, object, np.int64, np.uint8, bool, "U3", "M8[s]"),
+        *([np.longdouble] if np.dtype(np.longdouble).itemsize > 8 else []),
+    ],
+)
 def test_logits_of_the_wrong_type(loss, dtype):
     z, y = small_batch(loss)
-    with pytest.raises(TypeError, match="logits"):
-        getattr(fastce, loss)()(np.zeros(z.shape, dtype), y)
+    refuse(TypeError, "logits", loss, np.zeros(z.shape, dtype), y)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

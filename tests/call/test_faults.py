@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import LARGE_CALL, environment, output_of
+from processes import LARGE_CALL, output_of, run
 
 import fastce
 
@@ -289,14 +289,7 @@ def test_a_process_that_exits_in_the_middle_of_a_call():
     """
     )
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", "import sys\n" + textwrap.dedent(code)],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run("-c", textwrap.dedent(code))
         assert (done.returncode, done.stderr) == (7, "")
 
 

@@ -27,6 +27,7 @@ INF, NAN = np.inf, np.nan
         *[("SoftmaxCrossEntropy", {"softcap": x}) for x in (0, -5.0, NAN)],
         *[("SoftmaxCrossEntropy", {"z_loss": x}) for x in (NAN, INF)],
         *[("SoftmaxCrossEntropy", {"logit_scale": x}) for x in (NAN, INF)],
+        *[("SoftmaxKLDivergence", {"temperature": x}) for x in (0, -1.0, NAN, INF)],
     ],
 )
 def test_options_out_of_range(loss, options):

@@ -158,7 +158,7 @@ def test_a_mask_of_samples_is_pointed_to_sample_weight(loss):
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
-def test_labels_of_every_integer_type(dtype, rng):
+def test_labels_of_every_integer_type(dtype, isa, rng):
     classes = {"int8": 120, "uint8": 250}.get(dtype, 300)
     z = on_grid(rng, (BLOCK + 1, classes)).astype(np.float32)
     y = rng.integers(classes, size=BLOCK + 1)

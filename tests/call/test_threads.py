@@ -42,18 +42,6 @@ def test_every_thread_count_gives_the_same_bits_for_any_shape(shape, isa, thread
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
-def test_every_thread_count_gives_the_same_functions(name, threads, rng):
-    z = rng.normal(size=(3_000, 300)).astype(np.float32)
-    y = rng.integers(300, size=3_000)
-    results = []
-    for n in (1, 2, 3):
-        threads(n)
-        arrays = (getattr(fastce, name)(z), *fastce.token_log_probs(z, y))
-        results.append([a.tobytes() for a in arrays])
-    assert results[0] == results[1] == results[2]
-
-
 @pytest.mark.parametrize("bad", [0, -1])
 def test_a_number_of_threads_that_is_none(bad, threads):
     with pytest.raises(ValueError, match="thread"):
@@ -90,9 +78,8 @@ def test_no_thread_before_the_first_large_call():
     assert output_of(code) == ["1", "1", "1", "1", "3"]
 
 
-@pytest.mark.parametrize("when", ["atexit", "thread limit"])
-def test_a_large_call_where_no_thread_can_start(when):
-    """The caller's own thread does the work."""
+def test_a_large_call_where_no_thread_can_start():
+    """As the process ends, the caller's own thread does the work."""
     code = """
         import atexit
         import numpy
@@ -105,12 +92,6 @@ def test_a_large_call_where_no_thread_can_start(when):
         fastce.set_num_threads(3)
         def call():
             print(loss(z, y) == expected, flush=True)
-        if WHEN == "atexit":
-            atexit.register(call)
-        else:
-            def refuse(function, arguments):
-                raise RuntimeError("can't start new thread")
-            fastce._call.threads.start_new_thread = refuse
-            call()
+        atexit.register(call)
     """
-    assert output_of(code.replace("WHEN", repr(when))) == ["True"]
+    assert output_of(code) == ["True"]

@@ -118,48 +118,12 @@ def test_weights_of_ignored_rows_do_not_count(loss):
     assert math.isnan(getattr(fastce, loss)()(z, y, sample_weight=weight))
 
 
-def test_alpha_of_rows():
-    """An array that broadcasts along the last axis gives each row its own alpha."""
-    rng = np.random.default_rng(3)
-    z, y = rng.normal(size=(4, 33)), rng.integers(2, size=(4, 33))
-    alphas = [0.0, 0.25, 0.999, 1.0]
-    loss = fastce.SigmoidFocalLoss(alpha=np.array(alphas)[:, None], reduction="none")
-    found = loss.value_grad_hess(z, y)
-    for row, alpha in enumerate(alphas):
-        one = fastce.SigmoidFocalLoss(alpha=alpha, reduction="none")
-        for a, b in zip(found, one.value_grad_hess(z[row], y[row]), strict=True):
-            np.testing.assert_allclose(a[row], b, rtol=1e-14)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_policy_gradient(loss):
-    """Weights with a sign are those of the difference of two losses."""
-    z, y = small_batch(loss, np.float64)
-    weight = weights_for(loss, [1.5, -0.5, 0.25, -2.0, 0.0, 1.0])
-    made = getattr(fastce, loss)(reduction="sum")
-    signed = made.value_grad_hess(z, y, sample_weight=weight)
-    up = made.value_grad_hess(z, y, sample_weight=np.maximum(weight, 0))
-    down = made.value_grad_hess(z, y, sample_weight=np.maximum(-weight, 0))
-    for a, b, c in zip(signed, up, down, strict=True):
-        np.testing.assert_allclose(a, b - c, rtol=1e-13, atol=1e-15)
-
-
 # What is a weight, and what is none ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_wrong_weight_is_found(wrong, isa):
-    z, weight = np.zeros((3, 4), np.float32), np.ones(3, np.float32)
-    weight[1] = wrong
-    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
-        fastce.SoftmaxCrossEntropy().value_and_grad(z, np.arange(3), sample_weight=weight)
-    with pytest.raises(ValueError, match=r"sample_weight must be finite, .* position 1"):
-        fastce.BCEWithLogits().value_and_grad(z[:, 0], z[:, 0], sample_weight=weight)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_sample_weights_out_of_range(loss, bad):
+def test_sample_weights_out_of_range(loss, bad, isa):
     z, y = small_batch(loss)
     weight = np.ones(y.shape)
     weight.flat[4] = bad
@@ -208,7 +172,7 @@ def test_sample_weights_of_every_right_kind(loss, good):
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", ">f8", ml_dtypes.bfloat16])
 @pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF])
-def test_one_bad_weight_among_good_ones(dtype, bad):
+def test_one_bad_weight_among_good_ones(dtype, bad, isa):
     """Wherever it is, a vector of NumPy's does not pass it over."""
     for count in (1, 2, 9, 33, 70):
         for position in range(count):

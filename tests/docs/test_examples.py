@@ -215,7 +215,7 @@ CHECKS = {
     "lightgbm_multiclass.py": check_lightgbm_multiclass,
     "linear_cross_entropy.py": check_linear_cross_entropy,
     "logistic_regression_scipy.py": check_logistic_regression_scipy,
-    "mpi_trainer.py": None,  # test_mpi.py runs it on several processes, and checks what it says
+    "mpi_trainer.py": None,  # see test_mpi_example.py
     "multi_label.py": check_multi_label,
     "numba_trainer.py": check_numba_trainer,
     "policy_gradient.py": check_policy_gradient,

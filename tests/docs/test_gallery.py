@@ -1,16 +1,10 @@
 """The gallery has every picture of the site, with its page and a caption."""
 
-import importlib.util
 from pathlib import Path
 
+from scripts import load
+
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_picture_is_in_the_gallery():

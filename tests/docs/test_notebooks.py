@@ -1,22 +1,15 @@
 """A page and its notebook have the same code, in the same order, and the same output."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 OUTPUT = re.compile(r"^```output\n(.*?)^```$", re.M | re.S)
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 notebooks = load(DOCS / "_ext" / "notebooks.py")

@@ -9,7 +9,6 @@ suite.
 
 import contextlib
 import doctest
-import importlib.util
 import io
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from scripts import load
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
@@ -64,13 +64,6 @@ def run_page(path):
             where = f"{path}:{example.line}: the block printed\n"
             assert not names["printed"], where + names["printed"]
     return len(examples)
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)

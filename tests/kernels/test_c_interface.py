@@ -6,7 +6,6 @@ import threading
 import numpy as np
 import pytest
 from batches import labels, on_grid
-from bounds import assert_within, tolerances, working
 from c_functions import (
     BAD_ARGUMENT,
     BAD_LABEL,
@@ -65,25 +64,15 @@ def test_the_cases_reach_all_functions_and_options():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c", C_CASES, ids=str)
-def test_is_as_exact_as_the_python_interface(isa, c, dtype):
-    batch = c.batch(dtype)
-    wants_loss = c.reduction == "none"
-    value, grad = evaluate(c, batch, wants_loss=wants_loss)
-    truth, bound = c.truth(batch), tolerances(c, batch)
-    value_type = working(batch.logits.dtype) if wants_loss else np.float64
-    assert_within(value, truth[0], bound[0], value_type)
-    assert_within(grad, truth[1], bound[1], batch.logits.dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("c", C_CASES, ids=str)
-def test_has_the_bits_of_the_python_interface(c, dtype):
+def test_has_the_bits_of_the_python_interface(isa, c, dtype):
     batch = c.batch(dtype)
     wants_loss = c.reduction == "none"
     value, grad = evaluate(c, batch, wants_loss=wants_loss)
     expected = c.build().value_and_grad(batch.logits, batch.target, **batch.call)
     if wants_loss or not c.is_softmax or len(parts(c.shape, c.axis)) == 1:
         np.testing.assert_array_equal(value, expected[0])
+    else:  # sums of several calls
+        assert value == pytest.approx(expected[0], rel=1e-14)
     np.testing.assert_array_equal(grad, expected[1])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from batches import on_grid
 from cases import DTYPES
 from guarded import AVAILABLE, Arena
+from processes import run
 from sizes import CHUNK, SIZES, class_counts, rows_of_planes, rows_of_run
 
 import fastce
@@ -207,7 +207,7 @@ index = 5 if "size" in {place!r} else -1
 ctypes.c_float.from_address(array.ctypes.data + 4 * index).value
 print("alive")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run("-c", code)
     if at_end == (place == "array[array.size]"):
         assert done.returncode < 0, done.stderr
     else:

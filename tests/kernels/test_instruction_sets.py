@@ -45,17 +45,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def objdump(*arguments):
+    command = [shutil.which("objdump"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 @cache
 def instructions(name):
     """Count the mnemonics of a variant's machine code, and the registers by their kind."""
-    run = subprocess.run(
-        [shutil.which("objdump"), "--disassemble", "--no-show-raw-insn", FILES[name]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     counts = Counter()
-    for line in run.stdout.splitlines():
+    for line in objdump("--disassemble", "--no-show-raw-insn", FILES[name]):
         _, tab, text = line.partition(":\t")
         if tab and text.strip():
             counts[text.split()[0]] += 1
@@ -113,15 +112,9 @@ def test_avx512_module_uses_vectors_of_64_bytes():
 @pytest.mark.parametrize("name", FILES)
 def test_no_function_can_be_taken_from_another_variant(name):
     """The loader may merge symbols of one name: only the module's entry is seen from outside."""
-    run = subprocess.run(
-        [shutil.which("objdump"), "--dynamic-syms", FILES[name]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     defined = [
         line.split()[-1]
-        for line in run.stdout.splitlines()
+        for line in objdump("--dynamic-syms", FILES[name])
         if re.match(r"[0-9a-f]{8,} .* \.", line) and "*UND*" not in line
     ]
     assert defined == [f"PyInit_{variants.MODULES[name].partition('.')[2]}"]

@@ -59,6 +59,7 @@ def calls(dtype):
             (bridge.cross_entropy, labels, (6, 5), {"where": classes, **scaled}),
             (bridge.cross_entropy, shares, (6, 5), {"label_smoothing": 0.1, **scaled}),
             (bridge.softmax_focal_loss, labels, (6, 5), {"gamma": 1.5, "alpha": weight}),
+            (bridge.kl_divergence, 4 * shares, (6, 5), {"temperature": 2.0, "where": classes}),
             (
                 bridge.binary_cross_entropy_with_logits,
                 halves,
