@@ -58,7 +58,7 @@ test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 
 # The imports come first, so that a package that is missing or broken is an error, no skipped test.
 test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
-	KERAS_BACKEND=numpy KERAS_HOME=$(VENV)/keras $(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, keras, lightgbm, mpi4py, numba, optax, PyInstaller, safetensors, statsmodels, torch, torchmetrics, xgboost'
+	KERAS_BACKEND=numpy KERAS_HOME=$(VENV)/keras $(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, keras, lightgbm, mpi4py, netcal, numba, optax, PyInstaller, safetensors, statsmodels, torch, torchmetrics, xgboost'
 	$(BIN)/python -m pytest $(ARGS)
 
 golden: $(STAMPS)/package-for-tests $(STAMPS)/group-test

@@ -42,6 +42,18 @@ def test_every_thread_count_gives_the_same_bits_for_any_shape(shape, isa, thread
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_every_thread_count_gives_the_same_functions(name, threads, rng):
+    z = rng.normal(size=(3_000, 300)).astype(np.float32)
+    y = rng.integers(300, size=3_000)
+    results = []
+    for n in (1, 2, 3):
+        threads(n)
+        arrays = (getattr(fastce, name)(z), *fastce.token_log_probs(z, y))
+        results.append([a.tobytes() for a in arrays])
+    assert results[0] == results[1] == results[2]
+
+
 @pytest.mark.parametrize("bad", [0, -1])
 def test_a_number_of_threads_that_is_none(bad, threads):
     with pytest.raises(ValueError, match="thread"):
