@@ -133,7 +133,13 @@ def test_both_sides_of_the_thresholds_of_long_planes(scratch, most, least, isa, 
 @pytest.mark.parametrize("offset", [0, 17])
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((21_001, 100), -1), ((1, 21, 100_003), 1), ((90, 21, 33 * 34), 1), ((7000, 7, 7 * 7), 1)],
+    [
+        ((21_001, 100), -1),
+        ((1, 21, 100_003), 1),
+        ((1, 100, 21_003), 1),  # in parts
+        ((90, 21, 33 * 34), 1),
+        ((7000, 7, 7 * 7), 1),  # short planes, which are not
+    ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_large_gradients_go_past_the_caches(dtype, shape, axis, offset, isa, rng):
@@ -146,6 +152,7 @@ def test_large_gradients_go_past_the_caches(dtype, shape, axis, offset, isa, rng
     loss = fastce.SoftmaxCrossEntropy(reduction="none", axis=axis)
     value, grad = loss.value_and_grad(z, y, out=out)
     assert np.shares_memory(grad, memory)
+    assert np.all(grad.any(axis=axis))  # no row is left out
     split = 0 if len(shape) == 2 or shape[0] > 1 else 2
     count = 2 * z.nbytes // (8 << 20) + 2
     parts = np.array_split(z, count, split), np.array_split(y, count, split // 2)
