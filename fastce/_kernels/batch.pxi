@@ -127,6 +127,10 @@ cdef struct RowBlock:
     # The results of the formulas (see formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
+    double quotient[BLOCK_ROWS]       # log(S / pivot) is computed from it
+    double exponent[BLOCK_ROWS]
+    double inverse[BLOCK_ROWS]        # 1 / S
+    double rest_inverse[BLOCK_ROWS]   # 1 / (S - e_y), for the focal loss
     double softmax_coefficient[BLOCK_ROWS]
     double row_scale[BLOCK_ROWS]
     double grad_at_label[BLOCK_ROWS]
@@ -136,6 +140,7 @@ cdef struct RowBlock:
     long long label[BLOCK_ROWS]       # -1: none, or the row does not count
     bint active[BLOCK_ROWS]
     bint all_active
+    bint all_places_active            # likewise, of the last rows of longer blocks before this one, too
     bint has_default_scalars                    # whether weight, factor and active are still as begin_batch set them
 
 

@@ -10,21 +10,44 @@
 # and replaces both at a hard label y by grad_at_label and hess_at_label.
 # There are few rows compared with elements, so double costs little and makes an error analysis unnecessary.
 
-cdef inline vec[double] log_and_inverses(vec[double] sum_without_pivot, vec[double] pivot, vec[double] other,
-                                         bint double_precision, vec[double]* inverse,
-                                         vec[double]* other_inverse) noexcept nogil:
-    # log(S / pivot), 1 / S and 1 / other. For a float32 result, one division gives all three: products of their
-    # divisors are normal numbers in double, and its rounding errors do not matter.
-    cdef vec[double] total = pivot + sum_without_pivot, numerator, denominator, divided, k
+cdef inline void divide_sums(RowBlock* block, Py_ssize_t rows, const double* pivots, bint of_rest,
+                             bint double_precision) noexcept nogil:
+    # log(S / pivot) and 1 / S of all rows, and 1 / sum_without_label of those in which it is not 0. For a float32 result,
+    # one division gives all three: products of their divisors are normal numbers in double, and its rounding errors do
+    # not matter. Divisions and logarithms have separate loops: with shorter chains of operations, a processor works on
+    # more of them at once.
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), m, pivot, sum_without_pivot, total, rest, numerator, denominator
+    cdef vec[double] divided
+    cdef Py_ssize_t i = 0
+    while i < rows:
+        m = load(&block.maximum[i])
+        pivot = load(pivots + i)
+        # m - m is NaN if the row contains +inf or only -inf, else 0.
+        sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
+        total = pivot + sum_without_pivot
+        rest = one
+        if of_rest:
+            rest = sum_without_pivot + (pivot - load(&block.target_exp[i]))
+            rest = select(equal(rest, zero), one, rest)
+        if double_precision:
+            store(&block.inverse[i], one / total)
+            if of_rest:
+                store(&block.rest_inverse[i], one / rest)
+            store(&block.quotient[i], sum_without_pivot / pivot)
+        else:
+            store(&block.exponent[i], quotient_parts(sum_without_pivot, pivot, total, &numerator, &denominator))
+            divided = one / (denominator * (total * rest))
+            store(&block.inverse[i], denominator * rest * divided)
+            if of_rest:
+                store(&block.rest_inverse[i], denominator * total * divided)
+            store(&block.quotient[i], numerator * (total * rest) * divided)
+        i += lanes(<double> 0)
+
+cdef inline vec[double] log_of_total(const RowBlock* block, Py_ssize_t i, bint double_precision) noexcept nogil:
+    # log(S / pivot).
     if double_precision:
-        inverse[0] = splat(1.0) / total
-        other_inverse[0] = splat(1.0) / other
-        return log1p(sum_without_pivot / pivot)
-    k = quotient_parts(sum_without_pivot, pivot, total, &numerator, &denominator)
-    divided = splat(1.0) / (denominator * (total * other))
-    inverse[0] = denominator * other * divided
-    other_inverse[0] = denominator * total * divided
-    return log_of_quotient(numerator * (total * other) * divided, k)
+        return log1p(load(&block.quotient[i]))
+    return log_of_quotient(load(&block.quotient[i]), load(&block.exponent[i]))
 
 
 cdef inline vec[double] log_of_sum(vec[double] sum_without_pivot, vec[double] pivot,
@@ -51,11 +74,10 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
     cdef vec[double] zero = splat(0.0), two_z = splat(2.0 * batch.z_loss)
     cdef vec[double] pivot = load(pivots + i)
     cdef vec[double] m = load(&block.maximum[i])
-    # m - m is NaN if the row contains +inf or only -inf, else 0.
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i]) + (m - m)
     cdef vec[double] hard = load(&block.hard_mass[i])
     cdef vec[double] softmax_coefficient = hard, coefficient_less_target = zero, target_mass = hard, soft = zero
-    cdef vec[double] log_total, lse, total, value, e, inverse, unused, row_scale, sum_without_label, square, product
+    cdef vec[double] log_total, lse, total, value, e, inverse, row_scale, sum_without_label, square, product
     if soft_targets:
         soft = load(&block.soft_mass[i])
         target_mass = load(&block.soft_at_target[i])
@@ -63,7 +85,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         coefficient_less_target = soft - target_mass
         target_mass = hard + target_mass
     if wants_values:
-        log_total = log_and_inverses(sum_without_pivot, pivot, splat(1.0), double_precision, &inverse, &unused)
+        log_total = log_of_total(block, i, double_precision)
         # zero_unless: a class of weight 0 has no loss, even if its logit is -inf.
         value = zero_unless(less(zero, hard), hard * ((m - load(&block.target_logit[i])) + log_total))
         value = fma(soft, log_total, value)
@@ -81,8 +103,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
         store(&block.value[i], value)
     if not wants_derivatives:
         return
-    if not wants_values:
-        inverse = splat(1.0) / (pivot + sum_without_pivot)
+    inverse = load(&block.inverse[i]) if wants_values else splat(1.0) / (pivot + sum_without_pivot)
     e = load(&block.target_exp[i])
     sum_without_label = sum_without_pivot + (pivot - e)
     row_scale = load(&block.factor[i]) * inverse
@@ -162,17 +183,16 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     cdef vec[double] alpha = load(&block.hard_mass[i])
     cdef vec[double] factor = load(&block.factor[i])
     cdef vec[double] sum_without_label = sum_without_pivot + (pivot - e)
-    cdef mask[double] is_certain = equal(sum_without_label, zero)
-    cdef vec[double] inverse, inverse_rest, p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square, nothing
-    cdef vec[double] log_total = log_and_inverses(
-        sum_without_pivot, pivot, select(is_certain, one, sum_without_label), double_precision, &inverse, &inverse_rest)
+    cdef mask[double] is_certain
+    cdef vec[double] p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square, nothing
+    cdef vec[double] log_total = log_of_total(block, i, double_precision), inverse = load(&block.inverse[i])
     p = e * inverse
     q = sum_without_label * inverse
     is_certain = equal(q, zero)
     ce = (m - load(&block.target_logit[i])) + log_total
     nothing = sum_without_pivot - sum_without_pivot  # 0; NaN if the row contains NaN or +inf
     p_ce = select(equal(p, zero), nothing, p * ce)
-    inverse_q = (pivot + sum_without_pivot) * inverse_rest
+    inverse_q = (pivot + sum_without_pivot) * load(&block.rest_inverse[i])
     ratio = select(is_certain, p, p_ce / q if double_precision else p_ce * inverse_q)
     modulation = power(q, gamma, double_precision)
     a = -(alpha * modulation * (one + g * ratio))
@@ -201,9 +221,9 @@ cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double*
     cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
     cdef vec[double] m = load(&block.maximum[i]), pivot = load(pivots + i)
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i])
-    cdef vec[double] log_total = one, value, inverse, unused
+    cdef vec[double] log_total = one, value
     if wants_value or logs:
-        log_total = log_and_inverses(sum_without_pivot, pivot, one, double_precision, &inverse, &unused)
+        log_total = log_of_total(block, i, double_precision)
         value = select(equal(abs(m), infinity) & equal(sum_without_pivot, sum_without_pivot), m, m + log_total)
         store(&block.value[i], value)
         store(&block.log_sum_exp[i], value)
@@ -216,6 +236,10 @@ cdef inline void finish_rows(const Batch* batch, RowBlock* block, Py_ssize_t row
                              bint double_precision, bint wants_values, bint wants_derivatives) noexcept nogil:
     cdef bint plain = batch.kind == CROSS_ENTROPY and is_plain_cross_entropy(batch)
     cdef Py_ssize_t i = 0
+    if batch.kind == FOCAL:
+        divide_sums(block, rows, pivots, True, double_precision)
+    elif wants_values or batch.kind == LOG_SOFTMAX:
+        divide_sums(block, rows, pivots, False, double_precision)
     while plain and i < rows:
         finish_cross_entropy(batch, block, i, pivots, double_precision, True, wants_values, wants_derivatives)
         i += lanes(<double> 0)

@@ -12,7 +12,7 @@ cdef void begin_batch(const Batch* batch, RowBlock* block) noexcept nogil:
         block.weight[i] = 1.0
         block.factor[i] = batch.scale
         block.active[i] = True
-    block.all_active = block.has_default_scalars = True
+    block.all_active = block.all_places_active = block.has_default_scalars = True
 
 
 cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const long long* labels_of_run,
@@ -55,10 +55,12 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const
         store(&block.soft_at_target[i], zero_where(unused, load(&block.soft_at_target[i])))
         i += lanes(<double> 0)
     block.all_active = not any(any_unused)
-    for i in range(rows):
-        block.active[i] = block.weight[i] != 0.0
-        block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
-    # A short block does not change the places after its last row.
+    if not (block.all_active and block.all_places_active):
+        for i in range(rows):
+            block.active[i] = block.weight[i] != 0.0
+            block.label[i] = block.label[i] if block.weight[i] != 0.0 else -1
+        # A short block does not change the places after its last row.
+        block.all_places_active = block.all_active and rows == BLOCK_ROWS
     block.has_default_scalars = block.all_active and unweighted and rows == BLOCK_ROWS
     return OK
 
