@@ -178,7 +178,7 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
             for k in range(count):
                 c[k] = load(row[k] + i)
             if has_labels(kind):
-                prefetch_to_write(<const char*> (to + to_apart + i))
+                prefetch_to_write(<const char*> (to + classes_ahead * to_apart + i))
             if has_target(kind):
                 if t_apart:
                     t_j = load(t + i)
