@@ -12,12 +12,12 @@
 
 cdef inline void divide_sums(RowBlock* block, Py_ssize_t rows, const double* pivots, bint of_rest,
                              bint double_precision) noexcept nogil:
-    # log(S / pivot) and 1 / S of all rows, and 1 / sum_without_label of those in which it is not 0. For a float32 result,
-    # one division gives all three: products of their divisors are normal numbers in double, and its rounding errors do
-    # not matter. Divisions and logarithms have separate loops: with shorter chains of operations, a processor works on
-    # more of them at once.
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), m, pivot, sum_without_pivot, total, rest, numerator, denominator
-    cdef vec[double] divided
+    # 1 / S, what log(S / pivot) is computed from, and for the focal loss 1 / sum_without_label unless that is 0. For a
+    # float32 result, one division gives all three: products of their divisors are normal numbers in double, and its
+    # rounding errors do not matter. Divisions and logarithms have separate loops: with shorter chains of operations, a
+    # processor works on more of them at once.
+    cdef vec[double] one = splat(1.0), zero = splat(0.0), m, pivot, sum_without_pivot, total, rest, numerator
+    cdef vec[double] denominator, divided
     cdef Py_ssize_t i = 0
     while i < rows:
         m = load(&block.maximum[i])
@@ -42,6 +42,7 @@ cdef inline void divide_sums(RowBlock* block, Py_ssize_t rows, const double* piv
                 store(&block.rest_inverse[i], denominator * total * divided)
             store(&block.quotient[i], numerator * (total * rest) * divided)
         i += lanes(<double> 0)
+
 
 cdef inline vec[double] log_of_total(const RowBlock* block, Py_ssize_t i, bint double_precision) noexcept nogil:
     # log(S / pivot).
