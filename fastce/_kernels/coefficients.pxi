@@ -8,7 +8,6 @@ cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_
     cdef real* share = <real*> s.row[SHARE]
     cdef Py_ssize_t segments = s.classes if s.by_classes else 1, count = rows if s.by_classes else rows * s.classes
     cdef Py_ssize_t i, j, k
-    cdef double kept
     cdef real rest = <real> (1.0 - batch.label_smoothing)
     cdef Targets targets
     if batch.probabilities.data != NULL:

@@ -38,7 +38,7 @@ cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_tempe
                           real tag) noexcept nogil:
     # q_j (1 - q_j), from the sum of all others for each class: no 1 - q is formed. `hess` may be e. Logits are relative
     # to 0 if they are in exp's range.
-    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
+    cdef vec[real] one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
     cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor, active
     cdef wide_sum[real] sum, ties
     cdef mask[real] fits

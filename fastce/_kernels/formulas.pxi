@@ -219,7 +219,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
 cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double* pivots, bint double_precision,
                                     bint logs, bint wants_value) noexcept nogil:
     # value = lse, +inf and -inf included; gradient = softmax, NaN there. log_softmax needs log S.
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), infinity = splat(<double> INFINITY)
+    cdef vec[double] one = splat(1.0), infinity = splat(<double> INFINITY)
     cdef vec[double] m = load(&block.maximum[i]), pivot = load(pivots + i)
     cdef vec[double] sum_without_pivot = load(&block.sum_without_pivot[i])
     cdef vec[double] log_total = one, value

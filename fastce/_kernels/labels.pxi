@@ -33,14 +33,6 @@ cdef inline int read_label(const Labels* labels, Py_ssize_t row, Py_ssize_t clas
     return OK if 0 <= value < classes else BAD_LABEL
 
 
-cdef inline double read_scalar(const Scalars* scalars, Py_ssize_t row) noexcept nogil:
-    # 1 if there are no scalars, so that weighted and unweighted calls share one loop.
-    cdef const char* at = scalars.data + row * scalars.stride
-    if scalars.data == NULL:
-        return 1.0
-    return read(<const double*> at) if scalars.storage == FLOAT64 else <double> read(<const float*> at)
-
-
 ctypedef fused stored_label:
     (signed char)
     (unsigned char)

@@ -117,7 +117,7 @@ cdef inline real smallest(const real* numbers, Py_ssize_t count) noexcept nogil:
     return -reduce_max(-low)
 
 
-cdef void repair_rows(const Batch* batch, Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
+cdef void repair_rows(Scratch* s, Py_ssize_t rows, RowBlock* block, real* e) noexcept nogil:
     # Corrects the exponentials of rows that are out of range. Finds the pivots that are not targets, and their logits.
     cdef const real* u = <const real*> s.logits
     cdef Py_ssize_t classes = s.classes, out = 0, i, k
@@ -239,7 +239,7 @@ cdef void find_pivots_by_rows(const Batch* batch, Scratch* s, Py_ssize_t row, Py
             e[s.pivot[0]] = <real> s.pivot_exp[0]
     else:
         if s.largest_pivot or s.holes or not s.in_range:
-            repair_rows(batch, s, rows, block, e)
+            repair_rows(s, rows, block, e)
         all_moved = s.largest_pivot or batch.labels.data == NULL or s.moved_count == rows
         take_target = all_moved and batch.labels.data != NULL
         if take_target:
