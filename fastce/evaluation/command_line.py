@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ __all__ = ["main"]
 
 BLOCK_BYTES = 32 << 20  # of logits that are read at once
 USAGE, DATA = 2, 1  # exit codes
-BAD_DATA = (ValueError, TypeError, IndexError, OSError, EOFError, ImportError, zipfile.BadZipFile)
+BAD_DATA = (ValueError, TypeError, IndexError, OSError, ImportError)
 
 
 def main(arguments: Sequence[str]) -> int:
