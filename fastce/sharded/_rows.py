@@ -11,6 +11,9 @@ import numpy.typing as npt
 from fastce._call import checks, checks_bridges, checks_softmax, layout, threads, variants
 from fastce._call.arguments import checked_denominator, native_float, working_type
 from fastce._call.layout import Array
+from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
+
+SOFTMAX_LOSSES = SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
 
 _thresholds = variants.core.thresholds()
 BLOCK_ELEMENTS = _thresholds["gathered elements"]
@@ -21,7 +24,7 @@ def weights_of_rows(
     target: npt.ArrayLike, loss: Any, classes: int, sample_weight: npt.ArrayLike | None = None
 ) -> tuple[float, bool]:
     """Check labels and weights; return the sum of the weights, and whether any row counts."""
-    checks_bridges.softmax_loss(loss)
+    checks_bridges.one_of_losses(loss, SOFTMAX_LOSSES)
     classes = checks_bridges.number_of_classes(classes)
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     shape = shape_of_rows(target, loss)
@@ -76,7 +79,7 @@ class Shard:
         classes: int,
         where: npt.ArrayLike | None,
     ) -> None:
-        checks_bridges.softmax_loss(loss)
+        checks_bridges.one_of_losses(loss, SOFTMAX_LOSSES)
         self.given = checks.logits(logits)
         self.axis = checks.class_axis(self.given, loss.axis)
         self.logits = np.moveaxis(self.given, self.axis, -1)

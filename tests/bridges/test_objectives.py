@@ -303,6 +303,20 @@ def test_weight_of_a_wrong_shape_is_an_error(kind, weight, method):
         call(SCORES[kind], np.zeros(N), np.ones(weight))
 
 
+def test_lists_that_are_no_arrays_are_named():
+    """XGBoost passes an empty array for no weights: the size is asked for before anything else."""
+    ragged, named = [[1.0], [1.0, 2.0]], "sample_weight cannot be converted to an array"
+    objective = Objective(SOFTMAX[0])
+    with pytest.raises(ValueError, match=named):
+        objective.derivatives(SCORES["several"], np.zeros(N), ragged)
+    with pytest.raises(ValueError, match=named):
+        objective.initial_score(np.zeros(N), ragged)
+    with pytest.raises(ValueError, match="target cannot be converted to an array"):
+        XGBoostObjective(SOFTMAX[0]).sklearn(ragged, SCORES["several"])
+    with pytest.raises(ValueError, match="target cannot be converted to an array"):
+        CatBoostObjective(SOFTMAX[0]).calc_ders_multi(np.zeros(K), ragged, None)
+
+
 @pytest.mark.parametrize("method", ["derivatives", "value"])
 @pytest.mark.parametrize("shape", [(), (N,), (N, K, 1)])
 def test_scores_of_a_wrong_shape_are_an_error(method, shape):
