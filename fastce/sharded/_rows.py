@@ -3,17 +3,18 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges, checks_softmax, layout, threads, variants
+from fastce._call import checks, checks_bridges, checks_softmax, threads, variants
 from fastce._call.arguments import checked_denominator, native_float, working_type
 from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
+from fastce.sharded._blocks import gather, matrices, scatter
 
-SOFTMAX_LOSSES = SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
+SoftmaxLoss = SoftmaxCrossEntropy | SoftmaxFocalLoss | SoftmaxKLDivergence
 
 _thresholds = variants.core.thresholds()
 BLOCK_ELEMENTS = _thresholds["gathered elements"]
@@ -24,7 +25,7 @@ def weights_of_rows(
     target: npt.ArrayLike, loss: Any, classes: int, sample_weight: npt.ArrayLike | None = None
 ) -> tuple[float, bool]:
     """Check labels and weights; return the sum of the weights, and whether any row counts."""
-    checks_bridges.one_of_losses(loss, SOFTMAX_LOSSES)
+    checks_bridges.one_of_losses(loss, get_args(SoftmaxLoss))
     classes = checks_bridges.number_of_classes(classes)
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     shape = shape_of_rows(target, loss)
@@ -79,7 +80,7 @@ class Shard:
         classes: int,
         where: npt.ArrayLike | None,
     ) -> None:
-        checks_bridges.one_of_losses(loss, SOFTMAX_LOSSES)
+        checks_bridges.one_of_losses(loss, get_args(SoftmaxLoss))
         self.given = checks.logits(logits)
         self.axis = checks.class_axis(self.given, loss.axis)
         self.logits = np.moveaxis(self.given, self.axis, -1)
@@ -168,20 +169,20 @@ class Shard:
         if real != working_type(self.logits):
             types |= {name: real for name in given if name != "mask"}
         is_native = all(array.dtype == types[name] for name, array in given.items())
-        views = layout.matrices(given) if is_native else None
+        views = matrices(given) if is_native else None
         step = max(BLOCK_ELEMENTS // self.width, 1)
 
         def by_blocks(start: int, stop: int) -> float:
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 block = {
-                    name: layout.gather(array, axes, first, last, types[name])
+                    name: gather(array, axes, first, last, types[name])
                     for name, array in given.items()
                 }
                 numbers = {n: None if x is None else x[first:last] for n, x in rows.items()}
                 run(**block, **numbers)(0, last - first)
                 if grad is not None:
-                    layout.scatter(block["grad"], grad, axes, first, last)
+                    scatter(block["grad"], grad, axes, first, last)
             return 0.0
 
         work = by_blocks if views is None else run(**views, **rows)
