@@ -105,7 +105,7 @@ class Objective:
     @property
     def name(self) -> str:
         """The name that the metrics report, for example "softmax_focal_loss"."""
-        return NAMES[type(self.loss)]
+        return next(name for kind, name in NAMES.items() if isinstance(self.loss, kind))
 
     def __deepcopy__(self, memo: Any) -> "Objective":
         """Return the objective itself, which is immutable.

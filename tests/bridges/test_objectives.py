@@ -229,6 +229,13 @@ def test_objectives_are_values(host):
     assert repr(objective) == (f"{host.__name__}(loss={SOFTMAX[3]!r}, hessian='upper', floor=0.05)")
 
 
+def test_a_derived_loss_keeps_its_name():
+    class Derived(fastce.SoftmaxFocalLoss):
+        pass
+
+    assert Objective(Derived()).name == "softmax_focal_loss"
+
+
 def test_import_brings_no_host():
     code = (
         "import sys, fastce.objectives;"
