@@ -102,7 +102,8 @@ def run(given: argparse.Namespace) -> None:
         result = problem.evaluate(given.temperature)
     if given.plot:
         draw(given.plot, result, temperature)
-    print(as_json(result, temperature) if given.json else as_text(result, temperature))
+    text = str(result) if temperature is None else f"{result}\n\n{temperature}"
+    print(as_json(result, temperature) if given.json else text)
 
 
 class Problem(NamedTuple):
@@ -157,10 +158,6 @@ def progress(count: int) -> Iterator[Any]:
         total=count, unit=" rows", unit_scale=True, delay=1, disable=None, leave=False
     ) as bar:
         yield bar.update
-
-
-def as_text(result: Evaluation, temperature: Temperature | None) -> str:
-    return str(result) if temperature is None else f"{result}\n\n{temperature}"
 
 
 def as_json(result: Evaluation, temperature: Temperature | None) -> str:

@@ -183,6 +183,11 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
     return apply
 
 
+def number(name: str, value: Any) -> float:
+    """Return an option as a float, whose value the loss will check."""
+    return value if type(value) is float else checks.number(name, value)
+
+
 def _text(names: str, values: tuple[Any, ...]) -> str:
     """Return options in the form that an operator takes."""
     return ", ".join([f"{k}={v!r}" for k, v in zip(names.split(), values, strict=True)])
