@@ -55,6 +55,7 @@ __all__ = [
     "total_weight",
 ]
 
+
 class Summary(NamedTuple):
     """The summary of some classes of each row: float64 arrays with the shape of the target.
 
