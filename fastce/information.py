@@ -21,6 +21,7 @@ import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_index
 
 from fastce._call import checks, checks_information
+from fastce._call.layout import Array
 
 __all__ = [
     "binary_cross_entropy",
@@ -30,7 +31,6 @@ __all__ = [
     "negative_log_likelihood",
 ]
 
-Array = npt.NDArray[Any]
 
 # log(p/q) = 2(s + s³/3 + s⁵/5 + …) with s = (p−q)/(p+q). For |s| ≤ 1/4 the terms left out are
 # below the last digit of float64. Coefficients of s², from the highest power down to 1/5, 1/3.

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges
+from fastce._call.layout import Array
 from fastce.evaluation import Evaluation
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluation_curves", "loss_curves"]
 
-Array = npt.NDArray[Any]
 
 LOSSES = SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss
 QUANTITIES = ("loss (nats)", "gradient", "Hessian")

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import layout
+from fastce._call.layout import Array
 from fastce._call.positions import position as _position
-
-Array = npt.NDArray[Any]
 
 REDUCTIONS = ("mean", "sum", "none")
 ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastce._call import checks, positions
-from fastce._call.checks import Array
+from fastce._call.layout import Array
 
 # Optional packages --------------------------------------------------------------------------------
 

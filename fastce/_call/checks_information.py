@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks
-from fastce._call.checks import Array
+from fastce._call.layout import Array
 
 
 def together(**arrays: Array) -> list[Array]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from fastce._call import variants
 from fastce._call.arguments import GRADIENT, HESSIAN, VALUE, Call
+from fastce._call.layout import Array
 
-Array = npt.NDArray[Any]
 Value = Any  # a Python float, or an array of losses if reduction="none"
 
 

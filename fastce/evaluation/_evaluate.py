@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_evaluation, variants
+from fastce._call.layout import Array
 from fastce.evaluation._evaluation import Evaluation
-
-Array = npt.NDArray[Any]
 
 BLOCK_ROWS = 1 << 14  # rows whose statistics are held at once, in 1 MB. With 10 classes a row takes
 # 54 ns, and 52 with four times as many (`python -m bench.evaluation`).

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastce._call import checks_bridges, checks_evaluation
-
-Array = npt.NDArray[Any]
+from fastce._call.layout import Array
 
 # What NumPy lets through from a damaged file, and zipfile from an archive that it cannot read.
 UNREADABLE = (

@@ -49,7 +49,7 @@ from typing import Any
 import numpy as np
 
 from fastce._call import checks, checks_bridges
-from fastce._call.loss import Array
+from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy
 from fastce.objectives import _hessians, _host
 from fastce.objectives._objective import Objective, SklearnMetric

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastce._call import checks, variants
-from fastce._call.loss import Array
+from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 # XGBoost's smallest second derivative. A leaf whose second derivatives sum to 0 gets no value.

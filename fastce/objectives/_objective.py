@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges
-from fastce._call.loss import Array, Loss
+from fastce._call.layout import Array
+from fastce._call.loss import Loss
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.objectives import _hessians, _start
 from fastce.softmax import softmax

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastce._call import checks, checks_bridges
-from fastce._call.loss import Array
+from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.softmax import log_softmax
 

@@ -22,14 +22,13 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fastce import losses
 from fastce._call import checks, checks_bridges
+from fastce._call.layout import Array
 
-Array = npt.NDArray[Any]
 Function = Callable[..., Any]
 
 # Of no types of their own.
