@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from boosting import CLASSES, SIGMOID, SOFTMAX, scores_and_labels
+from cases import DTYPES
 from processes import output_of, peak
 
 import fastce
@@ -227,6 +228,23 @@ def test_objectives_are_values(host):
         assert hash(twin) == hash(objective)
     assert objective != host(SOFTMAX[3])
     assert repr(objective) == (f"{host.__name__}(loss={SOFTMAX[3]!r}, hessian='upper', floor=0.05)")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("loss", [*SOFTMAX, *SIGMOID], ids=repr)
+def test_scores_of_other_types_are_converted(loss, order, dtype, rng):
+    """The Hessian is raised to its floor in place, in the two types that its kernel takes."""
+    scores = np.array(2 * rng.normal(size=(50, CLASSES)), DTYPES.get(dtype, dtype), order=order)
+    labels = rng.integers(CLASSES, size=50)
+    native = np.float64 if dtype == ">f8" else np.float32
+    for hessian in ("positive", "exact", "upper"):
+        objective = Objective(loss, hessian=hessian)
+        expected = objective.derivatives(scores.astype(native), labels)
+        for found, array in zip(objective.derivatives(scores, labels), expected, strict=True):
+            assert found.dtype == native
+            assert found.strides == array.strides
+            np.testing.assert_array_equal(found, array)
 
 
 def test_a_derived_loss_keeps_its_name():
