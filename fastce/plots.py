@@ -131,14 +131,14 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     >>> [line.get_label() for line in ranks.get_lines()]
     ['before', 'T = 3']
     """
-    labelled = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
-    for evaluation in labelled.values():
+    drawn = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
+    for evaluation in drawn.values():
         if not isinstance(evaluation, Evaluation):
             accepted = "an Evaluation, or a mapping from labels to Evaluations"
             checks_bridges.host_type("evaluations", accepted, type(evaluation).__name__)
     reliability, shares, ranks = axes = drawn_on(axes, 3)
     reliability.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
-    for label, evaluation in labelled.items():
+    for label, evaluation in drawn.items():
         confidence, accuracy, rows = evaluation.reliability()
         filled = rows > 0
         reliability.plot(confidence[filled], accuracy[filled], marker="o", label=label)
@@ -154,7 +154,7 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel="confidence", ylabel="share of rows", xlim=(0, 1))
     ranks.set(xlabel="k", ylabel="accuracy among the first k", xscale="log")
-    shares.set_ylim(0, 1.1 * shares.get_ylim()[1] + 0.12 * len(labelled))  # room for the legend
+    shares.set_ylim(0, 1.1 * shares.get_ylim()[1] + 0.12 * len(drawn))  # room for the legend
     shares.legend(loc="upper left")
     return axes
 
@@ -188,4 +188,4 @@ def per_sample(loss: Any, x: Array, target: float) -> tuple[Array, Array, Array]
     loss = dataclasses.replace(loss, axis=-1)
     two = np.stack([np.zeros_like(x), x], axis=-1)
     value, grad, hess = loss.value_grad_hess(two, checks_bridges.integral_labels(every))
-    return value, grad[:, 1], hess[:, 1]
+    return value, grad[..., 1], hess[..., 1]
