@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastce._call.loss import Array, Value, once
+from fastce._call.layout import Array
+from fastce._call.loss import Value, once
 from fastce.losses import (
     BCEWithLogits,
     SigmoidFocalLoss,

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_index
 
 from fastce._call import checks, checks_information
+from fastce._call.layout import Array
 
 __all__ = [
     "binary_cross_entropy",
@@ -30,7 +31,6 @@ __all__ = [
     "negative_log_likelihood",
 ]
 
-Array = npt.NDArray[Any]
 
 # log(p/q) = 2(s + s³/3 + s⁵/5 + …) with s = (p−q)/(p+q). For |s| ≤ 1/4 the terms left out are
 # below the last digit of float64. Coefficients of s², from the highest power down to 1/5, 1/3.
@@ -56,11 +56,11 @@ def distributions(
 ) -> tuple[int, type[np.floating[Any]], list[Array]]:
     """Return the axis, the result's dtype, and the checked distributions, broadcast, in float64."""
     arrays = {name: checks.real(name, values) for name, values in named.items()}
-    values = np.broadcast_arrays(*(array.astype(np.float64) for array in arrays.values()))
+    values = checks_information.together(**arrays)
     axis = normalize_axis_index(checks.axis(axis), values[0].ndim)
     for (name, array), value in zip(arrays.items(), values, strict=True):
         checks_information.distribution(name, value, axis, sum_tolerance(array))
-    return axis, result_dtype(*arrays.values()), list(values)
+    return axis, result_dtype(*arrays.values()), values
 
 
 def minus_x_log_y(x: Array, y: Array) -> Array:
@@ -242,7 +242,7 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     """
     y, p = checks.real("y", y), checks.real("p", p)
     dtype = result_dtype(y, p)
-    y, p = np.broadcast_arrays(y.astype(np.float64), p.astype(np.float64))
+    y, p = checks_information.together(y=y, p=p)
     checks.unit_interval("y", y)
     checks.unit_interval("p", p)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges, threads
 from fastce._call.arguments import checked_denominator, native_float, working_type
-from fastce._call.loss import Array, Value
+from fastce._call.layout import Array
+from fastce._call.loss import Value
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 __all__ = ["linear_cross_entropy"]

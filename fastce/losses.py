@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, elements, rows
-from fastce._call.loss import Array, Loss
+from fastce._call.layout import Array
+from fastce._call.loss import Loss
 
 __all__ = [
     "BCEWithLogits",

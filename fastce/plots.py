@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks_bridges
+from fastce._call import checks, checks_bridges
+from fastce._call.layout import Array
+from fastce.evaluation import Evaluation
+from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["evaluation_curves", "loss_curves"]
 
-Array = npt.NDArray[Any]
 
+LOSSES = SoftmaxCrossEntropy, SoftmaxFocalLoss, BCEWithLogits, SigmoidFocalLoss
 QUANTITIES = ("loss (nats)", "gradient", "Hessian")
 
 
@@ -38,7 +41,8 @@ def loss_curves(
     Parameters
     ----------
     losses : loss, sequence of losses, or mapping from labels to losses
-        What to plot. A loss without a label is labelled with the call that makes it.
+        What to plot: any loss except `SoftmaxKLDivergence`. A loss without a label is labelled with
+        the call that makes it.
     target : float, default 1
         The target: 0 or 1, or for sigmoid losses any number between them.
     logits : array_like of shape (N,), optional
@@ -57,8 +61,10 @@ def loss_curves(
     ------
     ImportError
         If matplotlib is not installed; the message says how to install it.
+    TypeError
+        If a loss or another argument is of a type that is not accepted.
     ValueError
-        If the number of axes is wrong.
+        If the number of axes is wrong, or the target is not one of the loss's.
 
     Examples
     --------
@@ -69,14 +75,15 @@ def loss_curves(
     >>> [line.get_label() for line in loss_axes.get_lines()]
     ['cross-entropy', 'focal, γ = 2']
     """
-    x = np.linspace(-8, 8, 401) if logits is None else np.asarray(logits, dtype=np.float64)
+    x = np.linspace(-8, 8, 401)
+    if logits is not None:
+        x = checks.real("logits", logits).astype(np.float64)
+    target = checks.number("target", target)
+    curves = {label: per_sample(loss, x, target) for label, loss in labelled(losses).items()}
     quantities = QUANTITIES if hessian else QUANTITIES[:2]
-    axes = new_axes(len(quantities)) if axes is None else list(axes)
-    checks_bridges.drawn_on(axes, len(quantities))
-
-    for label, loss in labelled(losses).items():
-        curves = per_sample(loss, x, target)
-        for ax, curve in zip(axes, curves, strict=False):
+    axes = drawn_on(axes, len(quantities))
+    for label, of_loss in curves.items():
+        for ax, curve in zip(axes, of_loss, strict=False):
             ax.plot(x, curve, label=label)
     for ax, quantity in zip(axes, quantities, strict=True):
         ax.set(xlabel="logit z", ylabel=quantity)
@@ -107,6 +114,8 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     ------
     ImportError
         If matplotlib is not installed; the message says how to install it.
+    TypeError
+        If there is something else than evaluations.
     ValueError
         If the number of axes is wrong.
 
@@ -122,12 +131,14 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     >>> [line.get_label() for line in ranks.get_lines()]
     ['before', 'T = 3']
     """
-    labelled = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
-    axes = new_axes(3) if axes is None else list(axes)
-    checks_bridges.drawn_on(axes, 3)
-    reliability, shares, ranks = axes
+    drawn = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
+    for evaluation in drawn.values():
+        if not isinstance(evaluation, Evaluation):
+            accepted = "an Evaluation, or a mapping from labels to Evaluations"
+            checks_bridges.host_type("evaluations", accepted, type(evaluation).__name__)
+    reliability, shares, ranks = axes = drawn_on(axes, 3)
     reliability.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
-    for label, evaluation in labelled.items():
+    for label, evaluation in drawn.items():
         confidence, accuracy, rows = evaluation.reliability()
         filled = rows > 0
         reliability.plot(confidence[filled], accuracy[filled], marker="o", label=label)
@@ -143,12 +154,15 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel="confidence", ylabel="share of rows", xlim=(0, 1))
     ranks.set(xlabel="k", ylabel="accuracy among the first k", xscale="log")
-    shares.set_ylim(0, 1.1 * shares.get_ylim()[1] + 0.12 * len(labelled))  # room for the legend
+    shares.set_ylim(0, 1.1 * shares.get_ylim()[1] + 0.12 * len(drawn))  # room for the legend
     shares.legend(loc="upper left")
     return axes
 
 
-def new_axes(count: int) -> list[Axes]:
+def drawn_on(axes: Iterable[Axes] | None, count: int) -> list[Axes]:
+    """Return the axes to draw on: those given, or those of a new figure."""
+    if axes is not None:
+        return checks_bridges.drawn_on(axes, count)
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -165,11 +179,13 @@ def labelled(losses: Any) -> dict[str, Any]:
 
 def per_sample(loss: Any, x: Array, target: float) -> tuple[Array, Array, Array]:
     """Return the loss and its two derivatives at each logit of ``x``."""
+    checks_bridges.one_of_losses(loss, LOSSES)
     loss = dataclasses.replace(loss, reduction="none")
+    every = np.full(x.shape, target)
     if not hasattr(loss, "axis"):  # a sigmoid loss: one logit per element
-        value, grad, hess = loss.value_grad_hess(x, np.full(x.shape, target, np.float64))
+        value, grad, hess = loss.value_grad_hess(x, every)
         return value, grad, hess
     loss = dataclasses.replace(loss, axis=-1)
     two = np.stack([np.zeros_like(x), x], axis=-1)
-    value, grad, hess = loss.value_grad_hess(two, np.full(x.shape, int(target)))
-    return value, grad[:, 1], hess[:, 1]
+    value, grad, hess = loss.value_grad_hess(two, checks_bridges.integral_labels(every))
+    return value, grad[..., 1], hess[..., 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -248,6 +249,35 @@ def test_files_that_are_none(folder, capsys):
     assert "none.npz has no arrays" in refused(capsys, 1, "none.npz", "y.npy")
     np.save(folder / "float.npy", np.zeros(900))
     assert "labels must be integers, got float64" in refused(capsys, 1, "z.npy", "float.npy")
+
+
+def test_archives_of_other_things(folder, capsys):
+    (folder / "a.npz").write_bytes((folder / "y.npy").read_bytes())
+    assert "a.npz is not a valid .npz file" in refused(capsys, 1, "a.npz", "y.npy")
+    with zipfile.ZipFile(folder / "text.npz", "w") as archive:
+        archive.writestr("logits", "no array")
+    assert "a row for each label, got shape ()" in refused(capsys, 1, "text.npz", "y.npy")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "compressed"])
+def test_damaged_files(kind, problem, folder, capsys, rng):
+    """With one byte changed, a file is evaluated or refused, without a traceback."""
+    name = f"damaged.{kind[:3] if kind == 'npy' else 'npz'}"
+    {"npy": np.save, "npz": np.savez, "compressed": np.savez_compressed}[kind](name, problem[0])
+    whole = (folder / name).read_bytes()
+    refusals = 0
+    for turn in range(200):
+        changed = bytearray(whole)
+        at = int(rng.integers(150))  # the header, or the directory at the end
+        changed[at if turn % 2 or kind == "npy" else -1 - at] = rng.integers(256)
+        (folder / name).write_bytes(changed)
+        try:
+            command_line.main(["evaluate", name, "y.npy"])
+        except SystemExit as ended:
+            assert ended.code == 1
+            assert capsys.readouterr().err.startswith("fastce evaluate: ")
+            refusals += 1
+    assert refusals > 20
 
 
 @pytest.mark.parametrize(

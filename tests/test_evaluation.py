@@ -442,6 +442,9 @@ def test_a_temperature_without_a_reciprocal():
         {"correct": -1},
         {"rank_rows": [1, 2]},
         {"bin_correct": [0]},
+        {"loss_sum": [10**400, 0]},
+        {"rows": 0, "bin_rows": [0] * 15, "rank_rows": []},
+        {"rows": 0, "bin_rows": [], "bin_correct": [], "bin_confidence": [], "rank_rows": [0, 0]},
     ],
 )
 def test_json_of_something_else(change, problem):
@@ -449,6 +452,11 @@ def test_json_of_something_else(change, problem):
     said["state"] |= change
     with pytest.raises(ValueError, match=r"JSON that Evaluation\.to_json wrote"):
         Evaluation.from_json(json.dumps(said))
+
+
+def test_json_without_end():
+    with pytest.raises(ValueError, match=r"JSON that Evaluation\.to_json wrote"):
+        Evaluation.from_json("[" * 100_000)
 
 
 def test_labels_of_no_class():

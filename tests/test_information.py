@@ -265,8 +265,11 @@ def test_masked_arrays_are_refused():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match="shape"):
-        cross_entropy([0.5, 0.5], [0.2, 0.3, 0.5])
+    for function in (cross_entropy, kl_divergence):
+        with pytest.raises(ValueError, match=r"p of shape \(2,\) and q of shape \(3,\) do not"):
+            function([0.5, 0.5], [0.2, 0.3, 0.5])
+    with pytest.raises(ValueError, match=r"y of shape \(2,\) and p of shape \(3,\) do not"):
+        binary_cross_entropy([0.5, 0.5], [0.2, 0.3, 0.5])
     with pytest.raises(np.exceptions.AxisError, match="axis 1 is out of bounds"):
         entropy([0.5, 0.5], axis=1)
     with pytest.raises(TypeError, match=r"axis must be an integer, got 0\.5"):

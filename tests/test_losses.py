@@ -9,7 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import CASES, DTYPES, FUNCTIONS, LOSSES, THOROUGH
+from cases import CASES, DTYPES, FUNCTIONS, LOSSES, THOROUGH, small_batch
 
 import fastce
 
@@ -136,6 +136,40 @@ def test_functions_equal_the_losses(c):
     assert len(result) == 2
     np.testing.assert_array_equal(result[0], expected[0])
     np.testing.assert_array_equal(result[1], expected[1])
+
+
+class Mutable:
+    """Like a tensor: an array whose hash is that of the object, so that it outlives a change."""
+
+    def __init__(self, numbers):
+        self.numbers = np.array(numbers)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.numbers
+
+    def __float__(self):
+        return float(self.numbers)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "first", "second"),
+    [
+        ("SoftmaxCrossEntropy", "weight", [1.0, 1.0, 1.0], [5.0, 1.0, 2.0]),
+        ("SoftmaxFocalLoss", "gamma", 2.0, 0.5),
+        ("BCEWithLogits", "pos_weight", 1.0, 5.0),
+        ("SigmoidFocalLoss", "alpha", [0.25, 0.25, 0.25], [0.5, 0.75, 0.25]),
+    ],
+)
+def test_functions_see_that_an_option_has_changed(name, option, first, second):
+    z, y = small_batch(name)
+    function, given = getattr(fastce, FUNCTIONS[name]), Mutable(first)
+    for numbers in (first, second):
+        given.numbers = np.array(numbers)
+        expected = getattr(fastce, name)(**{option: numbers})(z, y)
+        assert function(z, y, **{option: given})[0] == expected
+        if isinstance(numbers, list):
+            elements = tuple(map(Mutable, numbers))
+            assert function(z, y, **{option: elements})[0] == expected
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from processes import run
 
 import fastce
@@ -18,7 +19,7 @@ SIGMOID = 1 / (1 + np.exp(-X))
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 def line(ax, index=0):
@@ -74,6 +75,27 @@ def test_wrong_number_of_axes():
     axes = loss_curves(fastce.BCEWithLogits())
     with pytest.raises(ValueError, match="axes must be 3 axes, got 2"):
         loss_curves(fastce.BCEWithLogits(), hessian=True, axes=axes)
+
+
+def test_refused_arguments():
+    """Before anything is drawn."""
+    ce, bce = fastce.SoftmaxCrossEntropy(), fastce.BCEWithLogits()
+    for losses, options, error, message in (
+        (ce, {"target": 0.5}, ValueError, "target must hold integer class labels, got 0.5"),
+        (ce, {"target": 2}, IndexError, "the label 2"),
+        (bce, {"target": 2}, ValueError, r"target must lie in \[0, 1\], got 2"),
+        (bce, {"target": "a"}, TypeError, "target must be a real number, got 'a'"),
+        (bce, {"logits": [1j]}, TypeError, "logits must be real numbers, got complex128"),
+        (bce, {"axes": 5}, TypeError, "axes must be 2 axes, got int"),
+        ([bce, 5], {}, TypeError, "loss must be one of .*, got 5"),
+        (fastce.SoftmaxKLDivergence(), {}, TypeError, "loss must be one of .*KLDivergence"),
+    ):
+        with pytest.raises(error, match=message):
+            loss_curves(losses, **options)
+    for wrong in (5, {"a": None}, evaluate):
+        with pytest.raises(TypeError, match="evaluations must be an Evaluation"):
+            evaluation_curves(wrong)
+    assert not pyplot.get_fignums()
 
 
 def test_without_matplotlib():

@@ -48,8 +48,14 @@ def _losses(problem: Problem) -> Any:
         losses = (1 - p_t) ** gamma * bce(z, y)
         return losses if alpha is None else losses * (alpha * y + (1 - alpha) * (1 - y))
 
-    formulas = (cross_entropy, softmax_focal, divergence, bce, sigmoid_focal)
-    return dict(zip(LOSSES, formulas, strict=True))[cell.operation]
+    formulas = {
+        "softmax_cross_entropy": cross_entropy,
+        "softmax_focal_loss": softmax_focal,
+        "softmax_kl_divergence": divergence,
+        "bce_with_logits": bce,
+        "sigmoid_focal_loss": sigmoid_focal,
+    }
+    return formulas[cell.operation]
 
 
 def _arrays(problem: Problem) -> tuple[Any, Any]:

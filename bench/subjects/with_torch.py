@@ -52,8 +52,14 @@ def _formula(problem: Problem) -> Any:
             losses = losses * (alpha * y + (1 - alpha) * (1 - y))
         return reduce(losses)
 
-    formulas = (cross_entropy, softmax_focal, divergence, bce, sigmoid_focal)
-    return dict(zip(LOSSES, formulas, strict=True))[cell.operation]
+    formulas = {
+        "softmax_cross_entropy": cross_entropy,
+        "softmax_focal_loss": softmax_focal,
+        "softmax_kl_divergence": divergence,
+        "bce_with_logits": bce,
+        "sigmoid_focal_loss": sigmoid_focal,
+    }
+    return formulas[cell.operation]
 
 
 def _run(problem: Problem, formula: Any) -> Run:

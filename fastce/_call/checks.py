@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import layout
+from fastce._call.layout import Array
 from fastce._call.positions import position as _position
-
-Array = npt.NDArray[Any]
 
 REDUCTIONS = ("mean", "sum", "none")
 ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
@@ -65,12 +64,14 @@ def number(
     if type(value) is float and low <= value <= high and above < value < math.inf:
         return value  # the common case; -inf is not greater than any bound
     try:
-        if isinstance(value, str | bytes | bytearray):  # float() would read text, too
+        # float() would read text, too, and drop the imaginary part of NumPy's complex numbers.
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if isinstance(value, str | bytes | bytearray) or kind in ("S", "U", "c"):
             raise TypeError
         result = float(value)
     except OverflowError:
         result = math.inf
-    except (TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError):  # torch raises the first
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
     if math.isfinite(result) and low <= result <= high and result > above:
         return result
@@ -102,12 +103,11 @@ def share(name: str, value: Any) -> float | Array | None:
     """Return None, a number in [0, 1], or a read-only array of such numbers."""
     if value is None:
         return None
-    if not (isinstance(value, list | tuple) or np.ndim(value)):
+    if as_array(name, value).ndim == 0:
         if number(name, value) == -1:
             raise ValueError(f"{name} must be in [0, 1], or None for no weights, got {value!r}")
         return number(name, value, low=0, high=1)
-    array = real(name, value)
-    result: Array = np.array(array, dtype=np.float64, order="C")
+    result: Array = np.array(real(name, value), dtype=np.float64, order="C")
     unit_interval(name, result, "be in [0, 1]")
     result.flags.writeable = False
     return result
@@ -454,6 +454,9 @@ def as_array(name: str, value: Any) -> Array:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} cannot be converted to an array: {error}") from error
+    except Exception as error:  # of the value itself: torch's, if a tensor requires a gradient
+        error.add_note(f"{name} cannot be converted to an array")
+        raise
     # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
     # thread, or from the __array__ of the next argument.
     return array.view()

@@ -4,14 +4,14 @@ They follow the rules of `checks`, which has the checks of the losses.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
 
 from fastce._call import checks, positions
-from fastce._call.checks import Array
+from fastce._call.layout import Array
 
 # Optional packages --------------------------------------------------------------------------------
 
@@ -34,21 +34,17 @@ def bfloat16(extra: str) -> np.dtype[Any]:
     return dtype
 
 
-def drawn_on(axes: Sequence[Any], count: int) -> None:
-    """Check the number of axes to draw on."""
-    if len(axes) != count:
-        raise ValueError(f"axes must be {count} axes, got {len(axes)}")
+def drawn_on(axes: Any, count: int) -> list[Any]:
+    """Return the axes to draw on."""
+    if not isinstance(axes, Iterable):
+        host_type("axes", f"{count} axes", type(axes).__name__)
+    found = list(axes)
+    if len(found) != count:
+        raise ValueError(f"axes must be {count} axes, got {len(found)}")
+    return found
 
 
 # Shards -------------------------------------------------------------------------------------------
-
-
-def softmax_loss(loss: Any) -> None:
-    if not hasattr(loss, "class_weight_name"):
-        raise TypeError(
-            "loss must be SoftmaxCrossEntropy, SoftmaxFocalLoss or SoftmaxKLDivergence, got"
-            f" {loss!r}"
-        )
 
 
 def number_of_classes(value: Any) -> int:
@@ -167,9 +163,11 @@ def boosting_target(value: Any, scores: Array) -> Array:
 
 def boosting_weight(value: Any, scores: Array) -> Array | None:
     """Return weights (n,), or of the scores' shape; None for an empty array, which XGBoost has."""
-    if value is None or np.size(value) == 0:
+    if value is None:
         return None
     weight = checks.real("sample_weight", value)
+    if weight.size == 0:
+        return None
     if weight.shape not in ((), scores.shape[:1], scores.shape):
         raise ValueError(
             f"sample_weight must have shape {scores.shape[:1]}, got {weight.shape}, for scores of"
@@ -273,9 +271,10 @@ def label_of_a_row(value: Any) -> Array:
     """Return one label as an array (1,); `integral_labels` raises the errors."""
     if isinstance(value, float | int) and abs(value) < 2**53 and value == value // 1:
         return np.array([int(value)])
-    if np.ndim(value):
-        raise ValueError(f"target must be one class label, got shape {np.shape(value)}")
-    return integral_labels([value])
+    label = checks.as_array("target", value)
+    if label.ndim:
+        raise ValueError(f"target must be one class label, got shape {label.shape}")
+    return integral_labels(label[None])
 
 
 # Bridges ------------------------------------------------------------------------------------------

@@ -1,9 +1,19 @@
 """Errors about the probabilities that `information` takes."""
 
+import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks
-from fastce._call.checks import Array
+from fastce._call.layout import Array
+
+
+def together(**arrays: Array) -> list[Array]:
+    """Return arrays in float64, broadcast together."""
+    try:
+        return list(np.broadcast_arrays(*(array.astype(np.float64) for array in arrays.values())))
+    except ValueError:
+        given = " and ".join(f"{name} of shape {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"{given} do not broadcast together") from None
 
 
 def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks
+from fastce._call.layout import Array
 
-Array = npt.NDArray[Any]
 Axis = int | tuple[int, ...] | None
 
 

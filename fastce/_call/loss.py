@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from fastce._call import variants
 from fastce._call.arguments import GRADIENT, HESSIAN, VALUE, Call
+from fastce._call.layout import Array
 
-Array = npt.NDArray[Any]
 Value = Any  # a Python float, or an array of losses if reduction="none"
 
 
@@ -225,18 +225,25 @@ def _options_of(cls: Any) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
     return itemgetter(*(field.name for field in fields(cls)))
 
 
-@lru_cache(maxsize=64, typed=True)  # a loss is a value: one object serves all equal calls
-def _made(cls: Any, *options: Any) -> Any:
+def _new(cls: Any, options: tuple[Any, ...]) -> Any:
     return cls(**{field.name: value for field, value in zip(fields(cls), options, strict=True)})
+
+
+@lru_cache(maxsize=64, typed=True)  # a loss is a value: one object serves all equal calls
+def _kept(cls: Any, *options: Any) -> Any:
+    # An array may change, and a tensor's hash would not, nor that of a tuple that holds one.
+    if not {type(value) for value in options} <= {int, float, str, bool, type(None)}:
+        raise TypeError
+    return _new(cls, options)
 
 
 def once(cls: Any, given: dict[str, Any]) -> tuple[Value, Array]:
     """Make a loss and return its value and gradient; `given` has its options and its arguments."""
     options = _options_of(cls)(given)
     try:
-        loss = _made(cls, *options)
-    except TypeError:  # an array, which cannot be hashed, or an option of the wrong type
-        loss = _made.__wrapped__(cls, *options)
+        loss = _kept(cls, *options)
+    except TypeError:  # also if an option has no hash, or is of the wrong type
+        loss = _new(cls, options)
     result: tuple[Value, Array] = loss.value_and_grad(
         given["logits"],
         given["target"],

@@ -244,19 +244,15 @@ class _Pool:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[_Call, _Claim] | None] = SimpleQueue()
         self._threads: list[int] = []
-        self._growing = allocate_lock()
 
     def help(self, call: _Call, helpers: int) -> None:
-        # If another call is starting threads, use those that exist: this call may have interrupted
-        # the other one, and must not wait for it.
-        if len(self._threads) < helpers and self._growing.acquire(False):
-            try:
-                while len(self._threads) < helpers:
-                    self._threads.append(start_new_thread(_serve, (self._jobs,)))
-            except RuntimeError:
-                pass  # the system cannot start a thread, or the interpreter is shutting down
-            finally:
-                self._growing.release()
+        # Without a lock, which an interrupt could leave locked. Calls that start threads at the
+        # same time may start a few too many, which wait for ever.
+        try:
+            while len(self._threads) < helpers:
+                self._threads.append(start_new_thread(_serve, (self._jobs,)))
+        except RuntimeError:
+            pass  # the system cannot start a thread, or the interpreter is shutting down
         try:
             for _ in range(min(helpers, len(self._threads))):
                 self._jobs.put((call, call.claim()))

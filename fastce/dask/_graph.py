@@ -161,23 +161,11 @@ class Graph:
         if self.normalizer is not None:
             return self.normalizer, () if isinstance(self.normalizer, da.Array) else None
         factor = 1
+        function: Any = tasks.weight_of_labels
         if self.has_labels:
             axes = self.rows
-            parts = da.blockwise(
-                tasks.weight_of_labels,
-                (*axes, self.fields),
-                *self.target,
-                *self.sample_weight,
-                *self._slices(axes),
-                located=self._located(axes),
-                loss=self.loss_of_chunk,
-                classes=self.classes,
-                new_axes={self.fields: 2},
-                adjust_chunks=dict.fromkeys(axes, tasks.one),
-                align_arrays=False,
-                dtype=np.float64,
-                meta=_nothing(len(axes) + 1),
-            )
+            arguments = *self.target, *self.sample_weight, *self._slices(axes)
+            options: dict[str, Any] = {"loss": self.loss_of_chunk, "classes": self.classes}
         else:
             # Broadcast weights are added up once and multiplied.
             where = (None, None) if self.is_softmax else self.where
@@ -189,30 +177,24 @@ class Graph:
                 i for array, own in given for i, n in zip(own, array.shape, strict=True) if n != 1
             }
             factor = math.prod(self.logits.shape[i] for i in self.rows if i not in counted)
-            parts = da.blockwise(
-                tasks.weight_of_samples,
-                (*axes, self.fields),
-                *self.sample_weight,
-                *where,
-                *self._slices(axes, set(axes) - counted),
-                located=self._located(axes),
-                ndim=len(axes),
-                new_axes={self.fields: 2},
-                adjust_chunks=dict.fromkeys(axes, tasks.one),
-                align_arrays=False,
-                dtype=np.float64,
-                meta=_nothing(len(axes) + 1),
-            )
+            function = tasks.weight_of_samples
+            slices = self._slices(axes, set(axes) - counted)
+            arguments = *self.sample_weight, *where, *slices
+            options = {"ndim": len(axes)}
+        parts = da.blockwise(
+            function,
+            (*axes, self.fields),
+            *arguments,
+            located=self._located(axes),
+            **options,
+            new_axes={self.fields: 2},
+            adjust_chunks=dict.fromkeys(axes, tasks.one),
+            align_arrays=False,
+            dtype=np.float64,
+            meta=_nothing(len(axes) + 1),
+        )
         if axes:
-            parts = da.reduction(
-                parts,
-                tasks.unchanged,
-                tasks.totals,
-                axis=tuple(range(len(axes))),
-                split_every=dict.fromkeys(range(len(axes)), ADDED_AT_ONCE),
-                dtype=np.float64,
-                meta=_nothing(1),
-            )
+            parts = _added(parts, tasks.unchanged, tasks.totals, len(axes), meta=_nothing(1))
         total = da.blockwise(
             tasks.denominator,
             (),
@@ -229,15 +211,7 @@ class Graph:
         if self.loss.reduction == "none":
             return self.rows_of(results, 0, self.real)
         # One task per chunk and few others: a task costs Dask as much time as megabytes of logits.
-        total = da.reduction(
-            results,
-            tasks.first,
-            tasks.total,
-            axis=tuple(range(results.ndim)),
-            split_every=dict.fromkeys(range(results.ndim), ADDED_AT_ONCE),
-            dtype=np.float64,
-            meta=_nothing(0),
-        )
+        total = _added(results, tasks.first, tasks.total, results.ndim)
         if self.loss.reduction == "sum":
             return total
         return da.blockwise(
@@ -248,16 +222,8 @@ class Graph:
         """Return the evaluation of all rows, as a delayed object."""
         function = functools.partial(tasks.evaluation_of_rows, options=options)
         chunks = self.on_chunks(functools.update_wrapper(function, tasks.evaluation_of_rows))
-        total = da.reduction(
-            chunks,
-            tasks.unchanged,
-            tasks.merged_evaluations,
-            axis=tuple(range(chunks.ndim)),
-            split_every=dict.fromkeys(range(chunks.ndim), ADDED_AT_ONCE),
-            concatenate=False,
-            dtype=np.float64,
-            meta=_nothing(0),
-        )
+        merged = tasks.merged_evaluations
+        total = _added(chunks, tasks.unchanged, merged, chunks.ndim, concatenate=False)
         return total.to_delayed().item()
 
     # Layers -----------------------------------------------------------------------------------
@@ -384,6 +350,22 @@ MERGED_AT_ONCE = 8
 
 # The number of chunks along an axis whose losses are added up by one task.
 ADDED_AT_ONCE = 16
+
+
+def _added(
+    parts: DaskArray, of_chunk: Any, of_chunks: Any, ndim: int, *, meta: Any = None, **options: Any
+) -> DaskArray:
+    """Add up what is taken from each chunk, along the first ``ndim`` axes."""
+    return da.reduction(
+        parts,
+        of_chunk,
+        of_chunks,
+        axis=tuple(range(ndim)),
+        split_every=dict.fromkeys(range(ndim), ADDED_AT_ONCE),
+        dtype=np.float64,
+        meta=_nothing(0) if meta is None else meta,
+        **options,
+    )
 
 
 def _array(name: str, value: Any) -> Any:

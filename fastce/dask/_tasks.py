@@ -47,11 +47,6 @@ def pick(results: Any, i: int, axis: int | None = None) -> Any:
     return results[i] if axis is None else np.expand_dims(results[i], axis)
 
 
-def of_chunk(loss: Any, option: str | None, value: Any) -> Any:
-    """Return the loss with the part of an array option that belongs to the chunk."""
-    return loss if option is None else replace(loss, **{option: value})
-
-
 def as_chunk(value: Any, ndim: int) -> Any:
     """Return a sum as the single element of a chunk, and losses unchanged."""
     return value if isinstance(value, np.ndarray) else np.full((1,) * ndim, value)
@@ -145,8 +140,10 @@ def on_chunk(
     option: str | None,
     located: Located,
 ) -> Any:
+    if option is not None:  # an array, of which the chunk has its own part
+        loss = replace(loss, **{option: value_of_option})
     with in_whole(slices, located):
-        return function(of_chunk(loss, option, value_of_option), z, y, weight, where, denominator)
+        return function(loss, z, y, weight, where, denominator)
 
 
 def value(loss: Any, z: Any, y: Any, weight: Any, where: Any, denominator: Any) -> tuple[Any, ...]:

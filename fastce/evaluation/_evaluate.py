@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import checks, checks_evaluation, variants
+from fastce._call.layout import Array
 from fastce.evaluation._evaluation import Evaluation
-
-Array = npt.NDArray[Any]
 
 BLOCK_ROWS = 1 << 14  # rows whose statistics are held at once, in 1 MB. With 10 classes a row takes
 # 54 ns, and 52 with four times as many (`python -m bench.evaluation`).
@@ -147,18 +146,13 @@ def evaluation_of(
 ) -> Evaluation:
     """Return the evaluation of some rows from the kernel's statistics."""
     counts = target != options.ignore_index
-    all_count = bool(counts.all())
-    target, loss, argmax = (x.ravel() if all_count else x[counts] for x in (target, loss, argmax))
-    top_prob, entropy, other_squares, rank, variance = (
-        x.ravel() if all_count else x[counts] for x in statistics
+    rows = int(np.count_nonzero(counts))
+    is_valid = counts & ~np.isnan(statistics[3])
+    all_valid = bool(is_valid.all())
+    target, loss, argmax, top_prob, entropy, other_squares, rank, variance = (
+        x.ravel() if all_valid else x[is_valid] for x in (target, loss, argmax, *statistics)
     )
-    is_valid = ~np.isnan(rank)
-    invalid = target.size - int(np.count_nonzero(is_valid))
-    if invalid:
-        target, loss, argmax, top_prob, entropy, other_squares, rank, variance = (
-            x[is_valid]
-            for x in (target, loss, argmax, top_prob, entropy, other_squares, rank, variance)
-        )
+    invalid = rows - target.size
     loss = loss.astype(np.float64, copy=False)
     is_top = argmax == target
     # With t and m the probabilities of the target and of the top class, Σ (p_j − δ_jt)² is (1 − t)²
@@ -173,8 +167,8 @@ def evaluation_of(
     rank_rows[-1] += invalid
     confidence = np.bincount(which, top_prob, options.bins)
     return Evaluation(
-        rows=target.size + invalid,
-        ignored=0 if all_count else int(counts.size - np.count_nonzero(counts)),
+        rows=rows,
+        ignored=counts.size - rows,
         invalid=invalid,
         correct=int(np.count_nonzero(is_top)),
         loss_sum=(float(loss.sum()), 0.0),

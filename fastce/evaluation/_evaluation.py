@@ -309,7 +309,7 @@ class Evaluation:
             state = json.loads(text)["state"]
             found = cls(**{field.name: _read(state[field.name]) for field in fields(cls)})
             found._check()
-        except (ValueError, KeyError, TypeError) as error:
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             checks.not_written(error)
         return found
 
@@ -328,8 +328,10 @@ class Evaluation:
                 f"rank_rows must add up to {self.rows} and bin_rows to {valid}, got"
                 f" {sum(self.rank_rows)} and {sum(self.bin_rows)}"
             )
-        if not len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
+        if not 1 <= len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
             raise ValueError("bin_rows, bin_correct and bin_confidence must have the same length")
+        if len(self.rank_rows) < 2:
+            raise ValueError("rank_rows must count at least the first rank and all others")
 
 
 def _written(value: Any) -> Any:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastce._call import checks_bridges, checks_evaluation
+from fastce._call.layout import Array
 
-Array = npt.NDArray[Any]
+# What NumPy lets through from a damaged file, and zipfile from an archive that it cannot read.
+UNREADABLE = (
+    *(EOFError, ValueError, tokenize.TokenError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class Rows(NamedTuple):
@@ -61,10 +67,11 @@ def opened(path: str, names: tuple[str, ...], key: dict[str, Any], raw: dict[str
 
 def in_npz(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as arrays:
             found = list(arrays)
-            return in_memory(arrays[checks_evaluation.chosen(path, found, key, names)])
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+            # A file in it that is no array is read as bytes, which are neither logits nor labels.
+            return in_memory(np.asarray(arrays[checks_evaluation.chosen(path, found, key, names)]))
+    except UNREADABLE as error:
         checks_evaluation.unreadable(path, ".npz", error)
 
 
@@ -96,7 +103,7 @@ def in_npy(path: str) -> Rows:
             if read_header is None:
                 return in_memory(np.load(path, mmap_mode="r"))
             shape, fortran_order, dtype = read_header(file)
-        except (EOFError, ValueError) as error:
+        except UNREADABLE as error:
             checks_evaluation.unreadable(path, ".npy", error)
         offset = file.tell()
     checks_evaluation.whole_file(path, offset + math.prod(shape) * dtype.itemsize)

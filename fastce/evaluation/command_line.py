@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ __all__ = ["main"]
 
 BLOCK_BYTES = 32 << 20  # of logits that are read at once
 USAGE, DATA = 2, 1  # exit codes
-BAD_DATA = (ValueError, TypeError, IndexError, OSError, EOFError, ImportError, zipfile.BadZipFile)
+BAD_DATA = (ValueError, TypeError, IndexError, OSError, ImportError)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,7 +102,8 @@ def run(given: argparse.Namespace) -> None:
         result = problem.evaluate(given.temperature)
     if given.plot:
         draw(given.plot, result, temperature)
-    print(as_json(result, temperature) if given.json else as_text(result, temperature))
+    text = str(result) if temperature is None else f"{result}\n\n{temperature}"
+    print(as_json(result, temperature) if given.json else text)
 
 
 class Problem(NamedTuple):
@@ -158,10 +158,6 @@ def progress(count: int) -> Iterator[Any]:
         total=count, unit=" rows", unit_scale=True, delay=1, disable=None, leave=False
     ) as bar:
         yield bar.update
-
-
-def as_text(result: Evaluation, temperature: Temperature | None) -> str:
-    return str(result) if temperature is None else f"{result}\n\n{temperature}"
 
 
 def as_json(result: Evaluation, temperature: Temperature | None) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 
 from fastce import losses
 from fastce._call import checks, checks_bridges, checks_softmax
-from fastce._call.loss import Array, Loss
+from fastce._call.layout import Array
+from fastce._call.loss import Loss
 
 try:
     import jax

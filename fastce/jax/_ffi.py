@@ -19,9 +19,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from fastce._call.layout import Array
 
 # Takes the arrays, and the results to be written in place.
 Function = Callable[[list[Array], list[Array]], None]

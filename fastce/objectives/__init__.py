@@ -48,8 +48,8 @@ from typing import Any
 
 import numpy as np
 
-from fastce._call import checks_bridges
-from fastce._call.loss import Array
+from fastce._call import checks, checks_bridges
+from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy
 from fastce.objectives import _hessians, _host
 from fastce.objectives._objective import Objective, SklearnMetric
@@ -137,9 +137,9 @@ class XGBoostObjective(Objective):
 
 def _of_scores_shape(labels: Array, scores: Array) -> Array:
     """Return labels in the shape of the scores; XGBoost passes (n, K) as (n·K,)."""
-    scores = np.asarray(scores)
-    is_flat = scores.ndim == 2 and scores.shape[1] > 1 and np.shape(labels) == (scores.size,)
-    return np.reshape(labels, scores.shape) if is_flat else labels
+    scores, labels = np.asarray(scores), checks.as_array("target", labels)
+    is_flat = scores.ndim == 2 and scores.shape[1] > 1 and labels.shape == (scores.size,)
+    return labels.reshape(scores.shape) if is_flat else labels
 
 
 class LightGBMObjective(Objective):

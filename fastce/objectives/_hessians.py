@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastce._call import checks, variants
-from fastce._call.loss import Array
+from fastce._call import checks
+from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 # XGBoost's smallest second derivative. A leaf whose second derivatives sum to 0 gets no value.
@@ -45,11 +45,6 @@ def empty_pair(scores: Array) -> tuple[Array, Array] | None:
         pair = np.empty((2, *scores.shape[::-1]), scores.dtype)
         return pair[0].T, pair[1].T
     return None
-
-
-def raise_to_floor(hess: Array, grad: Array, factor: float, floor: float) -> None:
-    """Multiply by the factor and raise to at least max(floor·|grad|, 1e-16), in place."""
-    variants.core.raise_to_floor(hess, grad, factor, floor, LEAST_HESSIAN)
 
 
 def focal_bound(grad: Array, hess: Array, p: Array, labels: Array) -> Array:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges
-from fastce._call.loss import Array, Loss
+from fastce._call import checks, checks_bridges, variants
+from fastce._call.arguments import working_type
+from fastce._call.layout import Array
+from fastce._call.loss import Loss
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.objectives import _hessians, _start
 from fastce.softmax import softmax
@@ -105,7 +107,7 @@ class Objective:
     @property
     def name(self) -> str:
         """The name that the metrics report, for example "softmax_focal_loss"."""
-        return NAMES[type(self.loss)]
+        return next(name for kind, name in NAMES.items() if isinstance(self.loss, kind))
 
     def __deepcopy__(self, memo: Any) -> "Objective":
         """Return the objective itself, which is immutable.
@@ -122,8 +124,9 @@ class Objective:
 
         Parameters
         ----------
-        scores : array_like of float32 or float64, (n,) or (n, K)
-            Raw scores, in any memory order. Class-major scores are read in place.
+        scores : array_like of float16, bfloat16, float32 or float64, (n,) or (n, K)
+            Raw scores, in any memory order. Class-major scores are read in place, 16-bit scores
+            converted to float32.
         target : array_like
             Labels (n,), of any dtype with integer values. For sigmoid losses with (n,) scores,
             numbers in [0, 1]. Sigmoid losses and `SoftmaxCrossEntropy` also accept targets in the
@@ -134,7 +137,7 @@ class Objective:
         Returns
         -------
         grad, hess : array
-            With the shape, dtype and memory order of the scores.
+            With the shape, dtype and memory order of the scores; of float32 for 16-bit scores.
 
         Raises
         ------
@@ -165,7 +168,9 @@ class Objective:
                 hess = _hessians.focal_bound(grad, hess, softmax(scores), target)
             elif self.is_softmax:
                 factor = self._factor(scores.shape[-1])
-            _hessians.raise_to_floor(hess, grad, factor, self.floor or 0.0)
+            variants.core.raise_to_floor(
+                hess, grad, factor, self.floor or 0.0, _hessians.LEAST_HESSIAN
+            )
         if negative is not None:
             negative = negative.reshape(negative.shape + (1,) * (scores.ndim - negative.ndim))
             for array in (grad, hess):
@@ -293,6 +298,7 @@ class Objective:
     ) -> tuple[Array, Array, Array | None]:
         """Return scores, target and weights in the shapes and dtypes that the loss accepts."""
         scores = checks_bridges.boosting_scores(scores, self._softmax_name)
+        scores = scores.astype(working_type(scores), copy=False)  # also from another byte order
         target = checks_bridges.boosting_target(target, scores)
         weight = checks_bridges.boosting_weight(sample_weight, scores)
         if self.is_softmax and target.ndim == 1:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastce._call import checks, checks_bridges
-from fastce._call.loss import Array
+from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.softmax import log_softmax
 
@@ -40,9 +40,10 @@ SCAN = 65
 
 def start_weights(value: Any, samples: int) -> Array | None:
     """Return float64 weights, (n,), scaled by a power of two so that no sum overflows."""
-    if value is None or np.size(value) == 0:  # XGBoost passes an empty array for no weights
+    array = None if value is None else checks.real("sample_weight", value)
+    if array is None or array.size == 0:  # XGBoost passes an empty array for no weights
         return None
-    weight = np.ascontiguousarray(checks.sample_weight(value, (samples,)), np.float64)
+    weight = np.ascontiguousarray(checks.sample_weight(array, (samples,)), np.float64)
     exponent = int(np.frexp(np.abs(weight).max(initial=0))[1])
     return np.ldexp(weight, -exponent)
 

@@ -43,8 +43,7 @@ import numpy.typing as npt
 from fastce._call import checks, checks_bridges, variants
 from fastce._call.arguments import handed_back
 from fastce._call.layout import Array, last_axis, new_like
-from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
-from fastce.sharded._rows import Rows, Shard, weights_of_rows
+from fastce.sharded._rows import Rows, Shard, SoftmaxLoss, weights_of_rows
 
 __all__ = [
     "DivergenceSummary",
@@ -55,8 +54,6 @@ __all__ = [
     "summarise",
     "total_weight",
 ]
-
-SoftmaxLoss = SoftmaxCrossEntropy | SoftmaxFocalLoss | SoftmaxKLDivergence
 
 
 class Summary(NamedTuple):

@@ -3,14 +3,18 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges, checks_softmax, layout, threads, variants
+from fastce._call import checks, checks_bridges, checks_softmax, threads, variants
 from fastce._call.arguments import checked_denominator, native_float, working_type
 from fastce._call.layout import Array
+from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
+from fastce.sharded._blocks import gather, matrices, scatter
+
+SoftmaxLoss = SoftmaxCrossEntropy | SoftmaxFocalLoss | SoftmaxKLDivergence
 
 _thresholds = variants.core.thresholds()
 BLOCK_ELEMENTS = _thresholds["gathered elements"]
@@ -21,7 +25,7 @@ def weights_of_rows(
     target: npt.ArrayLike, loss: Any, classes: int, sample_weight: npt.ArrayLike | None = None
 ) -> tuple[float, bool]:
     """Check labels and weights; return the sum of the weights, and whether any row counts."""
-    checks_bridges.softmax_loss(loss)
+    checks_bridges.one_of_losses(loss, get_args(SoftmaxLoss))
     classes = checks_bridges.number_of_classes(classes)
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     shape = shape_of_rows(target, loss)
@@ -76,7 +80,7 @@ class Shard:
         classes: int,
         where: npt.ArrayLike | None,
     ) -> None:
-        checks_bridges.softmax_loss(loss)
+        checks_bridges.one_of_losses(loss, get_args(SoftmaxLoss))
         self.given = checks.logits(logits)
         self.axis = checks.class_axis(self.given, loss.axis)
         self.logits = np.moveaxis(self.given, self.axis, -1)
@@ -132,8 +136,7 @@ class Shard:
             softcap=getattr(self.loss, "softcap", None) or 0.0,
             **options,
         )
-        run = functools.partial(variants.core.SoftmaxRun, kernel, 1.0)
-        self.over_rows(run, working_type(self.logits), rows)
+        variants.core.SoftmaxRun(kernel, 1.0, self.logits, mask=self.mask, **rows).total()
         target_logit[~here] = -np.inf
         if self.mask is not None:
             kept = np.count_nonzero(self.mask, axis=-1).reshape(-1)
@@ -146,10 +149,10 @@ class Shard:
                 fields[5] = kept
         return fields
 
-    def over_rows(
-        self, run: Callable[..., Any], real: Any, rows: dict[str, Any], grad: Array | None = None
+    def write_gradient(
+        self, run: Callable[..., Any], real: Any, rows: dict[str, Any], grad: Array
     ) -> None:
-        """Process the shard in ``real``, or in float64 if scaled logits overflow it.
+        """Compute the gradient in ``real``, or in float64 if scaled logits overflow it.
 
         ``run`` turns arrays into a function that does some of their rows; ``rows`` are the arrays
         with one number per row.
@@ -157,28 +160,28 @@ class Shard:
         count, axes = self.target.size, self.target.ndim
         if count == 0 or self.width == 0:
             return
-        if real != np.float64 and self.loss.kernel().scale_overflows(native_float(self.logits)):
+        if real != np.float64 and self.loss.kernel().scale_overflows(self.logits):
             real = np.dtype(np.float64)
-        arrays = {"logits": self.logits, "mask": self.mask, "grad": grad}
-        given = {name: array for name, array in arrays.items() if array is not None}
+        given = {"logits": self.logits, "grad": grad}
+        if self.mask is not None:
+            given["mask"] = self.mask
         types = {name: array.dtype.newbyteorder("=") for name, array in given.items()}
         if real != working_type(self.logits):
             types |= {name: real for name in given if name != "mask"}
         is_native = all(array.dtype == types[name] for name, array in given.items())
-        views = layout.matrices(given) if is_native else None
+        views = matrices(given) if is_native else None
         step = max(BLOCK_ELEMENTS // self.width, 1)
 
         def by_blocks(start: int, stop: int) -> float:
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 block = {
-                    name: layout.gather(array, axes, first, last, types[name])
+                    name: gather(array, axes, first, last, types[name])
                     for name, array in given.items()
                 }
                 numbers = {n: None if x is None else x[first:last] for n, x in rows.items()}
                 run(**block, **numbers)(0, last - first)
-                if grad is not None:
-                    layout.scatter(block["grad"], grad, axes, first, last)
+                scatter(block["grad"], grad, axes, first, last)
             return 0.0
 
         work = by_blocks if views is None else run(**views, **rows)
@@ -230,7 +233,7 @@ class Rows:
     def divergences(self) -> Array:
         """Return the weighted losses of a divergence, flat, in float64."""
         losses, nothing = np.empty(self.shape), np.empty((*self.shape, 0))
-        self.of_shard(nothing, nothing, sample_weight=native_float(self.weight), loss=losses)
+        self.of_shard(nothing, nothing, sample_weight=self.weight, loss=losses)
         return losses.reshape(-1)
 
     def of_shard(self, logits: Array, teacher: Array, **arrays: Any) -> None:
@@ -253,8 +256,8 @@ class Rows:
         if self.loss.takes_logits:
             self.of_shard(
                 shard.logits,
-                native_float(shard.target),
-                sample_weight=native_float(self.weight),
+                shard.target,
+                sample_weight=self.weight,
                 where=shard.mask,
                 grad_output=native_float(self.factors),
                 grad=grad,
@@ -271,4 +274,4 @@ class Rows:
             self.scale, self.largest, self.loss.largest_factor, factor
         )
         real = np.dtype(np.float64) if wide else working_type(shard.logits)
-        shard.over_rows(run, real, numbers, grad)
+        shard.write_gradient(run, real, numbers, grad)

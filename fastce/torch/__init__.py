@@ -122,10 +122,10 @@ def cross_entropy(
         where,
         weight,
         ignore_index,
-        _number("label_smoothing", label_smoothing),
-        _number("z_loss", z_loss),
-        _number("logit_scale", logit_scale),
-        None if softcap is None else _number("softcap", softcap),
+        operators.number("label_smoothing", label_smoothing),
+        operators.number("z_loss", z_loss),
+        operators.number("logit_scale", logit_scale),
+        None if softcap is None else operators.number("softcap", softcap),
         _reduction(reduction, size_average, reduce),
     )
 
@@ -183,7 +183,7 @@ def softmax_focal_loss(
         target,
         where,
         alpha,
-        _number("gamma", gamma),
+        operators.number("gamma", gamma),
         checks.integer("ignore_index", ignore_index),
         _reduction(reduction),
     )
@@ -297,17 +297,13 @@ def sigmoid_focal_loss(
         target,
         where,
         _alpha(alpha),
-        _number("gamma", gamma),
-        _number("label_smoothing", label_smoothing),
+        operators.number("gamma", gamma),
+        operators.number("label_smoothing", label_smoothing),
         _reduction(reduction),
     )
 
 
 # Their arguments ----------------------------------------------------------------------------------
-
-
-def _number(name: str, value: Any) -> float:
-    return value if type(value) is float else checks.number(name, value)
 
 
 def _reduction(value: str, size_average: bool | None = None, reduce: bool | None = None) -> str:

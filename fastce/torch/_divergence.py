@@ -59,11 +59,12 @@ def kl_divergence(
     >>> print(f"{loss.item():.6f} {student.grad[0, 0].item():.6f}")
     0.120668 -0.237059
     """
-    number = (
-        temperature if type(temperature) is float else checks.number("temperature", temperature)
-    )
     return operators.softmax_kl_divergence(
-        input, target, where, number, checks.reduction(reduction)
+        input,
+        target,
+        where,
+        operators.number("temperature", temperature),
+        checks.reduction(reduction),
     )
 
 

@@ -22,14 +22,13 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fastce import losses
 from fastce._call import checks, checks_bridges
+from fastce._call.layout import Array
 
-Array = npt.NDArray[Any]
 Function = Callable[..., Any]
 
 # Of no types of their own.
@@ -181,6 +180,11 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
         return loss if loss.dtype == dtype else loss.to(dtype)
 
     return apply
+
+
+def number(name: str, value: Any) -> float:
+    """Return an option as a float, whose value the loss will check."""
+    return value if type(value) is float else checks.number(name, value)
 
 
 def _text(names: str, values: tuple[Any, ...]) -> str:

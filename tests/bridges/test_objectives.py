@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from boosting import CLASSES, SIGMOID, SOFTMAX, scores_and_labels
+from cases import DTYPES
 from processes import output_of, peak
 
 import fastce
@@ -229,6 +230,30 @@ def test_objectives_are_values(host):
     assert repr(objective) == (f"{host.__name__}(loss={SOFTMAX[3]!r}, hessian='upper', floor=0.05)")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("loss", [*SOFTMAX, *SIGMOID], ids=repr)
+def test_scores_of_other_types_are_converted(loss, order, dtype, rng):
+    """The Hessian is raised to its floor in place, in the two types that its kernel takes."""
+    scores = np.array(2 * rng.normal(size=(50, CLASSES)), DTYPES.get(dtype, dtype), order=order)
+    labels = rng.integers(CLASSES, size=50)
+    native = np.float64 if dtype == ">f8" else np.float32
+    for hessian in ("positive", "exact", "upper"):
+        objective = Objective(loss, hessian=hessian)
+        expected = objective.derivatives(scores.astype(native), labels)
+        for found, array in zip(objective.derivatives(scores, labels), expected, strict=True):
+            assert found.dtype == native
+            assert found.strides == array.strides
+            np.testing.assert_array_equal(found, array)
+
+
+def test_a_derived_loss_keeps_its_name():
+    class Derived(fastce.SoftmaxFocalLoss):
+        pass
+
+    assert Objective(Derived()).name == "softmax_focal_loss"
+
+
 def test_import_brings_no_host():
     code = (
         "import sys, fastce.objectives;"
@@ -301,6 +326,20 @@ def test_weight_of_a_wrong_shape_is_an_error(kind, weight, method):
     call = getattr(Objective(LOSS[kind]), method)
     with pytest.raises(ValueError, match=r"sample_weight must have shape \(3,\), got"):
         call(SCORES[kind], np.zeros(N), np.ones(weight))
+
+
+def test_lists_that_are_no_arrays_are_named():
+    """XGBoost passes an empty array for no weights: the size is asked for before anything else."""
+    ragged, named = [[1.0], [1.0, 2.0]], "sample_weight cannot be converted to an array"
+    objective = Objective(SOFTMAX[0])
+    with pytest.raises(ValueError, match=named):
+        objective.derivatives(SCORES["several"], np.zeros(N), ragged)
+    with pytest.raises(ValueError, match=named):
+        objective.initial_score(np.zeros(N), ragged)
+    with pytest.raises(ValueError, match="target cannot be converted to an array"):
+        XGBoostObjective(SOFTMAX[0]).sklearn(ragged, SCORES["several"])
+    with pytest.raises(ValueError, match="target cannot be converted to an array"):
+        CatBoostObjective(SOFTMAX[0]).calc_ders_multi(np.zeros(K), ragged, None)
 
 
 @pytest.mark.parametrize("method", ["derivatives", "value"])

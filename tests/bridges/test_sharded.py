@@ -390,8 +390,11 @@ def test_errors():
         sharded.summarise(z, y, 0, loss, classes=5)
     with pytest.raises(TypeError, match="integer class labels"):
         sharded.summarise(z, y.astype(float), 0, loss, classes=6)
-    with pytest.raises(TypeError, match="SoftmaxFocalLoss or SoftmaxKLDivergence"):
-        sharded.summarise(z, y, 0, fastce.BCEWithLogits(), classes=6)
+    for wrong in (fastce.BCEWithLogits(), fastce.SoftmaxCrossEntropy):  # the class itself
+        with pytest.raises(TypeError, match="loss must be one of SoftmaxCrossEntropy, Soft"):
+            sharded.summarise(z, y, 0, wrong, classes=6)
+        with pytest.raises(TypeError, match="loss must be one of SoftmaxCrossEntropy, Soft"):
+            sharded.total_weight(y, wrong, classes=6)
     with pytest.raises(ValueError, match="2 weights"):
         sharded.summarise(z, y, 0, fastce.SoftmaxCrossEntropy(weight=[1, 2]), classes=6)
     with pytest.raises(TypeError, match="classes must be an integer"):

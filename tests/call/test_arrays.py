@@ -168,8 +168,9 @@ def test_arrays_that_fail(loss):
     refuse(RuntimeError, "no array today", loss, Failing(), y)
     refuse(RuntimeError, "no array today", loss, z, Failing())
     for name in ("sample_weight", "where", "grad_output"):
-        with pytest.raises(RuntimeError, match="no array today"):
+        with pytest.raises(RuntimeError, match="no array today") as raised:
             getattr(fastce, loss)(reduction="none").value_and_grad(z, y, **{name: Failing()})
+        assert raised.value.__notes__ == [f"{name} cannot be converted to an array"]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

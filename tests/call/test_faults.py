@@ -205,7 +205,8 @@ def test_interrupts_at_random_points(kind):
 def test_an_interrupt_at_each_step_of_a_call():
     """Where Python looks for signals: as a function begins, and after each call of a C function.
 
-    None is lost, as it would be in a callback of a weak reference, and no helper works on.
+    None is lost, as it would be in a callback of a weak reference, and no helper works on. The call
+    also starts its threads; if it has not started all of them, the next call does.
     """
     code = (
         LARGE_CALL
@@ -224,6 +225,7 @@ def test_an_interrupt_at_each_step_of_a_call():
     out = numpy.empty_like(z)
     loss.value_and_grad(z, y, out=out)
     for number in itertools.count(1):
+        fastce.set_num_threads(3)
         remaining, came_through = number, False
         try:
             sys.setprofile(interrupt)
@@ -240,6 +242,7 @@ def test_an_interrupt_at_each_step_of_a_call():
         assert not fastce._call.threads._running, number
         out[:] = 0.0
         assert call() == expected, number
+        assert len(fastce._call.threads._pool._threads) == 2, number
     print(number)
     """
     )

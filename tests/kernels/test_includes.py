@@ -1,4 +1,4 @@
-"""What a file uses stands below it: kernels in the order of their includes, modules by floors."""
+"""What a file uses is below it: kernels in the order of their includes, modules by layers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from functools import cache
 
 import pytest
 
-from tools.house import (
+from tools.layers import (
     CORE,
-    FLOORS,
+    LAYERS,
     MODULES,
     PACKAGE,
     PICTURE,
     ROOT,
     called_by_core,
-    floor_of,
     imported_by,
+    layer_of,
     picture,
     used_by_reference,
 )
@@ -122,8 +122,8 @@ def all_imported_by(modules: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_from_its_floor_and_those_below(module):
-    above = {name for name in imported_by(module) if floor_of(name) > floor_of(module)}
+def test_a_module_imports_from_its_layer_and_those_below(module):
+    above = {name for name in imported_by(module) if layer_of(name) > layer_of(module)}
     assert not above
     inner = {name for name in imported_by(module) if re.search(r"\._(?!call|core)", name)}
     bridge = ".".join(module.split(".")[:2])
@@ -140,13 +140,13 @@ def test_the_core_and_what_it_calls_need_no_variant():
     """They are imported while the compiled module is, and before there is a variant to choose."""
     called = called_by_core()
     assert called <= set(MODULES)
-    calls = [*reversed(FLOORS)].index("calls")
-    assert not {name for name in all_imported_by(called) if floor_of(name) > calls}
+    calls = [*reversed(LAYERS)].index("calls")
+    assert not {name for name in all_imported_by(called) if layer_of(name) > calls}
     assert "fastce._call.variants" not in all_imported_by(called)
 
 
 def test_the_picture_is_that_of_the_imports():
-    """`python tools/house.py` draws it again."""
+    """`python tools/layers.py` draws it again."""
     (drawn,) = PICTURE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     assert drawn == picture()
 

@@ -1,6 +1,6 @@
-"""Draw the floors of the package, and who uses whom, from its imports, into CONTRIBUTING.md.
+"""Draw the layers of the package, and what each part uses, from its imports, in CONTRIBUTING.md.
 
-Run: python tools/house.py. tests/kernels/test_includes.py checks the floors with the functions of
+Run: python tools/layers.py. tests/kernels/test_includes.py checks the layers with the functions of
 this file, and that the picture is that of the imports.
 """
 
@@ -17,8 +17,8 @@ CORE = (PACKAGE / "_core.pyx").read_text(encoding="utf-8")
 BRIDGES = ("objectives", "torch", "jax", "dask", "sharded")
 PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```\n)", re.S)
 
-# From the roof down: the floors, and what stands on each.
-FLOORS = {
+# The layers from the highest to the lowest, and the parts of each.
+LAYERS = {
     "bridges": BRIDGES,
     "public modules": ("public",),
     "calls": ("_call",),
@@ -56,8 +56,8 @@ def called_by_core() -> set[str]:
     return {f"fastce._call.{name}" for name in names.split(", ")}
 
 
-def room_of(module: str) -> str:
-    """The node of the picture that a module belongs to."""
+def part_of(module: str) -> str:
+    """Return the part that a module belongs to, a node of the picture."""
     first = [*module.split("."), ""][1]
     if first.startswith("_core"):
         return "_core"
@@ -66,22 +66,22 @@ def room_of(module: str) -> str:
     return "public"
 
 
-def floor_of(module: str) -> int:
-    """0 is the lowest. The package's own namespace, on the roof, is what users import."""
+def layer_of(module: str) -> int:
+    """Return the layer, 0 being the lowest. The package's own namespace is above all of them."""
     if module in ("fastce", "fastce.__main__"):
-        return len(FLOORS)
-    for height, rooms in enumerate(reversed(FLOORS.values())):
-        if room_of(module) in rooms:
+        return len(LAYERS)
+    for height, parts in enumerate(reversed(LAYERS.values())):
+        if part_of(module) in parts:
             return height
     return 0
 
 
 def arrows() -> set[tuple[str, str]]:
-    """Who imports from whom, without the imports that a path through other rooms implies."""
-    direct = {(room_of(a), room_of(b)) for a in MODULES for b in imported_by(a)}
+    """Return which part imports from which, except what a path through other parts implies."""
+    direct = {(part_of(a), part_of(b)) for a in MODULES for b in imported_by(a)}
     if 'include "_kernels/' in CORE and "from fastce._simd cimport" in CORE:
         direct |= {("_core", "_kernels"), ("_kernels", "_simd")}
-    drawn = {room for rooms in FLOORS.values() for room in rooms}
+    drawn = {part for parts in LAYERS.values() for part in parts}
     direct = {(a, b) for a, b in direct if a != b and {a, b} <= drawn}
 
     def reaches(a: str, b: str) -> bool:
@@ -94,26 +94,26 @@ def arrows() -> set[tuple[str, str]]:
 
 def used_by_reference() -> set[str]:
     """What the reference imports of the rest of the package: nothing."""
-    rooms = [name for name in MODULES if room_of(name) == "reference"]
-    return {b for a in rooms for b in imported_by(a) if room_of(b) != "reference"}
+    modules = [name for name in MODULES if part_of(name) == "reference"]
+    return {b for a in modules for b in imported_by(a) if part_of(b) != "reference"}
 
 
-def label_of(room: str) -> str:
-    if room == "public":
-        names = {name.split(".")[1] for name in MODULES if room_of(name) == room and "." in name}
+def label_of(part: str) -> str:
+    if part == "public":
+        names = {name.split(".")[1] for name in MODULES if part_of(name) == part and "." in name}
         ends = ((name, "/" if (PACKAGE / name).is_dir() else ".py") for name in sorted(names))
         return "<br>".join(name + end for name, end in ends if name != "__main__")
-    if room == "_core":
+    if part == "_core":
         return "_core.pyx, _core.pxd"
-    return f"{room}/"
+    return f"{part}/"
 
 
 def picture() -> str:
     """The package as a flow chart of Mermaid, which code hosts draw."""
     lines = ["flowchart TD"]
-    for floor, rooms in FLOORS.items():
-        lines.append(f'  subgraph floor_{floor.split()[0]}["{floor}"]')
-        lines += [f'    {room.strip("_")}["{label_of(room)}"]' for room in rooms]
+    for layer, parts in LAYERS.items():
+        lines.append(f'  subgraph layer_{layer.split()[0]}["{layer}"]')
+        lines += [f'    {part.strip("_")}["{label_of(part)}"]' for part in parts]
         lines.append("  end")
     lines += [f"  {a.strip('_')} --> {b.strip('_')}" for a, b in sorted(arrows())]
     names = ", ".join(sorted(name.rpartition(".")[2] for name in called_by_core()))
