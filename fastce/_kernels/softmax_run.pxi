@@ -27,35 +27,29 @@ cdef class SoftmaxRun:
     cdef double total_weight
     cdef double largest_weight     # absolute value of a sample_weight
 
-    def __init__(self, SoftmaxOptions kernel, double scale, logits, labels=None,
-                 probabilities=None, mask=None, sample_weight=None, grad_output=None, loss=None,
-                 grad=None, hess=None, log_sum_exp=None, argmax=None, maximum=None, others=None,
-                 target_logit=None, soft_gap=None):
+    def __init__(self, SoftmaxOptions kernel, double scale, logits, labels, mask=None, grad=None, loss=None,
+                 maximum=None, others=None, target_logit=None, soft_gap=None):
         """Take arrays that have been checked, the class axis last, and contiguous outputs of one number per row."""
         if not self.begin(kernel, logits, -1, 1):
             raise AssertionError(f"no kernel for {logits.dtype}")
-        vectors = {LABELS: labels, SAMPLE_WEIGHT: sample_weight, GRAD_OUTPUT: grad_output, LOSS: loss}
-        matrices = {PROBABILITIES: probabilities, MASK: mask, GRAD: grad, HESS: hess}
         self.batch.scale = scale
         shape = tuple(logits.shape)[:logits.ndim - 1]
-        for which, array in vectors.items():
+        for which, array in {LABELS: labels, LOSS: loss}.items():
             if which == LOSS:
                 self.choose_precision()
             if array is not None:
                 array = array.reshape(shape)
             if not self.take_vector(which, array):
                 raise AssertionError(f"no kernel for {array.dtype}")
-        for which, array in matrices.items():
+        for which, array in {MASK: mask, GRAD: grad}.items():
             if array is not None and not self.take_matrix(which, array):
                 raise AssertionError(f"no kernel for {array.dtype}")
         self.set_soft_weight()
-        self.batch.log_sum_exp = data_of(log_sum_exp)
-        self.batch.argmax = <long long*> data_of(argmax)
         self.batch.maximum = <double*> data_of(maximum)
         self.batch.others = <double*> data_of(others)
         self.batch.target_logit = <double*> data_of(target_logit)
         self.batch.soft_gap = <double*> data_of(soft_gap)
-        self.arrays += [log_sum_exp, argmax, maximum, others, target_logit, soft_gap]
+        self.arrays += [maximum, others, target_logit, soft_gap]
 
     def __dealloc__(self):
         free(self.axes)
