@@ -147,25 +147,47 @@ cdef inline bint has_target(row_pass kind) noexcept nogil:
     return row_pass is Smoothed or row_pass is Exact or row_pass is Targets
 
 
+cdef inline vec[real] of_class(const real** row, Py_ssize_t i, vec[real] x, vec[real] t, vec[real] this_class,
+                               const real* label, const real* at_label, const real* top_class, const real* at_top,
+                               const real* active, const unsigned char* mask, row_pass kind) noexcept nogil:
+    # A pass over one class of the rows from i on. The derivative at the label is found by comparison: writing it
+    # afterwards would miss the cache. Rows without a label, a top or a mask, or that all count, have NULL for it.
+    cdef int which[6]
+    cdef int count = coefficients_of(kind, &which[0]), k
+    cdef vec[real] c[6]
+    cdef vec[real] zero = splat(<real> 0), y
+    for k in range(count):
+        c[k] = load(<const real*> row[k] + i)
+    if row_pass is Targets:
+        if mask != NULL:
+            c[0] = zero_unless(load_mask(mask + i, <real> 0), c[0])
+    y = passed(x, t, &c[0], kind)
+    if row_pass is Curved:
+        if top_class != NULL:
+            y = select(equal(load(top_class + i), this_class), load(at_top + i), y)
+    if has_labels(kind):
+        if label != NULL:
+            y = select(equal(load(label + i), this_class), load(at_label + i), y)
+        if active != NULL:
+            y = zero_unless(less(zero, load(active + i)), y)
+    return y
+
+
 cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const real* x, Py_ssize_t x_apart,
                        const real* t, Py_ssize_t t_apart, real* to, Py_ssize_t to_apart, bint labelled,
                        row_pass kind) noexcept nogil:
     # A pass over the rows from `first` on, packed class by class; t_apart is 0 if t has one number per class. In lanes
-    # after the last row, which are not stored, t and the mask may be uninitialised. The
-    # derivative at the label is found by comparison: writing it afterwards would miss the cache.
+    # after the last row, which are not stored, t and the mask may be uninitialised.
     cdef int which[6]
     cdef int width = lanes(<real> 0), count = coefficients_of(kind, &which[0]), k
     cdef const real* row[6]
-    cdef vec[real] c[6]
-    cdef vec[real] zero = splat(<real> 0), t_j = zero, this_class = splat(<real> s.first_class), y, x_i
-    cdef vec[real] one = splat(<real> 1)
-    cdef const real* label = <const real*> s.row[LABEL]
-    cdef const real* top_class = <const real*> s.row[TOP_CLASS]
-    cdef const real* at_top = <const real*> s.row[TOP]
+    cdef vec[real] zero = splat(<real> 0), one = splat(<real> 1), t_j = zero, this_class = splat(<real> s.first_class)
+    cdef const real* label = <const real*> s.row[LABEL] if labelled else NULL
     cdef const real* at_label = <const real*> s.row[label_of(kind)]
-    cdef const real* active = <const real*> s.row[ACTIVE]
+    cdef const real* top_class = <const real*> s.row[TOP_CLASS] if s.has_tops else NULL
+    cdef const real* at_top = <const real*> s.row[TOP]
+    cdef const real* active = <const real*> s.row[ACTIVE] if not s.all_active else NULL
     cdef const unsigned char* mask = s.mask
-    cdef bint clears = has_labels(kind) and not s.all_active
     cdef Py_ssize_t j, i, stop = first + rows, classes_ahead = max_size(PLANE_AHEAD // rows, 1)
     for k in range(count):
         row[k] = <const real*> s.row[which[k]]
@@ -174,33 +196,21 @@ cdef void over_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, cons
             if t_apart == 0:
                 t_j = splat(t[j])
         i = first
-        while i < stop:
-            for k in range(count):
-                c[k] = load(row[k] + i)
+        while i + width <= stop:
             if has_labels(kind):
                 prefetch_to_write(<const char*> (to + classes_ahead * to_apart + i))
             if has_target(kind):
                 if t_apart:
                     t_j = load(t + i)
-            if row_pass is Targets:
-                if mask != NULL:
-                    c[0] = zero_unless(load_mask(mask + i, <real> 0), c[0])
-            # Logits may be read in place, with no memory after the last one.
-            x_i = load(x + i) if i + width <= stop else load_first(x + i, stop - i, <real> 0)
-            y = passed(x_i, t_j, &c[0], kind)
-            if row_pass is Curved:
-                if s.has_tops:
-                    y = select(equal(load(top_class + i), this_class), load(at_top + i), y)
-            if has_labels(kind):
-                if labelled:
-                    y = select(equal(load(label + i), this_class), load(at_label + i), y)
-                if clears:
-                    y = zero_unless(less(zero, load(active + i)), y)
-            if i + width <= stop:
-                store(to + i, y)
-            else:
-                store_first(to + i, stop - i, y)
+            store(to + i, of_class(&row[0], i, load(x + i), t_j, this_class, label, at_label, top_class, at_top,
+                                   active, mask, kind))
             i += width
+        if i < stop:  # logits may be read in place, with no memory after the last one
+            if has_target(kind):
+                if t_apart:
+                    t_j = load(t + i)
+            store_first(to + i, stop - i, of_class(&row[0], i, load_first(x + i, stop - i, <real> 0), t_j, this_class,
+                                                   label, at_label, top_class, at_top, active, mask, kind))
         this_class = this_class + one
         x += x_apart
         to += to_apart
