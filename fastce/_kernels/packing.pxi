@@ -225,6 +225,9 @@ cdef void fill_scratch(const Scratch* s, const Matrix* matrix, Py_ssize_t row, P
         rows_to_classes(<const real*> stage, rows, s.classes, to, s.class_apart)
     elif matrix.class_stride == size == sizeof(real) and s.classes >= quad(<real> 0):
         from_rows(source, matrix.row_stride, rows, s.classes, to, s.class_apart)
+    elif is_flat and s.classes >= quad(<real> 0):
+        widen(source, matrix.storage, stage, rows * s.classes)
+        from_rows(<const char*> stage, s.classes * sizeof(real), rows, s.classes, to, s.class_apart)
     elif matrix.storage == native_storage(<real> 0):
         for i in range(s.classes):
             copy_strided(source + i * matrix.class_stride, matrix.row_stride, <char*> (to + i * s.class_apart), size,
