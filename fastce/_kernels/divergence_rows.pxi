@@ -367,7 +367,7 @@ cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
     # Rows whose differences are out of exp's range. And, returning whether there are any, those whose center is large
     # beside all differences, or beside the typical one: under p without the largest class, or the largest one if hardly
     # anything is left without that.
-    cdef vec[double] one = splat(1.0), zero = splat(0.0), others, center, spread, terms
+    cdef vec[double] zero = splat(0.0), active, others, center, spread, terms
     cdef mask[double] fits, small, large, any_large = less(zero, zero)
     cdef Py_ssize_t i = 0
     while i < count:
@@ -379,10 +379,11 @@ cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
         small = (less(zero, load(&rows.exact[i]))
                  | ((less(load(&rows.weights[i]) * splat(1e-6), others) | at_most(center, spread + spread))
                     & at_most(center * center * others, terms * splat(32.0))))
-        large = less(zero, zero_where(small, zero_unless(fits, one - load(&rows.careful[i]))))
+        active = load(&rows.active[i])  # 0 after the last row, where the other numbers are uninitialised
+        large = less(zero, zero_where(small, zero_unless(fits, active - load(&rows.careful[i]))))
         any_large = any_large | large
-        store(&rows.careful[i], select(fits, load(&rows.careful[i]), load(&rows.active[i])))
-        store(&rows.again[i], zero_unless(large, load(&rows.active[i])))
+        store(&rows.careful[i], select(fits, load(&rows.careful[i]), active))
+        store(&rows.again[i], zero_unless(large, active))
         i += lanes(<double> 0)
     return any(any_large)
 
