@@ -246,7 +246,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
     Parameters
     ----------
     temperature : float > 0, default 1.0
-        T. It divides the logits of both the student and the teacher.
+        The number T, by which the logits of both the student and the teacher are divided.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight.
     axis : int, default -1
