@@ -259,7 +259,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
 
     References
     ----------
-    G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Examples
     --------
@@ -337,7 +337,7 @@ class BCEWithLogits(_SigmoidLoss):
 
     References
     ----------
-    C. M. Bishop, "Pattern Recognition and Machine Learning", 2006, section 4.3.2.
+    Bishop, "Pattern Recognition and Machine Learning", 2006, section 4.3.2.
 
     Examples
     --------
