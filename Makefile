@@ -1,7 +1,7 @@
-# Each target sets up what it needs, in $(VENV): it takes Python 3.11 or newer, a C++ compiler and
-# make. Stamp files in $(VENV)/stamps say what is done already; an edited kernel or build file is
-# newer than its stamp, so the extension modules are built again, all of them, from nothing.
-# The tests have two modules more, which run the logic of wide vectors and of none on any machine.
+# Each target installs what it needs in $(VENV). Only make, Python 3.11 or newer and a C++ compiler
+# have to be there. Stamp files in $(VENV)/stamps record which steps are done. When a kernel or a
+# build file is newer than its stamp, all extension modules are rebuilt from scratch. For the tests,
+# two more modules are built: they run the code for wide vectors, and for none, on any machine.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +19,8 @@ KERNELS := $(wildcard fastce/_core.p* fastce/_kernels/*.pxi $(addprefix fastce/_
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-# Stamps of dependency groups are made by a pattern rule; make must not take them for temporary.
+# A pattern rule makes the stamps of dependency groups. Without this line, make would delete them as
+# intermediate files.
 .SECONDARY:
 
 .PHONY: help demo test test-all test-clang test-aarch64 test-free-threads golden cross sanitize fuzz
@@ -27,26 +28,26 @@ KERNELS := $(wildcard fastce/_core.p* fastce/_kernels/*.pxi $(addprefix fastce/_
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo        train a digit classifier with fastce as its loss, and draw the run'
+	@echo 'make demo        train a digit classifier with fastce as its loss, and plot the run'
 	@echo 'make test        build the package and run the test suite'
-	@echo 'make test-all    the same with torch, JAX and all other optional packages installed'
-	@echo 'make test-clang  a copy built with CLANG=clang++: the bits are those of GCC'
-	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; as root, on Debian'
-	@echo 'make golden      record the bits of all results again, after a change that is meant to change them'
-	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm; nothing is linked or run'
-	@echo 'make test-free-threads  each test in four threads at once; PYTHON=python3.14t, VENV= of its own'
+	@echo 'make test-all    the same, with torch, JAX and all other optional packages installed'
+	@echo 'make test-clang  check that a build with CLANG=clang++ gives the same bits as GCC'
+	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; on Debian, as root'
+	@echo 'make golden      record the bits of all results again, after a change that alters them on purpose'
+	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm, without linking or running'
+	@echo 'make test-free-threads  each test in four threads at once; set PYTHON=python3.14t and a separate VENV='
 	@echo 'make sanitize    the tests under sanitizers and valgrind; KIND=address, thread, integer or memory'
 	@echo 'make fuzz        random calls against the reference, for MINUTES=30'
 	@echo 'make mutate      break the package on purpose, and check that the tests notice'
-	@echo 'make exhaustive  the error of exp, log1p, log and tanh on every float32'
-	@echo 'make bench       time and error of each loss, compared with peers and a copy of the array'
+	@echo 'make exhaustive  the errors of exp, log1p, log and tanh for every float32 number'
+	@echo 'make bench       time and error of each loss, compared with peers and with copying the array'
 	@echo 'make cliffs      time of each option, layout and type relative to the plain call'
 	@echo 'make docs        the documentation, in docs/_build/html'
-	@echo 'make lint        ruff, mypy --strict, cython-lint; the workflows: their schema, zizmor'
+	@echo 'make lint        ruff, mypy --strict, cython-lint; for the workflows, their schema and zizmor'
 	@echo 'make dist        an sdist, and a wheel built from it'
 	@echo 'make clean       remove everything that was built, and the environment'
-	@echo 'Choose the interpreter with PYTHON=, the environment with VENV=;'
-	@echo 'ARGS= is passed on: make test ARGS="-k focal", make bench ARGS=--quick'
+	@echo 'Set the interpreter with PYTHON= and the environment with VENV=.'
+	@echo 'ARGS= is passed to the command: make test ARGS="-k focal", make bench ARGS=--quick'
 
 demo: $(STAMPS)/package $(STAMPS)/group-demo
 	$(BIN)/python examples/train_digits.py
@@ -56,7 +57,7 @@ test test-all test-free-threads golden fuzz exhaustive $(STAMPS)/package-for-tes
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest $(ARGS)
 
-# The imports come first, so that a package that is missing or broken is an error, no skipped test.
+# The imports come first: a missing or broken package has to be an error, not a skipped test.
 test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
 	KERAS_BACKEND=numpy KERAS_HOME=$(VENV)/keras $(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, keras, lightgbm, mpi4py, netcal, numba, optax, PyInstaller, safetensors, statsmodels, torch, torchmetrics, xgboost'
 	$(BIN)/python -m pytest $(ARGS)
@@ -64,19 +65,19 @@ test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optio
 golden: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python tools/golden_bits.py
 
-# Objects alone, in a temporary folder.
+# The object files go to a temporary folder.
 cross: $(STAMPS)/group-cross
 	$(BIN)/python tools/cross.py $(ARGS)
 
-# These build copies of their own, elsewhere.
+# These targets build their own copies of the package in other folders.
 test-clang: $(STAMPS)/group-build $(STAMPS)/group-test
 	$(BIN)/python tools/clang.py $(CLANG) $(ARGS)
 
 test-aarch64: $(STAMPS)/group-build
 	$(BIN)/python tools/aarch64.py $(ARGS)
 
-# No optional package is needed. Left out: tests that set the precision of mpmath or count memory, for
-# both belong to the whole process.
+# Needs no optional package. Tests that set the precision of mpmath or count memory are left out,
+# because both affect the whole process.
 test-free-threads: $(STAMPS)/package-for-tests $(STAMPS)/group-free-threads
 	PYTHON_GIL=0 $(BIN)/python -m pytest -q tests/call/test_races.py tests/call/test_threads.py
 	PYTHON_GIL=0 $(BIN)/python -m pytest -q --parallel-threads=4 $(PARALLEL_TESTS) \
@@ -130,8 +131,8 @@ $(STAMPS)/group-%: pyproject.toml $(STAMPS)/venv
 	$(PIP) install --group $*
 	@touch $@
 
-# Editable, so that Python files are used where they stand. Old modules go first: whatever is
-# imported afterwards has been built from the sources of now.
+# The installation is editable, so edits of Python files take effect at once. Old modules are removed
+# first, so that only modules built from the current sources can be imported.
 $(STAMPS)/package: setup.py $(KERNELS) $(STAMPS)/group-build
 	$(install-package)
 	@touch $@

@@ -1,4 +1,4 @@
-"""Where the figures were taken: without it, a figure says little."""
+"""The machine and the versions with which figures were measured; every table states them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ def processor() -> str:
 
 
 def facts(threads: list[int]) -> dict[str, Any]:
-    """Machine, versions and load now: ask before measuring, so that the load is that of others."""
-    from fastce._call import variants  # not before `hold_to`
+    """Return the machine, the versions of packages, and the current load.
+
+    Call it before measuring, so that the load is only that of other programs.
+    """
+    # Importing fastce imports NumPy, and `hold_to` of bench.threads has to run before that.
+    from fastce._call import variants
 
     versions = {}
     for package in PACKAGES:
@@ -52,6 +56,6 @@ def as_markdown(facts: dict[str, Any]) -> str:
     return (
         f"{facts['processor']}, {facts['cpus']} CPUs, {facts['architecture']}, "
         f"{facts['system']}. fastce's instruction set: {facts['instruction_set']}. "
-        f"Threads: {threads}, equal for every subject. Python {facts['python']}, {versions}. "
+        f"Threads: {threads}, the same for every library. Python {facts['python']}, {versions}. "
         f"Load average before the run: {facts['load']}. {facts['date']}."
     )

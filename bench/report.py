@@ -21,7 +21,7 @@ FASTCE = OURS[0]
 BY_GROUP = {cell.group: cell for cell in CELLS}
 
 HOW_TO_READ = """\
-In every round each subject runs once; a time is the minimum over all rounds. Compare ratios rather
+In every round, each library runs once; a time is the minimum over all rounds. Compare ratios rather
 than times. The limit is NumPy's copy (`np.copyto`), product (`np.multiply`) or read (`np.max`) of
 the same arrays, always on one thread. The columns "time / limit" and "time / fastest peer" are
 ratios of times: below 1 in the second, fastce is faster than every peer. In the summary, the
@@ -226,8 +226,8 @@ def spread(results: Measured) -> str:
     )
     middle, worst = ratios[len(ratios) // 2], ratios[-1]
     return (
-        f"The median of a subject's rounds is typically {middle:.2f} times their minimum, "
-        f"{worst:.2f} times at worst."
+        f"The median time of a library's rounds is typically {middle:.2f} times its minimum, and "
+        f"{worst:.2f} times in the worst case."
     )
 
 

@@ -44,7 +44,7 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = True
 
 default_role = "py:obj"  # a link if the site has it, else code
-highlight_language = "none"  # of literal blocks; doctests and fences say their own
+highlight_language = "text"  # of literal blocks; doctests and fences say their own
 
 toc_object_entries_show_parents = "hide"
 autodoc_typehints = "signature"

@@ -166,8 +166,10 @@ def softmax_kl_divergence(
 
     Parameters
     ----------
-    logits, target : array_like
-        The student's logits and the teacher's; see `SoftmaxKLDivergence.value_and_grad`.
+    logits : array_like
+        The student's logits; see `SoftmaxKLDivergence.value_and_grad`.
+    target : array_like
+        The teacher's logits, of the same shape.
     temperature, reduction, axis
         See `SoftmaxKLDivergence`.
     sample_weight, where, normalizer, grad_output, out, loss_out

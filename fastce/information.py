@@ -123,8 +123,10 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
 
     Parameters
     ----------
-    p, q : array_like of shape (..., K, ...)
-        The true and the predicted probabilities, of any real dtype. They broadcast together.
+    p : array_like of shape (..., K, ...)
+        The true probabilities, of any real dtype.
+    q : array_like of shape (..., K, ...)
+        The predicted probabilities; broadcasts with p.
     axis : int, default -1
         The axis of the K outcomes, in the broadcast shape.
 
@@ -168,8 +170,10 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
 
     Parameters
     ----------
-    p, q : array_like of shape (..., K, ...)
-        The true and the approximating probabilities, of any real dtype. They broadcast together.
+    p : array_like of shape (..., K, ...)
+        The true probabilities, of any real dtype.
+    q : array_like of shape (..., K, ...)
+        The approximating probabilities; broadcasts with p.
     axis : int, default -1
         The axis of the K outcomes, in the broadcast shape.
 
@@ -215,8 +219,10 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
 
     Parameters
     ----------
-    y, p : array_like
-        Targets and predicted probabilities in [0, 1], of any real dtype. They broadcast together.
+    y : array_like
+        Targets in [0, 1], of any real dtype.
+    p : array_like
+        Predicted probabilities in [0, 1]; broadcasts with y.
 
     Returns
     -------
@@ -228,7 +234,7 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     TypeError
         If y or p is complex, object or a masked array.
     ValueError
-        If y or p leaves [0, 1] or is NaN, or the shapes do not broadcast.
+        If y or p is outside [0, 1] or NaN, or the shapes do not broadcast.
 
     References
     ----------

@@ -246,7 +246,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
     Parameters
     ----------
     temperature : float > 0, default 1.0
-        T. It divides the logits of both the student and the teacher.
+        The number T, by which the logits of both the student and the teacher are divided.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight.
     axis : int, default -1
@@ -259,7 +259,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
 
     References
     ----------
-    G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Examples
     --------
@@ -337,7 +337,7 @@ class BCEWithLogits(_SigmoidLoss):
 
     References
     ----------
-    C. M. Bishop, "Pattern Recognition and Machine Learning", 2006, section 4.3.2.
+    Bishop, "Pattern Recognition and Machine Learning", 2006, section 4.3.2.
 
     Examples
     --------

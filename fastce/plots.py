@@ -92,7 +92,7 @@ def loss_curves(
 
 
 def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
-    """Draw how reliable a classifier's probabilities are, and where its targets rank.
+    """Plot how reliable a classifier's probabilities are, and the ranks of its targets.
 
     The first panel shows the accuracy of each bin against its mean confidence. On the diagonal, a
     classifier that is 80 % sure is right four times out of five; below it, it is over-confident.

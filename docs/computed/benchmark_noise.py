@@ -1,4 +1,4 @@
-"""How noisy the run was, what more threads brought, and who was left out where."""
+"""The noise of the run, the speedup from threads, and the peers that were left out of a cell."""
 
 from bench_results import RESULTS
 
@@ -9,12 +9,12 @@ def table():
     few, many = (f(RESULTS["machine"]["threads"]) for f in (min, max))
     parts = [
         spread(RESULTS),
-        "In the sweeps over classes and rows, which Performance plots:",
+        "[Performance](performance.md) plots the sweeps over classes and rows. In them:",
         flatness(RESULTS),
     ]
     if few < many:
         parts += [
-            f"The speed-up is the time on {few} thread divided by the time on {many} threads:",
+            f"This speedup is the time on {few} thread divided by the time on {many} threads:",
             speed_up_table(RESULTS),
         ]
-    return "\n\n".join([*parts, "These peers were left out of a cell:", left_out(RESULTS)])
+    return "\n\n".join([*parts, "**Peers left out of a cell**", left_out(RESULTS)])

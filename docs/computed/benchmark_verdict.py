@@ -16,8 +16,9 @@ def table():
     machine = RESULTS["machine"]
     peers = {name for cell in RESULTS["cells"] for name in cell["seconds"]} - {LIMIT, *OURS}
     lines = [
-        f"The run of {machine['date']} has {len(RESULTS['cells'])} cells: an operation on a shape, "
-        f"with a number of threads. {len(peers)} peers took part: {', '.join(sorted(peers))}.",
+        f"The run of {machine['date']} has {len(RESULTS['cells'])} cells. Each of them is one "
+        "operation on one shape, with one number of threads. "
+        f"{len(peers)} peers took part: {', '.join(sorted(peers))}.",
         "",
     ]
     for threads in machine["threads"]:

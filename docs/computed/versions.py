@@ -21,7 +21,7 @@ def installed(package):
 
 def table():
     project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
-    rows = [["Python", "", project["requires-python"], platform.python_version()]]
+    rows = [["Python", "always", project["requires-python"], platform.python_version()]]
     wanted = [("always", project["dependencies"])]
     wanted += [(f"`fastce[{name}]`", project["optional-dependencies"][name]) for name in BRIDGES]
     for reason, requirements in wanted:

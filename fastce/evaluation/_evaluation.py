@@ -39,9 +39,9 @@ class Evaluation:
     """Sums, counts, bins and ranks over rows of a classifier's logits, which ``+`` merges.
 
     This is the result of `evaluate`. The evaluations of different rows can be added, and give the
-    evaluation of all rows. The counts are exact, and so are the sums, up to rounding, because they
-    carry their rounding errors. So the evaluations of chunks, files and processes may be merged in
-    any order, and ``sum(results)`` works. An evaluation is immutable, compares by value, can be
+    evaluation of all rows. The counts are exact, and the sums keep track of their rounding errors.
+    So the evaluations of chunks, files and processes may be merged in any order, and
+    ``sum(results)`` works. An evaluation is immutable, compares by value, can be
     pickled, and converts to JSON. Losses and entropies are in nats.
 
     Each figure is a mean over the rows that count. With p the probabilities of a row and y its
@@ -66,9 +66,9 @@ class Evaluation:
     rows : int
         The number of rows that count.
     ignored : int
-        The number of rows that do not, because their label is `ignore_index`.
+        The number of rows that do not count, because their label is `ignore_index`.
     invalid : int
-        The number of `rows` without a softmax.
+        How many of the `rows` have no softmax.
     correct : int
         The number of rows in which the target is the first class with the largest logit.
     loss_sum, entropy_sum, brier_sum, variance_sum : tuple of two floats

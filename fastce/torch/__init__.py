@@ -75,7 +75,7 @@ def cross_entropy(
     weight : Tensor of shape (K,), optional
         Weight of each class: finite, at least 0.
     size_average, reduce : bool, optional
-        Deprecated, as in torch, and accepted with torch's warning. They replace `reduction`.
+        Deprecated, as in torch: replaces `reduction`, with torch's warning.
     ignore_index : int, default -100
         Samples with this label are ignored. As in torch, it must be negative if the target holds
         probabilities.
@@ -212,7 +212,7 @@ def binary_cross_entropy_with_logits(
         Weight of each element; broadcasts. Finite, of either sign. As in torch, the mean divides by
         the number of elements, not by the sum of the weights.
     size_average, reduce : bool, optional
-        Deprecated, as in torch, and accepted with torch's warning. They replace `reduction`.
+        Deprecated, as in torch: replaces `reduction`, with torch's warning.
     reduction : {"mean", "sum", "none"}, default "mean"
         How to combine the losses of the elements.
     pos_weight : Tensor, optional

@@ -1,4 +1,4 @@
-"""The page "Coming from another library", against torch, Keras, TensorFlow and optax."""
+"""The page "Coming from another library", against torch, torchvision, Keras, TensorFlow, optax."""
 
 from __future__ import annotations
 
@@ -172,6 +172,57 @@ def _():
     assert value.item() == 0
     assert (z.grad[0, 0] == 0).item()
     assert f"{CE(CONFIDENT, [0]):.2e}" == "2.06e-09"
+
+
+# ------------------------------------------------------------------------------------ torchvision
+
+
+def focal_of(z, t, **options):
+    """Return torchvision's losses, and the gradient of their sum."""
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, target = tensors(z, t)
+    loss = sigmoid_focal_loss(logits.requires_grad_(), target, **options)
+    loss.sum().backward()
+    return loss.detach(), logits.grad
+
+
+def same_focal(options, target, theirs):
+    loss, grad = fastce.SigmoidFocalLoss(**options).value_and_grad(Z, target)
+    same(theirs[0], loss, rtol=1e-5)
+    same(theirs[1], grad, rtol=1e-5)
+
+
+@row("torchvision", "`ops.sigmoid_focal_loss(z, t)`")
+def _():
+    theirs = focal_of(Z, T)
+    same_focal({"reduction": "none"}, T, theirs)
+    same_focal({"reduction": "none", "alpha": 0.25, "gamma": 2.0}, T, theirs)
+
+
+@row("torchvision", "`alpha=-1`")
+def _():
+    same_focal({"reduction": "none", "alpha": None}, T, focal_of(Z, T, alpha=-1))
+
+
+@row("torchvision", '`reduction="mean"`')
+def _():
+    same_focal({}, T, focal_of(Z, T, reduction="mean"))
+
+
+@row("torchvision", "targets between 0 and 1")
+def _():
+    soft = (T + Q) / 2
+    assert ((soft > 0) & (soft < 1)).all()
+    same_focal({"reduction": "none"}, soft, focal_of(Z, soft))
+
+
+@row("torchvision", "loss of logit 20, target 1")
+def _():
+    loss, grad = focal_of(CONFIDENT[:, :1], [[1.0]])
+    assert loss.item() == 0
+    assert grad.item() == 0
+    assert f"{fastce.SigmoidFocalLoss()(CONFIDENT[:, :1], [[1.0]]):.2e}" == "2.19e-27"
 
 
 # ------------------------------------------------------------------------------------------ Keras
@@ -393,7 +444,7 @@ def _():
 
 
 def test_every_row_has_a_check():
-    checks.assert_complete("torch", "Keras", "TensorFlow", "optax")
+    checks.assert_complete("torch", "torchvision", "Keras", "TensorFlow", "optax")
 
 
 @pytest.mark.parametrize(("host", "theirs"), checks.of_installed())

@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "coming_from.md"
 BOOSTING = "XGBoost, LightGBM and CatBoost"
 HOSTS = {
     "torch": ["torch"],
+    "torchvision": ["torch", "torchvision"],
     "Keras": ["keras"],
     "TensorFlow": ["tensorflow"],
     "optax": ["optax"],
@@ -26,8 +27,8 @@ HOSTS = {
 os.environ.setdefault("KERAS_BACKEND", "numpy")
 os.environ.setdefault("KERAS_HOME", tempfile.gettempdir())
 
-# Too large to be installed for a test; the page says when its rows were checked.
-NOT_INSTALLED = {"TensorFlow"}
+# Too large to be installed for a test; the page says when their rows were checked.
+NOT_INSTALLED = {"TensorFlow", "torchvision"}
 
 rng = np.random.default_rng(5)
 Z = rng.normal(0, 2, (6, 4)).astype(np.float32)
