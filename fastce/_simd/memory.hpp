@@ -60,17 +60,23 @@ template <class T> FASTCE_INLINE void store_first(T *to, std::ptrdiff_t count, v
         write(to + 2, x[lanes / 2]);
 }
 #else
+// Tells the compiler that a count is one of lanes, so that it does not warn of longer copies.
+template <class T> FASTCE_INLINE std::size_t bytes_of(std::ptrdiff_t count) {
+    if (count < 0 || count > vec<T>::lanes)
+        __builtin_unreachable();
+    return std::size_t(count) * sizeof(T);
+}
 template <class T> FASTCE_INLINE vec<T> load_first(const T *from, std::ptrdiff_t count, T fill) {
     T lane[vec<T>::lanes];
     for (int i = 0; i < vec<T>::lanes; ++i)
         lane[i] = fill;
-    std::memcpy(lane, from, std::size_t(count) * sizeof(T));
+    std::memcpy(lane, from, bytes_of<T>(count));
     return load(lane);
 }
 template <class T> FASTCE_INLINE void store_first(T *to, std::ptrdiff_t count, vec<T> x) {
     T lane[vec<T>::lanes];
     store(lane, x);
-    std::memcpy(to, lane, std::size_t(count) * sizeof(T));
+    std::memcpy(to, lane, bytes_of<T>(count));
 }
 #endif
 #if FASTCE_VECTOR_BYTES == 32 && defined(__AVX2__)
