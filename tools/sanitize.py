@@ -31,8 +31,8 @@ from mutations import PLANTED
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
 # Python's own flags let signed integers wrap, and with that nobody looks for their overflow.
 NO_WRAP = "-fno-wrapv"
-# Processes of their own, more memory than there is, a fault on purpose and what the compiler made
-# of all variants are for the plain build.
+# Processes of their own, more memory than there is, a limit of memory or time, a fault on purpose
+# and what the compiler made of all variants are for the plain build.
 PLAIN = (
     "test_process_state",
     "test_faults",
@@ -40,6 +40,8 @@ PLAIN = (
     "test_pages",
     "test_documents",
     "test_instruction_sets",
+    "larger_than_the_memory",
+    "import_time",
     "too_far",
     "are_typed",
     "no_memory",

@@ -369,7 +369,8 @@ cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
     # anything is left without that.
     cdef vec[double] zero = splat(0.0), active, others, center, spread, terms
     cdef mask[double] fits, small, large, any_large = less(zero, zero)
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i = 0, whole = count - count % lanes(<double> 0)
+    cdef bint any_last = False
     while i < count:
         terms = load(&rows.terms[i])
         spread = load(&rows.spread[i])
@@ -379,13 +380,16 @@ cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
         small = (less(zero, load(&rows.exact[i]))
                  | ((less(load(&rows.weights[i]) * splat(1e-6), others) | at_most(center, spread + spread))
                     & at_most(center * center * others, terms * splat(32.0))))
-        active = load(&rows.active[i])  # 0 after the last row, where the other numbers are uninitialised
+        active = load(&rows.active[i])
         large = less(zero, zero_where(small, zero_unless(fits, active - load(&rows.careful[i]))))
-        any_large = any_large | large
+        if i < whole:  # after the last row, numbers are uninitialised
+            any_large = any_large | large
         store(&rows.careful[i], select(fits, load(&rows.careful[i]), active))
         store(&rows.again[i], zero_unless(large, active))
         i += lanes(<double> 0)
-    return any(any_large)
+    for i in range(whole, count):
+        any_last = any_last or rows.again[i] != 0.0
+    return any_last or any(any_large)
 
 
 # Results. -------------------------------------------------------------------------------------------------------
