@@ -264,6 +264,11 @@ def test_masked_arrays_are_refused():
         entropy(np.ma.array([0.5, 0.5], mask=[False, True]))
 
 
+def test_a_sum_that_overflows_is_no_distribution():
+    with pytest.raises(ValueError, match="p must be a probability distribution.* sums to inf"):
+        kl_divergence(np.finfo(float).max, [0.5, 0.5])
+
+
 def test_shapes_that_do_not_fit():
     for function in (cross_entropy, kl_divergence):
         with pytest.raises(ValueError, match=r"p of shape \(2,\) and q of shape \(3,\) do not"):
