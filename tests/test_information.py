@@ -265,7 +265,7 @@ def test_masked_arrays_are_refused():
 
 
 def test_a_sum_that_overflows_is_no_distribution():
-    with pytest.raises(ValueError, match="p must be a probability distribution.* sums to inf"):
+    with pytest.raises(ValueError, match=r"p must be a probability distribution.* sums to inf"):
         kl_divergence(np.finfo(float).max, [0.5, 0.5])
 
 

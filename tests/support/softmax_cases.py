@@ -315,7 +315,12 @@ def _divergence_terms(batch, options, axis):
     of_delta = delta + between + change.sum(-1, keepdims=True)
     # A gradient has the rounding of its difference of logits: as large as any of the row.
     of_largest = of_delta - delta + np.max(delta, axis=-1, keepdims=True)
+    # The truth begins with a difference that is rounded, too: not 0 for a class with all of p.
+    apart = np.where(np.isfinite(z) & np.isfinite(t), np.abs(z - t), 0).max(-1, keepdims=True)
+    working = np.float64 if batch.logits.dtype.itemsize == 8 else np.float32
+    of_truth = p * apart / temperature * (np.finfo(wide.dtype).eps / np.finfo(working).eps)
     grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_largest
+    grad = grad + of_truth
     loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * np.sum(
         np.where(change > 0, change * of_delta, 0) + p * of_delta**2 * 1e-16, axis=-1
     )
