@@ -127,7 +127,7 @@ cdef struct RowBlock:
     # The results of the formulas (see formulas.pxi).
     double value[BLOCK_ROWS]
     double log_sum_exp[BLOCK_ROWS]
-    double quotient[BLOCK_ROWS]       # log(S / pivot) is computed from it
+    double quotient[BLOCK_ROWS]       # log(S / pivot) is computed from these two: see divide_sums
     double exponent[BLOCK_ROWS]
     double inverse[BLOCK_ROWS]        # 1 / S
     double rest_inverse[BLOCK_ROWS]   # 1 / (S - e_y), for the focal loss

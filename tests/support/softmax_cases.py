@@ -313,16 +313,18 @@ def _divergence_terms(batch, options, axis):
     delta = np.where((p > 0) & (q > 0), np.abs(teacher.surprise - student.surprise), 0)
     between = np.abs(np.log(student.total) - np.log(teacher.total))
     of_delta = delta + between + change.sum(-1, keepdims=True)
+    # Logits that are a constant apart have equal distributions, but differences that are rounded.
+    apart = np.where(np.isfinite(z) & np.isfinite(t), np.abs(z - t), 0).max(-1, keepdims=True)
+    apart = apart / temperature
     # A gradient has the rounding of its difference of logits: as large as any of the row.
     of_largest = of_delta - delta + np.max(delta, axis=-1, keepdims=True)
     # The truth begins with a difference that is rounded, too: not 0 for a class with all of p.
-    apart = np.where(np.isfinite(z) & np.isfinite(t), np.abs(z - t), 0).max(-1, keepdims=True)
     working = np.float64 if batch.logits.dtype.itemsize == 8 else np.float32
-    of_truth = p * apart / temperature * (np.finfo(wide.dtype).eps / np.finfo(working).eps)
+    of_truth = p * apart * (np.finfo(wide.dtype).eps / np.finfo(working).eps)
     grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_largest
     grad = grad + of_truth
     loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * np.sum(
-        np.where(change > 0, change * of_delta, 0) + p * of_delta**2 * 1e-16, axis=-1
+        np.where(change > 0, change * of_delta, 0) + p * (of_delta + apart) ** 2 * 1e-16, axis=-1
     )
     hess = q * student.one_minus_p * of_student
     return loss, temperature * grad, hess, 1, used
