@@ -260,18 +260,24 @@ cdef void center_dominated(const Line* line, PairRows* rows, real tag) noexcept 
             rows.center_low[line.row + i] = found_low[i]
 
 
-cdef inline vec[real] change(vec[real] z, vec[real] t, vec[real] a, const vec[real]* center, mask[real] exactly,
-                             vec[real] inverse_temperature, bint scales, bint exact, vec[real]* changes,
-                             vec[real]* terms, vec[real]* spread) noexcept nogil:
-    cdef vec[real] low, rest, c, s = (difference(z, t, &low) if exact else z - t) + center[0]
+cdef inline reduced[real] reduced_difference(vec[real] z, vec[real] t, const vec[real]* center, mask[real] exactly,
+                                             vec[real] inverse_temperature, bint scales, bint exact,
+                                             vec[real]* spread) noexcept nogil:
+    # s_j, as the first part of its exponential.
+    cdef vec[real] low, s = (difference(z, t, &low) if exact else z - t) + center[0]
     if exact:
         s = s + zero_unless(exactly, low + center[1])
     if scales:
         s = s * inverse_temperature
-    c = a * expm1_with_rest(s, &rest)
+    spread[0] = max_magnitude(s, spread[0])
+    return reduce_exponent(s)
+
+
+cdef inline vec[real] change(reduced[real] s, vec[real] a, vec[real]* changes, vec[real]* terms) noexcept nogil:
+    # c_j.
+    cdef vec[real] rest, c = a * expm1_of_reduced(s, &rest)
     changes[0] = changes[0] + c
     terms[0] = fma(a, rest, terms[0])
-    spread[0] = max_magnitude(s, spread[0])
     return c
 
 
@@ -283,53 +289,45 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
     cdef real* c = <real*> line.c
     cdef const char* to = line.to
     cdef vec[real] inverse = splat(<real> inverse_temperature), zero = splat(<real> 0), spread = zero, changes, terms
-    cdef vec[real] x, y
     cdef vec[real] center[2]
     cdef mask[real] exactly = less(zero, for_rows(line, &rows.exact[0], tag))
+    cdef reduced[real] s = reduce_exponent(zero), following
     cdef wide_sum[real] change_sum, term_sum
     cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
     cdef Py_ssize_t stop, to_apart = line.to_apart, z_ahead = 0 if line.by_classes else line.z_ahead
     cdef Py_ssize_t t_ahead = 0 if line.by_classes else line.t_ahead
     center[0] = for_rows(line, &rows.center[0], tag)
     center[1] = for_rows(line, &rows.center_low[0], tag)
+    if vectors:
+        s = reduced_difference(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
     while i < vectors:
         changes = terms = zero
         stop = min_size(i + VECTORS_TOGETHER, vectors)
-        while i + 2 <= stop:  # two at once: more operations that do not wait for each other
+        while i < stop:
             prefetch(<const char*> z + z_ahead)
             prefetch(<const char*> t + t_ahead)
-            prefetch(<const char*> (z + z_apart) + z_ahead)
-            prefetch(<const char*> (t + t_apart) + t_ahead)
             prefetch_to_write(to)
-            prefetch_to_write(to + to_apart)
-            to += 2 * to_apart
-            x = change(load(z), load(t), load(a), &center[0], exactly, inverse, scales, exact, &changes, &terms,
-                       &spread)
-            y = change(load(z + z_apart), load(t + t_apart), load(a + apart), &center[0], exactly, inverse, scales,
-                       exact, &changes, &terms, &spread)
-            store(c, x)
-            store(c + apart, y)
-            z += 2 * z_apart
-            t += 2 * t_apart
-            a += 2 * apart
-            c += 2 * apart
-            i += 2
-        if i < stop:
-            store(c, change(load(z), load(t), load(a), &center[0], exactly, inverse, scales, exact, &changes, &terms,
-                            &spread))
-            z += z_apart
-            t += t_apart
+            i += 1
+            if i < vectors:  # after the last vector, that one again
+                z += z_apart
+                t += t_apart
+            # One vector ahead: neither half of the work waits for the other.
+            following = reduced_difference(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
+            store(c, change(s, load(a), &changes, &terms))
+            s = following
             a += apart
             c += apart
             to += to_apart
-            i += 1
         change_sum.add(changes)
         term_sum.add(terms)
     if line.rest:
+        if vectors:
+            z += z_apart
+            t += t_apart
         changes = terms = zero
-        x = load_first(z, line.rest, <real> -rows.center[line.row])
-        y = load_first(t, line.rest, <real> 0)
-        store(c, change(x, y, load(a), &center[0], exactly, inverse, scales, exact, &changes, &terms, &spread))
+        s = reduced_difference(load_first(z, line.rest, <real> -rows.center[line.row]),
+                               load_first(t, line.rest, <real> 0), &center[0], exactly, inverse, scales, exact, &spread)
+        store(c, change(s, load(a), &changes, &terms))
         change_sum.add(changes)
         term_sum.add(terms)
     put_sum(line, &change_sum, &rows.changes[0])

@@ -108,6 +108,10 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     vec[T] normal_exp[T](vec[T])
     vec[T] expm1[T](vec[T])
     vec[T] expm1_with_rest[T](vec[T], vec[T]*)
+    cppclass reduced[T]:
+        pass
+    reduced[T] reduce_exponent[T](vec[T])
+    vec[T] expm1_of_reduced[T](reduced[T], vec[T]*)
     T smallest_normal_exp[T](T)
     vec[T] exp_in_safe_range[T](vec[T])
     vec[T] rough_exp_in_safe_range[T](vec[T])

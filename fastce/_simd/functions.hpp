@@ -230,10 +230,14 @@ template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
 //   Source  that of `exp`
 // With e^r - 1 = r + r^2 P(r) and x = k ln2 + r, the rest is 2^k r^2 P(r) + (2^k - 1) r + (2^k - 1 - k ln2): if k is 0,
 // the first term alone; otherwise nothing cancels as far as it would in e^x - 1 and x.
-template <class T> FASTCE_INLINE vec<T> expm1_with_rest(vec<T> x, vec<T> *rest) {
+// It is computed in two parts, so that a loop can do the first one for a vector while it does the second for the vector
+// before it.
+template <class T> struct reduced {
+    vec<T> shifted;  // k plus the bias of exponents, in its low bits
+    vec<T> r;
+};
+template <class T> FASTCE_INLINE reduced<T> reduce_exponent(vec<T> x) {
     typedef constants<T> c;
-    typedef typename native_of<T>::bits bits;
-    typedef typename bits_of<T>::type integer;
     const vec<T> biased_rounder(c::rounder() + T(int(c::bias)));
     const vec<T> minus_ln2(T(-0.69314718055994531));
     const vec<T> shifted = fma(x, vec<T>(T(1.4426950408889634)), biased_rounder);
@@ -245,11 +249,22 @@ template <class T> FASTCE_INLINE vec<T> expm1_with_rest(vec<T> x, vec<T> *rest) 
 #else
     const vec<T> r = fma(k, vec<T>(-c::ln2_low()), fma(k, vec<T>(-c::ln2_high()), x));
 #endif
+    return {shifted, r};
+}
+template <class T> FASTCE_INLINE vec<T> expm1_of_reduced(reduced<T> x, vec<T> *rest) {
+    typedef constants<T> c;
+    typedef typename native_of<T>::bits bits;
+    typedef typename bits_of<T>::type integer;
+    const vec<T> minus_ln2(T(-0.69314718055994531)), r = x.r;
+    const vec<T> k = x.shifted - vec<T>(c::rounder() + T(int(c::bias)));
     const vec<T> r2 = r * r, near_rest = r2 * exp_polynomial(r, r2);
-    const vec<T> scale(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(shifted.v) << integer(c::mantissa))));
+    const vec<T> scale(bit_cast<typename vec<T>::native>(bits(bit_cast<bits>(x.shifted.v) << integer(c::mantissa))));
     const vec<T> scale_less_1 = scale - vec<T>(T(1));
     *rest = fma(near_rest, scale, fma(scale_less_1, r, fma(k, minus_ln2, scale_less_1)));
     return fma(r + near_rest, scale, scale_less_1);
+}
+template <class T> FASTCE_INLINE vec<T> expm1_with_rest(vec<T> x, vec<T> *rest) {
+    return expm1_of_reduced(reduce_exponent(x), rest);
 }
 template <class T> FASTCE_INLINE vec<T> expm1(vec<T> x) {
     vec<T> rest;
