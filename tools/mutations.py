@@ -118,7 +118,7 @@ MUTATIONS = [
         "a label compared with the class before",
         "_kernels/run_passes.pxi",
         "select(equal(load(label + i), this_class), load(at_label + i), y)",
-        "select(equal(load(label + i) + one, this_class), load(at_label + i), y)",
+        "select(equal(load(label + i) + splat(<real> 1), this_class), load(at_label + i), y)",
         MODERATE,
     ),
     Mutation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from bounds import ulps
 
 from fastce import reference
@@ -21,6 +22,8 @@ def assert_eight_ulp(kl, student, teacher, *, offset=0.0, found=None):
     `found` is the losses and the gradient, if they are not those of the call itself.
     """
     loss, grad = found or kl.value_and_grad(student, teacher)
+    if np.finfo(np.longdouble).eps >= np.finfo(student.dtype).eps:
+        pytest.skip("np.longdouble is no wider than float64")
     wide = [x.astype(np.longdouble) for x in (student, teacher)]
     true_loss, true_grad, _ = reference.softmax_kl_divergence(
         *wide, temperature=kl.temperature, reduction="none"
