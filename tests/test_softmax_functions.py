@@ -394,7 +394,7 @@ def test_other_axes_that_are_refused(name):
         np.zeros(3, "m8[s]"),
         np.zeros(3, "V4"),
         np.zeros(3, [("x", "f8")]),
-        np.zeros(3, np.longdouble),
+        *([np.zeros(3, np.longdouble)] if np.dtype(np.longdouble).itemsize > 8 else []),
         {1.0, 2.0},
         object(),
         np.ma.masked_array([1.0, 2.0], [True, False]),

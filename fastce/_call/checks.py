@@ -459,6 +459,8 @@ def as_array(name: str, value: Any) -> Array:
         raise
     # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
     # thread, or from the __array__ of the next argument.
+    if array.dtype.char == "g" and array.dtype.itemsize == 8:  # as on Windows and Apple silicon
+        return array.view(np.dtype(np.float64).newbyteorder(array.dtype.byteorder))
     return array.view()
 
 

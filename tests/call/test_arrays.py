@@ -285,6 +285,17 @@ def test_logits_of_the_wrong_type(loss, dtype):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_long_double_is_double_where_it_has_eight_bytes(loss):
+    z, y = small_batch(loss)
+    z = z.astype(np.longdouble)
+    if z.itemsize > 8:
+        refuse(TypeError, "logits", loss, z, y)
+        return
+    f = getattr(fastce, loss)()
+    np.testing.assert_array_equal(f.value_and_grad(z, y)[1], f.value_and_grad(z.astype(float), y)[1])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_masked_arrays(loss):
     z, y = small_batch(loss)
     with pytest.raises(TypeError, match="mask"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from bounds import working
 
 from fastce import reference
@@ -45,6 +46,8 @@ def assert_statistics_are_right(z, y, kind):
     """Those of rows that `rows_of` made, beside the reference's on extended precision."""
     _, found = statistics(z, y)
     eps = float(np.finfo(working(z.dtype)).eps)
+    if np.finfo(np.longdouble).eps >= eps:
+        pytest.skip("np.longdouble is no wider than float64")
     wide = z.astype(np.longdouble)
     # An exponential has the rounding of its distance from the largest logit; sums of long double
     # planes are not compensated class by class.
