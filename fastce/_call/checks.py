@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fastce._call import layout
 from fastce._call.layout import Array
+from fastce._call.messages import shown
 from fastce._call.positions import position as _position
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -27,7 +28,7 @@ def reduction(value: str) -> str:
     if type(value) is str and value in REDUCTIONS:
         return value
     if not isinstance(value, str) or value not in REDUCTIONS:
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {shown(value)}")
     return str(value)  # a NumPy string, which the kernels do not accept
 
 
@@ -38,9 +39,9 @@ def integer(name: str, value: Any) -> int:
     try:
         result = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
     if not -(2**63) <= result < 2**63:
-        raise ValueError(f"{name} must fit in 64 bits, got {value!r}")
+        raise ValueError(f"{name} must fit in 64 bits, got {shown(value)}")
     return result
 
 
@@ -48,7 +49,7 @@ def axis(value: Any) -> int:
     """Return an axis that some array may have; NumPy allows at most 64 axes."""
     result = integer("axis", value)
     if not -64 <= result < 64:
-        raise ValueError(f"axis must be between -64 and 63, got {value!r}")
+        raise ValueError(f"axis must be between -64 and 63, got {shown(value)}")
     return result
 
 
@@ -72,7 +73,7 @@ def number(
     except OverflowError:
         result = math.inf
     except (RuntimeError, TypeError, ValueError):  # torch raises the first
-        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+        raise TypeError(f"{name} must be a real number, got {shown(value)}") from None
     if math.isfinite(result) and low <= result <= high and result > above:
         return result
     accepted = "finite"
@@ -82,7 +83,7 @@ def number(
         accepted = f"finite and at least {low:g}"
     elif above > -math.inf:
         accepted = f"finite and greater than {above:g}"
-    raise ValueError(f"{name} must be {accepted}, got {value!r}")
+    raise ValueError(f"{name} must be {accepted}, got {shown(value)}")
 
 
 def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
@@ -105,7 +106,7 @@ def share(name: str, value: Any) -> float | Array | None:
         return None
     if as_array(name, value).ndim == 0:
         if number(name, value) == -1:
-            raise ValueError(f"{name} must be in [0, 1], or None for no weights, got {value!r}")
+            raise ValueError(f"{name} must be in [0, 1] or None for no weights, got {shown(value)}")
         return number(name, value, low=0, high=1)
     result: Array = np.array(real(name, value), dtype=np.float64, order="C")
     unit_interval(name, result, "be in [0, 1]")
@@ -136,7 +137,7 @@ def class_axis(logits: Array, axis: int) -> int:
         raise ValueError("logits must have a class axis, got a scalar")
     if not -logits.ndim <= axis < logits.ndim:
         raise np.exceptions.AxisError(
-            f"axis={axis} is out of bounds for logits of shape {logits.shape}"
+            f"axis={shown(axis)} is out of bounds for logits of shape {logits.shape}"
         )
     return axis % logits.ndim
 
@@ -418,7 +419,7 @@ def instruction_set(name: str, available: tuple[str, ...]) -> None:
 def threads(value: Any) -> int:
     count = integer("the number of threads", value)
     if count < 1:
-        raise ValueError(f"the number of threads must be at least 1, got {value!r}")
+        raise ValueError(f"the number of threads must be at least 1, got {shown(value)}")
     return count
 
 
@@ -426,7 +427,8 @@ def threads_of_environment(text: str) -> int:
     try:
         return threads(int(text))
     except ValueError:
-        raise ValueError(f"FASTCE_NUM_THREADS must be a positive integer, got {text!r}") from None
+        given = shown(text)
+        raise ValueError(f"FASTCE_NUM_THREADS must be a positive integer, got {given}") from None
 
 
 # Arrays -------------------------------------------------------------------------------------------

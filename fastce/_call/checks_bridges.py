@@ -12,6 +12,7 @@ import numpy as np
 
 from fastce._call import checks, positions
 from fastce._call.layout import Array
+from fastce._call.messages import shown
 
 # Optional packages --------------------------------------------------------------------------------
 
@@ -50,7 +51,7 @@ def drawn_on(axes: Any, count: int) -> list[Any]:
 def number_of_classes(value: Any) -> int:
     count = checks.integer("classes", value)
     if not 0 <= count < 2**48:  # the offsets of some thousand rows still fit in 64 bits
-        raise ValueError(f"classes must be at least 0 and less than 2**48, got {value!r}")
+        raise ValueError(f"classes must be at least 0 and less than 2**48, got {shown(value)}")
     return count
 
 
@@ -113,7 +114,7 @@ def summaries_fit(a: list[Array], b: list[Array]) -> None:
 
 def hessian(value: str, has_bound: bool) -> str:
     if value not in ("positive", "exact", "upper"):
-        raise ValueError(f"hessian must be 'positive', 'exact' or 'upper', got {value!r}")
+        raise ValueError(f"hessian must be 'positive', 'exact' or 'upper', got {shown(value)}")
     if value == "upper" and not has_bound:
         raise ValueError(
             "hessian must be 'positive' or 'exact' for a loss with z_loss or softcap, for which no"
@@ -310,7 +311,7 @@ def last_class_axis(logits: Array, axis: int) -> None:
 
 
 def not_a_loss(value: Any, accepted: str) -> NoReturn:
-    raise TypeError(f"loss must be {accepted}, got {value!r}")
+    raise TypeError(f"loss must be {accepted}, got {shown(value)}")
 
 
 def unknown_exported_loss(name: str, options: dict[str, Any], error: Exception) -> NoReturn:

@@ -8,19 +8,20 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastce._call import checks, checks_bridges
+from fastce._call.messages import shown
 
 
 def at_least_one(name: str, value: Any) -> int:
     result = checks.integer(name, value)
     if result < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
+        raise ValueError(f"{name} must be at least 1, got {shown(value)}")
     return result
 
 
 def temperature(value: Any) -> float:
     number = checks.number("temperature", value, above=0.0)
     if 1 / number == math.inf:
-        raise ValueError(f"temperature must have a finite reciprocal, got {value!r}")
+        raise ValueError(f"temperature must have a finite reciprocal, got {shown(value)}")
     return number
 
 
@@ -29,7 +30,7 @@ def top_k(k: Any, max_rank: int, beyond: int) -> int:
     result = at_least_one("k", k)
     if result > max_rank and beyond:
         raise ValueError(
-            f"k must be from 1 to {max_rank}, the max_rank of the evaluation, got {k!r}"
+            f"k must be from 1 to {max_rank}, the max_rank of the evaluation, got {shown(k)}"
         )
     return result
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from fastce._call import checks
 from fastce._call.layout import Array
+from fastce._call.messages import shown
 
 Axis = int | tuple[int, ...] | None
 
@@ -36,19 +37,19 @@ def class_axes(logits: Array, axis: Any) -> tuple[int, ...]:
         indices = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
     except TypeError:
         raise TypeError(
-            f"axis must be an integer, a tuple of integers or None, got {axis!r}"
+            f"axis must be an integer, a tuple of integers or None, got {shown(axis)}"
         ) from None
     if logits.ndim == 0 and indices in ((-1,), (0,)):
         return ()  # a scalar counts as a row of one class
     axes = tuple([checks.class_axis(logits, index) for index in indices])
     if len(set(axes)) < len(axes):
-        raise ValueError(f"axis must name each axis once, got {axis!r} for {logits.ndim} axes")
+        raise ValueError(f"axis must name each axis once, got {shown(axis)} for {logits.ndim} axes")
     return axes
 
 
 def keepdims(value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"keepdims must be True or False, got {value!r}")
+        raise TypeError(f"keepdims must be True or False, got {shown(value)}")
     return bool(value)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from cases import LOSSES, SOFTMAX, small_batch
@@ -34,6 +36,27 @@ def test_options_out_of_range(loss, options):
     (name,) = options
     with pytest.raises(ValueError, match=name):
         getattr(fastce, loss)(**options)
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("no words today")
+
+
+@pytest.mark.parametrize("value", [10**5000, Unprintable()], ids=["5,001 digits", "no repr"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_values_that_cannot_be_printed(loss, value):
+    """Python prints no integer of more than 4,300 digits."""
+    for name in inspect.signature(getattr(fastce, loss)).parameters:
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.*(got|converted)"):
+            getattr(fastce, loss)(**{name: value})
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_long_values_are_shown_in_part(loss):
+    with pytest.raises(ValueError, match=r"^reduction .*got 'mean, mean, .*\.\.\.$") as caught:
+        getattr(fastce, loss)(reduction="mean, " * 1000)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -1,0 +1,14 @@
+"""How the messages of errors show what came."""
+
+from __future__ import annotations
+
+MOST_CHARACTERS = 100
+
+
+def shown(value: object) -> str:
+    """Return the start of `repr(value)`; its type, if it has none, as an integer of 5,000 digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
