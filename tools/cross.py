@@ -66,7 +66,9 @@ def compile_for(target: str, flags: list[str], source: Path, folder: Path) -> st
     """Return what is wrong with it, or nothing."""
     include = [] if "linux" in target else [folder / "not_linux"]
     include += [sysconfig.get_path("include"), numpy.get_include(), ROOT / "fastce" / "_simd"]
-    command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *FLAGS, *flags]
+    # As setup.py: clang-cl gets no alignment.
+    common = [x for x in FLAGS if "windows" not in target or not x.startswith("-falign")]
+    command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *common, *flags]
     command += [f"-I{path}" for path in include]
     if "windows" in target:
         command += ["-include", str(folder / "python_on_windows.h")]
