@@ -138,6 +138,7 @@ def test_names_tell_losses_apart(problem):
         assert names(chunks) == names(chunks)
 
 
+@pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")  # Dask of 2024
 @pytest.mark.parametrize("chunks", [(7, 40), (7, 9), ((1, 40, 9), (3, 30, 7))])
 def test_memory_mapped_sources_of_mixed_chunks(chunks, tmp_path, rng):
     arrays = {
