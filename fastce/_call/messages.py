@@ -6,7 +6,7 @@ MOST_CHARACTERS = 100
 
 
 def shown(value: object) -> str:
-    """Return the start of `repr(value)`; its type, if it has none, as an integer of 5,000 digits."""
+    """Return the start of `repr(value)`; its type if it has none, as an int of 5,000 digits."""
     try:
         text = repr(value)
     except Exception:
