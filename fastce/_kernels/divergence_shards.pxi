@@ -188,8 +188,9 @@ cdef void merge_rows(const double* a, const double* b, Py_ssize_t rows, double* 
 # From the whole to one shard. -----------------------------------------------------------------------------------
 
 cdef inline bint has_both(const double* whole) noexcept nogil:
-    # Whether a row has both softmaxes.
-    return fabs(whole[TEACHER_MAXIMUM]) < INFINITY and fabs(whole[STUDENT_MAXIMUM]) < INFINITY
+    # Whether a row has both softmaxes. If one logit is NaN, so is a sum, but not the largest of the others.
+    return (fabs(whole[TEACHER_MAXIMUM]) < INFINITY and fabs(whole[STUDENT_MAXIMUM]) < INFINITY
+            and whole[TEACHER_SUM] == whole[TEACHER_SUM] and whole[STUDENT_SUM] == whole[STUDENT_SUM])
 
 
 cdef inline double sum_relative_to(const double* whole, int which, double reference,

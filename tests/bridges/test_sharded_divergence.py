@@ -190,3 +190,17 @@ def test_errors(rng):
         sharded.finish(part, teacher[:1], kl, classes=6)
     with pytest.raises(ValueError, match="out overlaps"):
         sharded.gradient(student, teacher, 0, part, part, kl, classes=6, out=teacher)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_missing_logit_makes_the_gradient_of_excluded_classes_nan_too(dtype, isa):
+    nan, out = np.nan, -INF
+    student = np.array([[0, nan, out, 1], [0, 2, out, 1], [nan, out, 1, 2], [0, 1, out, 2]], dtype)
+    teacher = np.array([[0, 1, out, 1], [0, nan, out, 0], [0, out, 1, 2], [1, 2, out, 0]], dtype)
+    kl = fastce.SoftmaxKLDivergence(reduction="none")
+    for split in ([0, 4], [0, 2, 4], [0, 1, 2, 3, 4]):
+        loss, grad = evaluate(kl, student, teacher, split)
+        assert np.isnan(loss[:3]).all()
+        assert np.isnan(grad[:3]).all()
+        assert np.isfinite(loss[3])
+        assert grad[3, 2] == 0

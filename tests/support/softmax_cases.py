@@ -318,9 +318,11 @@ def _divergence_terms(batch, options, axis):
     apart = apart / temperature
     # A gradient has the rounding of its difference of logits: as large as any of the row.
     of_largest = of_delta - delta + np.max(delta, axis=-1, keepdims=True)
-    # The truth begins with a difference that is rounded, too: not 0 for a class with all of p.
+    # The truth begins with a difference that is rounded, too: not 0 for a class with all of p. And
+    # the kernel's rounding error of a difference, which it adds, has one of its own.
     working = np.float64 if batch.logits.dtype.itemsize == 8 else np.float32
-    of_truth = apart * (np.finfo(wide.dtype).eps / np.finfo(working).eps)
+    eps = np.finfo(working).eps
+    of_truth = apart * (np.finfo(wide.dtype).eps / eps + eps)
     grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_largest
     grad = grad + p * of_truth
     # A large loss is the logarithm of a ratio of sums, less the mean difference of logits.
