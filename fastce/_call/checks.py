@@ -459,10 +459,10 @@ def as_array(name: str, value: Any) -> Array:
     except Exception as error:  # of the value itself: torch's, if a tensor requires a gradient
         error.add_note(f"{name} cannot be converted to an array")
         raise
-    # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
-    # thread, or from the __array__ of the next argument.
     if array.dtype.char == "g" and array.dtype.itemsize == 8:  # as on Windows and Apple silicon
         return array.view(np.dtype(np.float64).newbyteorder(array.dtype.byteorder))
+    # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
+    # thread, or from the __array__ of the next argument.
     return array.view()
 
 
