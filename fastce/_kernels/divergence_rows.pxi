@@ -15,7 +15,8 @@
 #     sum_j p_j (expm1(l_j) - l_j) = B / A - (x - L),  x = expm1(L)
 # Both terms of the last line are >= 0. The second is small compared with the first if the center is the mean of
 # t_j - z_j under p; or, in a row that is dominated by one class, the difference of that class. There s_j is exactly 0,
-# so that its gradient depends on all other classes only. Where x is large, the loss is L - sum_j p_j s_j.
+# so that its gradient depends on all other classes only. Where x is large, the loss is L - sum_j p_j s_j: with a small
+# center, from the mean of z_j - t_j; with a large one, which cancels that mean, from the s_j themselves.
 #
 # If the center is much larger than the differences that it leaves, z_j - t_j is taken with its rounding error. This
 # suits rows whose numbers are in the range of exp. All others are computed again with care (divergence_careful.pxi).
@@ -57,6 +58,7 @@ cdef struct PairRows:
     double moments[BLOCK_ROWS]          # sum of a_j (z_j - t_j - first)
     double changes[BLOCK_ROWS]          # C
     double terms[BLOCK_ROWS]            # B
+    double means[BLOCK_ROWS]            # sum of a_j s_j, if differences are taken with their rounding errors
     double lowest[BLOCK_ROWS]           # of the teacher's logits
     double highest[BLOCK_ROWS]
     double student_highest[BLOCK_ROWS]  # of a row that is computed with care, like the next two
@@ -105,7 +107,7 @@ cdef inline void begin_numbers(PairRows* rows, Py_ssize_t i, bint counts, bint b
     rows.active[i] = rows.careful[i] = 1.0 if counts else 0.0
     rows.excess[i] = 0.0
     if not by_classes:  # then numbers are those of all parts
-        rows.weights[i] = rows.moments[i] = rows.changes[i] = rows.terms[i] = rows.spread[i] = 0.0
+        rows.weights[i] = rows.moments[i] = rows.changes[i] = rows.terms[i] = rows.means[i] = rows.spread[i] = 0.0
         rows.lowest[i] = rows.highest[i] = rows.student_highest[i] = -INFINITY
 
 
@@ -260,24 +262,27 @@ cdef void center_dominated(const Line* line, PairRows* rows, real tag) noexcept 
             rows.center_low[line.row + i] = found_low[i]
 
 
-cdef inline reduced[real] reduced_difference(vec[real] z, vec[real] t, const vec[real]* center, mask[real] exactly,
-                                             vec[real] inverse_temperature, bint scales, bint exact,
-                                             vec[real]* spread) noexcept nogil:
-    # s_j, as the first part of its exponential.
+cdef inline vec[real] centered(vec[real] z, vec[real] t, const vec[real]* center, mask[real] exactly,
+                               vec[real] inverse_temperature, bint scales, bint exact,
+                               vec[real]* spread) noexcept nogil:
+    # s_j.
     cdef vec[real] low, s = (difference(z, t, &low) if exact else z - t) + center[0]
     if exact:
         s = s + zero_unless(exactly, low + center[1])
     if scales:
         s = s * inverse_temperature
     spread[0] = max_magnitude(s, spread[0])
-    return reduce_exponent(s)
+    return s
 
 
-cdef inline vec[real] change(reduced[real] s, vec[real] a, vec[real]* changes, vec[real]* terms) noexcept nogil:
+cdef inline vec[real] change(vec[real] s, reduced[real] s_parts, vec[real] a, bint exact, vec[real]* changes,
+                             vec[real]* terms, vec[real]* means) noexcept nogil:
     # c_j.
-    cdef vec[real] rest, c = a * expm1_of_reduced(s, &rest)
+    cdef vec[real] rest, c = a * expm1_of_reduced(s_parts, &rest)
     changes[0] = changes[0] + c
     terms[0] = fma(a, rest, terms[0])
+    if exact:
+        means[0] = fma(a, s, means[0])
     return c
 
 
@@ -289,19 +294,21 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
     cdef real* c = <real*> line.c
     cdef const char* to = line.to
     cdef vec[real] inverse = splat(<real> inverse_temperature), zero = splat(<real> 0), spread = zero, changes, terms
+    cdef vec[real] means, s = zero, following
     cdef vec[real] center[2]
     cdef mask[real] exactly = less(zero, for_rows(line, &rows.exact[0], tag))
-    cdef reduced[real] s = reduce_exponent(zero), following
-    cdef wide_sum[real] change_sum, term_sum
+    cdef reduced[real] s_parts = reduce_exponent(zero), following_parts
+    cdef wide_sum[real] change_sum, term_sum, mean_sum
     cdef Py_ssize_t i = 0, vectors = line.vectors, z_apart = line.z_apart, t_apart = line.t_apart, apart = line.apart
     cdef Py_ssize_t stop, to_apart = line.to_apart, z_ahead = 0 if line.by_classes else line.z_ahead
     cdef Py_ssize_t t_ahead = 0 if line.by_classes else line.t_ahead
     center[0] = for_rows(line, &rows.center[0], tag)
     center[1] = for_rows(line, &rows.center_low[0], tag)
     if vectors:
-        s = reduced_difference(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
+        s = centered(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
+        s_parts = reduce_exponent(s)
     while i < vectors:
-        changes = terms = zero
+        changes = terms = means = zero
         stop = min_size(i + VECTORS_TOGETHER, vectors)
         while i < stop:
             prefetch(<const char*> z + z_ahead)
@@ -312,26 +319,34 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
                 z += z_apart
                 t += t_apart
             # One vector ahead: neither half of the work waits for the other.
-            following = reduced_difference(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
-            store(c, change(s, load(a), &changes, &terms))
+            following = centered(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
+            following_parts = reduce_exponent(following)
+            store(c, change(s, s_parts, load(a), exact, &changes, &terms, &means))
             s = following
+            s_parts = following_parts
             a += apart
             c += apart
             to += to_apart
         change_sum.add(changes)
         term_sum.add(terms)
+        if exact:
+            mean_sum.add(means)
     if line.rest:
         if vectors:
             z += z_apart
             t += t_apart
-        changes = terms = zero
-        s = reduced_difference(load_first(z, line.rest, <real> -rows.center[line.row]),
-                               load_first(t, line.rest, <real> 0), &center[0], exactly, inverse, scales, exact, &spread)
-        store(c, change(s, load(a), &changes, &terms))
+        changes = terms = means = zero
+        s = centered(load_first(z, line.rest, <real> -rows.center[line.row]), load_first(t, line.rest, <real> 0),
+                     &center[0], exactly, inverse, scales, exact, &spread)
+        store(c, change(s, reduce_exponent(s), load(a), exact, &changes, &terms, &means))
         change_sum.add(changes)
         term_sum.add(terms)
+        if exact:
+            mean_sum.add(means)
     put_sum(line, &change_sum, &rows.changes[0])
     put_sum(line, &term_sum, &rows.terms[0])
+    if exact:
+        put_sum(line, &mean_sum, &rows.means[0])
     put_maximum(line, spread, &rows.spread[0])
 
 
@@ -357,7 +372,7 @@ cdef void change_again(const Line* line, double inverse_temperature, PairRows* r
         any_again = any_again or rows.again[i] != 0.0
         rows.exact[i] = rows.exact[i] + rows.again[i]
     if any_again:
-        rows.changes[line.row] = rows.terms[line.row] = rows.spread[line.row] = 0.0
+        rows.changes[line.row] = rows.terms[line.row] = rows.means[line.row] = rows.spread[line.row] = 0.0
         change_line(line, inverse_temperature, rows, tag)
 
 
@@ -397,7 +412,7 @@ cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, con
     # Losses, and the coefficients of the gradient. Rounding may make a loss slightly negative, so it is at least 0.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), squared = splat(temperature * temperature)
     cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
-    cdef vec[double] inverse, x, logarithm, rest, loss, slope, size, total, unit
+    cdef vec[double] inverse, x, logarithm, rest, mean, loss, slope, size, total, unit
     cdef mask[double] extreme
     cdef Py_ssize_t i = 0
     while i < count:
@@ -405,9 +420,10 @@ cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, con
         x = load(&rows.changes[i]) * inverse
         logarithm = log1p(x)
         expm1_with_rest(logarithm, &rest)
-        loss = load(&rows.moments[i]) * inverse + (load(&rows.first[i]) + load(&rows.center[i]))
-        loss = select(less(x, splat(2.0)), fmsub(load(&rows.terms[i]), inverse, rest),
-                      logarithm - loss * splat(1.0 / temperature))
+        mean = load(&rows.moments[i]) * inverse + (load(&rows.first[i]) + load(&rows.center[i]))
+        mean = select(less(zero, load(&rows.exact[i])), load(&rows.means[i]) * inverse,
+                      mean * splat(1.0 / temperature))
+        loss = select(less(x, splat(2.0)), fmsub(load(&rows.terms[i]), inverse, rest), logarithm - mean)
         loss = squared * (max(zero, loss) + load(&rows.excess[i]))
         store(value + i, zero_unless(less(zero, load(&rows.active[i])), loss))
         store(&rows.ratio[i], x)
@@ -466,5 +482,5 @@ cdef void change_long_row(const Line* line, double temperature, const double* fa
         rows.center_low[0] = center_low
         rows.exact[0] = exact
         return
-    rows.changes[0] = rows.terms[0] = rows.spread[0] = 0.0
+    rows.changes[0] = rows.terms[0] = rows.means[0] = rows.spread[0] = 0.0
     change_line(line, inverse_temperature, rows, tag)

@@ -78,6 +78,21 @@ def test_eight_ulp_of_a_vocabulary(dtype, isa, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [20.0, 70.0, 300.0])
+@pytest.mark.parametrize("classes", [10, 33, 1000])
+def test_large_losses_of_logits_far_apart(classes, offset, dtype, isa, rng):
+    """The mean difference cancels the logarithm of the ratio of sums."""
+    if dtype == np.float32:
+        offset = min(offset, 80.0)  # the range of exp
+    student, teacher = both(1.6, (20, classes), dtype, rng, offset)
+    for temperature in (1.0, 2.0):
+        kl = fastce.SoftmaxKLDivergence(temperature=temperature, reduction="none")
+        for layout in "CF":
+            logits = (np.asarray(x, order=layout) for x in (student, teacher))
+            assert_eight_ulp(kl, *logits, offset=offset)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lead", [0.0, 10.0, 25.0])
 def test_a_long_row_whose_end_differs_from_its_beginning(lead, dtype, isa, rng):
     """The center of its first part does not suit the whole; the last class may dominate it."""

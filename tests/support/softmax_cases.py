@@ -325,11 +325,9 @@ def _divergence_terms(batch, options, axis):
     of_truth = apart * (np.finfo(wide.dtype).eps / eps + eps)
     grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_largest
     grad = grad + p * of_truth
-    # A large loss is the logarithm of a ratio of sums, less the mean difference of logits.
-    of_mean = np.where(loss > temperature**2, temperature**2 * apart[..., 0], 0)
     of_classes = np.where(change > 0, change * (of_delta + of_truth), 0)
     of_classes = of_classes + p * (of_delta + apart) ** 2 * 1e-16
-    loss = loss * np.max(of_teacher, axis=-1) + of_mean + temperature**2 * of_classes.sum(-1)
+    loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * of_classes.sum(-1)
     hess = q * student.one_minus_p * of_student
     return loss, temperature * grad, hess, 1, used
 
