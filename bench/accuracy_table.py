@@ -17,18 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, machine, subjects
+from bench import RESULTS, accuracy, machine, subjects
 from bench.accuracy import (
     Yardstick,
     extended_precision,
-    floating_working,
     rounded_differences,
     true_answer,
     ulp_of,
 )
 from bench.accuracy_problems import Group, make, part
 from bench.cells import CROSS_ENTROPY, Cell
-from bench.problems import Problem, floating_dtype
+from bench.problems import Problem, floating_dtype, working_dtype
 from bench.report import table
 from bench.subjects import OURS
 
@@ -73,21 +72,16 @@ def problems(
 
 def yardsticks(problem: Problem, exact: bool) -> dict[str, Yardstick]:
     """What value and gradient are measured against: ``TARGET_ULP``, and rounded differences."""
-    dtype, working = floating_dtype(problem.cell.dtype), floating_working(problem.cell.dtype)
+    dtype, working = floating_dtype(problem.cell.dtype), working_dtype(problem.cell.dtype)
     truth = true_answer(problem)
-    assert truth.gradient is not None
     assert truth.gradient_magnitude is not None
-    magnitudes = np.abs(truth.value), truth.gradient_magnitude
     value, gradient = TARGET_ULP, TARGET_ULP if dtype.itemsize > 2 else ROUNDED_ONCE
     if not exact:
         half_eps = float(np.finfo(working).eps) / 2
         of_value, of_gradient = rounded_differences(problem)
-        value = value + half_eps * of_value / ulp_of(magnitudes[0], working)
-        gradient = gradient + half_eps * of_gradient / ulp_of(magnitudes[1], dtype)
-    return {
-        "value": Yardstick(truth.value, magnitudes[0], working, value),
-        "gradient": Yardstick(truth.gradient, magnitudes[1], dtype, gradient),
-    }
+        value = value + half_eps * of_value / ulp_of(truth.value, working)
+        gradient = gradient + half_eps * of_gradient / ulp_of(truth.gradient_magnitude, dtype)
+    return accuracy.yardsticks(problem, truth, value, gradient)
 
 
 def answers(problem: Problem, names: list[str], peers: bool) -> Iterator[tuple[str, Any]]:
