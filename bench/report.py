@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from bench import RESULTS, machine
@@ -221,13 +222,11 @@ def flatness(results: Measured) -> str:
 
 def spread(results: Measured) -> str:
     """How noisy the run was."""
-    ratios = sorted(
-        t["median"] / t["minimum"] for m in results["cells"] for t in m["seconds"].values()
-    )
-    middle, worst = ratios[len(ratios) // 2], ratios[-1]
+    ratios = [t["median"] / t["minimum"] for m in results["cells"] for t in m["seconds"].values()]
     return (
-        f"The median time of a library's rounds is typically {middle:.2f} times its minimum, and "
-        f"{worst:.2f} times in the worst case."
+        "The median time of a library's rounds is typically "
+        f"{median_high(ratios):.2f} times its minimum, and {max(ratios):.2f} times in the worst "
+        "case."
     )
 
 
