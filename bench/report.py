@@ -19,6 +19,7 @@ from bench.subjects import LIMIT, OURS
 
 Measured = dict[str, Any]
 FASTCE = OURS[0]
+KINDS, WHAT = ("normal", "confident"), ("value", "gradient")  # of errors
 BY_GROUP = {cell.group: cell for cell in CELLS}
 
 HOW_TO_READ = """\
@@ -126,10 +127,7 @@ def full_table(results: Measured) -> str:
                     time_of(m, seconds),
                     digits(seconds / limit) if limit else "-",
                     digits(seconds / peer[1]) if peer and name != LIMIT else "-",
-                    error_of(error, "normal", "value"),
-                    error_of(error, "normal", "gradient"),
-                    error_of(error, "confident", "value"),
-                    error_of(error, "confident", "gradient"),
+                    *(error_of(error, kind, what) for kind in KINDS for what in WHAT),
                     flag,
                 ]
             )
