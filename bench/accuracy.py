@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bench.problems import Problem, floating_dtype
+from bench.problems import Problem, floating_dtype, working_dtype
 from fastce import reference
 
 Array = np.ndarray[Any, Any]
@@ -64,31 +64,31 @@ def as_longdouble(result: Any) -> Array:
     return values.astype(np.longdouble)
 
 
-def worst_relative_error(
-    result: Any, truth: Array, magnitude: Array, dtype: np.dtype[Any]
-) -> float | None:
-    """The worst error relative to the magnitude; None if there is nothing to compare."""
-    yardstick = Yardstick(truth, magnitude, dtype)
-    _, relative, _ = yardstick.errors(as_longdouble(result).reshape(truth.shape))
-    return relative if yardstick.truth.size else None
+def yardsticks(
+    problem: Problem,
+    truth: Answer,
+    of_value: Array | float = 1.0,
+    of_gradient: Array | float = 1.0,
+) -> dict[str, Yardstick]:
+    """What value and gradient are measured against, with the bounds of both."""
+    name, size = problem.cell.dtype, np.abs(truth.value)
+    found = {"value": Yardstick(truth.value, size, working_dtype(name), of_value)}
+    if truth.gradient is not None and truth.gradient_magnitude is not None:
+        found["gradient"] = Yardstick(
+            truth.gradient, truth.gradient_magnitude, floating_dtype(name), of_gradient
+        )
+    return found
 
 
 def errors(result: Any, problem: Problem, truth: Answer) -> dict[str, float | None]:
-    """Worst relative error of ``value`` and ``gradient`` in what a run returned."""
-    cell = problem.cell
-    working = floating_working(cell.dtype)
-    if truth.gradient is not None and not cell.gradient:
-        value, gradient = result, None
-    elif truth.gradient is not None:
-        value, gradient = result
-    else:
-        value, gradient = result[0] if isinstance(result, tuple) else result, None
-    found = {"value": worst_relative_error(value, truth.value, np.abs(truth.value), working)}
-    if gradient is not None and truth.gradient is not None:
-        assert truth.gradient_magnitude is not None
-        found["gradient"] = worst_relative_error(
-            gradient, truth.gradient, truth.gradient_magnitude, floating_dtype(cell.dtype)
-        )
+    """Worst relative error of ``value`` and ``gradient`` in what a run returned.
+
+    None if there is nothing to compare.
+    """
+    arrays = result if isinstance(result, tuple) else (result,)
+    found = {}
+    for array, (name, yardstick) in zip(arrays, yardsticks(problem, truth).items(), strict=False):
+        found[name] = yardstick.errors(array)[1] if yardstick.truth.size else None
     return found
 
 
@@ -121,7 +121,7 @@ class Yardstick:
         """Worst error in ULP, relative, and as a share of the bound; a NaN is infinitely wrong."""
         if not self.truth.size:
             return 0.0, 0.0, 0.0
-        actual = as_longdouble(result)[self.counts]
+        actual = as_longdouble(result).reshape(self.counts.shape)[self.counts]
         error = np.abs(actual - self.truth).astype(np.float64)
         error[np.isnan(error)] = np.inf
         ulp, relative, share = (
@@ -181,8 +181,3 @@ def rounded_differences(problem: Problem) -> tuple[Array | float, Array | float]
         value = value + share * np.where(np.isinf(z), 0, m - z).sum(axis=-1)
         return value, of_p
     return value, np.where(one_hot, of_q, of_p)
-
-
-def floating_working(name: str) -> np.dtype[Any]:
-    """The dtype that logits of this dtype are computed in, and their single losses returned in."""
-    return np.dtype(np.float64 if name == "float64" else np.float32)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bench.cells import Cell
-from bench.problems import Problem, floating_dtype
+from bench.problems import Problem, floating_dtype, working_dtype
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
@@ -53,7 +54,7 @@ def make(cell: Cell, elements: int, seed: int = 0) -> tuple[Problem, list[Group]
             groups.append(Group(kind, exact, slice(start, start + len(z))))
             start += len(z)
     z, target = np.concatenate(logits), np.concatenate(targets)
-    working = np.dtype(np.float64 if cell.dtype == "float64" else np.float32)
+    working = working_dtype(cell.dtype)
     if sigmoid:
         target = target.astype(working)
     if cell.target == "probabilities" or cell.label_smoothing:
@@ -78,11 +79,13 @@ def part(problem: Problem, rows: slice) -> Problem:
 
 def _rows(kind: str, rows: int, classes: int, rng: Rng) -> tuple[Array, Array]:
     label = rng.integers(0, classes, rows)
-    chosen = np.arange(rows), label
     if kind == "adversarial":
         z = np.empty((rows, classes))
         for row in range(rows):
-            z[row], label[row] = _PATTERNS[row % len(_PATTERNS)](classes, rng)
+            z[row], chosen = _PATTERNS[row % len(_PATTERNS)](classes, rng)
+            if chosen is None:
+                chosen = rng.choice(np.flatnonzero(z[row] > -1e8))
+            label[row] = chosen
         return z, label
     if kind == "zipf":  # log-frequencies of a vocabulary, in any order, and a label drawn by them
         ranks = 1 + rng.permuted(np.tile(np.arange(classes), (rows, 1)), axis=1)
@@ -93,76 +96,66 @@ def _rows(kind: str, rows: int, classes: int, rng: Rng) -> tuple[Array, Array]:
     z = rng.standard_normal((rows, classes))
     if kind == "normal":
         return 3 * z, label
-    z[chosen] = z.max(axis=1) + rng.uniform(10, 60, rows)
+    z[np.arange(rows), label] = z.max(axis=1) + rng.uniform(10, 60, rows)
     return z, label
 
 
-Pattern = Callable[[int, Rng], tuple[Array, int]]
+Row = tuple[Array, int | None]  # None: the label is any class that is not masked
 
 
-def _with_label(z: Array, rng: Rng) -> tuple[Array, int]:
-    return z, int(rng.choice(np.flatnonzero(z > -1e8)))
-
-
-def _ties(classes: int, rng: Rng) -> tuple[Array, int]:
+def _ties(classes: int, rng: Rng) -> Row:
     """Half of the classes share the maximum."""
-    return _with_label(rng.uniform(-100, 0, classes) * rng.integers(0, 2, classes), rng)
+    return rng.uniform(-100, 0, classes) * rng.integers(0, 2, classes), None
 
 
-def _all_equal(classes: int, rng: Rng) -> tuple[Array, int]:
-    return _with_label(np.full(classes, 1000.0), rng)
+def _all_equal(classes: int, rng: Rng) -> Row:
+    return np.full(classes, 1000.0), None
 
 
-def _at_the_end_of_the_range(classes: int, rng: Rng) -> tuple[Array, int]:
+def _at_the_end_of_the_range(classes: int, rng: Rng) -> Row:
     """The right class, and tails that are subnormal numbers of float32 or close to it."""
     z = rng.uniform(-104, -84, classes)
     z[0] = 0
     return z, 0
 
 
-def _lost_one_by_one(classes: int, rng: Rng) -> tuple[Array, int]:
+def _lost_one_by_one(classes: int, rng: Rng) -> Row:
     """Tails that each vanish beside 1 in float32, and together do not."""
     z = np.full(classes, -18.0)
     z[-1] = 0
     return z, classes - 1
 
 
-def _masked_by_infinity(classes: int, rng: Rng) -> tuple[Array, int]:
-    z = np.where(rng.integers(0, 2, classes), -np.inf, 3 * rng.standard_normal(classes))
+def _masked(by: float, classes: int, rng: Rng) -> Row:
+    z = np.where(rng.integers(0, 2, classes), by, 3 * rng.standard_normal(classes))
     z[0] = 1
-    return _with_label(z, rng)
+    return z, None
 
 
-def _masked_by_a_number(classes: int, rng: Rng) -> tuple[Array, int]:
-    z = np.where(rng.integers(0, 2, classes), -1e9, 3 * rng.standard_normal(classes))
-    z[0] = 1
-    return _with_label(z, rng)
+def _far_from_zero(classes: int, rng: Rng) -> Row:
+    return 2.0**14 + 3 * rng.standard_normal(classes), None
 
 
-def _far_from_zero(classes: int, rng: Rng) -> tuple[Array, int]:
-    return _with_label(2.0**14 + 3 * rng.standard_normal(classes), rng)
-
-
-def _hopeless(classes: int, rng: Rng) -> tuple[Array, int]:
+def _hopeless(classes: int, rng: Rng) -> Row:
     """A wrong class leads the target by 80."""
     z = rng.standard_normal(classes)
     z[0], z[-1] = 80, 0
     return z, classes - 1
 
 
-def _nearly_tied(classes: int, rng: Rng) -> tuple[Array, int]:
+def _nearly_tied(classes: int, rng: Rng) -> Row:
     z = np.full(classes, -40.0)
     z[0], z[-1] = 1, 1 - 2.0**-20
     return z, 0
 
 
-_PATTERNS: tuple[Pattern, ...] = (
+_PATTERNS: tuple[Callable[[int, Rng], Row], ...] = (
     _ties,
     _all_equal,
     _at_the_end_of_the_range,
     _lost_one_by_one,
-    _masked_by_infinity,
-    _masked_by_a_number,
+    partial(_masked, -np.inf),
+    partial(_masked, -1e9),
     _far_from_zero,
     _hopeless,
     _nearly_tied,

@@ -17,7 +17,7 @@ import numpy as np
 import fastce
 from bench import RESULTS, machine
 from bench.accuracy import Array, Yardstick
-from bench.accuracy_table import SAME_BITS, pick, worst
+from bench.accuracy_table import by, pick, variant_names, worst
 from bench.report import table
 from fastce._call import variants
 
@@ -169,7 +169,7 @@ def statistics(names: list[str], quick: bool) -> Iterator[dict[str, Any]]:
 
 def report(pairs: list[dict[str, Any]], rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     where = f"{facts['processor']}, {facts['architecture']}, {facts['system']}. {facts['date']}."
-    names = ("dtype", "variant", "kind")
+    by_noise, by_kind = by(pairs, "dtype", "variant", "T"), by(rows, "dtype", "variant", "kind")
     parts = [
         "# Accuracy of the divergence, and of the statistics of rows",
         f"{where} Written by `python -m bench.accuracy_rows`.",
@@ -178,8 +178,8 @@ def report(pairs: list[dict[str, Any]], rows: list[dict[str, Any]], facts: dict[
         table(
             ["dtype", "variant", "T", *(f"{noise:g}" for noise in NOISE)],
             [
-                of_noise(pairs, dtype, name, temperature)
-                for dtype, name, temperature in unique(pairs, "dtype", "variant", "T")
+                [dtype, name, f"{temperature:g}", *of_noise(some)]
+                for (dtype, name, temperature), some in by_noise.items()
             ],
             3,
         ),
@@ -188,8 +188,7 @@ def report(pairs: list[dict[str, Any]], rows: list[dict[str, Any]], facts: dict[
             ["dtype", "variant", "logits", *STATISTICS],
             [
                 [*which, *(f"{worst(some, key):.1f}" for key in STATISTICS)]
-                for which in unique(rows, *names)
-                if (some := pick(rows, **dict(zip(names, which, strict=True))))
+                for which, some in by_kind.items()
             ],
             3,
         ),
@@ -197,35 +196,20 @@ def report(pairs: list[dict[str, Any]], rows: list[dict[str, Any]], facts: dict[
     return "\n\n".join(parts) + "\n"
 
 
-def of_noise(pairs: list[dict[str, Any]], dtype: str, name: str, temperature: float) -> list[str]:
-    some = pick(pairs, dtype=dtype, variant=name, T=temperature)
-    cells = [pick(some, noise=noise) for noise in NOISE]
-    texts = [f"{worst(x, 'loss'):.1f} / {worst(x, 'grad'):.1f}" if x else "-" for x in cells]
-    return [dtype, name, f"{temperature:g}", *texts]
+def of_noise(pairs: list[dict[str, Any]]) -> list[str]:
+    cells = [pick(pairs, noise=noise) for noise in NOISE]
+    return [f"{worst(x, 'loss'):.1f} / {worst(x, 'grad'):.1f}" if x else "-" for x in cells]
 
 
-def unique(entries: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
-    return list(dict.fromkeys(tuple(entry[name] for name in names) for entry in entries))
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy_rows", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few classes, nothing written")
-    parser.add_argument("--variants", help="of the kernels, nothing written; default: all")
-    arguments = parser.parse_args()
-    available = variants.available()
-    names = [name for name in available if SAME_BITS.get(name) not in available]
-    if arguments.variants:
-        names = arguments.variants.split(",")
-    facts = machine.facts([1])
-    pairs = list(divergences(names, arguments.quick))
-    rows = list(statistics(names, arguments.quick))
-    text = report(pairs, rows, facts)
+    quick, names, facts = parser.parse_args().quick, variant_names(), machine.facts([1])
+    text = report(list(divergences(names, quick)), list(statistics(names, quick)), facts)
     print(text)
-    if not arguments.quick and not arguments.variants:
+    if not quick:
         (RESULTS / "accuracy_rows.md").write_text(text, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -8,29 +8,28 @@ precision.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, machine, subjects
+from bench import RESULTS, accuracy, machine, subjects
 from bench.accuracy import (
     Yardstick,
     extended_precision,
-    floating_working,
     rounded_differences,
     true_answer,
     ulp_of,
 )
 from bench.accuracy_problems import Group, make, part
 from bench.cells import CROSS_ENTROPY, Cell
-from bench.problems import Problem, floating_dtype
+from bench.problems import Problem, floating_dtype, working_dtype
 from bench.report import table
 from bench.subjects import OURS
+from fastce._call import variants
 
 CLASSES = (2, 10, 100, 1000, 131_072)
 CLASSES_16_BIT = (10, 1000)  # float32 underneath
@@ -73,27 +72,26 @@ def problems(
 
 def yardsticks(problem: Problem, exact: bool) -> dict[str, Yardstick]:
     """What value and gradient are measured against: ``TARGET_ULP``, and rounded differences."""
-    dtype, working = floating_dtype(problem.cell.dtype), floating_working(problem.cell.dtype)
+    dtype, working = floating_dtype(problem.cell.dtype), working_dtype(problem.cell.dtype)
     truth = true_answer(problem)
-    assert truth.gradient is not None
     assert truth.gradient_magnitude is not None
-    magnitudes = np.abs(truth.value), truth.gradient_magnitude
     value, gradient = TARGET_ULP, TARGET_ULP if dtype.itemsize > 2 else ROUNDED_ONCE
     if not exact:
         half_eps = float(np.finfo(working).eps) / 2
         of_value, of_gradient = rounded_differences(problem)
-        value = value + half_eps * of_value / ulp_of(magnitudes[0], working)
-        gradient = gradient + half_eps * of_gradient / ulp_of(magnitudes[1], dtype)
-    return {
-        "value": Yardstick(truth.value, magnitudes[0], working, value),
-        "gradient": Yardstick(truth.gradient, magnitudes[1], dtype, gradient),
-    }
+        value = value + half_eps * of_value / ulp_of(truth.value, working)
+        gradient = gradient + half_eps * of_gradient / ulp_of(truth.gradient_magnitude, dtype)
+    return accuracy.yardsticks(problem, truth, value, gradient)
+
+
+def variant_names() -> list[str]:
+    """The variants of the kernels that are measured here."""
+    available = variants.available()
+    return [name for name in available if SAME_BITS.get(name) not in available]
 
 
 def answers(problem: Problem, names: list[str], peers: bool) -> Iterator[tuple[str, Any]]:
     """Name and (value, gradient) of each variant of fastce, then of each peer that can do it."""
-    from fastce._call import variants
-
     for subject in subjects.subjects_of(problem.cell):
         if subject.name == OURS[0]:
             for variant in names:
@@ -104,11 +102,11 @@ def answers(problem: Problem, names: list[str], peers: bool) -> Iterator[tuple[s
             yield subject.name, subject.prepare(problem)()
 
 
-def measure(loss: str, dtype: str, names: list[str], peers: bool = True) -> list[Found]:
+def measure(loss: str, dtype: str, names: list[str]) -> list[Found]:
     """One entry a number of classes, kind of logits and subject."""
     found = []
     for problem, groups in problems(loss, dtype):
-        results = dict(answers(problem, names, peers and dtype in ("float32", "float64")))
+        results = dict(answers(problem, names, dtype in ("float32", "float64")))
         for group in groups:
             piece = part(problem, group.rows)
             facts = {
@@ -153,8 +151,25 @@ def worst(entries: list[Found], key: str) -> float:
     return max((float(entry[key]) for entry in entries), default=0.0)
 
 
+def both(entries: list[Found], what: str, form: str) -> str:
+    """The worst of a kind of error, "loss / gradient"."""
+    return " / ".join(f"{worst(entries, f'{key}_{what}'):{form}}" for key in ("value", "gradient"))
+
+
 def pick(entries: list[Found], **fields: Any) -> list[Found]:
     return [e for e in entries if all(e[key] == value for key, value in fields.items())]
+
+
+def by(entries: list[Found], *fields: str) -> dict[tuple[Any, ...], list[Found]]:
+    """Entries grouped by their values of some fields, in the order in which these first occur."""
+    groups: dict[tuple[Any, ...], list[Found]] = {}
+    for entry in entries:
+        groups.setdefault(tuple(entry[field] for field in fields), []).append(entry)
+    return groups
+
+
+def of_fastce(entries: list[Found]) -> list[Found]:
+    return [e for e in entries if e["subject"].startswith(FASTCE)]
 
 
 def in_ulp(entries: list[Found]) -> str:
@@ -176,116 +191,93 @@ def summary(entries: list[Found]) -> str:
     """Loss × dtype × instruction set: ULP and relative error, and the share of the bound."""
     header = ["loss", "dtype", "variant", "exact: ULP", "relative", "as drawn: ULP", "relative"]
     rows = []
-    ours = [e for e in entries if e["subject"].startswith(FASTCE)]
-    for loss, dtype, subject in dict.fromkeys((e["loss"], e["dtype"], e["subject"]) for e in ours):
-        found = pick(ours, loss=loss, dtype=dtype, subject=subject)
+    grouped = by(of_fastce(entries), "loss", "dtype", "subject")
+    for (loss, dtype, subject), found in grouped.items():
         row = [loss, dtype, subject.removeprefix(FASTCE)]
         for exact in (True, False):
             some = pick(found, exact=exact)
-            relative = (f"{worst(some, f'{key}_relative'):.1e}" for key in ("value", "gradient"))
-            row += [in_ulp(some), " / ".join(relative) if some else "-"]
-        shares = (worst(found, f"{key}_share") for key in ("value", "gradient"))
-        rows.append([*row, " / ".join(f"{share:.0%}" for share in shares)])
+            row += [in_ulp(some), both(some, "relative", ".1e") if some else "-"]
+        rows.append([*row, both(found, "share", ".0%")])
     return table([*header, "share of the bound"], rows, 3)
 
 
 def beyond(entries: list[Found]) -> str:
     """Where fastce errs by more than its bound, worst over instruction sets and kinds of logits."""
-    ours = [e for e in entries if e["subject"].startswith(FASTCE)]
     rows = []
-    for loss, dtype, exact, classes in dict.fromkeys(
-        (e["loss"], e["dtype"], e["exact"], e["classes"]) for e in ours
-    ):
-        found = pick(ours, loss=loss, dtype=dtype, exact=exact, classes=classes)
+    grouped = by(of_fastce(entries), "loss", "dtype", "exact", "classes")
+    for (loss, dtype, exact, classes), found in grouped.items():
         over = [e for e in found if max(e["value_share"], e["gradient_share"]) > 1]
         if over:
             kinds = ", ".join(dict.fromkeys(e["kind"] for e in over))
             form = "exact" if exact else "as drawn"
-            share = (f"{worst(over, f'{key}_share'):.0%}" for key in ("value", "gradient"))
             where = [loss, dtype, "-" if classes is None else f"{classes:,}", kinds, form]
-            rows.append([*where, in_ulp(over), " / ".join(share)])
+            rows.append([*where, in_ulp(over), both(over, "share", ".0%")])
     header = ["loss", "dtype", "classes", "logits", "differences", "ULP", "share of the bound"]
     return table(header, rows, 5) if rows else "Nowhere."
 
 
-def beside_peers(entries: list[Found], loss: str, dtype: str) -> str:
+def beside_peers(entries: list[Found]) -> str:
     """Kinds of logits down, subjects across, worst over all numbers of classes."""
-    found = pick(entries, loss=loss, dtype=dtype)
-    names = list(dict.fromkeys(e["subject"] for e in found))
-    rows = []
-    for exact, kind in dict.fromkeys((e["exact"], e["kind"]) for e in found):
-        some = pick(found, exact=exact, kind=kind)
-        form = ", exact" if exact else ""
-        rows.append([kind + form, *(in_ulp(pick(some, subject=name)) for name in names)])
+    names = [name for (name,) in by(entries, "subject")]
+    rows = [
+        [
+            kind + ", exact" * exact,
+            *(in_ulp(pick(some, subject=name)) for name in names),
+        ]
+        for (exact, kind), some in by(entries, "exact", "kind").items()
+    ]
     return table(["logits", *names], rows, 1)
 
 
-def by_classes(entries: list[Found], dtype: str) -> str:
+def by_classes(entries: list[Found]) -> str:
     """Losses down, numbers of classes across, worst over exact logits and instruction sets."""
-    rows = []
-    for loss in LOSSES:
-        found = pick(entries, loss=loss, dtype=dtype, exact=True)
-        found = [e for e in found if e["subject"].startswith(FASTCE)]
-        if found:
-            rows.append([loss, *(in_ulp(pick(found, classes=classes)) for classes in CLASSES)])
+    rows = [
+        [loss, *(in_ulp(pick(found, classes=classes)) for classes in CLASSES)]
+        for (loss,), found in by(pick(of_fastce(entries), exact=True), "loss").items()
+    ]
     return table(["loss", *(f"{classes:,}" for classes in CLASSES)], rows, 1)
 
 
-def _where_and_what(facts: dict[str, Any]) -> str:
+def report(entries: list[Found], facts: dict[str, Any], missing: Iterable[str]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return (
-        f"{facts['processor']}, {facts['architecture']}, {facts['system']}. Python "
-        f"{facts['python']}, {versions}. {facts['date']}. Written by "
-        "`python -m bench.accuracy_table`."
-    )
-
-
-def report(results: dict[str, Any]) -> str:
-    entries = results["errors"]
     parts = [
         "# Accuracy of every loss, dtype and instruction set",
-        _where_and_what(results["machine"]),
+        f"{facts['processor']}, {facts['architecture']}, {facts['system']}. Python "
+        f"{facts['python']}, {versions}. {facts['date']}. Written by "
+        "`python -m bench.accuracy_table`.",
         HOW_TO_READ,
         "## fastce",
         summary(entries),
         "## Beyond the bound",
         beyond(entries),
     ]
-    for dtype in dict.fromkeys(e["dtype"] for e in entries):
+    for (dtype,), of_dtype in by(entries, "dtype").items():
         if floating_dtype(dtype).itemsize == 2:
             continue  # peers' 16-bit losses are 16-bit numbers: nothing to compare
         parts += [f"## By the number of classes, {dtype}, exact differences"]
-        parts += [by_classes(entries, dtype)]
-        for loss in dict.fromkeys(e["loss"] for e in pick(entries, dtype=dtype)):
-            parts += [f"## {loss}, {dtype}", beside_peers(entries, loss, dtype)]
-    if results["missing"]:
-        parts += ["Not installed: " + ", ".join(sorted(results["missing"])) + "."]
+        parts += [by_classes(of_dtype)]
+        for (loss,), found in by(of_dtype, "loss").items():
+            parts += [f"## {loss}, {dtype}", beside_peers(found)]
+    if missing:
+        parts += ["Not installed: " + ", ".join(sorted(missing)) + "."]
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy_table")
     parser.add_argument("--dtypes", default=",".join(DTYPES), metavar="NAME,NAME")
-    parser.add_argument("--no-peers", action="store_true", help="fastce alone, nothing written")
     arguments = parser.parse_args()
     if not extended_precision():
         raise SystemExit("np.longdouble is no wider than float64 here: there is no truth")
-    from fastce._call import variants
-
-    missing = {} if arguments.no_peers else subjects.load()
-    if arguments.no_peers:
-        importlib.import_module("bench.subjects.with_fastce")
-    available = variants.available()
-    names = [name for name in available if SAME_BITS.get(name) not in available]
+    missing, names = subjects.load(), variant_names()
     facts, started, errors = machine.facts([1]), time.monotonic(), []
     for dtype in arguments.dtypes.split(","):
         for loss in LOSSES:
-            errors += measure(loss, dtype, names, not arguments.no_peers)
+            errors += measure(loss, dtype, names)
             print(f"[{time.monotonic() - started:4.0f} s] {dtype} {loss}", file=sys.stderr)
-    results = {"machine": facts, "missing": missing, "errors": errors}
-    text = report(results)
+    text = report(errors, facts, missing)
     print(text)
-    if not arguments.no_peers and arguments.dtypes == ",".join(DTYPES):
+    if arguments.dtypes == ",".join(DTYPES):
         (RESULTS / "accuracy.md").write_text(text, encoding="utf-8")
     return 0
 

@@ -7,10 +7,14 @@ be installed.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping
 
 from bench import RESULTS, machine
+from bench.threads import available_cpus, hold_to
+from bench.timing import Budget, Run, least
 
 OUTPUT = RESULTS / "bridges.md"
 COMMANDS = {
@@ -20,6 +24,39 @@ COMMANDS = {
     "bench.linear": "A linear layer",
     "bench.evaluation": "Evaluation",
 }
+
+# A row's first cells, the runs by name (the first calls have been made), and the last cell.
+Case = tuple[list[str], Mapping[str, Run], str]
+
+
+def compare_on_each(
+    module: str, header: str, names: Iterable[str], cases: Callable[[int], Iterable[Case]]
+) -> None:
+    """Time runs in turns, and print a table for each number of threads, in a process of its own.
+
+    The numbers are those of the command line, by default one and all processors. ``cases`` is
+    called in a process that is held to its threads, and imports all that starts any.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])
+    counts = parser.parse_args().threads
+    if len(counts) > 1:
+        for threads in counts:
+            command = [sys.executable, "-m", module, "--threads", str(threads)]
+            subprocess.run(command, check=True)
+        return
+    hold_to(counts[0])
+    print(f"\n{counts[0]} thread{'s' * (counts[0] > 1)}; in brackets, relative to fastce\n")
+    print(header, flush=True)
+    for label, runs, difference in cases(counts[0]):
+        best = least(runs, Budget(4.0, 4))
+        cells = [
+            f"{1e3 * best[name]:.3f} ms ({best[name] / best['fastce']:.1f})"
+            if name in best
+            else "-"
+            for name in names
+        ]
+        print(f"| {' | '.join([*label, *cells, difference])} |", flush=True)
 
 
 def main() -> None:

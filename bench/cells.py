@@ -72,7 +72,7 @@ class Cell:
     def group(self) -> str:
         """Operation, shape, dtype and options, as text that file systems and patterns like."""
         parts = [self.operation]
-        if self.has_gradient_choice and not self.gradient:
+        if not self.gradient:
             parts.append("value")
         parts += ["x".join(map(str, self.shape)), self.dtype]
         if self.axis != -1:
@@ -84,10 +84,6 @@ class Cell:
         if "focal" in self.operation:
             parts.append(f"gamma={self.gamma:g}")
         return "-".join(parts)
-
-    @property
-    def has_gradient_choice(self) -> bool:
-        return self.target != "none" and self.operation != "token_log_probs"
 
     def shrunk(self, elements: int) -> Cell:
         """The same cell with fewer samples: about ``elements`` in all, every class kept."""

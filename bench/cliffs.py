@@ -95,14 +95,9 @@ def excess(cell: Measured) -> float:
     return float(cell["ratio"] / cell["bound"])
 
 
-def beyond(cells: Iterable[Measured]) -> list[Measured]:
-    """Return the cells beyond their bound, the worst first."""
-    return sorted((cell for cell in cells if excess(cell) > 1), key=excess, reverse=True)
-
-
 def report(results: Measured) -> str:
-    """Return the cells beyond their bound, as a table in Markdown, and the calls that raised."""
-    late = beyond(results["cells"])
+    """Return the cells beyond their bound, the worst first, and the calls that raised."""
+    late = [cell for cell in sorted(results["cells"], key=excess, reverse=True) if excess(cell) > 1]
     lines = [f"{len(late)} of {len(results['cells'])} cells beyond their bound", ""]
     if late:
         lines += ["| cell | ns per element | times plain | bound | times bound |"]

@@ -11,16 +11,15 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from bench import machine, subjects
+from bench.cells import Cell
+from bench.measure import Measured, measure
 from bench.threads import available_cpus, hold_to
 from bench.timing import FULL, QUICK, SWEEP, Budget
-
-if TYPE_CHECKING:
-    from bench.cells import Cell
-    from bench.measure import Measured
 
 DRY_RUN = Budget(0, 1)  # with --benchmark-disable
 LEFT_OUT = pytest.StashKey[list[dict[str, Any]]]()
@@ -76,8 +75,6 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[..., Measured]
 
     @cache
     def measured(cell: Cell, threads: int, sweep: str | None) -> Measured:
-        from bench.measure import measure
-
         if threads not in workers:
             workers[threads] = ProcessPoolExecutor(
                 max_workers=1,
@@ -98,49 +95,11 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[..., Measured]
         worker.shutdown()
 
 
-@pytest.fixture
-def hand_over(
-    benchmark: Any, measured: Callable[..., Measured], request: pytest.FixtureRequest
-) -> Callable[..., None]:
-    """``hand_over(cell, threads, subject, sweep)`` gives pytest-benchmark a subject's times."""
-
-    def hand_over(cell: Cell, threads: int, subject: str, sweep: str | None) -> None:
-        from bench.subjects import OURS
-
-        found = measured(cell, threads, sweep)
-        if subject in found.left_out:
-            reason = found.left_out[subject]
-            place = {"cell": cell.group, "threads": threads, "sweep": sweep}
-            left_out = request.config.stash[LEFT_OUT]
-            left_out.append({**place, "subject": subject, "reason": reason})
-            (pytest.fail if subject in OURS else pytest.skip)(f"{subject}: {reason}")
-        samples = found.seconds[subject]
-        benchmark.group = f"{cell.group}-threads={threads}"
-        benchmark.extra_info.update(
-            cell=cell.group,
-            threads=threads,
-            subject=subject,
-            sweep=sweep,
-            elements=cell.elements,
-            classes=cell.classes,
-            errors=found.errors.get(subject, {}),
-            nanoseconds_per_element=1e9 * min(samples) / cell.elements,
-        )
-        REPLAY.samples = iter(samples)
-        benchmark.pedantic(REPLAY.call, rounds=len(samples))
-
-    return hand_over
-
-
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
-    from bench import machine
-
     machine_info["bench"] = machine.facts(config.option.threads)
 
 
 def pytest_benchmark_update_json(config: Any, output_json: dict[str, Any]) -> None:
     """Add who was left out: a comparison with few peers must not pass for a full one."""
-    from bench import subjects
-
     output_json["left_out"] = config.stash[LEFT_OUT]
     output_json["missing"] = subjects.load()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 from bench.threads import hold_to
 from bench.timing import Budget, least
@@ -21,7 +22,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     hold_to(arguments.threads)
     import numpy as np
@@ -32,64 +32,61 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
+
+    def calibration(confidence, right):
+        which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        confidence = confidence.astype(float)
+        gap = np.bincount(which, right, BINS) - np.bincount(which, confidence, BINS)
+        return np.abs(gap).sum() / len(right)
+
+    def of_fastce(logits, target):
+        result = evaluate(logits, target, bins=BINS)
+        return result.loss, result.entropy, result.brier
+
+    def of_numpy(logits, target):
+        picked = np.arange(len(target)), target
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        p = np.exp(shifted)
+        total = p.sum(axis=1, keepdims=True)
+        log_p = shifted - np.log(total)
+        p /= total
+        (logits > logits[picked][:, None]).sum(axis=1)
+        top = p.argmax(axis=1)
+        calibration(p[picked[0], top], top == target)
+        brier = (p * p).sum(axis=1) - 2 * p[picked] + 1
+        return -log_p[picked].mean(), -(p * log_p).sum(axis=1).mean(), brier.mean()
+
+    def of_torch(z, y):
+        log_p = torch.log_softmax(z, dim=1)
+        p = log_p.exp()
+        picked = log_p.gather(1, y[:, None])[:, 0]
+        (z > z.gather(1, y[:, None])).sum(dim=1)
+        confidence, top = p.max(dim=1)
+        calibration(confidence.numpy(), (top == y).numpy())
+        brier = (p * p).sum(dim=1) - 2 * picked.exp() + 1
+        entropy = -(p * log_p).sum(dim=1)
+        return -picked.mean().item(), entropy.mean().item(), brier.mean().item()
+
     print("Nanoseconds per element; in brackets, the largest of three errors\n")
     print("| shape | fastce | token_log_probs | NumPy | torch |\n|---:|---:|---:|---:|---:|")
     for rows, classes in SIZES:
         logits = rng.normal(scale=3, size=(rows, classes)).astype(arguments.dtype)
         target = rng.integers(0, classes, rows)
-        z, y = torch.from_numpy(logits), torch.from_numpy(target)
-
-        def calibration(confidence, right, np=np):
-            which = np.minimum((confidence * BINS).astype(int), BINS - 1)
-            confidence = confidence.astype(float)
-            gap = np.bincount(which, right, BINS) - np.bincount(which, confidence, BINS)
-            return np.abs(gap).sum() / len(right)
-
-        def of_fastce(logits=logits, target=target):
-            result = evaluate(logits, target, bins=BINS)
-            return result.loss, result.entropy, result.brier
-
-        def of_numpy(logits=logits, target=target, calibration=calibration, np=np):
-            picked = np.arange(len(target)), target
-            shifted = logits - logits.max(axis=1, keepdims=True)
-            p = np.exp(shifted)
-            total = p.sum(axis=1, keepdims=True)
-            log_p = shifted - np.log(total)
-            p /= total
-            (logits > logits[picked][:, None]).sum(axis=1)
-            top = p.argmax(axis=1)
-            calibration(p[picked[0], top], top == target)
-            brier = (p * p).sum(axis=1) - 2 * p[picked] + 1
-            return -log_p[picked].mean(), -(p * log_p).sum(axis=1).mean(), brier.mean()
-
-        def of_torch(z=z, y=y, calibration=calibration, torch=torch):
-            log_p = torch.log_softmax(z, dim=1)
-            p = log_p.exp()
-            picked = log_p.gather(1, y[:, None])[:, 0]
-            (z > z.gather(1, y[:, None])).sum(dim=1)
-            confidence, top = p.max(dim=1)
-            calibration(confidence.numpy(), (top == y).numpy())
-            brier = (p * p).sum(dim=1) - 2 * picked.exp() + 1
-            entropy = -(p * log_p).sum(dim=1)
-            return -picked.mean().item(), entropy.mean().item(), brier.mean().item()
-
         runs = {
-            "fastce": of_fastce,
-            "token_log_probs": lambda a=logits, b=target: fastce.token_log_probs(a, b),
-            "NumPy": of_numpy,
-            "torch": of_torch,
+            "fastce": partial(of_fastce, logits, target),
+            "token_log_probs": partial(fastce.token_log_probs, logits, target),
+            "NumPy": partial(of_numpy, logits, target),
+            "torch": partial(of_torch, torch.from_numpy(logits), torch.from_numpy(target)),
         }
-        truth = of_numpy(logits.astype(np.longdouble))
-        seconds = least(runs, Budget(0, arguments.rounds), time.process_time)
+        truth = of_numpy(logits.astype(np.longdouble), target)
+        seconds = least(runs, Budget(0, 7), time.process_time)
         parts = []
         for name, run in runs.items():
-            nanoseconds = 1e9 * seconds[name] / logits.size
             error = ""
             if name != "token_log_probs":
-                found = run()
-                worst = max(abs(float(a / b - 1)) for a, b in zip(found, truth, strict=True))
-                error = f" ({worst:.0e})"
-            parts.append(f"{nanoseconds:.3f}{error}")
+                pairs = zip(run(), truth, strict=True)
+                error = f" ({max(abs(float(a / b - 1)) for a, b in pairs):.0e})"
+            parts.append(f"{1e9 * seconds[name] / logits.size:.3f}{error}")
         print(f"| {rows} × {classes} | {' | '.join(parts)} |", flush=True)
 
 

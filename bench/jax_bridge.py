@@ -7,15 +7,20 @@ other way from JAX to the kernels. On one CPU it can hang on large arrays, and i
 
 from __future__ import annotations
 
-from bench.threads import hold_to, measure_on_each
-from bench.timing import Budget, least
+from collections.abc import Iterator
+from functools import partial
+
+from bench.bridges import Case, compare_on_each
 
 SHAPES = ((64, 10), (1000, 500), (8192, 1000), (1024, 32000))
 LARGE = 1 << 22  # elements: of 1024 x 32000 the callback hung
+NAMES = ("fastce", "JAX", "callback")
+HEADER = """\
+| shape | fastce | JAX | callback | difference |
+|---:|---:|---:|---:|---:|"""
 
 
-def measure(threads: int) -> None:
-    hold_to(threads)
+def cases(threads: int) -> Iterator[Case]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -42,9 +47,9 @@ def measure(threads: int) -> None:
         )
         return jax.pure_callback(host, results, logits, target)
 
-    print(f"\n{threads} thread{'s' * (threads > 1)}; in brackets, relative to fastce\n")
-    print("| shape | fastce | JAX | callback | difference |")
-    print("|---:|---:|---:|---:|---:|", flush=True)
+    def run(function, logits, target):
+        return jax.block_until_ready(function(logits, target))
+
     for shape in SHAPES:
         logits = jnp.asarray(2 * rng.standard_normal(shape, dtype=np.float32))
         target = jnp.asarray(rng.integers(0, shape[1], shape[0]))
@@ -55,25 +60,11 @@ def measure(threads: int) -> None:
         }
         if threads == 1 and logits.size > LARGE:
             del functions["callback"]
-        runs, results = {}, {}
-        for name, function in functions.items():
-            runs[name] = lambda f=function, z=logits, y=target: jax.block_until_ready(f(z, y))
-            results[name] = runs[name]()
-        difference = max(
-            abs(float(loss / results["fastce"][0]) - 1) for loss, _ in results.values()
-        )
-        best = least(runs, Budget(3.0, 4))
-        cells = [
-            f"{1e3 * best[name]:.3f} ms ({best[name] / best['fastce']:.1f})"
-            if name in best
-            else "-"
-            for name in ("fastce", "JAX", "callback")
-        ]
-        print(
-            f"| {shape[0]} × {shape[1]} | {' | '.join(cells)} | {difference:.0e} |",
-            flush=True,
-        )
+        runs = {name: partial(run, f, logits, target) for name, f in functions.items()}
+        losses = {name: run()[0] for name, run in runs.items()}
+        difference = max(abs(float(loss / losses["fastce"]) - 1) for loss in losses.values())
+        yield [f"{shape[0]} × {shape[1]}"], runs, f"{difference:.0e}"
 
 
 if __name__ == "__main__":
-    measure_on_each("bench.jax_bridge", measure)
+    compare_on_each("bench.jax_bridge", HEADER, NAMES, cases)

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -78,130 +79,9 @@ HAND_WRITTEN: dict[str, Callable[..., Any]] = {
 }
 
 
-# One call -----------------------------------------------------------------------------------------
-
-
-def calls(rows: int, classes: int) -> None:
-    print(f"One call, {rows} rows; nanoseconds of processor time per element\n")
-    print("| loss | classes | as | fastce | NumPy | ratio | largest difference |")
-    print("|---|---:|---|---:|---:|---:|---:|")
-    rng = np.random.default_rng(0)
-    for name, loss in LOSSES.items():
-        several = name.startswith("softmax")
-        shape = (rows, classes) if several else (rows,)
-        scores = 2 * rng.normal(size=shape)
-        labels = rng.integers(classes if several else 2, size=rows).astype(np.float32)
-        for host, objective, factor, given in (
-            ("XGBoost", XGBoostObjective(loss), 2, scores.astype(np.float32)),
-            (
-                "LightGBM",
-                LightGBMObjective(loss),
-                classes / (classes - 1),
-                np.asfortranarray(scores),
-            ),
-        ):
-            by_hand = HAND_WRITTEN[name]
-            runs = {
-                "fastce": lambda o=objective, z=given, y=labels: o.derivatives(z, y),
-                "NumPy": lambda f=by_hand, z=given, y=labels, c=factor: f(z, y, c),
-            }
-            pairs = zip(runs["fastce"](), runs["NumPy"](), strict=True)
-            difference = max(float(np.abs(a - b).max()) for a, b in pairs)
-            seconds = least(runs, Budget(0, 9), time.process_time)
-            ours, theirs = (1e9 * seconds[key] / given.size for key in ("fastce", "NumPy"))
-            order = "class-major" if several and host == "LightGBM" else "by rows"
-            kind = f"{host}, {given.dtype}, {order}"
-            print(
-                f"| {name} | {classes if several else 2} | {kind} | {ours:.2f} | {theirs:.2f} "
-                f"| {theirs / ours:.1f} | {difference:.0e} |",
-                flush=True,
-            )
-
-
-# One round of the host ----------------------------------------------------------------------------
-
-
-def rounds(rows: int, classes: int, threads: int, count: int = 5) -> None:
-    print("\nOne boosting round, 3 features, trees of 4 leaves; milliseconds of processor time\n")
-    print("| host | loss | rows | built in | fastce | NumPy |")
-    print("|---|---|---:|---:|---:|---:|")
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(rows, 3))
-    trainers = {
-        "XGBoost": xgboost_trainer,
-        "LightGBM": lightgbm_trainer,
-        "CatBoost": catboost_trainer,
-    }
-    for host, train in trainers.items():
-        for name in LOSSES:
-            several = name.startswith("softmax")
-            # CatBoost asks for one row of several classes at a time: fewer of them do.
-            used = rows // 100 if several and host == "CatBoost" else rows
-            labels = rng.integers(classes if several else 2, size=used)
-            run = train(features[:used], labels, name, classes, threads)
-            if run is None:
-                print(f"| {host} | not installed | | | | |")
-                break
-            of_count = {key: partial(one, count) for key, one in run.items()}
-            best = least(of_count, Budget(0, 3), time.process_time)
-            cells = (
-                f"{1e3 * best[key] / count:.1f}" if key in best else "none"
-                for key in ("built in", "fastce", "NumPy")
-            )
-            print(f"| {host} | {name} | {used} | {' | '.join(cells)} |", flush=True)
-
-
-def xgboost_trainer(features, labels, name, classes, threads):
-    try:
-        import xgboost
-    except ImportError:
-        return None
-    data = xgboost.QuantileDMatrix(features, labels, nthread=threads)
-    settings = {"max_depth": 2, "nthread": threads, "disable_default_eval_metric": True}
-    if name.startswith("softmax"):
-        settings["num_class"] = classes
-    by_hand, objective = HAND_WRITTEN[name], XGBoostObjective(LOSSES[name])
-
-    def hand_written(scores, data):
-        return by_hand(scores, data.get_label(), 2)
-
-    built_in = {
-        "softmax cross-entropy": "multi:softprob",
-        "binary cross-entropy": "binary:logistic",
-    }
-    runs = {
-        "fastce": lambda n: xgboost.train(settings, data, n, obj=objective),
-        "NumPy": lambda n: xgboost.train(settings, data, n, obj=hand_written),
-    }
-    if name in built_in:
-        own = settings | {"objective": built_in[name]}
-        runs["built in"] = lambda n: xgboost.train(own, data, n)
-    return runs
-
-
-def lightgbm_trainer(features, labels, name, classes, threads):
-    try:
-        import lightgbm
-    except ImportError:
-        return None
-    data = lightgbm.Dataset(features, labels, params={"verbose": -1}).construct()
-    settings = {"num_leaves": 4, "num_threads": threads, "verbose": -1, "metric": "None"}
-    if name.startswith("softmax"):
-        settings["num_class"] = classes
-    by_hand, objective = HAND_WRITTEN[name], LightGBMObjective(LOSSES[name])
-
-    def hand_written(scores, data):
-        return by_hand(scores, data.get_label(), classes / (classes - 1))
-
-    built_in = {"softmax cross-entropy": "multiclass", "binary cross-entropy": "binary"}
-    runs = {
-        "fastce": lambda n: lightgbm.train(settings | {"objective": objective}, data, n),
-        "NumPy": lambda n: lightgbm.train(settings | {"objective": hand_written}, data, n),
-    }
-    if name in built_in:
-        own = settings | {"objective": built_in[name]}
-        runs["built in"] = lambda n: lightgbm.train(own, data, n)
-    return runs
+def by_hand(name: str, factor: float) -> Callable[..., Any]:
+    """An objective for XGBoost or LightGBM in NumPy."""
+    return lambda scores, data: HAND_WRITTEN[name](scores, data.get_label(), factor)
 
 
 class CatBoostByHand:
@@ -231,19 +111,80 @@ class CatBoostByHand:
         return -a * v, -matrix
 
 
-def catboost_trainer(features, labels, name, classes, threads):
-    try:
-        import catboost
-    except ImportError:
-        return None
-    several = name.startswith("softmax")
-    built_in = "MultiClass" if several else "Logloss"
+# One call -----------------------------------------------------------------------------------------
+
+
+def calls(rows: int, classes: int) -> None:
+    print(f"One call, {rows} rows; nanoseconds of processor time per element\n")
+    print("| loss | classes | as | fastce | NumPy | ratio | largest difference |")
+    print("|---|---:|---|---:|---:|---:|---:|")
+    rng = np.random.default_rng(0)
+    for name, loss in LOSSES.items():
+        several = name.startswith("softmax")
+        shape = (rows, classes) if several else (rows,)
+        scores = 2 * rng.normal(size=shape)
+        labels = rng.integers(classes if several else 2, size=rows).astype(np.float32)
+        of_xgboost, of_lightgbm = XGBoostObjective(loss), LightGBMObjective(loss)
+        for host, objective, factor, given in (
+            ("XGBoost", of_xgboost, 2, scores.astype(np.float32)),
+            ("LightGBM", of_lightgbm, classes / (classes - 1), np.asfortranarray(scores)),
+        ):
+            runs = {
+                "fastce": partial(objective.derivatives, given, labels),
+                "NumPy": partial(HAND_WRITTEN[name], given, labels, factor),
+            }
+            pairs = zip(runs["fastce"](), runs["NumPy"](), strict=True)
+            difference = max(float(np.abs(a - b).max()) for a, b in pairs)
+            seconds = least(runs, Budget(0, 9), time.process_time)
+            ours, theirs = (1e9 * seconds[key] / given.size for key in ("fastce", "NumPy"))
+            order = "class-major" if several and host == "LightGBM" else "by rows"
+            kind = f"{host}, {given.dtype}, {order}"
+            print(
+                f"| {name} | {classes if several else 2} | {kind} | {ours:.2f} | {theirs:.2f} "
+                f"| {theirs / ours:.1f} | {difference:.0e} |",
+                flush=True,
+            )
+
+
+# One round of the host ----------------------------------------------------------------------------
+
+# Each of these returns ``train(objective, rounds)``. Of two classes, `classes` is None.
+Train = Callable[[Any, int], Any]
+
+
+def xgboost_trainer(features: Any, labels: Any, classes: int | None, threads: int) -> Train:
+    import xgboost
+
+    data = xgboost.QuantileDMatrix(features, labels, nthread=threads)
+    settings = {"max_depth": 2, "nthread": threads, "disable_default_eval_metric": True}
+    settings |= {"num_class": classes} if classes else {}
+
+    def train(objective: Any, count: int) -> Any:
+        if isinstance(objective, str):
+            return xgboost.train(settings | {"objective": objective}, data, count)
+        return xgboost.train(settings, data, count, obj=objective)
+
+    return train
+
+
+def lightgbm_trainer(features: Any, labels: Any, classes: int | None, threads: int) -> Train:
+    import lightgbm
+
+    data = lightgbm.Dataset(features, labels, params={"verbose": -1}).construct()
+    settings = {"num_leaves": 4, "num_threads": threads, "verbose": -1, "metric": "None"}
+    settings |= {"num_class": classes} if classes else {}
+    return lambda objective, count: lightgbm.train(settings | {"objective": objective}, data, count)
+
+
+def catboost_trainer(features: Any, labels: Any, classes: int | None, threads: int) -> Train:
+    import catboost
+
     data = catboost.Pool(features, labels)
     data.quantize()
     settings = {
         "depth": 2,
         "thread_count": threads,
-        "eval_metric": built_in,
+        "eval_metric": "MultiClass" if classes else "Logloss",
         "metric_period": 1000,
         "leaf_estimation_method": "Newton",
         "leaf_estimation_iterations": 1,
@@ -253,22 +194,59 @@ def catboost_trainer(features, labels, name, classes, threads):
         "verbose": False,
     }
 
-    def trainer(loss):
-        count = {"classes_count": classes} if several and not isinstance(loss, str) else {}
-        return lambda n: catboost.CatBoost(
-            settings | count | {"loss_function": loss, "iterations": n}
-        ).fit(data)
+    def train(objective: Any, count: int) -> Any:
+        own = {"loss_function": objective, "iterations": count}
+        if classes and not isinstance(objective, str):
+            own["classes_count"] = classes
+        return catboost.CatBoost(settings | own).fit(data)
 
-    runs = {
-        "fastce": trainer(CatBoostObjective(LOSSES[name])),
-        "NumPy": trainer(CatBoostByHand(name)),
+    return train
+
+
+# Of each host: what trains with it, its objectives of fastce, and those that it has built in for
+# softmax and for binary cross-entropy.
+HOSTS = {
+    "XGBoost": (xgboost_trainer, XGBoostObjective, "multi:softprob", "binary:logistic"),
+    "LightGBM": (lightgbm_trainer, LightGBMObjective, "multiclass", "binary"),
+    "CatBoost": (catboost_trainer, CatBoostObjective, "MultiClass", "Logloss"),
+}
+
+
+def rounds(rows: int, classes: int, threads: int, count: int = 5) -> None:
+    print("\nOne boosting round, 3 features, trees of 4 leaves; milliseconds of processor time\n")
+    print("| host | loss | rows | built in | fastce | NumPy |")
+    print("|---|---|---:|---:|---:|---:|")
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(rows, 3))
+    in_numpy = {
+        "XGBoost": lambda name: by_hand(name, 2),
+        "LightGBM": lambda name: by_hand(name, classes / (classes - 1)),
+        "CatBoost": CatBoostByHand,
     }
-    if "focal" not in name:
-        runs["built in"] = trainer(built_in)
-    return runs
+    for host, (trainer, objective, softmax, binary) in HOSTS.items():
+        if find_spec(host.lower()) is None:
+            print(f"| {host} | not installed | | | | |")
+            continue
+        built_in = {"softmax cross-entropy": softmax, "binary cross-entropy": binary}
+        for name, loss in LOSSES.items():
+            several = name.startswith("softmax")
+            # CatBoost asks for one row of several classes at a time: fewer of them do.
+            used = rows // 100 if several and host == "CatBoost" else rows
+            labels = rng.integers(classes if several else 2, size=used)
+            train = trainer(features[:used], labels, classes if several else None, threads)
+            objectives = {"fastce": objective(loss), "NumPy": in_numpy[host](name)}
+            if name in built_in:
+                objectives["built in"] = built_in[name]
+            runs = {key: partial(train, each, count) for key, each in objectives.items()}
+            best = least(runs, Budget(0, 3), time.process_time)
+            cells = (
+                f"{1e3 * best[key] / count:.1f}" if key in best else "none"
+                for key in ("built in", "fastce", "NumPy")
+            )
+            print(f"| {host} | {name} | {used} | {' | '.join(cells)} |", flush=True)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.objectives", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--classes", type=int, default=10)
@@ -277,8 +255,7 @@ def main() -> int:
     fastce.set_num_threads(arguments.threads)
     calls(arguments.rows, arguments.classes)
     rounds(arguments.rows, arguments.classes, arguments.threads)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -33,6 +33,11 @@ def floating_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
+def working_dtype(name: str) -> np.dtype[Any]:
+    """The dtype that logits of this dtype are computed in, and their single losses returned in."""
+    return np.dtype(np.float64 if name == "float64" else np.float32)
+
+
 def make_problem(
     cell: Cell, threads: int, reduction: Reduction = "mean", kind: Kind = "normal", seed: int = 0
 ) -> Problem:
@@ -42,7 +47,7 @@ def make_problem(
     ``confident``: the right answer leads every other by 10 to 60, as in a trained classifier.
     """
     rng = np.random.default_rng(seed)
-    working = np.dtype(np.float64 if cell.dtype == "float64" else np.float32)
+    working, given = working_dtype(cell.dtype), floating_dtype(cell.dtype)
     logits = rng.standard_normal(cell.shape, dtype=working)
     logits *= 3 if kind == "normal" else 1
     if cell.target == "binary":
@@ -54,16 +59,12 @@ def make_problem(
         target = rng.integers(0, cell.classes, label_shape)
         if kind == "confident":
             lead = logits.max(axis=cell.axis) + rng.uniform(10, 60, label_shape)
-            chosen = np.expand_dims(target, cell.axis)
-            np.put_along_axis(
-                logits, chosen, np.expand_dims(lead.astype(working), cell.axis), cell.axis
-            )
+            chosen, lead = (np.expand_dims(array, cell.axis) for array in (target, lead))
+            np.put_along_axis(logits, chosen, lead.astype(working), cell.axis)
     if cell.target == "probabilities":
         target = rng.standard_exponential(cell.shape, dtype=working)
         target /= target.sum(axis=cell.axis, keepdims=True)
     if cell.target == "logits":  # of a teacher that is not far
         target = logits + rng.standard_normal(cell.shape, dtype=working)
-        target = target.astype(floating_dtype(cell.dtype), copy=False)
-    return Problem(
-        cell, logits.astype(floating_dtype(cell.dtype), copy=False), target, reduction, threads
-    )
+        target = target.astype(given, copy=False)
+    return Problem(cell, logits.astype(given, copy=False), target, reduction, threads)

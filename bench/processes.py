@@ -9,22 +9,21 @@ Run: python -m bench.processes [--rows 528] [--classes 32000]
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fastce
-from bench.scale import problem
+from bench.scale import problem, steps_of_classes
 from bench.timing import Budget, Run, call_seconds, least
-from fastce import sharded
 
 PROCESSES = (1, 2, 4)
 ROUNDS = 15
@@ -36,38 +35,6 @@ LOSS = fastce.SoftmaxCrossEntropy(reduction="sum")
 
 def share(count: int, comm: Any) -> slice:
     return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
-
-
-def step_on_rows(comm: Any, logits: Any, y: Any, out: Any) -> tuple[dict[str, Run], Run, int]:
-    """What is computed for this process's rows; what is exchanged, and how many bytes are sent."""
-    unsplit = functools.partial(LOSS.value_and_grad, logits, y, out=out)
-    sent = np.array([unsplit()[0]])
-    return {"unsplit": unsplit}, lambda: comm.allreduce(sent), sent.nbytes
-
-
-def step_on_classes(
-    comm: Any, logits: Any, y: Any, out: Any, first: int, classes: int
-) -> tuple[dict[str, Run], Run, int]:
-    """The same for this process's classes of all the rows."""
-    place = (y, first)
-    summarise = functools.partial(sharded.summarise, logits, *place, LOSS, classes=classes)
-    part = summarise()
-    sent = part.packed()
-    received = np.empty((comm.size, *sent.shape))
-    comm.Allgather(sent, received)
-    parts = [sharded.Summary(*fields) for fields in received]
-    merge = functools.partial(functools.reduce, sharded.merge, parts)
-    total = merge()
-    computed = {
-        "summarise": summarise,
-        "merge": merge,
-        "one merge": functools.partial(sharded.merge, part, part),
-        "finish": functools.partial(sharded.finish, total, y, LOSS, classes=classes),
-        "gradient": functools.partial(
-            sharded.gradient, logits, *place, part, total, LOSS, classes=classes, out=out
-        ),
-    }
-    return computed, lambda: comm.Allgather(sent, received), sent.nbytes
 
 
 def exchange_seconds(comm: Any, exchange: Run) -> float:
@@ -92,15 +59,24 @@ def on_each_process(rows: int, classes: int) -> None:
         y = np.random.default_rng(1).integers(classes, size=len(logits))
         out = np.empty_like(logits)
         if split == "rows":
-            computed, exchange, sent = step_on_rows(comm, logits, y, out)
+            computed = {"unsplit": partial(LOSS.value_and_grad, logits, y, out=out)}
+            sent = np.array([computed["unsplit"]()[0]])
+            exchange = partial(comm.allreduce, sent)
         else:
-            computed, exchange, sent = step_on_classes(comm, logits, y, out, mine.start, classes)
+
+            def gather(summary: Any) -> Any:
+                received = np.empty((comm.size, *summary.shape))
+                comm.Allgather(summary, received)
+                return received
+
+            computed, sent = steps_of_classes(LOSS, logits, y, out, mine.start, classes, gather)
+            exchange = partial(comm.Allgather, sent, gather(sent))
         times = least(computed, Budget(0, ROUNDS), time.process_time)
         times["exchange"] = exchange_seconds(comm, exchange)
         gathered = comm.gather(times)
         if comm.rank == 0:
             figures[split] = {part: max(t[part] for t in gathered) for part in times}
-            figures[split]["sent"] = sent
+            figures[split]["sent"] = sent.nbytes
     if comm.rank == 0:
         print(json.dumps(figures))
 

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from bench import RESULTS, machine
@@ -18,6 +19,7 @@ from bench.subjects import LIMIT, OURS
 
 Measured = dict[str, Any]
 FASTCE = OURS[0]
+KINDS, WHAT = ("normal", "confident"), ("value", "gradient")  # of errors
 BY_GROUP = {cell.group: cell for cell in CELLS}
 
 HOW_TO_READ = """\
@@ -125,10 +127,7 @@ def full_table(results: Measured) -> str:
                     time_of(m, seconds),
                     digits(seconds / limit) if limit else "-",
                     digits(seconds / peer[1]) if peer and name != LIMIT else "-",
-                    error_of(error, "normal", "value"),
-                    error_of(error, "normal", "gradient"),
-                    error_of(error, "confident", "value"),
-                    error_of(error, "confident", "gradient"),
+                    *(error_of(error, kind, what) for kind in KINDS for what in WHAT),
                     flag,
                 ]
             )
@@ -221,13 +220,11 @@ def flatness(results: Measured) -> str:
 
 def spread(results: Measured) -> str:
     """How noisy the run was."""
-    ratios = sorted(
-        t["median"] / t["minimum"] for m in results["cells"] for t in m["seconds"].values()
-    )
-    middle, worst = ratios[len(ratios) // 2], ratios[-1]
+    ratios = [t["median"] / t["minimum"] for m in results["cells"] for t in m["seconds"].values()]
     return (
-        f"The median time of a library's rounds is typically {middle:.2f} times its minimum, and "
-        f"{worst:.2f} times in the worst case."
+        "The median time of a library's rounds is typically "
+        f"{median_high(ratios):.2f} times its minimum, and {max(ratios):.2f} times in the worst "
+        "case."
     )
 
 

@@ -6,16 +6,17 @@ Run: python -m bench.scale [shards] [overhead] [cluster] [--gigabytes 20] [--spl
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 
 import fastce
-from bench.timing import Budget, least
+from bench.timing import Budget, Run, least
 from fastce import sharded
 
 CLASSES = 32_000
@@ -34,6 +35,37 @@ def problem(rows: int, classes: int, seed: int = 0) -> tuple[Any, Any]:
 # The steps of a class-sharded loss ----------------------------------------------------------------
 
 
+def steps_of_classes(
+    loss: Any,
+    logits: Any,
+    y: Any,
+    out: Any,
+    first: int = 0,
+    classes: int = CLASSES,
+    gather: Callable[[Any], Iterable[Any]] = lambda packed: [packed],
+) -> tuple[dict[str, Run], Any]:
+    """What is computed for the classes from the first on, and what is sent to the other processes.
+
+    ``gather`` exchanges it, once, for that of all of them.
+    """
+    place = (y, first)
+    summarise = partial(sharded.summarise, logits, *place, loss, classes=classes)
+    part = summarise()
+    sent = part.packed()
+    merge = partial(reduce, sharded.merge, [sharded.Summary(*x) for x in gather(sent)])
+    total = merge()
+    steps = {
+        "summarise": summarise,
+        "merge": merge,
+        "one merge": partial(sharded.merge, part, part),
+        "finish": partial(sharded.finish, total, y, loss, classes=classes),
+        "gradient": partial(
+            sharded.gradient, logits, *place, part, total, loss, classes=classes, out=out
+        ),
+    }
+    return steps, sent
+
+
 def shards() -> None:
     """Processor time an element of each step, and a row where no logits are seen; one thread."""
     fastce.set_num_threads(1)
@@ -43,23 +75,13 @@ def shards() -> None:
     print("|---|---|---|---|---|---|---|")
     for smoothing in (0.0, 0.1):
         loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
-        summarise = functools.partial(sharded.summarise, logits, y, 0, loss, classes=CLASSES)
-        part = summarise()
-        element = {
-            "unsplit": functools.partial(loss.value_and_grad, logits, y, out=out),
-            "summarise": summarise,
-            "gradient": functools.partial(
-                sharded.gradient, logits, y, 0, part, part, loss, classes=CLASSES, out=out
-            ),
-        }
-        row = {
-            "merge": functools.partial(sharded.merge, part, part),
-            "finish": functools.partial(sharded.finish, part, y, loss, classes=CLASSES),
-        }
-        best = least(element | row, Budget(0, 7), time.process_time)
-        cells = [f"{best[step] / logits.size * 1e9:.2f} ns" for step in element]
-        cells += [f"{best[step] / len(y) * 1e6:.2f} µs" for step in row]
-        print(f"| label_smoothing={smoothing} | {' | '.join(cells)} | {8 * len(part.packed())} |")
+        steps, sent = steps_of_classes(loss, logits, y, out)
+        steps["unsplit"] = partial(loss.value_and_grad, logits, y, out=out)
+        best = least(steps, Budget(0, 7), time.process_time)
+        elements = ("unsplit", "summarise", "gradient")
+        cells = [f"{best[step] / logits.size * 1e9:.2f} ns" for step in elements]
+        cells += [f"{best[step] / len(y) * 1e6:.2f} µs" for step in ("one merge", "finish")]
+        print(f"| label_smoothing={smoothing} | {' | '.join(cells)} | {8 * len(sent)} |")
 
 
 # Dask beside a plain loop -------------------------------------------------------------------------
@@ -114,9 +136,9 @@ def overhead_of_chunks(chunks: int, rows: int) -> None:
     for threads in (1, 2):
         with ThreadPoolExecutor(threads) as pool, dask.config.set(pool=pool):
             scheduler = "sync" if threads == 1 else "threads"
-            loop = functools.partial(plain, map if threads == 1 else pool.map)
-            graph = functools.partial(dask.compute, value, norms, scheduler=scheduler)
-            as_it_is = functools.partial(graph, optimize_graph=False)
+            loop = partial(plain, map if threads == 1 else pool.map)
+            graph = partial(dask.compute, value, norms, scheduler=scheduler)
+            as_it_is = partial(graph, optimize_graph=False)
             (a, a_norms), (b, b_norms) = loop(), graph()
             assert math.isclose(a, b, rel_tol=1e-14)  # dask adds in another order
             assert np.array_equal(a_norms, b_norms)
@@ -151,8 +173,8 @@ def peak_bytes(dask_worker: Any) -> tuple[int, int]:
     return peak, int(dask_worker.transfer_outgoing_bytes_total)
 
 
-def cluster(gigabytes: float, split: str, path: str, workers: int, stealing: bool) -> None:
-    """Loss and gradient norms of a virtual array on worker processes of 2 GiB each.
+def cluster(gigabytes: float, split: str, path: str, stealing: bool) -> None:
+    """Loss and gradient norms of a virtual array on two worker processes of 2 GiB each.
 
     The norms, one a row, are written to a file; those of a few rows are computed once more, here.
     """
@@ -178,7 +200,7 @@ def cluster(gigabytes: float, split: str, path: str, workers: int, stealing: boo
     with (
         dask.config.set({"distributed.scheduler.work-stealing": stealing}),
         LocalCluster(
-            n_workers=workers,
+            n_workers=2,
             threads_per_worker=1,
             memory_limit="2GiB",
             dashboard_address=None,
@@ -209,14 +231,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["shards", "overhead", "cluster"])
     parser.add_argument("--gigabytes", type=float, default=20)
     parser.add_argument("--split", choices=["rows", "classes"], default="rows")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-stealing", action="store_true", help="dask moves no planned task")
     parser.add_argument("--norms", default="norms.npy", help="where to write the gradient norms")
     options = parser.parse_args()
     for part in options.parts:
         if part == "cluster":
-            stealing = not options.no_stealing
-            cluster(options.gigabytes, options.split, options.norms, options.workers, stealing)
+            cluster(options.gigabytes, options.split, options.norms, not options.no_stealing)
         else:
             {"shards": shards, "overhead": overhead}[part]()
 

@@ -9,7 +9,8 @@ import pytest
 
 from bench import subjects
 from bench.cells import CELLS, SWEEP_SUBJECTS, SWEEPS, Cell
-from bench.conftest import REPLAY
+from bench.conftest import LEFT_OUT, REPLAY
+from bench.measure import Measured
 
 MISSING = subjects.load()
 
@@ -36,9 +37,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.benchmark(timer=REPLAY.clock)
 def test_speed(
-    hand_over: Callable[..., None], cell: Cell, threads: int, subject: str, sweep: str | None
+    benchmark: Any,
+    measured: Callable[..., Measured],
+    request: pytest.FixtureRequest,
+    cell: Cell,
+    threads: int,
+    subject: str,
+    sweep: str | None,
 ) -> None:
-    hand_over(cell, threads, subject, sweep)
+    """Give pytest-benchmark the times of a subject, or fail or skip where it was left out."""
+    found = measured(cell, threads, sweep)
+    place = {"cell": cell.group, "threads": threads, "subject": subject, "sweep": sweep}
+    if subject in found.left_out:
+        reason = found.left_out[subject]
+        request.config.stash[LEFT_OUT].append({**place, "reason": reason})
+        (pytest.fail if subject in subjects.OURS else pytest.skip)(f"{subject}: {reason}")
+    samples = found.seconds[subject]
+    benchmark.group = f"{cell.group}-threads={threads}"
+    benchmark.extra_info.update(
+        **place,
+        elements=cell.elements,
+        classes=cell.classes,
+        errors=found.errors.get(subject, {}),
+        nanoseconds_per_element=1e9 * min(samples) / cell.elements,
+    )
+    REPLAY.samples = iter(samples)
+    benchmark.pedantic(REPLAY.call, rounds=len(samples))
 
 
 @pytest.mark.parametrize("peer", sorted(MISSING))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 
 POOL_SIZES = (
     "OMP_NUM_THREADS",
@@ -44,19 +40,3 @@ def hold_to(threads: int) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus[-threads:])
-
-
-def measure_on_each(module: str, measure: Callable[[int], None]) -> None:
-    """Call ``measure(threads)`` for each number of threads, in a process of its own.
-
-    The numbers are those of the command line, by default one and all processors.
-    """
-    parser = argparse.ArgumentParser(prog=f"python -m {module}")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])
-    counts = parser.parse_args().threads
-    if len(counts) == 1:
-        measure(counts[0])
-        return
-    for threads in counts:
-        command = [sys.executable, "-m", module, "--threads", str(threads)]
-        subprocess.run(command, check=True)

@@ -10,15 +10,19 @@ it does, torch's step has no page faults and takes 12 to 14 ms on one thread, an
 
 from __future__ import annotations
 
-from bench.threads import hold_to, measure_on_each
-from bench.timing import Budget, least
+from collections.abc import Iterator
+
+from bench.bridges import Case, compare_on_each
 
 SHAPES = ((64, 10), (8192, 1000), (1024, 32000))
 TYPES = ("float32", "bfloat16")
+NAMES = ("torch", "fastce", "torch.compile")
+HEADER = """\
+| dtype | shape | torch | fastce | torch.compile | differences |
+|---|---:|---:|---:|---:|---:|"""
 
 
-def measure(threads: int) -> None:
-    hold_to(threads)
+def cases(threads: int) -> Iterator[Case]:
     import torch
 
     import fastce
@@ -41,10 +45,6 @@ def measure(threads: int) -> None:
 
         return run
 
-    names = ["torch", "fastce", "torch.compile"]
-    print(f"\n{threads} thread{'s' * (threads > 1)}; in brackets, relative to fastce\n")
-    print(f"| dtype | shape | {' | '.join(names)} | differences |")
-    print(f"|---|---:|{'---:|' * len(names)}---:|", flush=True)
     for name in TYPES:
         for shape in SHAPES:
             logits = (2 * torch.randn(shape)).to(getattr(torch, name)).requires_grad_()
@@ -60,17 +60,10 @@ def measure(threads: int) -> None:
                 runs[key] = forward_and_backward(loss, logits, target)
             value, grad = results["torch"]
             difference = abs(results["fastce"][0] - value) / value
-            grad_difference = (results["fastce"][1] - grad).abs().max() / grad.abs().max()
-            best = least(runs, Budget(4.0, 4))
-            cells = [
-                f"{1e3 * best[key]:.3f} ms ({best[key] / best['fastce']:.1f})" for key in losses
-            ]
-            print(
-                f"| {name} | {shape[0]} × {shape[1]} | {' | '.join(cells)} |"
-                f" {difference:.0e}, {float(grad_difference):.0e} |",
-                flush=True,
-            )
+            of_grad = float((results["fastce"][1] - grad).abs().max() / grad.abs().max())
+            label = [name, f"{shape[0]} × {shape[1]}"]
+            yield label, runs, f"{difference:.0e}, {of_grad:.0e}"
 
 
 if __name__ == "__main__":
-    measure_on_each("bench.torch_bridge", measure)
+    compare_on_each("bench.torch_bridge", HEADER, NAMES, cases)

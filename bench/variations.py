@@ -34,14 +34,11 @@ class Variation:
     arguments: tuple[Any, ...]
     given: dict[str, Any] = field(default_factory=dict)  # options of the loss or of the call
     results: int = 2
-    out: Any = None
     one_shot: bool = False
 
     def prepare(self) -> Callable[[], Any]:
         """Return the call that is timed."""
-        arguments, given = self.arguments, dict(self.given)
-        if self.out is not None:
-            given["out"] = self.out
+        given = dict(self.given)
         if self.operation == "row_statistics":
             function = row_statistics
         elif self.operation not in LOSSES or self.one_shot:
@@ -50,7 +47,7 @@ class Variation:
             kind = LOSSES[self.operation]
             options = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
             function = getattr(kind(**options), METHODS[self.results])
-        return lambda: function(*arguments, **given)
+        return partial(function, *self.arguments, **given)
 
 
 def row_statistics(logits: Array, target: Array) -> Any:
@@ -67,14 +64,16 @@ class Inputs:
         self.grad, self.hess = np.empty_like(logits), np.empty_like(logits)
         self.rng = np.random.default_rng(1)
 
-    def vary(self, name: str, bound: float, **changes: Any) -> Variation:
+    def vary(
+        self, name: str, bound: float, *, results: int = 2, one_shot: bool = False, **changes: Any
+    ) -> Variation:
         """Return the plain call but for ``changes``: of what it takes, or how it is made."""
-        results = changes.pop("results", 2)
         operation = changes.pop("operation", self.operation)
         arguments = changes.pop("logits", self.logits), changes.pop("target", self.target)
-        out = changes.pop("out", (None, self.grad, (self.grad, self.hess))[results - 1])
-        one_shot = changes.pop("one_shot", False)
-        return Variation(name, bound, operation, arguments, changes, results, out, one_shot)
+        changes.setdefault("out", (None, self.grad, (self.grad, self.hess))[results - 1])
+        if changes["out"] is None:
+            del changes["out"]
+        return Variation(name, bound, operation, arguments, changes, results, one_shot)
 
     def function(self, name: str, bound: float, **given: Any) -> Variation:
         return Variation(name, bound, name, (self.logits,), given)

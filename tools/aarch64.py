@@ -10,16 +10,12 @@ are unpacked in a folder, where the emulator finds them: nothing is installed, n
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import build_copy
-from Cython.Build import cythonize
-from setuptools import Extension
 
 setup = build_copy.import_setup()
 
@@ -60,13 +56,11 @@ def unpack_python(folder: Path) -> Path:
 
 
 def main() -> None:
-    for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR, "qemu-user-static")):
-        if not shutil.which(tool):
-            raise SystemExit(f"there is no {tool}: apt install {package}")
+    build_copy.need(COMPILER, EMULATOR)
     os.chdir(build_copy.ROOT)
-    with tempfile.TemporaryDirectory(prefix="fastce-aarch64-") as name:
-        folder = Path(name)
-        root, wheels, tree = unpack_python(folder), folder / "wheels", folder / "tree"
+    with build_copy.temporary_copy("aarch64") as tree:
+        folder = tree.parent
+        root, wheels = unpack_python(folder), folder / "wheels"
         python = (root / "usr" / "bin" / "python3").readlink().name  # python3.11
         version = python.removeprefix("python")
         digits = version.replace(".", "")
@@ -76,17 +70,13 @@ def main() -> None:
             pip += ["--platform", f"{system}_aarch64"]
         run(*pip, *WHEELS)
 
-        build_copy.copy_tree(tree)
-        extension = Extension("fastce._core", [setup.SOURCE], language="c++")
-        cythonize([extension], build_dir=name, quiet=True)
         include = [wheels / "numpy" / "_core" / "include", root / "usr" / "include" / python]
         run(
             *(COMPILER, "-shared", "-fPIC", *setup.flags_of_compiler("gcc")),
-            "-DCYTHON_INLINE=inline __attribute__((always_inline))",
-            "-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION",
+            *build_copy.DEFINES,
             *(f"-I{path}" for path in (*include, "fastce/_simd")),
             *("-idirafter", root / "usr" / "include"),  # pyconfig.h of the architecture
-            folder / "fastce" / "_core.cpp",
+            build_copy.translate(setup, folder),
             *("-o", tree / "fastce" / f"_core.cpython-{digits}-aarch64-linux-gnu.so"),
         )
         emulated = [EMULATOR, "-L", root, "-E", f"PYTHONPATH={tree}:{wheels}"]
@@ -94,7 +84,7 @@ def main() -> None:
         run(*emulated, "-m", "fastce", cwd=tree)
         began = time.monotonic()
         arguments = sys.argv[1:] or TESTS
-        run(*emulated, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, cwd=tree)
+        run(*emulated, *build_copy.PYTEST[1:], *arguments, cwd=tree)
         print(f"{time.monotonic() - began:.0f} s")
 
 

@@ -10,9 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("fastce", "tests", "bench", "docs", "examples", "tools")  # tests import from all of them
@@ -28,6 +31,14 @@ sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_
 """
 
 
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+# What setup.py defines for the compiler beside its flags.
+DEFINES = (
+    "-DCYTHON_INLINE=inline __attribute__((always_inline))",
+    "-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION",
+)
+
+
 def import_setup() -> ModuleType:
     """Import setup.py, for the flags of compilers and of instruction sets."""
     spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
@@ -36,21 +47,45 @@ def import_setup() -> ModuleType:
     return module
 
 
-def copy_tree(to: Path) -> None:
-    """Copy what is needed to build the package and to run its tests."""
-    to.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, to / part, ignore=LEFT_OUT, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source, to / part)
-    (to / "sitecustomize.py").write_text(NO_OTHER_COPY, "utf-8")
+def translate(setup: ModuleType, folder: Path) -> Path:
+    """Translate the kernels to C++ in ``folder``; the checkout is the working folder."""
+    setup.cythonize([setup.extension("_core")], build_dir=str(folder), quiet=True)
+    return folder / "fastce" / "_core.cpp"
 
 
-def environment(tree: Path) -> dict[str, str]:
-    """Make processes import the copy, whatever is installed."""
-    return {**os.environ, "PYTHONPATH": str(tree), "FASTCE_ISA": ""}
+def need(*tools: str) -> None:
+    """End the process if one of them is missing."""
+    for tool in tools:
+        if not shutil.which(tool):
+            raise SystemExit(f"there is no {tool}")
+
+
+@contextmanager
+def temporary_copy(purpose: str) -> Iterator[Path]:
+    """Yield a copy of what is needed to build the package and to run its tests.
+
+    The folder above it goes with it, and is empty.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"fastce-{purpose}-") as folder:
+        tree = Path(folder) / "tree"
+        tree.mkdir()
+        for part in PARTS:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, tree / part, ignore=LEFT_OUT)
+            else:
+                shutil.copy2(source, tree / part)
+        (tree / "sitecustomize.py").write_text(NO_OTHER_COPY, "utf-8")
+        yield tree
+
+
+def run_in(
+    tree: Path, command: Sequence[str], environment: Mapping[str, str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command whose Python imports the copy, whatever is installed."""
+    own = {"PYTHONPATH": str(tree), "FASTCE_ISA": ""}
+    everything = {**os.environ, **own, **environment}
+    return subprocess.run(command, cwd=tree, env=everything, text=True, **options)
 
 
 def build(
@@ -72,10 +107,9 @@ def build(
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=tree,
-        env={**os.environ, **wanted},
+        env=os.environ | wanted,
         capture_output=True,
         text=True,
-        check=False,
     )
     if done.returncode:
         raise SystemExit(f"the build in {tree} failed:\n{done.stdout}\n{done.stderr}")

@@ -9,11 +9,7 @@ to pytest, in place of the tests below.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import build_copy
 
@@ -37,19 +33,16 @@ print(fastce._core.COMPILER, flush=True)
 
 def main() -> None:
     compiler, *arguments = sys.argv[1:] or ["clang++"]
-    if not shutil.which(compiler):
-        raise SystemExit(f"there is no {compiler}: apt install clang")
-    with tempfile.TemporaryDirectory(prefix="fastce-clang-") as folder:
-        tree = Path(folder)
-        build_copy.copy_tree(tree)
+    build_copy.need(compiler)
+    with build_copy.temporary_copy("clang") as tree:
         c_compiler = compiler.replace("clang++", "clang")
         said = build_copy.build(tree, flags=["-Wall"], CC=c_compiler, CXX=compiler)
         if "_simd/" in said and "warning:" in said:
             raise SystemExit(said)
-        environment = build_copy.environment(tree) | {"FASTCE_BUILD_TEST_VARIANTS": "1"}
-        pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or TESTS)]
-        for command in (["-c", CHECK.format(tree=folder)], pytest):
-            subprocess.run([sys.executable, *command], cwd=tree, env=environment, check=True)
+        environment = {"FASTCE_BUILD_TEST_VARIANTS": "1"}
+        check = [sys.executable, "-c", CHECK.format(tree=str(tree))]
+        for command in (check, [*build_copy.PYTEST, *(arguments or TESTS)]):
+            build_copy.run_in(tree, command, environment, check=True)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import build_copy
 import numpy
-from Cython.Build import cythonize
-from setuptools import Extension
 
 ROOT = build_copy.ROOT
 setup = build_copy.import_setup()
@@ -38,8 +36,7 @@ TARGETS = {
 FLAGS = [
     *setup.flags_of_compiler("clang"),
     *("-O1", "-Wall", "-Wextra"),
-    "-DCYTHON_INLINE=inline __attribute__((always_inline))",
-    "-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION",
+    *build_copy.DEFINES,
 ]
 # What the host's configuration of Python and NumPy says, and these systems do not have. Windows has
 # 32 bits of long and 16 of wchar_t.
@@ -89,9 +86,7 @@ def main() -> None:
         (folder / "not_linux").mkdir()
         (folder / "not_linux" / "endian.h").write_text(ENDIAN, "utf-8")
         (folder / "python_on_windows.h").write_text(WINDOWS, "utf-8")
-        extension = Extension("fastce._core", [setup.SOURCE], language="c++")
-        cythonize([extension], build_dir=name, quiet=True)
-        source = folder / "fastce" / "_core.cpp"
+        source = build_copy.translate(setup, folder)
         jobs = [(target, flags) for target in sys.argv[1:] or TARGETS for flags in TARGETS[target]]
         results = pool.map(lambda job: compile_for(*job, source, folder), jobs)
         for (target, flags), wrong in zip(jobs, results, strict=True):

@@ -13,6 +13,7 @@ import argparse
 import datetime
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,16 +83,11 @@ def compare_chunk(
     """Compare all variants at `x` with the truth: those that give the same bits only once."""
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         true = function.truth(x.astype(np.float64))
-    groups: list[tuple[Array, set[str]]] = []  # variants that gave the same bits
+    groups: dict[bytes, set[str]] = defaultdict(set)  # variants that gave the same bits
     for name, core in cores.items():
-        result = core.elementary(function.name, x)
-        for found, names in groups:
-            if np.array_equal(found.view(np.uint32), result.view(np.uint32)):
-                names.add(name)
-                break
-        else:
-            groups.append((result, {name}))
-    for result, names in groups:
+        groups[core.elementary(function.name, x).tobytes()].add(name)
+    for result_bits, names in groups.items():
+        result = np.frombuffer(result_bits, np.float32)
         truth = true
         if function.name == "exp_in_safe_range":  # in proportion to its value at 0
             core = cores[min(names)]

@@ -1,9 +1,8 @@
 """Breaks the package on purpose, one way at a time, and shows that the tests notice.
 
 Each mutation is a replacement in one file of a private copy, which is built with the baseline
-variant and the one that it shows in. A mutation whose text is no longer there, or is there more
-than once, is an error: the list has to follow the source. A mutation that the tests survive is one
-too.
+variant alone. A mutation whose text is no longer there, or is there more than once, is an error:
+the list has to follow the source. A mutation that the tests survive is one too.
 
     python tools/mutate.py              all of them: about ten minutes
     python tools/mutate.py sign label   those whose name contains one of the words
@@ -14,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import build_copy
 from mutations import MUTATIONS, PLANTED, Mutation
 
+VARIANTS = ("_core",)
 FLAGS = ("-O1",)  # the mutations are about what is computed, not how fast
 
 
@@ -38,22 +36,15 @@ def check(tree: Path) -> None:
 
 def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool) -> bool:
     """Run tests in a process of their own, which a mutation may well kill."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [*build_copy.PYTEST, "-x", *(f"tests/{test}" for test in tests)]
     try:
-        done = subprocess.run(
-            [*command, *(f"tests/{test}" for test in tests)],
-            cwd=tree,
-            env=build_copy.environment(tree),
-            capture_output=True,
-            timeout=900,
-            check=False,
-        )
+        done = build_copy.run_in(tree, command, {}, capture_output=True, timeout=900)
     except subprocess.TimeoutExpired:
         return False
     if done.returncode in (2, 3, 4, 5):  # pytest did not get as far as a test
-        raise SystemExit(done.stdout.decode() + done.stderr.decode())
+        raise SystemExit(done.stdout + done.stderr)
     if done.returncode and show:
-        print(done.stdout.decode())
+        print(done.stdout)
     return done.returncode == 0
 
 
@@ -69,22 +60,17 @@ def main() -> None:
     if arguments.check:
         print(f"{len(MUTATIONS)} mutations, and every text is there")
         return
-    survived = []
-    for variant in sorted({m.variant for m in chosen}):
-        survived += survivors([m for m in chosen if m.variant == variant], variant)
+    survived = survivors(chosen)
     print(f"{len(chosen) - len(survived)} of {len(chosen)} caught")
     if survived:
         raise SystemExit("survived: " + "; ".join(survived))
 
 
-def survivors(chosen: list[Mutation], variant: str) -> list[str]:
-    """Break a variant of the kernels, and the Python around it, in each way; those not noticed."""
+def survivors(chosen: list[Mutation]) -> list[str]:
+    """Break the kernels, and the Python around them, in each way; those not noticed."""
     survived = []
-    with tempfile.TemporaryDirectory(prefix="fastce-mutate-") as folder:
-        tree = Path(folder)
-        build_copy.copy_tree(tree)
-        modules = sorted({"_core", variant})
-        build_copy.build(tree, modules, FLAGS)
+    with build_copy.temporary_copy("mutate") as tree:
+        build_copy.build(tree, VARIANTS, FLAGS)
         files = tuple(sorted({test for m in chosen for test in m.tests}))
         if not tests_pass(tree, files, show=True):
             raise SystemExit("the tests fail before anything is broken")
@@ -92,13 +78,11 @@ def survivors(chosen: list[Mutation], variant: str) -> list[str]:
         # Python first: it needs the unbroken build, and each kernel is built anew anyway.
         for m in sorted(chosen, key=lambda m: not m.file.endswith(".py")):
             began = time.monotonic()
-            source = tree / "fastce" / m.file
-            text = source.read_text("utf-8")
-            source.write_text(text.replace(m.old, m.new), "utf-8")
-            if source.suffix != ".py":
-                build_copy.build(tree, modules, FLAGS)
+            unbroken = m.apply(tree)
+            if not m.file.endswith(".py"):
+                build_copy.build(tree, VARIANTS, FLAGS)
             caught = not tests_pass(tree, m.tests, show=False)
-            source.write_text(text, "utf-8")
+            (tree / "fastce" / m.file).write_text(unbroken, "utf-8")
             seconds = time.monotonic() - began
             print(f"{'caught  ' if caught else 'SURVIVED'}  {m.name} ({seconds:.0f} s)", flush=True)
             if not caught:

@@ -6,6 +6,7 @@ for each sanitizer, which has to report it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 SOFTMAX = ("kernels/test_softmax_losses.py", "kernels/test_edge_cases.py")
@@ -23,7 +24,13 @@ class Mutation(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
-    variant: str = "_core"  # of the kernels: what it shows in
+
+    def apply(self, tree: Path) -> str:
+        """Break a copy of the sources; return what the file held before."""
+        source = tree / "fastce" / self.file
+        text = source.read_text("utf-8")
+        source.write_text(text.replace(self.old, self.new), "utf-8")
+        return text
 
 
 MUTATIONS = [

@@ -48,9 +48,9 @@ LARGEST_S = (mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1) * mpf("1.001")
 NEAR_ZERO = mpf("1e-25")  # here the rest is its limit, to all of the digits kept
 
 
-def exp_rest(r: Number) -> Number:
-    """(e^r − 1 − r) / r²."""
-    return (mpmath.expm1(r) - r) / r**2 if abs(r) > NEAR_ZERO else mpf(1) / 2
+def rest_of(function: Function, limit: Number) -> Function:
+    """(f(r) − r) / r² for expm1 and log1p, with its limit at 0."""
+    return lambda r: (function(r) - r) / r**2 if abs(r) > NEAR_ZERO else limit
 
 
 def atanh_rest(square: Number) -> Number:
@@ -59,11 +59,6 @@ def atanh_rest(square: Number) -> Number:
         return mpf(2) / 3
     s = mpmath.sqrt(square)
     return (2 * mpmath.atanh(s) - 2 * s) / s**3
-
-
-def log1p_rest(r: Number) -> Number:
-    """(log1p r − r) / r²."""
-    return (mpmath.log1p(r) - r) / r**2 if abs(r) > NEAR_ZERO else mpf(-1) / 2
 
 
 def exp_error(r: Number, p: Number) -> Number:
@@ -112,15 +107,11 @@ class Polynomial:
         )
         return float(max(errors) / mpf(float(np.finfo(self.dtype).eps)))
 
-    def in_header(self, header: str) -> list[float]:
-        """Literals of the function's body, which stand there from the lowest power up, reversed."""
-        start = header.index(self.signature)
-        return literals_of(header[start : header.index("\n}", start)])[::-1]
 
-
-def literals_of(text: str) -> list[float]:
-    """Numbers that a text has in hexadecimal."""
-    found = re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", text)
+def literals_of(text: str, first: str, last: str) -> list[float]:
+    """Numbers that a text has in hexadecimal, from one mark to the next of another."""
+    start = text.index(first)
+    found = re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", text[start : text.index(last, start)])
     return [float.fromhex(literal) for literal in found]
 
 
@@ -172,12 +163,13 @@ COMPUTED = (exp2_table, exp2_table_low, quarter_multiples, inverses, logarithms)
 TABLES_OF = {f.__name__: f for f in COMPUTED}
 
 
-EXP = (exp_rest, exp_error, (-HALF_LN2, HALF_LN2))
-QUARTER_EXP = (exp_rest, exp_error, (-HALF_LN2 / 4, HALF_LN2 / 4))
-SIXTEENTH_EXP = (exp_rest, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
+EXP_REST, LOG1P_REST = rest_of(mpmath.expm1, mpf(1) / 2), rest_of(mpmath.log1p, mpf(-1) / 2)
+EXP = (EXP_REST, exp_error, (-HALF_LN2, HALF_LN2))
+QUARTER_EXP = (EXP_REST, exp_error, (-HALF_LN2 / 4, HALF_LN2 / 4))
+SIXTEENTH_EXP = (EXP_REST, exp_error, (-HALF_LN2 / 16, HALF_LN2 / 16))
 ATANH = (atanh_rest, atanh_error, (mpf(0), LARGEST_S**2))
-LOG1P = (log1p_rest, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
-WHOLE_LOG1P = (log1p_rest, log1p_error, (mpf(0), mpf(1)))
+LOG1P = (LOG1P_REST, log1p_error, (mpf(-1) / 62 * mpf("1.001"), mpf(1) / 62 * mpf("1.001")))
+WHOLE_LOG1P = (LOG1P_REST, log1p_error, (mpf(0), mpf(1)))
 QUOTIENT = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 5 * mpf("1.001")) ** 2))
 WIDE_ATANH = (atanh_rest, atanh_error, (mpf(0), (mpf(1) / 3 * mpf("1.001")) ** 2))
 
@@ -197,33 +189,32 @@ POLYNOMIALS = [
 ]
 
 
-def literal(coefficient: float, dtype: type[np.float32] | type[np.float64]) -> str:
-    """Write a coefficient as a C++ literal, without the zeros that its precision cannot hold."""
-    mantissa, _, exponent = coefficient.hex().partition("p")
-    places = 6 if dtype is np.float32 else 13
-    whole, _, fraction = mantissa.partition(".")
-    suffix = "f" if dtype is np.float32 else ""
-    return f"{whole}.{fraction[:places]}p{int(exponent)}{suffix}"
+def in_c(numbers: list[Number], dtype: type[np.floating], separator: str = ", ") -> str:
+    """Write numbers as C++ literals, without the zeros that their precision cannot hold."""
+    places, suffix = (6, "f") if dtype is np.float32 else (13, "")
+    parts = (float(number).hex().split("p") for number in numbers)
+    return separator.join(
+        f"{mantissa[: mantissa.index('.') + 1 + places]}p{int(exponent)}{suffix}"
+        for mantissa, exponent in parts
+    )
 
 
 def differences(header: str, tables: str) -> list[str]:
     """Say where the headers' literals are not the ones computed here."""
-    found = []
-    for name, compute in TABLES_OF.items():
-        start = tables.index(f" {name}[")
-        written = literals_of(tables[start : tables.index("};", start)])
-        computed = [float(x) for x in compute()]
-        if computed != written:
-            lists = (", ".join(literal(c, np.float32) for c in x) for x in (written, computed))
-            found.append("{}: the header has {}; computed: {}".format(name, *lists))
-    for polynomial in POLYNOMIALS:
-        computed, written = polynomial.coefficients(), polynomial.in_header(header)
-        if computed != written:
-            lists = (
-                ", ".join(literal(c, polynomial.dtype) for c in x) for x in (written, computed)
-            )
-            found.append("{}: the header has {}; computed: {}".format(polynomial.name, *lists))
-    return found
+    found = [
+        (name, np.float32, numbers(), literals_of(tables, f" {name}[", "};"))
+        for name, numbers in TABLES_OF.items()
+    ]
+    # Coefficients stand in a function's body from the lowest power up.
+    found += [
+        (p.name, p.dtype, p.coefficients(), literals_of(header, p.signature, "\n}")[::-1])
+        for p in POLYNOMIALS
+    ]
+    return [
+        f"{name}: the header has {in_c(written, dtype)}; computed: {in_c(computed, dtype)}"
+        for name, dtype, computed, written in found
+        if computed != written
+    ]
 
 
 def main() -> int:
@@ -237,12 +228,10 @@ def main() -> int:
         return int(bool(found))
     for polynomial in POLYNOMIALS:
         print(f"{polynomial.name}: worst relative error {polynomial.worst_error():.2g} ULP")
-        for coefficient in polynomial.coefficients():
-            print("   ", literal(coefficient, polynomial.dtype))
-    for name, compute in TABLES_OF.items():
+        print("    " + in_c(polynomial.coefficients(), polynomial.dtype, "\n    "))
+    for name, numbers in TABLES_OF.items():
         print(f"{name}:")
-        for number in compute():
-            print("   ", literal(float(number), np.float32))
+        print("    " + in_c(numbers(), np.float32, "\n    "))
     return 0
 
 

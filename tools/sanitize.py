@@ -15,11 +15,9 @@ for `integer`, and valgrind for `memory`.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,7 +160,6 @@ def run(name: str, variants: Sequence[str], tests: Sequence[str], tree: Path) ->
         preloaded.append(library("gcc", "libstdc++.so.6"))
     options = f"log_path={log}:halt_on_error=1"
     environment = {
-        **build_copy.environment(tree),
         "LD_PRELOAD": " ".join(preloaded),
         "ASAN_OPTIONS": f"{options}:detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": f"log_path={log}:halt_on_error=0:print_stacktrace=0",
@@ -172,11 +169,9 @@ def run(name: str, variants: Sequence[str], tests: Sequence[str], tree: Path) ->
         environment["PYTHON_GIL"] = "0"
     else:  # without the GIL there is one allocator, its own
         environment["PYTHONMALLOC"] = "malloc"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    if name == "memory":
-        command = [*VALGRIND, f"--log-file={log}.%p", *command]
+    under = [*VALGRIND, f"--log-file={log}.%p"] if name == "memory" else []
     began = time.monotonic()
-    done = subprocess.run([*command, *tests], cwd=tree, env=environment, check=False)
+    done = build_copy.run_in(tree, [*under, *build_copy.PYTEST, *tests], environment)
     logs = [path.read_text("utf-8", "replace") for path in sorted(tree.parent.glob("log.*"))]
     reports = [x for text in logs for x in reports_of(text) if re.search(kind.ours, x)]
     reports = [x for x in reports if not re.search(kind.meant, x)]
@@ -193,20 +188,15 @@ def main() -> None:
             f"usage: python tools/sanitize.py [{' | '.join(KINDS)}] [--prove | pytest's words]"
         )
     kind = KINDS[name]
-    for tool in (CXX[kind.compiler], *(["valgrind"] if name == "memory" else [])):
-        if not shutil.which(tool):
-            raise SystemExit(f"there is no {tool}")
-    with tempfile.TemporaryDirectory(prefix="fastce-sanitize-") as folder:
-        tree = Path(folder) / "tree"
-        build_copy.copy_tree(tree)
+    build_copy.need(CXX[kind.compiler], *(["valgrind"] if name == "memory" else []))
+    with build_copy.temporary_copy("sanitize") as tree:
         if arguments != ["--prove"]:
             if run(name, kind.variants, arguments or kind.tests, tree):
                 raise SystemExit("not clean")
             return
         fault = PLANTED[name]
-        source = tree / "fastce" / fault.file
-        source.write_text(source.read_text("utf-8").replace(fault.old, fault.new), "utf-8")
-        reports = run(name, [fault.variant], [f"tests/{fault.tests[0]}", *fault.tests[1:]], tree)
+        fault.apply(tree)
+        reports = run(name, ["_core"], [f"tests/{fault.tests[0]}", *fault.tests[1:]], tree)
         if not any("exit code" not in report for report in reports):
             raise SystemExit(f"{name} did not report {fault.name}")
         print(f"{name} reports {fault.name}")

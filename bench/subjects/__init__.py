@@ -10,12 +10,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from bench.cells import Cell
 from bench.problems import Problem
+from bench.timing import Run
 
-Run = Callable[[], Any]
 Prepare = Callable[[Problem], Run]
 
 MODULES = (

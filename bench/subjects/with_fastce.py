@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,23 +42,12 @@ def loss_in_new_array(problem: Problem) -> Run:
     return lambda: criterion.value_and_grad(z, y)
 
 
-@subject(FASTCE, "softmax", "log_softmax")
-def softmax(problem: Problem) -> Run:
+@subject(FASTCE, "softmax", "log_softmax", "logsumexp", "token_log_probs")
+def function(problem: Problem) -> Run:
     fastce.set_num_threads(problem.threads)
     function, z = getattr(fastce, problem.cell.operation), problem.logits
-    out = np.zeros_like(z)
-    return lambda: function(z, axis=problem.cell.axis, out=out)
-
-
-@subject(FASTCE, "logsumexp")
-def logsumexp(problem: Problem) -> Run:
-    fastce.set_num_threads(problem.threads)
-    function, z = fastce.logsumexp, problem.logits
-    return lambda: function(z, axis=problem.cell.axis)
-
-
-@subject(FASTCE, "token_log_probs")
-def token_log_probs(problem: Problem) -> Run:
-    fastce.set_num_threads(problem.threads)
-    function, z, y = fastce.token_log_probs, problem.logits, problem.target
-    return lambda: function(z, y)
+    if problem.cell.operation == "token_log_probs":
+        return partial(function, z, problem.target)
+    if problem.cell.operation == "logsumexp":
+        return partial(function, z, axis=problem.cell.axis)
+    return partial(function, z, axis=problem.cell.axis, out=np.zeros_like(z))

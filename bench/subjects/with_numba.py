@@ -33,57 +33,37 @@ def _rows(z: Any, y: Any, losses: Any, gradient: Any, scale: Any) -> Any:
         total = scale * 0
         for j in range(classes):
             e = math.exp(z[i, j] - maximum)
-            gradient[i, j] = e
+            if gradient is not None:  # decided when it is compiled
+                gradient[i, j] = e
             total += e
         losses[i] = math.log(total) + maximum - z[i, y[i]]
         loss_sum += losses[i]
-        factor = scale / total
-        for j in range(classes):
-            gradient[i, j] *= factor
-        gradient[i, y[i]] -= scale
+        if gradient is not None:
+            factor = scale / total
+            for j in range(classes):
+                gradient[i, j] *= factor
+            gradient[i, y[i]] -= scale
     return loss_sum
 
 
-def _rows_value(z: Any, y: Any, losses: Any, scale: Any) -> Any:
-    rows, classes = z.shape
-    loss_sum = 0.0
-    for i in numba.prange(rows):
-        maximum = z[i, 0]
-        for j in range(1, classes):
-            maximum = max(maximum, z[i, j])
-        total = scale * 0
-        for j in range(classes):
-            total += math.exp(z[i, j] - maximum)
-        losses[i] = math.log(total) + maximum - z[i, y[i]]
-        loss_sum += losses[i]
-    return loss_sum
+def _run(problem: Problem, function: Any, losses: Any, gradient: Any, *options: Any) -> Run:
+    z, y, each = problem.logits, problem.target, problem.reduction == "none"
+    kernel = _compiled(function, problem)
+    scale = z.dtype.type(1 if each else 1 / losses.size)
 
+    def run() -> Any:
+        loss_sum = kernel(z, y, losses, gradient, scale, *options)
+        loss = losses if each else loss_sum / losses.size
+        return loss if gradient is None else (loss, gradient)
 
-def _reduced(problem: Problem, losses: Any, loss_sum: float) -> Any:
-    return losses if problem.reduction == "none" else loss_sum / losses.size
+    return run
 
 
 @subject(NUMBA, "softmax_cross_entropy", suits=labels_in_rows)
 def softmax_cross_entropy(problem: Problem) -> Run:
-    z, y = problem.logits, problem.target
-    losses = np.zeros(len(y), z.dtype)
-    scale = z.dtype.type(1 if problem.reduction == "none" else 1 / len(y))
-    if not problem.cell.gradient:
-        value = _compiled(_rows_value, problem)
-
-        def run_value() -> Any:
-            loss_sum = value(z, y, losses, scale)
-            return _reduced(problem, losses, loss_sum)
-
-        return run_value
-    kernel = _compiled(_rows, problem)
-    gradient = np.zeros_like(z)
-
-    def run() -> Any:
-        loss_sum = kernel(z, y, losses, gradient, scale)
-        return _reduced(problem, losses, loss_sum), gradient
-
-    return run
+    z = problem.logits
+    gradient = np.zeros_like(z) if problem.cell.gradient else None
+    return _run(problem, _rows, np.zeros(len(z), z.dtype), gradient)
 
 
 def _bce(z: Any, y: Any, losses: Any, gradient: Any, scale: Any, gamma: Any, alpha: Any) -> Any:
@@ -118,16 +98,9 @@ def _focal(z: Any, y: Any, losses: Any, gradient: Any, scale: Any, gamma: Any, a
 
 @subject(NUMBA, "bce_with_logits", "sigmoid_focal_loss")
 def sigmoid_losses(problem: Problem) -> Run:
-    z, y, cell = problem.logits, problem.target, problem.cell
-    kernel = _compiled(_bce if cell.operation == "bce_with_logits" else _focal, problem)
-    losses, gradient = np.zeros_like(z), np.zeros_like(z)
-    scale = z.dtype.type(1 if problem.reduction == "none" else 1 / z.size)
+    z, cell = problem.logits, problem.cell
+    function = _bce if cell.operation == "bce_with_logits" else _focal
     alpha = z.dtype.type(0.5 if cell.alpha is None else cell.alpha)
     # A whole power is multiplication, if the compiler may see that it is whole.
     gamma: Any = int(cell.gamma) if cell.gamma == int(cell.gamma) else z.dtype.type(cell.gamma)
-
-    def run() -> Any:
-        loss_sum = kernel(z, y, losses, gradient, scale, gamma, alpha)
-        return _reduced(problem, losses, loss_sum), gradient
-
-    return run
+    return _run(problem, function, np.zeros_like(z), np.zeros_like(z), gamma, alpha)

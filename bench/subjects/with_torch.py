@@ -15,10 +15,13 @@ from bench.subjects import Run, not_16_bit, subject
 TORCH, COMPILED = "torch", "torch.compile"
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+def _tensors(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and target, on the problem's number of threads."""
+    torch.set_num_threads(problem.threads)
+    z, y = problem.logits, torch.from_numpy(problem.target)
+    if z.dtype.name == "bfloat16":
+        return torch.from_numpy(z.view(np.int16)).view(torch.bfloat16), y
+    return torch.from_numpy(z), y
 
 
 def _formula(problem: Problem) -> Any:
@@ -63,7 +66,7 @@ def _formula(problem: Problem) -> Any:
 
 
 def _run(problem: Problem, formula: Any) -> Run:
-    z, y = _tensor(problem.logits), torch.from_numpy(problem.target)
+    z, y = _tensors(problem)
     if not problem.cell.gradient:
 
         def value() -> Any:
@@ -84,7 +87,6 @@ def _run(problem: Problem, formula: Any) -> Run:
 
 @subject(TORCH, *LOSSES)
 def eager(problem: Problem) -> Run:
-    torch.set_num_threads(problem.threads)
     return _run(problem, _formula(problem))
 
 
@@ -96,22 +98,20 @@ def _worth_compiling(cell: Cell) -> bool:
 
 @subject(COMPILED, *LOSSES, suits=_worth_compiling)
 def compiled(problem: Problem) -> Run:
-    torch.set_num_threads(problem.threads)
     torch._dynamo.reset()
     return _run(problem, torch.compile(_formula(problem), dynamic=False))
 
 
 @subject(TORCH, "softmax", "log_softmax", "logsumexp")
 def softmax(problem: Problem) -> Run:
-    torch.set_num_threads(problem.threads)
-    function, z = getattr(torch, problem.cell.operation), _tensor(problem.logits)
+    function, (z, _) = getattr(torch, problem.cell.operation), _tensors(problem)
     return lambda: function(z, -1)
 
 
 @subject(TORCH, "token_log_probs")
 def token_log_probs(problem: Problem) -> Run:
-    torch.set_num_threads(problem.threads)
-    z, label = _tensor(problem.logits), torch.from_numpy(problem.target)[:, None]
+    z, y = _tensors(problem)
+    label = y[:, None]
 
     def run() -> Any:
         with torch.inference_mode():
