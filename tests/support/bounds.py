@@ -129,8 +129,10 @@ def tolerances(case: Case, batch: Batch):
         counts = np.where(used, np.broadcast_to(weight, used.shape) * class_weight, 0)
         normalizer = np.sum(counts) if np.sum(counts) > 0 else None
         weight = np.abs(weight)
+    # Losses are added up in float64, one after another: half an ULP of the sum each time.
+    added = 0.0 if case.reduction == "none" else np.size(used) * np.finfo(float).eps / (2 * eps)
     loss, grad, hess = _parts._reduce(
-        ROUNDINGS * loss + floor,
+        (ROUNDINGS + added) * loss + floor,
         ROUNDINGS * grad + floor,
         ROUNDINGS_HESSIAN * hess + floor,
         used=used,
