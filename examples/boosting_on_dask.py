@@ -1,7 +1,7 @@
 """Boost trees with focal loss on a Dask cluster, and compare the model with that of one machine.
 
-Run: pip install "fastce[boosting]" "dask[array,dataframe,distributed]"; python boosting_on_dask.py
-[xgboost | lightgbm]
+In a checkout: pip install ".[boosting]" "dask[array,dataframe,distributed]";
+python examples/boosting_on_dask.py [xgboost | lightgbm]
 
 The data are synthetic: 6 features with 12 integer values each, 5 classes. Each feature has few
 values, and every worker has all of them, so the bins of the trees are the same on any number of

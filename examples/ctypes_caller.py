@@ -1,8 +1,9 @@
 """Call fastce's C interface through ctypes, without a compiler.
 
 The functions are capsules in ``fastce._core.__pyx_capi__``, each named by its C signature.
-_core.pxd documents their arguments. ctypes releases the GIL during a call. Run:
-pip install fastce; python ctypes_caller.py
+_core.pxd documents their arguments. ctypes releases the GIL during a call.
+
+In a checkout: pip install .; python examples/ctypes_caller.py
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Train a network with one hidden layer on handwritten digits, in plain NumPy with fastce.
 
-Run: pip install fastce scikit-learn; python digits.py
+In a checkout: pip install . scikit-learn; python examples/digits.py
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 """Distil a wide network into a narrow one on handwritten digits, in plain NumPy with fastce.
 
 The narrow network learns once from a few labels, and once from the logits of the wide network for
-all images, which show which digits look alike. Run: pip install "fastce[demo]";
-python distil_digits.py
+all images, which show which digits look alike.
+
+In a checkout: pip install ".[demo]"; python examples/distil_digits.py
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Perplexity, accuracy and calibration of a language model, from logits larger than memory.
 
-    python examples/evaluate_logits.py [LOGITS.npy TARGET.npy]
+In a checkout: pip install .; python examples/evaluate_logits.py [LOGITS.npy TARGET.npy]
 
 The logits, an array (tokens, vocabulary) of any floating type, are memory-mapped and read once.
 Without arguments, the example first writes float16 logits to a temporary file. From a shell,

@@ -2,8 +2,9 @@
 
 With the plain loss, fastce gives the same trees as the built-in objective. A third of the training
 labels are replaced by random ones. Label smoothing then improves the accuracy on clean labels, but
-not the cross-entropy: smoothed predictions are less confident. Run:
-pip install "fastce[boosting]" scikit-learn; python lightgbm_multiclass.py
+not the cross-entropy: smoothed predictions are less confident.
+
+In a checkout: pip install ".[boosting]" scikit-learn; python examples/lightgbm_multiclass.py
 """
 
 import lightgbm

@@ -1,6 +1,6 @@
 """Train the output layer of a language model without storing all of its logits.
 
-Run: pip install fastce; python linear_cross_entropy.py
+In a checkout: pip install .; python examples/linear_cross_entropy.py
 """
 
 import tracemalloc

@@ -1,8 +1,9 @@
 """Logistic regression with SciPy's optimiser, compared with scikit-learn's.
 
 ``scipy.optimize.minimize(jac=True)`` needs a function of the parameters that returns the value and
-the gradient. That is one call of the loss, and one matrix product in each direction. Run:
-pip install fastce scipy scikit-learn; python logistic_regression_scipy.py
+the gradient. That is one call of the loss, and one matrix product in each direction.
+
+In a checkout: pip install . scipy scikit-learn; python examples/logistic_regression_scipy.py
 """
 
 import numpy as np

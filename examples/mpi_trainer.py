@@ -1,6 +1,7 @@
 """Train a softmax classifier with its rows or its classes distributed over MPI processes.
 
-Run: pip install fastce mpi4py mpich; mpiexec -n 4 python mpi_trainer.py [rows | classes]
+In a checkout: pip install . mpi4py mpich;
+mpiexec -n 4 python examples/mpi_trainer.py [rows | classes]
 
 rows:    each process has all weights and some rows; the gradient with respect to the weights is
          added up over the processes (data-parallel training).

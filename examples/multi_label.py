@@ -2,8 +2,9 @@
 
 The tags of a handwritten digit: even, prime, closed loop, above five. An annotator has answered
 three questions in ten; the rest is 255. Treating "not answered" as "no" teaches the model that tags
-are rare. With `where`, an unknown tag does not count. Run: pip install fastce scikit-learn;
-python multi_label.py
+are rare. With `where`, an unknown tag does not count.
+
+In a checkout: pip install . scikit-learn; python examples/multi_label.py
 """
 
 import numpy as np

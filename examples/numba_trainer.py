@@ -1,8 +1,9 @@
 """Train softmax regression in a compiled Numba loop that calls fastce's C interface.
 
 Numba can call any C function that ctypes describes. fastce's functions are in ``fastce._core``;
-_core.pxd documents their arguments. Run: pip install fastce numba scikit-learn;
-python numba_trainer.py
+_core.pxd documents their arguments.
+
+In a checkout: pip install . numba scikit-learn; python examples/numba_trainer.py
 """
 
 from ctypes import CFUNCTYPE, c_double, c_int, c_int64, c_size_t, c_ssize_t

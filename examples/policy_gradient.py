@@ -3,7 +3,9 @@
 REINFORCE maximises the mean of advantage times log-probability of the action taken. With a minus
 sign that is cross-entropy with `sample_weight=advantage`. If an advantage is negative, its action
 becomes less probable. The weights sum to 0 here, so they have no weighted mean: `normalizer` gives
-the denominator. Run: pip install fastce; python policy_gradient.py
+the denominator.
+
+In a checkout: pip install .; python examples/policy_gradient.py
 """
 
 import numpy as np

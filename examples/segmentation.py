@@ -2,8 +2,9 @@
 
 Pictures of 40 x 40 pixels hold nine handwritten digits each. Pixels with little ink may or may not
 belong to a digit: they have the label 255, which `ignore_index` leaves out. Most pixels are
-background, so that class has a smaller weight. Run: pip install fastce scikit-learn;
-python segmentation.py
+background, so that class has a smaller weight.
+
+In a checkout: pip install . scikit-learn; python examples/segmentation.py
 """
 
 import numpy as np

@@ -2,7 +2,8 @@
 
 SciPy's L-BFGS minimises the loss and a penalty on the weights. The estimator passes scikit-learn's
 common tests (`check_estimator`), so it works with pipelines, cross-validation and grid search.
-Run: pip install fastce scipy scikit-learn; python sklearn_estimator.py
+
+In a checkout: pip install . scipy scikit-learn; python examples/sklearn_estimator.py
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""An over-confident network, and the temperature that makes its probabilities honest.
+"""An over-confident network, and the temperature that calibrates its probabilities.
 
-    python examples/temperature_calibration.py [PICTURE.png]
+In a checkout: pip install ".[demo]"; python examples/temperature_calibration.py [PICTURE.png]
 
 A network that starts from large weights memorises a hundred digits. On new digits its predictions
 are right less often than they claim. One number, fitted on other samples, corrects that without

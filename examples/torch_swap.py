@@ -1,6 +1,6 @@
 """Replace torch's loss in a training script: the same losses at every step, in less time.
 
-Run: pip install "fastce[torch]"; python torch_swap.py
+In a checkout: pip install ".[torch]"; python examples/torch_swap.py
 """
 
 from time import perf_counter

@@ -1,6 +1,6 @@
 """Train the network of digits.py with three losses, time each inside the loop, and draw the run.
 
-Run: pip install "fastce[demo]"; python train_digits.py [PICTURE.png]
+In a checkout: pip install ".[demo]"; python examples/train_digits.py [PICTURE.png]
 """
 
 import sys

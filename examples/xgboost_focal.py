@@ -11,7 +11,7 @@ of that half.
 
 Focal loss does not rank better here than XGBoost's own objective.
 
-Run: pip install "fastce[boosting]" scikit-learn statsmodels; python xgboost_focal.py
+In a checkout: pip install ".[boosting]" scikit-learn statsmodels; python examples/xgboost_focal.py
 """
 
 import numpy as np

@@ -241,7 +241,7 @@ def bce_with_logits(
 
     Raises
     ------
-    TypeError, ValueError, IndexError
+    TypeError, ValueError
         As raised by the class and its method.
 
     Examples
@@ -299,7 +299,7 @@ def sigmoid_focal_loss(
 
     Raises
     ------
-    TypeError, ValueError, IndexError
+    TypeError, ValueError
         As raised by the class and its method.
 
     Examples

@@ -53,9 +53,9 @@ def linear_cross_entropy(
     """Return the loss of ``hidden @ weight.T + bias`` and its gradients.
 
     The gradients are with respect to `hidden`, `weight` and `bias`. The result is that of the loss
-    on the logits and the chain rule, but at most one chunk of the logits exists at a time: 48 MiB,
-    or 64 rows if that is more. NumPy computes the matrix products, with the threads of its BLAS.
-    Rows with the label `ignore_index` or weight 0 are left out of them.
+    on all logits, followed by the chain rule, but at most one chunk of the logits exists at a time:
+    48 MiB, or 64 rows if that is more. NumPy computes the matrix products, with the threads of its
+    BLAS. Rows with the label `ignore_index` or weight 0 are left out of them.
 
     16-bit arrays are converted to float32, a part at a time. Products, logits and sums are then
     float32, and each gradient is rounded to 16 bits once, at the end.

@@ -115,7 +115,7 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     ImportError
         If matplotlib is not installed; the message says how to install it.
     TypeError
-        If there is something else than evaluations.
+        If a value is not an evaluation.
     ValueError
         If the number of axes is wrong.
 

@@ -212,7 +212,7 @@ class TokenLogProbs(NamedTuple):
 def token_log_probs(
     logits: npt.ArrayLike, target: npt.ArrayLike, *, axis: int = -1
 ) -> TokenLogProbs:
-    """Return log-probability of the target, log-sum-exp and argmax of each row.
+    """Return the log-probability of the target, the log-sum-exp and the argmax of each row.
 
     Use it to evaluate language models: perplexity is ``exp(-log_prob.mean())``, and
     ``argmax == target`` shows where greedy decoding is right. The logits are read once and no

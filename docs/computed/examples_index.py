@@ -1,4 +1,4 @@
-"""The examples: the first sentence of each docstring, and the packages that it imports."""
+"""The examples: the first sentence of each docstring, and the packages that each needs."""
 
 import ast
 import re
@@ -24,18 +24,27 @@ GROUPS = {
 PACKAGES = {"sklearn": "scikit-learn"}
 
 
-def about(name):
-    """Return the first sentence of an example's docstring, and the packages that it imports."""
-    tree = ast.parse((EXAMPLES / f"{name}.py").read_text("utf-8"))
-    text = " ".join(ast.get_docstring(tree).split())
+def imports_of(path):
+    """Return the packages that a script imports, itself or through another example."""
     imported = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.partition(".")[0])
-    own = {path.stem for path in EXAMPLES.rglob("*.py*")}
-    imported -= sys.stdlib_module_names | own | {"fastce", "numpy"}
+    own = {name for name in imported if (EXAMPLES / f"{name}.py").exists()}
+    return (imported - own).union(*(imports_of(EXAMPLES / f"{name}.py") for name in own))
+
+
+def about(name):
+    """Return the first sentence of an example's docstring, and the packages that it needs."""
+    path = EXAMPLES / f"{name}.py"
+    text = " ".join(ast.get_docstring(ast.parse(path.read_text("utf-8"))).split())
+    imported = imports_of(path)
+    if (setup := path.parent / "setup.py").exists():  # builds a module that the script imports
+        imported |= imports_of(setup)
+    extensions = {path.stem for path in EXAMPLES.rglob("*.pyx")}
+    imported -= sys.stdlib_module_names | extensions | {"fastce", "numpy"}
     needed = sorted(PACKAGES.get(package, package) for package in imported)
     return re.split(r"(?<=\.)\s", text, maxsplit=1)[0], needed
 
@@ -52,6 +61,6 @@ def table():
             if name in here:
                 sentence, needed = about(name)
                 packages = ", ".join(f"`{package}`" for package in needed)
-                lines.append(f"| `{name}.py` | {sentence} | {packages or 'fastce alone'} |")
+                lines.append(f"| `{name}.py` | {sentence} | {packages or 'only fastce'} |")
         lines.append("")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Train on handwritten digits in Cython, with several learning rates in parallel threads.
 
-Run: pip install fastce Cython setuptools scikit-learn; python setup.py build_ext --inplace;
-python train.py
+In a checkout: pip install . Cython setuptools scikit-learn; cd examples/cython_trainer;
+python setup.py build_ext --inplace; python train.py
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -57,7 +57,7 @@ HAS_THREADS = _has_threads()
 
 
 def get_num_threads() -> int:
-    """Return the number of threads of a large call.
+    """Return the number of threads that a large call uses.
 
     This is the number given to `set_num_threads`, otherwise the environment variable
     FASTCE_NUM_THREADS, otherwise the number of processors that the process may use.
@@ -87,7 +87,7 @@ def _default_count() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Set the number of threads of a large call.
+    """Set the number of threads that a large call uses.
 
     It does not change the results, not even the last bit. Small calls stay on the calling thread.
 

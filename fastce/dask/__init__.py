@@ -180,7 +180,7 @@ def evaluate(
 
 
 def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenLogProbs:
-    """Return log-probability of the target, log-sum-exp and argmax of each row lazily.
+    """Return lazily the log-probability of the target, the log-sum-exp and the argmax of each row.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ def evaluate(
     bins: int = 15,
     max_rank: int = 100,
 ) -> Evaluation:
-    """Return how well the softmax of some logits predicts their targets.
+    """Evaluate how well the softmax of the logits predicts the targets.
 
     The logits are read once and in place, even from memory-mapped files. No temporary of their size
     is allocated, only a few numbers for each of 16,384 rows.

@@ -223,12 +223,13 @@ class CatBoostObjective(Objective):
     r"""An objective for CatBoost, which is also its metric.
 
     Pass the instance as ``loss_function`` and ``eval_metric`` of ``CatBoostClassifier``. It may
-    also be the ``eval_metric`` of a built-in objective. Pass ``class_names``, the labels in order.
-    Without them, the model has no ``classes_``, and its ``predict`` and ``score`` raise an error.
-    With two classes, CatBoost would then ignore ``class_weights`` and ``auto_class_weights``, so
-    the objective raises an error. With a custom objective, CatBoost takes one gradient step per
-    leaf by default; ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses
-    are slow, because CatBoost makes one Python call per row. It does not accept negative weights.
+    also be the ``eval_metric`` of a built-in objective. Pass ``class_names``, a tuple of the labels
+    in order (with a list, scikit-learn's ``clone`` rejects the model). Without them, the model has
+    no ``classes_``, and its ``predict`` and ``score`` raise an error. With two classes, CatBoost
+    would then ignore ``class_weights`` and ``auto_class_weights``, so the objective raises an
+    error. With a custom objective, CatBoost takes one gradient step per leaf by default;
+    ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses are slow, because
+    CatBoost makes one Python call per row. It does not accept negative weights.
     ``prediction_type="RawFormulaVal"`` returns raw scores.
 
     With "positive" and "exact", the Hessian of a softmax loss is the whole matrix: a multiple of
@@ -246,7 +247,7 @@ class CatBoostObjective(Objective):
     >>> from fastce.objectives import CatBoostObjective
     >>> focal = CatBoostObjective(fastce.SigmoidFocalLoss(gamma=2.0))
     >>> model = CatBoostClassifier(
-    ...     loss_function=focal, eval_metric=focal, class_names=[0, 1],
+    ...     loss_function=focal, eval_metric=focal, class_names=(0, 1),
     ...     leaf_estimation_method="Newton", iterations=20, verbose=False,
     ...     allow_writing_files=False,
     ... )
