@@ -32,7 +32,7 @@ help:
 	@echo 'make test        build the package and run the test suite'
 	@echo 'make test-all    the same, with torch, JAX and all other optional packages installed'
 	@echo 'make test-clang  check that a build with CLANG=clang++ gives the same bits as GCC'
-	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; on Debian, as root'
+	@echo 'make test-aarch64  tests of the kernels for Arm, emulated; on Debian'
 	@echo 'make golden      record the bits of all results again, after a change that alters them on purpose'
 	@echo 'make cross       compile the kernels for macOS, Windows, musl and Arm, without linking or running'
 	@echo 'make test-free-threads  each test in four threads at once; set PYTHON=python3.14t and a separate VENV='

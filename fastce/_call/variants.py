@@ -11,9 +11,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
-import fastce._core as _baseline
+try:
+    import fastce._core as _baseline
+except ModuleNotFoundError as error:
+    if error.name != "fastce._core":
+        raise
+    folder = Path(__file__).resolve().parent.parent
+    raise ImportError(
+        f"{folder} has the sources of fastce, but not its compiled modules. Install the package"
+        " with `pip install .` and start Python in another folder, or install it with"
+        " `pip install --editable .`"
+    ) from None
 from fastce._call import checks
 
 # In order of preference. The last two are built for tests only: vectors of 64 bytes on AVX2, which
