@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +13,7 @@ import pytest
 from bounds import working
 from cases import DTYPES
 from layouts import LAYOUTS
-from processes import ROOT, SUPPORT, peak
+from processes import SUPPORT, peak, printed_by
 from scipy_cases import MODULE
 from softmax_truth import assert_close, truth
 
@@ -39,22 +37,14 @@ def test_the_tests_of_scipy(tmp_path, record_property):
     if find_spec(MODULE) is None:
         pytest.skip("this SciPy comes without its tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    environment = os.environ | {"PYTHONPATH": ROOT}
-    environment.pop("SCIPY_ARRAY_API", None)
-    environment.pop("PYTEST_ADDOPTS", None)
-    done = subprocess.run(
-        [sys.executable, str(SUPPORT / "scipy_cases.py")],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    outcomes = json.loads(done.stdout.splitlines()[-1])
+    plainly = {"SCIPY_ARRAY_API": "", "PYTEST_ADDOPTS": ""}
+    command = (sys.executable, SUPPORT / "scipy_cases.py")
+    printed = printed_by(*command, directory=tmp_path, **plainly)
+    outcomes = json.loads(printed.splitlines()[-1])
     counts = {outcome: len(cases) for outcome, cases in outcomes.items()}
     record_property("cases of SciPy", counts)
     print(f"SciPy's cases: {counts}; skipped are those with other arguments")
-    assert not outcomes["failed"], done.stdout
+    assert not outcomes["failed"], printed
     assert counts["passed"] >= 20
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from processes import printed_by
 
 jax = pytest.importorskip("jax")
 
@@ -20,16 +20,7 @@ import fastce.jax as bridge  # noqa: E402
 
 def run(program, *arguments, **environment):
     """Return what a Python program prints."""
-    finished = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+    return printed_by(sys.executable, "-c", program, *arguments, **environment)
 
 
 # Training -----------------------------------------------------------------------------------------

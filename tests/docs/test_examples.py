@@ -5,13 +5,12 @@ import importlib
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
-from processes import environment
+from processes import printed_by
 
 import fastce
 
@@ -47,17 +46,8 @@ def run(example, directory):
 
 
 def run_script(script, directory, *arguments):
-    finished = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", str(script), *arguments],
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+    warnings_are_errors = ("-W", "error::RuntimeWarning")
+    return printed_by(sys.executable, *warnings_are_errors, script, *arguments, directory=directory)
 
 
 def check_train_digits(printed, directory):
