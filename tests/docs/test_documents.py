@@ -1,6 +1,7 @@
 """Docstrings run and give what they show; the README agrees with the rest of the project."""
 
 import doctest
+import inspect
 import json
 import re
 import tomllib
@@ -68,11 +69,13 @@ def test_docstrings(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", fastce.__all__)
-def test_public_name_has_an_example(name):
+def test_public_name_has_an_example_and_its_parameters(name):
     thing = getattr(fastce, name)
     if callable(thing):
         assert thing.__doc__
         assert ">>> " in thing.__doc__
+        if inspect.signature(thing).parameters and name != "TokenLogProbs":  # a tuple of results
+            assert "Parameters" in thing.__doc__
 
 
 def test_links_between_documents_lead_somewhere():
