@@ -177,23 +177,6 @@ def test_calls_that_go_to_the_kernels_at_once(isa, rng):
     assert not is_direct(BCE(), z, y, out=np.empty((64, 10)))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("loss", [BCE(reduction="sum"), FOCAL(reduction="sum")], ids=str)
-def test_unused_elements_are_not_looked_at(loss, dtype, isa, rng):
-    """Their logits and targets may hold anything, in every chunk."""
-    z, y = batch(rng, 5000, dtype)
-    used = rng.random(z.size) < 0.6
-    expected = loss.value_grad_hess(z, y, where=used)
-    z[~used], y[~used] = rng.choice([np.nan, np.inf, -np.inf], (2, (~used).sum()))
-    out = np.empty_like(z), np.empty_like(z)
-    for call in ({"where": used}, {"sample_weight": used}, {"sample_weight": used, "where": used}):
-        assert_same(loss.value_grad_hess(z, y, **call), expected)
-        assert_same(loss.value_grad_hess(z, y, out=out, **call), expected)
-    y[np.flatnonzero(used)[-1]] = 1.5
-    with pytest.raises(ValueError, match=f"{np.flatnonzero(used)[-1]}"):
-        loss.value_and_grad(z, y, where=used)
-
-
 @pytest.mark.parametrize("offset", [0, 1, 3, 16, 17])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_large_outputs_go_past_the_caches(dtype, offset, isa, threads, rng):

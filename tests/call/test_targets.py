@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batches import on_grid
+from batches import on_grid, probabilities
 from cases import INTEGERS, LOSSES, SIGMOID, SOFTMAX, small_batch
 from refusals import CLASSES, ROWS, refuse
 from sizes import SIZES
@@ -13,11 +13,6 @@ import fastce
 
 INF, NAN = np.inf, np.nan
 BLOCK = SIZES["block rows"]
-
-
-def probabilities(rng, shape):
-    weights = rng.exponential(size=shape)
-    return weights / weights.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("bad", [-0.25, -6e-8, NAN, INF, -INF])
@@ -35,7 +30,7 @@ def probabilities(rng, shape):
 def test_a_softmax_target_that_is_no_probability(bad, dtype, target_dtype, layout, rng):
     """The error names the position; nothing was written. Sums are not asked for."""
     z = on_grid(rng, (71, 13)).astype(dtype)
-    q = probabilities(rng, z.shape).astype(target_dtype)
+    q = probabilities(rng, z, -1).astype(target_dtype)
     if layout == "class-major":
         q = np.asfortranarray(q)
     elif layout == "every second row":
@@ -73,7 +68,7 @@ def test_a_negative_zero_is_a_probability():
 
 def test_probabilities_of_weight_0_are_not_looked_at(rng):
     z = on_grid(rng, (9, 4))
-    q = probabilities(rng, z.shape)
+    q = probabilities(rng, z, -1)
     weight = np.ones(9)
     weight[3] = 0
     clean = fastce.SoftmaxCrossEntropy().value_and_grad(z, q, sample_weight=weight)
@@ -122,30 +117,41 @@ def test_a_bad_label_names_ignore_index(loss, ignore_index):
             getattr(fastce, loss)(ignore_index=ignore_index)(z, y)
 
 
-@pytest.mark.parametrize("loss", ["BCEWithLogits", "SigmoidFocalLoss"])
+@pytest.mark.parametrize("loss", SIGMOID)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("unlabelled", [255.0, NAN, -1.0, INF])
-def test_targets_that_do_not_count_are_not_looked_at(loss, dtype, unlabelled, rng):
-    """255 or NaN as "no label" is common in segmentation."""
-    z = on_grid(rng, (40, 33)).astype(dtype)
+def test_elements_that_do_not_count_are_not_looked_at(loss, dtype, unlabelled, isa, rng):
+    """255 or NaN as "no label" is common in segmentation. Chunks and their logits may hold any."""
+    z = on_grid(rng, (40, 133)).astype(dtype)
     y = rng.integers(2, size=z.shape).astype(dtype)
     left_out = rng.random(z.shape) < 0.3
     marked = np.where(left_out, unlabelled, y).astype(dtype)
+    spoilt = np.where(left_out, rng.choice([NAN, INF, -INF], size=z.shape), z).astype(dtype)
+    mask, weight = {"where": ~left_out}, {"sample_weight": (~left_out).astype(dtype)}
     for options in ({"gamma": 1.5} if loss == "SigmoidFocalLoss" else {"label_smoothing": 0.1}, {}):
         made = getattr(fastce, loss)(**options)
-        for call in ({"where": ~left_out}, {"sample_weight": (~left_out).astype(dtype)}):
-            for results in (made.value_grad_hess, made.value_and_grad):
-                clean, found = results(z, y, **call), results(z, marked, **call)
-                out = np.empty_like(z)
-                written = made.value_and_grad(z, marked, out=out, **call)
-                assert found[0] == clean[0] == written[0]
-                for a, b in zip(found[1:], clean[1:], strict=True):
+        for call in (mask, weight, mask | weight):
+            clean = made.value_grad_hess(z, y, **call)
+            out = np.empty_like(z), np.empty_like(z)
+            for found in (
+                made.value_grad_hess(z, marked, **call),
+                made.value_grad_hess(spoilt, marked, **call),
+                made.value_grad_hess(spoilt, marked, out=out, **call),
+            ):
+                for a, b in zip(found, clean, strict=True):
                     np.testing.assert_array_equal(a, b)
-                np.testing.assert_array_equal(out, clean[1])
-    at = tuple(np.argwhere(~left_out)[5])
-    marked[at] = unlabelled
-    with pytest.raises(ValueError, match=rf"{at[0]}, {at[1]}"):
-        made.value_and_grad(z, marked, where=~left_out, out=out)
+            clean = made.value_and_grad(z, y, **call)
+            for found in (
+                made.value_and_grad(spoilt, marked, **call),
+                made.value_and_grad(spoilt, marked, out=out[0], **call),
+            ):
+                for a, b in zip(found, clean, strict=True):
+                    np.testing.assert_array_equal(a, b)
+    for at in (np.argwhere(~left_out)[5], np.argwhere(~left_out)[-1]):
+        bad = marked.copy()
+        bad[*at] = unlabelled
+        with pytest.raises(ValueError, match=rf"{at[0]}, {at[1]}"):
+            made.value_and_grad(z, bad, where=~left_out, out=out[0])
 
 
 @pytest.mark.parametrize("loss", SOFTMAX)
