@@ -12,9 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
-from torch_calls import DTYPES, assert_same, both, logits_of  # noqa: E402
+from torch_calls import DTYPES, Model, assert_same, both, logits_of, train  # noqa: E402
 
-import fastce  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
 from fastce.torch import _operators as operators  # noqa: E402
 
@@ -319,58 +318,20 @@ def test_torch_modules_have_torchs_state():
     assert_same(both(ours, theirs, logits, torch.rand(6, 5)))
 
 
-def test_torch_focal_modules():
-    logits, target = logits_of(6, 5), torch.randint(0, 5, (6,))
-    alpha = torch.linspace(0.5, 1.5, 5)
-    softmax = bridge.SoftmaxFocalLoss(1.5, alpha, reduction="sum")
-    assert "alpha" in softmax.state_dict()
-    array, labels = logits.detach().numpy(), target.numpy()
-    expected = fastce.SoftmaxFocalLoss(gamma=1.5, alpha=alpha.numpy(), reduction="sum")
-    np.testing.assert_allclose(softmax(logits, target).item(), expected(array, labels), rtol=1e-6)
-    sigmoid = bridge.SigmoidFocalLoss(gamma=1.0, alpha=0.4, label_smoothing=0.1)
-    halves = functional.one_hot(target, 5).float()
-    expected = fastce.SigmoidFocalLoss(gamma=1.0, alpha=0.4, label_smoothing=0.1)
-    np.testing.assert_allclose(
-        sigmoid(logits, halves).item(), expected(array, halves.numpy()), rtol=1e-6
-    )
-
-
-def network():
-    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
-
-
-def train(model, evaluate, steps=30):
-    """Return the losses that `evaluate` gives for features and target, step by step."""
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(64, 8, generator=generator)
-    target = torch.randint(0, 5, (64,), generator=generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    history = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        value = evaluate(features, target)
-        value.backward()
-        optimizer.step()
-        history.append(value.item())
-    return history
-
-
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.filterwarnings("ignore")
 def test_training_is_that_of_torchs_loss_compiled_or_not(backend):
-    start, histories = network(), []
+    start, histories = Model(torch.nn.CrossEntropyLoss(label_smoothing=0.1)), []
     for loss, is_compiled in (
-        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), False),
-        (bridge.CrossEntropyLoss(label_smoothing=0.1), False),
-        (bridge.CrossEntropyLoss(label_smoothing=0.1), True),
+        (torch.nn.CrossEntropyLoss, False),
+        (bridge.CrossEntropyLoss, False),
+        (bridge.CrossEntropyLoss, True),
     ):
         model = copy.deepcopy(start)
-
-        def evaluate(features, target, model=model, loss=loss):
-            return loss(model(features), target)
-
-        compiled = torch.compile(evaluate, backend=backend, fullgraph=True)
-        histories.append(train(model, compiled if is_compiled else evaluate))
+        model.loss = loss(label_smoothing=0.1)
+        adam = torch.optim.Adam(model.parameters(), lr=0.01)
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        histories.append(train(compiled if is_compiled else model, adam, 30))
     theirs, *ours = histories
     assert theirs[-1] < theirs[0] - 0.1
     np.testing.assert_allclose(ours, [theirs, theirs], rtol=1e-5)

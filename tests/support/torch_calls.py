@@ -44,6 +44,38 @@ def assert_same(results, scale=1.0):
     torch.testing.assert_close(grad, expected_grad, rtol=relative, atol=relative * largest)
 
 
+class Model(torch.nn.Module):
+    """A classifier that holds its loss, as many do."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5)
+        )
+        self.loss = loss
+
+    def forward(self, features, target):
+        return self.loss(self.layers(features), target)
+
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(64, 8, generator=generator)
+    return features, torch.randint(0, 5, (64,), generator=generator)
+
+
+def train(model, optimizer, steps):
+    """Return the loss of each step."""
+    history = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(*data())
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    return history
+
+
 def calls(dtype):
     """Calls of each function, with each kind of option: (loss of logits and target, both)."""
     labels = torch.tensor([0, 4, -100, 2, 1, 3])
