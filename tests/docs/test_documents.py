@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from processes import run
+from scripts import PAGES, ROOT
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.rest import DocTestParser
 
 import fastce
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
 PACKAGE = Path(fastce.__file__).parent
@@ -85,7 +85,7 @@ def test_links_between_documents_lead_somewhere():
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-DOCUMENTS = [*ROOT.glob("*.md"), *(p for p in ROOT.glob("docs/**/*.md") if "_build" not in p.parts)]
+DOCUMENTS = [*ROOT.glob("*.md"), *PAGES]
 
 
 def test_tests_that_documents_name_exist():
