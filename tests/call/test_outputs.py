@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import LOSSES, small_batch
+from cases import DTYPES, LOSSES, THOROUGH, small_batch
 from layouts import LAYOUTS, read_only
 from refusals import CLASSES, MARK, ROWS
 
@@ -224,14 +224,19 @@ def test_output_that_overlaps_the_target():
     assert (y == 0.25).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"read_only"}))
-def test_outputs_of_any_layout(loss, layout):
-    z, y = small_batch(loss)
-    expected = getattr(fastce, loss)().value_grad_hess(z, y)
-    grad, hess = (LAYOUTS[layout](np.zeros_like(z)) for _ in range(2))
-    result = getattr(fastce, loss)().value_grad_hess(z, y, out=(grad, hess))
-    assert result[1] is grad
-    assert result[2] is hess
-    for a, b in zip(result, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-9)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["one block", *sorted(LAYOUTS.keys() - {"read_only"})])
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+def test_outputs_of_any_layout(c, layout, dtype):
+    """They are handed back, with the bits of fresh arrays."""
+    batch, loss = c.batch(dtype), c.build()
+    make = {"one block": np.copy, **LAYOUTS}[layout]
+    grad, hess = (make(np.full_like(batch.logits, 7)) for _ in range(2))
+    for method, out in ((loss.value_and_grad, grad), (loss.value_grad_hess, (grad, hess))):
+        expected = method(batch.logits, batch.target, **batch.call)
+        grad[...] = 7
+        found = method(batch.logits, batch.target, out=out, **batch.call)
+        assert found[1] is grad
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert found[2] is hess
