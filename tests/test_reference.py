@@ -298,26 +298,17 @@ def test_cases_reach_what_they_are_for():
 def test_mean_is_the_weighted_mean(rng):
     """Class weights and sample weights are the denominator; alpha and pos_weight are not."""
     z, y = rng.normal(size=(9, 4)), rng.integers(4, size=9)
-    s, w = rng.random(9), np.array(WEIGHT)
-    each = {"reduction": "none", "sample_weight": s}
-
-    losses, *_ = reference.softmax_cross_entropy(z, y, weight=w, **each)
-    mean, *_ = reference.softmax_cross_entropy(z, y, weight=w, sample_weight=s)
-    assert mean == pytest.approx(losses.sum() / (s * w[y]).sum(), rel=1e-14)
-
-    q = rng.random((9, 4))
-    losses, *_ = reference.softmax_cross_entropy(z, q, weight=w, **each)
-    mean, *_ = reference.softmax_cross_entropy(z, q, weight=w, sample_weight=s)
-    assert mean == pytest.approx(losses.sum() / s.sum(), rel=1e-14)
-
-    losses, *_ = reference.softmax_focal_loss(z, y, alpha=w, **each)
-    mean, *_ = reference.softmax_focal_loss(z, y, alpha=w, sample_weight=s)
-    assert mean == pytest.approx(losses.sum() / s.sum(), rel=1e-14)
-
-    each["sample_weight"] = s[:, None]
-    losses, *_ = reference.bce_with_logits(z, q, pos_weight=w, **each)
-    mean, *_ = reference.bce_with_logits(z, q, pos_weight=w, sample_weight=s[:, None])
-    assert mean == pytest.approx(losses.sum() / (4 * s.sum()), rel=1e-14)
+    q, s, w = rng.random((9, 4)), rng.random(9), np.array(WEIGHT)
+    for loss, target, option, weight, denominator in (
+        (reference.softmax_cross_entropy, y, "weight", s, (s * w[y]).sum()),
+        (reference.softmax_cross_entropy, q, "weight", s, s.sum()),
+        (reference.softmax_focal_loss, y, "alpha", s, s.sum()),
+        (reference.bce_with_logits, q, "pos_weight", s[:, None], 4 * s.sum()),
+    ):
+        given = {option: w, "sample_weight": weight}
+        losses, *_ = loss(z, target, reduction="none", **given)
+        mean, *_ = loss(z, target, **given)
+        assert mean == pytest.approx(losses.sum() / denominator, rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
