@@ -1,6 +1,6 @@
 """The functions on probabilities: equal to SciPy and mpmath, exact at 0, and strict on input.
 
-Arrays of every layout, and those that broadcast, are drawn in test_random_public_calls.py.
+Those that broadcast together are drawn in test_random_public_calls.py.
 """
 
 import ml_dtypes
@@ -160,6 +160,13 @@ def test_scalars_integers_and_lists():
     assert cross_entropy(np.array([False, True]), [0.5, 0.5]) == pytest.approx(np.log(2))
     assert binary_cross_entropy(True, 0.5) == pytest.approx(np.log(2))
     assert negative_log_likelihood(np.log([0.5, 0.5]), 1) == pytest.approx(np.log(2))
+
+
+def test_layout_and_byte_order_do_not_matter():
+    p = random_distributions(11, (6, 8))
+    expected = entropy(p)
+    for other in (np.asfortranarray(p), p.astype(">f8"), np.repeat(p, 2, axis=1)[:, ::2]):
+        np.testing.assert_allclose(entropy(other), expected, rtol=4 * EPS)
 
 
 def test_empty_batch():
