@@ -79,7 +79,7 @@ def test_logits_again_but_read_otherwise(loss):
         "out",
         [np.zeros((ROWS, CLASSES), np.float32)],
         np.float32(1),
-        np.ma.zeros((ROWS, CLASSES)),
+        np.ma.zeros((ROWS, CLASSES), np.float32),
     ],
     ids=lambda x: type(x).__name__,
 )
