@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
-from torch_calls import assert_same, both, logits_of  # noqa: E402
+from torch_calls import BINARY_CROSS_ENTROPIES, assert_same, both, logits_of  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
@@ -102,15 +102,8 @@ def test_torch_negative_weights_of_elements_are_torchs(reduction):
     """Even with a sum that is negative: torch's mean does not divide by it."""
     logits, target = logits_of(6, 5), torch.rand(6, 5)
     for weight in (torch.tensor(-0.5), torch.linspace(-2, 1, 5), -torch.rand(6, 1)):
-        ours, theirs = both(
-            bridge.binary_cross_entropy_with_logits,
-            functional.binary_cross_entropy_with_logits,
-            logits,
-            target,
-            weight=weight,
-            reduction=reduction,
-        )
-        assert_same((ours, theirs), scale=4)
+        options = {"weight": weight, "reduction": reduction}
+        assert_same(both(*BINARY_CROSS_ENTROPIES, logits, target, **options), scale=4)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

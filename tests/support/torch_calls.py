@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as functional
 
 import fastce.torch as bridge
 
@@ -15,6 +16,14 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # torch computes 16-bit losses with intermediates in 16 bits: it is the one that is off.
 RELATIVE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+# Ours and torch's.
+CROSS_ENTROPIES = bridge.cross_entropy, functional.cross_entropy
+BINARY_CROSS_ENTROPIES = (
+    bridge.binary_cross_entropy_with_logits,
+    functional.binary_cross_entropy_with_logits,
+)
 
 
 def logits_of(*shape, dtype=torch.float32):
