@@ -7,9 +7,9 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from batches import confident, likeliest, on_grid
+from batches import confident, likeliest, on_grid, some_ignored
 from bounds import assert_within, tolerances, working
-from cases import CASES, DTYPES, LOSSES, SOFTMAX, SOFTMAX_CASES, Batch
+from cases import CASES, DTYPES, LOSSES, SOFTMAX, SOFTMAX_CASES, Batch, Case
 from sizes import SIZES
 from softmax_cases import CLASS_ALPHA, CLASS_WEIGHT
 
@@ -151,8 +151,10 @@ def test_masked_elements_equal_deleted_elements(reduction, name, isa, rng):
         assert_kept_alone(loss.value_grad_hess(poisoned, y, **call), kept, deleted)
 
 
-# Batches that can be cut along the first axis, and have a denominator.
-DIVISIBLE = [
+# Batches that can be cut along the first axis, and have a denominator; rows that go in chunks, too.
+LONG = SIZES["largest block bytes"] // 4 + 1
+DIVISIBLE = [Case("long rows", loss, some_ignored(-100), (9, LONG)) for loss in SOFTMAX]
+DIVISIBLE += [
     c
     for c in CASES
     if c.reduction == "mean" and len(c.shape) > 1 and c.axis != 0 and c.name != "all ignored"
