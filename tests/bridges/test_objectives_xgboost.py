@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pytest
 from boosting import (
@@ -23,11 +21,16 @@ import fastce
 from fastce.objectives import XGBoostObjective
 
 NATIVE = {"max_depth": 3, "nthread": 1, "disable_default_eval_metric": True}
+SKLEARN = {"n_estimators": ROUNDS, "max_depth": 3, "n_jobs": 1}
 # The loss, and XGBoost's own objective.
 OF_KIND = {
     "two": (BINARY, {"objective": "binary:logistic"}),
     "several": (CROSS_ENTROPY, {"objective": "multi:softprob", "num_class": CLASSES}),
 }
+
+
+def classifier(xgboost, objective, **options):
+    return xgboost.XGBClassifier(objective=objective.sklearn, **(SKLEARN | options))
 
 
 class TestPeerXGBoost:
@@ -85,13 +88,7 @@ class TestPeerXGBoost:
         native = xgboost.train(
             settings | {"nthread": 1, "num_class": CLASSES}, data, 8, obj=objective
         )
-        model = xgboost.XGBClassifier(
-            n_estimators=8,
-            n_jobs=1,
-            objective=objective.sklearn,
-            eval_metric=objective.sklearn_metric,
-            **settings,
-        )
+        model = classifier(xgboost, objective, eval_metric=objective.sklearn_metric, **settings)
         model.fit(
             features,
             labels,
@@ -143,11 +140,8 @@ class TestPeerXGBoost:
 class TestLifeCycle:
     """What the host does with an objective; a test would notice a change of what the docs say."""
 
-    SKLEARN: ClassVar = {"n_estimators": ROUNDS, "max_depth": 3, "n_jobs": 1}
-
     def classifier(self, xgboost, loss=FOCAL, **options):
-        objective = XGBoostObjective(loss)
-        return xgboost.XGBClassifier(objective=objective.sklearn, **self.SKLEARN, **options)
+        return classifier(xgboost, XGBoostObjective(loss), **options)
 
     def test_early_stopping_obeys_the_metric(self, xgboost, several):
         train, valid = (xgboost.DMatrix(x, y, weight=w) for x, y, w in halves(several))
@@ -287,7 +281,7 @@ class TestLifeCycle:
         with pytest.raises(ValueError, match=r"passes raw scores: use metric$"):
             run(objective.probability_metric, obj=objective)
 
-        model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **self.SKLEARN)
+        model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **SKLEARN)
         with pytest.raises(ValueError, match="use sklearn_probability_metric, which takes"):
             model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
         model.set_params(eval_metric=objective.sklearn_probability_metric)
@@ -306,14 +300,9 @@ class TestLifeCycle:
         data = xgboost.DMatrix(features, labels, weight=weight)
         same = xgboost.train(settings | {"num_class": CLASSES}, data, 5, obj=objective)
         np.testing.assert_allclose(scores, same.predict(data, output_margin=True), atol=1e-5)
-        model = xgboost.XGBRegressor(
-            objective=objective.sklearn,
-            eval_metric=objective.sklearn_metric,
-            n_estimators=5,
-            max_depth=3,
-            n_jobs=1,
-            base_score=0.5,
-        )
+        own = {"objective": objective.sklearn, "eval_metric": objective.sklearn_metric}
+        options = SKLEARN | own | {"n_estimators": 5, "base_score": 0.5}
+        model = xgboost.XGBRegressor(**options)
         model.fit(features, hard, sample_weight=weight, eval_set=[(features, hard)], verbose=False)
         np.testing.assert_allclose(model.predict(features, output_margin=True), scores, atol=1e-5)
         smoothed = 0.9 * hard + 0.1 / CLASSES
