@@ -156,9 +156,8 @@ def test_options(problem, folder, capsys):
 def test_fit_temperature_and_plot(problem, folder, capsys):
     z, y = problem
     expected = fit_temperature(z, y)
-    assert command_line.main(
-        ["evaluate", "z.npy", "y.npy", "--fit-temperature", "--plot", "o.png"]
-    ) in (0,)
+    options = ["--fit-temperature", "--plot", "o.png"]
+    assert command_line.main(["evaluate", "z.npy", "y.npy", *options]) == 0
     out, _ = capsys.readouterr()
     assert out == f"{expected.after}\n\n{expected}\n"
     assert (folder / "o.png").read_bytes().startswith(b"\x89PNG")
@@ -215,7 +214,7 @@ def test_wrong_usage(arguments, message, problem, folder, capsys):
 def test_bad_data(problem, folder, capsys):
     z, y = problem
     assert "No such file" in refused(capsys, 1, "none.npy", "y.npy")
-    assert "labels must be integers" in refused(capsys, 1, "z.npy", "z.npy")
+    assert "labels must be integers, got float32" in refused(capsys, 1, "z.npy", "z.npy")
     np.save("short.npy", y[:-1])
     message = refused(capsys, 1, "z.npy", "short.npy")
     assert "labels of shape (899,) do not fit logits of shape (900, 7)" in message
@@ -226,8 +225,6 @@ def test_bad_data(problem, folder, capsys):
     assert "magic string" in refused(capsys, 1, "text.npy", "y.npy")
     (folder / "cut.npy").write_bytes((folder / "z.npy").read_bytes()[:-100])
     assert "is cut short" in refused(capsys, 1, "cut.npy", "y.npy")
-    (folder / "text.npz").write_text("no arrays")
-    assert refused(capsys, 1, "text.npz", "y.npy")
     z.tofile(folder / "z.bin")
     message = refused(capsys, 1, "z.bin", "y.npy", "--dtype", "float64", "--classes", 11)
     assert "25200 bytes, not a multiple of the 88 bytes of a row" in message
@@ -242,16 +239,12 @@ def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys
 
 
 def test_files_that_are_none(folder, capsys):
-    for name, content in (("a.npy", b""), ("b.npy", b"hello, world"), ("c.npz", b"")):
+    files = ("a.npy", b""), ("b.npy", b"hello, world"), ("c.npz", b""), ("d.npz", b"no arrays")
+    for name, content in files:
         (folder / name).write_bytes(content)
         assert f"{name} is not a valid {name[1:]} file" in refused(capsys, 1, name, "y.npy")
     np.savez(folder / "none.npz")
     assert "none.npz has no arrays" in refused(capsys, 1, "none.npz", "y.npy")
-    np.save(folder / "float.npy", np.zeros(900))
-    assert "labels must be integers, got float64" in refused(capsys, 1, "z.npy", "float.npy")
-
-
-def test_archives_of_other_things(folder, capsys):
     (folder / "a.npz").write_bytes((folder / "y.npy").read_bytes())
     assert "a.npz is not a valid .npz file" in refused(capsys, 1, "a.npz", "y.npy")
     with zipfile.ZipFile(folder / "text.npz", "w") as archive:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import ml_dtypes
 import numpy as np
 import pytest
-from batches import confident, likeliest, on_grid
-from bounds import assert_within, tolerances
-from cases import CASES, DTYPES, SOFTMAX_CASES, Batch
+from batches import confident, likeliest, on_grid, some_ignored
+from bounds import assert_within, tolerances, working
+from cases import CASES, DTYPES, LOSSES, SOFTMAX, SOFTMAX_CASES, Batch, Case
+from sizes import SIZES
 from softmax_cases import CLASS_ALPHA, CLASS_WEIGHT
 
 import fastce
 
 EPS = float(np.finfo(np.float32).eps)
-METHODS = ("__call__", "value_and_grad", "value_grad_hess")
 
 
 def assert_close(results, others, ulps=16):
@@ -112,6 +115,13 @@ def test_a_masked_class_equals_a_deleted_class(name, options, reduction, batch, 
     assert not masked[2][:, ~where].any()
 
 
+def assert_kept_alone(results, kept, deleted):
+    """What is left are the results without the others, and these are 0."""
+    assert_close([x[kept] if np.ndim(x) else x for x in results], deleted)
+    for x in results:
+        assert not np.ndim(x) or not x[~kept].any()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(("name", "options"), SOFTMAX_OPTIONS)
 @pytest.mark.parametrize("how", ["ignore_index", "sample_weight"])
@@ -125,12 +135,7 @@ def test_ignored_rows_equal_deleted_rows(how, name, options, reduction, batch, i
         value, grad, hess = loss.value_grad_hess(z, np.where(kept, y, -100))
     else:
         value, grad, hess = loss.value_grad_hess(z, y, sample_weight=kept.astype(float))
-    deleted = loss.value_grad_hess(z[kept], y[kept])
-    assert_close((value[kept] if reduction == "none" else value, grad[kept], hess[kept]), deleted)
-    assert not grad[~kept].any()
-    assert not hess[~kept].any()
-    if reduction == "none":
-        assert not value[~kept].any()
+    assert_kept_alone((value, grad, hess), kept, loss.value_grad_hess(z[kept], y[kept]))
 
 
 @pytest.mark.parametrize("name", ["BCEWithLogits", "SigmoidFocalLoss"])
@@ -143,47 +148,53 @@ def test_masked_elements_equal_deleted_elements(reduction, name, isa, rng):
     poisoned = np.where(kept, z, np.float32(np.nan))
     deleted = loss.value_grad_hess(z[kept], y[kept])
     for call in ({"where": kept}, {"sample_weight": kept.astype(float)}):
-        value, grad, hess = loss.value_grad_hess(poisoned, y, **call)
-        assert_close(
-            (value[kept] if reduction == "none" else value, grad[kept], hess[kept]), deleted
-        )
-        assert not grad[~kept].any()
-        assert not hess[~kept].any()
+        assert_kept_alone(loss.value_grad_hess(poisoned, y, **call), kept, deleted)
 
 
-# Batches that can be cut along the first axis, and have a denominator.
-DIVISIBLE = [
+# Batches that can be cut along the first axis, and have a denominator; rows that go in chunks, too.
+LONG = SIZES["largest block bytes"] // 4 + 1
+DIVISIBLE = [Case("long rows", loss, some_ignored(-100), (9, LONG)) for loss in SOFTMAX]
+DIVISIBLE += [
     c
     for c in CASES
     if c.reduction == "mean" and len(c.shape) > 1 and c.axis != 0 and c.name != "all ignored"
 ]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c", DIVISIBLE, ids=str)
-def test_microbatches_add_up_to_the_batch(c, isa):
-    """With `normalizer`, the denominator of the whole batch; then no bit of a gradient changes."""
-    batch = c.batch("float32")
+def test_microbatches_add_up_to_the_batch(c, dtype, isa):
+    """With `normalizer`, the denominator of the whole batch; then no bit of a derivative changes.
+
+    In every plan, tests/kernels/test_rows_alone_and_in_batches.py goes down to single rows.
+    """
+    rows = SIZES["block rows"] + 5
+    batch = replace(c, shape=(rows, *c.shape[1:])).batch(dtype)
     loss = c.build()
-    value, grad = loss.value_and_grad(batch.logits, batch.target, **batch.call)
+    value, grad, _ = loss.value_grad_hess(batch.logits, batch.target, **batch.call)
     call = dict(batch.call)
     normalizer = call.pop("normalizer", None)
     if normalizer is None:
         normalizer = denominator(c, batch)
-    _, same_divisor = loss.value_and_grad(
+    _, *same_divisor = loss.value_grad_hess(
         batch.logits, batch.target, **{**batch.call, "normalizer": normalizer}
     )
-    total, parts = 0.0, []
-    rows = len(batch.logits)
+    parts = []
     for part in (slice(0, 2), slice(2, rows // 2 + 1), slice(rows // 2 + 1, rows)):
         sliced = {key: x[part] if np.shape(x)[:1] == (rows,) else x for key, x in call.items()}
-        v, g = loss.value_and_grad(
-            batch.logits[part], batch.target[part], normalizer=normalizer, **sliced
+        parts.append(
+            loss.value_grad_hess(
+                batch.logits[part], batch.target[part], normalizer=normalizer, **sliced
+            )
         )
-        total += v
-        parts.append(g)
-    assert total == pytest.approx(value, rel=8 * EPS)
-    np.testing.assert_array_equal(np.concatenate(parts), same_divisor)
-    np.testing.assert_allclose(same_divisor, grad, rtol=8 * EPS, atol=1e-37)
+    values, *derivatives = zip(*parts, strict=True)
+    eps = float(np.finfo(working(batch.logits.dtype)).eps)
+    assert sum(values) == pytest.approx(value, rel=max(8 * eps, 1e-13))
+    for found, expected in zip(derivatives, same_divisor, strict=True):
+        np.testing.assert_array_equal(np.concatenate(found), expected)
+    rtol = 8 * eps if batch.logits.dtype.itemsize > 2 else 2 * ml_dtypes.finfo(DTYPES[dtype]).eps
+    wide = [x.astype(np.float64) for x in (same_divisor[0], grad)]
+    np.testing.assert_allclose(*wide, rtol=float(rtol), atol=1e-7 if dtype == "float16" else 1e-37)
 
 
 def denominator(c, batch):
@@ -258,21 +269,13 @@ def test_a_common_shift_changes_nothing(shift, isa, rng):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda **options: fastce.SoftmaxCrossEntropy(label_smoothing=0.1, **options),
-        lambda **options: fastce.SoftmaxFocalLoss(gamma=1.5, **options),
-        fastce.BCEWithLogits,
-        fastce.SigmoidFocalLoss,
-    ],
-    ids=["cross-entropy", "focal", "bce", "sigmoid focal"],
-)
-def test_a_factor_of_1_changes_no_bit_of_weights_and_hessians(make, dtype, reduction, isa, rng):
-    loss = make(reduction=reduction)
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_factor_of_1_changes_no_bit_of_weights_and_hessians(name, dtype, reduction, isa, rng):
+    options = {"SoftmaxCrossEntropy": {"label_smoothing": 0.1}, "SoftmaxFocalLoss": {"gamma": 1.5}}
+    loss = getattr(fastce, name)(reduction=reduction, **options.get(name, {}))
     for shape in ((7, 5), (4, 9, 10), (30, 300), (5, 2500)):
         z = (4 * rng.standard_normal(shape)).astype(dtype)
-        if loss.kernel().__class__.__name__ == "SoftmaxKernel":
+        if name in SOFTMAX:
             y = rng.integers(shape[-1], size=shape[:-1])
         else:
             y = rng.integers(2, size=shape).astype(dtype)

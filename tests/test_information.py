@@ -1,4 +1,7 @@
-"""The functions on probabilities: equal to SciPy and mpmath, exact at 0, and strict on input."""
+"""The functions on probabilities: equal to SciPy and mpmath, exact at 0, and strict on input.
+
+Those that broadcast together are drawn in test_random_public_calls.py.
+"""
 
 import ml_dtypes
 import mpmath
@@ -157,12 +160,6 @@ def test_scalars_integers_and_lists():
     assert cross_entropy(np.array([False, True]), [0.5, 0.5]) == pytest.approx(np.log(2))
     assert binary_cross_entropy(True, 0.5) == pytest.approx(np.log(2))
     assert negative_log_likelihood(np.log([0.5, 0.5]), 1) == pytest.approx(np.log(2))
-
-
-def test_p_and_q_broadcast():
-    p, q = random_distributions(9, (4, 5)), random_distributions(10, (5,))
-    np.testing.assert_array_equal(cross_entropy(p, q), cross_entropy(p, np.tile(q, (4, 1))))
-    np.testing.assert_array_equal(kl_divergence(q, p), kl_divergence(np.tile(q, (4, 1)), p))
 
 
 def test_layout_and_byte_order_do_not_matter():

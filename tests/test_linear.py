@@ -140,18 +140,25 @@ def test_microbatches_add_up(rng):
         np.testing.assert_allclose(parts[0][i] + parts[1][i], whole[i], rtol=1e-11, atol=1e-14)
 
 
-def test_rows_of_weight_0_are_not_used(chunks, rng):
-    hidden, weight, bias, target = layer(rng, np.float64, 90)
-    factor = (rng.random(90) < 0.4).astype(np.float64)
-    used = np.flatnonzero(factor)
-    for y in (target, fastce.softmax(rng.normal(size=(90, CLASSES)))):
-        spoilt = np.where(factor[:, None] > 0, hidden, np.nan)
-        expected = linear_cross_entropy(hidden[used], weight, y[used], bias)
-        value, grad_hidden, *grads = linear_cross_entropy(
-            spoilt, weight, y, bias, sample_weight=factor
-        )
-        assert_same((value, grad_hidden[used], *grads), expected, np.float64)
-        assert not np.delete(grad_hidden, used, axis=0).any()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("how", ["ignored", "weight 0", "weight 0, probabilities"])
+def test_rows_that_do_not_count_are_not_used(how, dtype, chunks, rng):
+    hidden, weight, bias, target = layer(rng, dtype, 90)
+    kept = rng.random(90) < 0.4
+    used, call = np.flatnonzero(kept), {"sample_weight": kept.astype(np.float64)}
+    if how == "ignored":
+        target, call = np.where(kept, target, -100), {}
+    elif how == "weight 0, probabilities":
+        target = fastce.softmax(rng.normal(size=(90, CLASSES)))
+    spoilt = np.where(kept[:, None], hidden, np.nan).astype(dtype)
+    expected = linear_cross_entropy(hidden[used], weight, target[used], bias)
+    value, grad_hidden, *grads = linear_cross_entropy(spoilt, weight, target, bias, **call)
+    assert_same((value, grad_hidden[used], *grads), expected, dtype)
+    assert not np.delete(grad_hidden, used, axis=0).any()
+    if how == "ignored":
+        value, *grads = linear_cross_entropy(spoilt, weight, np.full(90, -100), bias)
+        assert np.isnan(value)
+        assert not any(grad.any() for grad in grads)
 
 
 def test_sums_of_weights(rng):
@@ -252,53 +259,33 @@ def test_one_sample_and_no_sample(rng):
     assert not any(grad.any() for grad in grads)
 
 
-def test_ignored_rows_are_not_used(chunks, rng):
-    hidden, weight, bias, target = layer(rng, np.float32, 90)
-    used = np.flatnonzero(rng.random(90) < 0.4)
-    expected = linear_cross_entropy(hidden[used], weight, target[used], bias)
-    spoilt, labels = np.full_like(hidden, np.nan), np.full(90, -100)
-    spoilt[used], labels[used] = hidden[used], target[used]
-    value, grad_hidden, *grads = linear_cross_entropy(spoilt, weight, labels, bias)
-    assert_same((value, grad_hidden[used], *grads), expected, np.float32)
-    assert not np.delete(grad_hidden, used, axis=0).any()
-
-    value, *grads = linear_cross_entropy(spoilt, weight, np.full(90, -100), bias)
-    assert np.isnan(value)
-    assert not any(grad.any() for grad in grads)
+HIDDEN, WEIGHT = np.zeros((4, 8), np.float32), np.zeros((CLASSES, 8), np.float32)
+NO_FLOATS = "hidden must be float16, bfloat16, float32 or float64"
 
 
-def test_errors(rng):
-    hidden, weight, bias, target = layer(rng, np.float32, 4)
-    with pytest.raises(IndexError, match="label 37 at position 2"):
-        linear_cross_entropy(hidden, weight, [0, 1, 37, 2])
-    with pytest.raises(TypeError, match="weight must be of the dtype of hidden"):
-        linear_cross_entropy(hidden, weight.astype(np.float64), target)
-    for wrong in (hidden.astype(int), hidden.astype(complex), hidden.astype(">f4")):
-        with pytest.raises(TypeError, match="hidden must be float16, bfloat16, float32 or float64"):
-            linear_cross_entropy(wrong, weight, target)
-    with pytest.raises(TypeError, match="hidden is a masked array"):
-        linear_cross_entropy(np.ma.masked_array(hidden), weight, target)
-    with pytest.raises(ValueError, match="bias cannot be converted to an array"):
-        linear_cross_entropy(hidden, weight, target, [[1.0], [2.0, 3.0]])
-    with pytest.raises(ValueError, match="sample_weight of shape"):
-        linear_cross_entropy(hidden, weight, target, sample_weight=np.ones(3))
-    with pytest.raises(ValueError, match=r"sample_weight must be finite, got nan at position 2"):
-        linear_cross_entropy(hidden, weight, target, sample_weight=[1, 1, np.nan, 1])
-    with pytest.raises(ValueError, match="normalizer must be finite and greater than 0"):
-        linear_cross_entropy(hidden, weight, target, normalizer=-1)
-    with pytest.raises(ValueError, match="weight must have shape"):
-        linear_cross_entropy(hidden, weight.T, target)
-    with pytest.raises(ValueError, match="bias must have shape"):
-        linear_cross_entropy(hidden, weight, target, bias[:3])
-    with pytest.raises(ValueError, match="target of shape"):
-        linear_cross_entropy(hidden, weight, target[:3])
-    loss = fastce.SoftmaxCrossEntropy(weight=np.ones(36))
-    with pytest.raises(ValueError, match="36 weights"):
-        linear_cross_entropy(hidden, weight, target, loss=loss)
-    with pytest.raises(ValueError, match="axis=0"):
-        linear_cross_entropy(hidden, weight, target, loss=fastce.SoftmaxCrossEntropy(axis=0))
-    with pytest.raises(TypeError, match="BCEWithLogits"):
-        linear_cross_entropy(hidden, weight, target, loss=fastce.BCEWithLogits())
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"target": [0, 1, 37, 2]}, IndexError, "label 37 at position 2"),
+        ({"weight": WEIGHT.astype(float)}, TypeError, "weight must be of the dtype of hidden"),
+        *[({"hidden": HIDDEN.astype(t)}, TypeError, NO_FLOATS) for t in ("int", "complex", ">f4")],
+        ({"hidden": np.ma.masked_array(HIDDEN)}, TypeError, "hidden is a masked array"),
+        ({"bias": [[1.0], [2.0, 3.0]]}, ValueError, "bias cannot be converted to an array"),
+        ({"sample_weight": np.ones(3)}, ValueError, "sample_weight of shape"),
+        ({"sample_weight": [1, 1, np.nan, 1]}, ValueError, "be finite, got nan at position 2"),
+        ({"normalizer": -1}, ValueError, "normalizer must be finite and greater than 0"),
+        ({"weight": WEIGHT.T}, ValueError, "weight must have shape"),
+        ({"bias": np.zeros(3, np.float32)}, ValueError, "bias must have shape"),
+        ({"target": [0, 1, 2]}, ValueError, "target of shape"),
+        ({"loss": fastce.SoftmaxCrossEntropy(weight=np.ones(36))}, ValueError, "36 weights"),
+        ({"loss": fastce.SoftmaxCrossEntropy(axis=0)}, ValueError, "axis=0"),
+        ({"loss": fastce.BCEWithLogits()}, TypeError, "BCEWithLogits"),
+    ],
+)
+def test_errors(change, error, message):
+    call = {"hidden": HIDDEN, "weight": WEIGHT, "target": [0, 1, 2, 3], **change}
+    with pytest.raises(error, match=message):
+        linear_cross_entropy(**call)
 
 
 def test_position_of_a_bad_probability(chunks, rng):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import textwrap
 
-import pytest
 from cases import FUNCTIONS, LOSSES
 from processes import output_of, run
 
@@ -66,14 +64,6 @@ def test_the_configuration_can_be_shown(capsys):
     result = run("-m", "fastce")
     assert result.returncode == 0, result.stderr
     assert fastce.__version__ in result.stdout
-
-
-@pytest.mark.parametrize("name", [*LOSSES, *FUNCTIONS.values(), "softmax", "token_log_probs"])
-def test_public_things_are_documented(name):
-    text = inspect.getdoc(getattr(fastce, name))
-    assert text
-    assert "Parameters" in text
-    assert ">>>" in text
 
 
 def test_every_variant_can_be_forced():

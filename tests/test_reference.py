@@ -25,7 +25,6 @@ ROWS = {
 # The target is class 0.
 KEPT = [True, True, False, True]
 WEIGHT = [0.5, 1.5, 0.25, 2.0]
-PROBABILITIES = [0.6, 0.1, 0.3, 0.0]
 GAMMAS = (0, 0.3, 0.5, 1, 2, 3.7)
 
 CROSS_ENTROPY = {
@@ -152,12 +151,17 @@ def in_precision(value, dtype):
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("options", CROSS_ENTROPY)
-def test_cross_entropy_of_a_label(options, row):
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy(soft, options, row):
+    """Where nothing cancels, of a label, every digit is right, down to tails of 1e-26."""
     options, z = CROSS_ENTROPY[options], ROWS[row]
-    exact = derivatives(exact_cross_entropy([1, 0, 0, 0], **options), [mpmath.mpf(x) for x in z])
-    # Where nothing cancels every digit is right, down to tails of 1e-26.
-    atol = 1e-15 if options.keys() - {"weight", "where"} else 0
-    assert_equals(reference.softmax_cross_entropy, z, 0, exact, 1e-13, atol, **options)
+    target, q = 0, [1, 0, 0, 0]
+    if soft:
+        target = q = [0.6, 0.15, 0.0, 0.3] if "where" in options else [0.6, 0.1, 0.3, 0.0]
+    f = exact_cross_entropy([mpmath.mpf(x) for x in q], **options)
+    exact = derivatives(f, [mpmath.mpf(x) for x in z])
+    atol = 1e-15 if soft or options.keys() - {"weight", "where"} else 0
+    assert_equals(reference.softmax_cross_entropy, z, target, exact, 1e-13, atol, **options)
 
 
 @pytest.mark.parametrize("row", ["ordinary", "leads by 25"])
@@ -172,16 +176,6 @@ def test_divergence(temperature, where, noise, row):
     options = {"temperature": temperature, "where": where}
     rtol = 1e-12 + 1e-14 / noise
     assert_equals(reference.softmax_kl_divergence, z, teacher, exact, rtol, **options)
-
-
-@pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("options", CROSS_ENTROPY)
-def test_cross_entropy_of_probabilities(options, row):
-    options, z = CROSS_ENTROPY[options], ROWS[row]
-    q = [0.6, 0.15, 0.0, 0.3] if "where" in options else PROBABILITIES
-    f = exact_cross_entropy([mpmath.mpf(x) for x in q], **options)
-    exact = derivatives(f, [mpmath.mpf(x) for x in z])
-    assert_equals(reference.softmax_cross_entropy, z, q, exact, 1e-13, 1e-15, **options)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -304,26 +298,17 @@ def test_cases_reach_what_they_are_for():
 def test_mean_is_the_weighted_mean(rng):
     """Class weights and sample weights are the denominator; alpha and pos_weight are not."""
     z, y = rng.normal(size=(9, 4)), rng.integers(4, size=9)
-    s, w = rng.random(9), np.array(WEIGHT)
-    each = {"reduction": "none", "sample_weight": s}
-
-    losses, *_ = reference.softmax_cross_entropy(z, y, weight=w, **each)
-    mean, *_ = reference.softmax_cross_entropy(z, y, weight=w, sample_weight=s)
-    assert mean == pytest.approx(losses.sum() / (s * w[y]).sum(), rel=1e-14)
-
-    q = rng.random((9, 4))
-    losses, *_ = reference.softmax_cross_entropy(z, q, weight=w, **each)
-    mean, *_ = reference.softmax_cross_entropy(z, q, weight=w, sample_weight=s)
-    assert mean == pytest.approx(losses.sum() / s.sum(), rel=1e-14)
-
-    losses, *_ = reference.softmax_focal_loss(z, y, alpha=w, **each)
-    mean, *_ = reference.softmax_focal_loss(z, y, alpha=w, sample_weight=s)
-    assert mean == pytest.approx(losses.sum() / s.sum(), rel=1e-14)
-
-    each["sample_weight"] = s[:, None]
-    losses, *_ = reference.bce_with_logits(z, q, pos_weight=w, **each)
-    mean, *_ = reference.bce_with_logits(z, q, pos_weight=w, sample_weight=s[:, None])
-    assert mean == pytest.approx(losses.sum() / (4 * s.sum()), rel=1e-14)
+    q, s, w = rng.random((9, 4)), rng.random(9), np.array(WEIGHT)
+    for loss, target, option, weight, denominator in (
+        (reference.softmax_cross_entropy, y, "weight", s, (s * w[y]).sum()),
+        (reference.softmax_cross_entropy, q, "weight", s, s.sum()),
+        (reference.softmax_focal_loss, y, "alpha", s, s.sum()),
+        (reference.bce_with_logits, q, "pos_weight", s[:, None], 4 * s.sum()),
+    ):
+        given = {option: w, "sample_weight": weight}
+        losses, *_ = loss(z, target, reduction="none", **given)
+        mean, *_ = loss(z, target, **given)
+        assert mean == pytest.approx(losses.sum() / denominator, rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

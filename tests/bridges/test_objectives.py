@@ -297,18 +297,9 @@ LOSS = {"softmax": SOFTMAX[0], "one": SIGMOID[0], "several": SIGMOID[0]}
 @pytest.mark.parametrize(
     ("kind", "target"),
     [
-        ("softmax", (K, N)),
-        ("softmax", (N * K,)),
-        ("softmax", (K,)),
-        ("softmax", (N, 1)),
-        ("softmax", ()),
-        ("one", (N, 1)),
-        ("one", (1, N)),
-        ("one", (1,)),
-        ("several", (K, N)),
-        ("several", (N * K,)),
-        ("several", (N, 1)),
-        ("several", (K,)),
+        *[("softmax", shape) for shape in ((K, N), (N * K,), (K,), (N, 1), ())],
+        *[("one", shape) for shape in ((N, 1), (1, N), (1,))],
+        *[("several", shape) for shape in ((K, N), (N * K,), (N, 1), (K,))],
     ],
 )
 def test_target_of_a_wrong_shape_is_an_error(kind, target, method):

@@ -21,6 +21,12 @@ from boosting import (
 import fastce
 from fastce.objectives import LightGBMObjective
 
+# The loss, LightGBM's own objective, and what a setting says of the number of classes.
+OF_KIND = {
+    "two": (BINARY, "binary", {}),
+    "several": (CROSS_ENTROPY, "multiclass", {"num_class": CLASSES}),
+}
+
 
 def trained(lightgbm, settings, data, rounds, feval=None):
     """Return a booster, and the history of its metrics on its own data."""
@@ -37,6 +43,22 @@ def trained(lightgbm, settings, data, rounds, feval=None):
     return booster, history["own"]
 
 
+def scores_of(lightgbm, settings, samples, rounds, **options):
+    """Return the raw scores of a booster on the samples that it has been trained with."""
+    features, labels, weight = samples
+    data = lightgbm.Dataset(features, labels, weight=weight, **options)
+    return lightgbm.train(settings, data, rounds).predict(features, raw_score=True)
+
+
+SKLEARN = {"n_estimators": ROUNDS, "num_leaves": 7, "n_jobs": 1, "verbose": -1, "metric": "None"}
+
+
+def classifier(lightgbm, objective, **options):
+    """An option of None is left out."""
+    options = {name: x for name, x in (SKLEARN | options).items() if x is not None}
+    return lightgbm.LGBMClassifier(objective=objective.sklearn, **options)
+
+
 class TestPeerLightGBM:
     SETTINGS: ClassVar = {"num_leaves": 7, "num_threads": 1, "verbose": -1, "deterministic": True}
 
@@ -49,45 +71,27 @@ class TestPeerLightGBM:
         ],
     )
     def test_several_classes_equal_the_built_in(self, lightgbm, several, builtin, loss, weighted):
-        features, labels, weight = several
-        weight = weight if weighted else None
-        settings = self.SETTINGS | {"num_class": CLASSES}
-        objective = LightGBMObjective(loss)
-        theirs = lightgbm.train(
-            settings | {"objective": builtin, "boost_from_average": False},
-            lightgbm.Dataset(features, labels, weight=weight),
-            20,
+        samples = (*several[:2], several[2] if weighted else None)
+        settings = self.SETTINGS | {"num_class": CLASSES, "boost_from_average": False}
+        ours, theirs = (
+            scores_of(lightgbm, settings | {"objective": objective}, samples, 20)
+            for objective in (LightGBMObjective(loss), builtin)
         )
-        ours = lightgbm.train(
-            settings | {"objective": objective},
-            lightgbm.Dataset(features, labels, weight=weight),
-            20,
-        )
-        self.same(ours.predict(features), theirs.predict(features, raw_score=True))
+        self.same(ours, theirs)
 
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("kind", ["two", "several"])
-    def test_initial_score_equals_boost_from_average(self, lightgbm, two, several, kind, weighted):
-        features, labels, weight = {"two": two, "several": several}[kind]
-        weight = weight if weighted else None
-        loss = fastce.BCEWithLogits() if kind == "two" else fastce.SoftmaxCrossEntropy()
-        settings = dict(self.SETTINGS)
-        if kind == "several":
-            settings["num_class"] = CLASSES
-        objective = LightGBMObjective(loss)
-        start = objective.initial_score(labels, weight)
-        theirs = lightgbm.train(
-            settings | {"objective": "binary" if kind == "two" else "multiclass"},
-            lightgbm.Dataset(features, labels, weight=weight),
-            20,
-        )
+    def test_initial_score_equals_boost_from_average(self, lightgbm, request, kind, weighted):
+        features, labels, weight = request.getfixturevalue(kind)
+        samples = features, labels, weight if weighted else None
+        loss, builtin, count = OF_KIND[kind]
+        settings, objective = self.SETTINGS | count, LightGBMObjective(loss)
+        theirs = scores_of(lightgbm, settings | {"objective": builtin}, samples, 20)
+        start = objective.initial_score(*samples[1:])
         init_score = np.broadcast_to(start, (labels.size, *np.shape(start))).copy()
-        ours = lightgbm.train(
-            settings | {"objective": objective},
-            lightgbm.Dataset(features, labels, weight=weight, init_score=init_score),
-            20,
-        )
-        self.same(ours.predict(features) + start, theirs.predict(features, raw_score=True))
+        settings |= {"objective": objective}
+        ours = scores_of(lightgbm, settings, samples, 20, init_score=init_score)
+        self.same(ours + start, theirs)
 
     @staticmethod
     def same(ours, theirs):
@@ -104,17 +108,9 @@ class TestPeerLightGBM:
         data = lightgbm.Dataset(features, labels, weight=weight, free_raw_data=False)
         own = {"objective": objective, "num_class": CLASSES, "metric": "None"}
         settings = self.SETTINGS | own | {"min_data_in_leaf": 5}
-        native, history = trained(lightgbm, settings, data, 8, objective.metric)
-        model = lightgbm.LGBMClassifier(
-            n_estimators=8,
-            n_jobs=1,
-            objective=objective.sklearn,
-            metric="None",
-            num_leaves=7,
-            min_child_samples=5,
-            verbose=-1,
-            deterministic=True,
-        )
+        native, history = trained(lightgbm, settings, data, ROUNDS, objective.metric)
+        options = {"min_child_samples": 5, "deterministic": True}
+        model = classifier(lightgbm, objective, **options)
         model.fit(
             features,
             labels,
@@ -157,17 +153,9 @@ class TestLifeCycle:
     """What the host does with an objective; a test would notice a change of what the docs say."""
 
     NATIVE: ClassVar = {"num_leaves": 7, "num_threads": 1, "verbose": -1, "metric": "None"}
-    SKLEARN: ClassVar = {
-        "n_estimators": ROUNDS,
-        "num_leaves": 7,
-        "n_jobs": 1,
-        "verbose": -1,
-        "metric": "None",
-    }
 
     def classifier(self, lightgbm, loss=FOCAL, **options):
-        options = self.SKLEARN | options
-        return lightgbm.LGBMClassifier(objective=LightGBMObjective(loss).sklearn, **options)
+        return classifier(lightgbm, LightGBMObjective(loss), **options)
 
     def test_early_stopping_obeys_the_metric(self, lightgbm, two):
         """By default the classifier stops where LightGBM's own metric is best, of raw scores."""
@@ -188,14 +176,7 @@ class TestLifeCycle:
         is_least(values, booster.best_iteration - 1)
 
         def best(**options):
-            model = lightgbm.LGBMClassifier(
-                objective=objective.sklearn,
-                n_estimators=200,
-                num_leaves=7,
-                n_jobs=1,
-                verbose=-1,
-                **options,
-            )
+            model = self.classifier(lightgbm, objective.loss, n_estimators=200, **options)
             model.fit(
                 x,
                 y,
@@ -205,9 +186,9 @@ class TestLifeCycle:
             )
             return model.best_iteration_
 
-        assert best(metric="None") == booster.best_iteration
+        assert best() == booster.best_iteration
         with pytest.warns(UserWarning, match=r"binary_logloss, which treats raw.*metric='None'"):
-            other = best()
+            other = best(metric=None)
         assert other < booster.best_iteration / 2
 
     def test_cv(self, lightgbm, several):
@@ -288,10 +269,9 @@ class TestLifeCycle:
         features, labels, weight = request.getfixturevalue(kind)
         # One data set for all, because LightGBM keeps the first parameters of it.
         data = lightgbm.Dataset(features, labels, weight=weight, free_raw_data=False)
-        objective = LightGBMObjective(BINARY if kind == "two" else CROSS_ENTROPY)
-        settings = {"num_threads": 1, "verbose": -1, "objective": "binary"}
-        if kind == "several":
-            settings |= {"objective": "multiclass", "num_class": CLASSES}
+        loss, builtin, count = OF_KIND[kind]
+        objective = LightGBMObjective(loss)
+        settings = {"num_threads": 1, "verbose": -1, "objective": builtin} | count
 
         def run(feval, **options):
             return trained(lightgbm, settings | options, data, 3, feval)[1]
@@ -305,7 +285,7 @@ class TestLifeCycle:
         with pytest.raises(ValueError, match=r"passes raw scores: use metric$"):
             run(objective.probability_metric, **custom)
 
-        model = lightgbm.LGBMClassifier(**self.SKLEARN | {"metric": ""})
+        model = lightgbm.LGBMClassifier(**SKLEARN | {"metric": ""})
         options = {"eval_set": [(features, labels)]}
         with pytest.raises(ValueError, match="use sklearn_probability_metric, which takes"):
             model.fit(features, labels, eval_metric=objective.sklearn_metric, **options)
@@ -318,16 +298,14 @@ class TestLifeCycle:
         features, labels, _ = several
         objective = LightGBMObjective(CROSS_ENTROPY)
         soft = 0.9 * np.eye(CLASSES)[labels] + 0.1 / CLASSES
-        settings = self.NATIVE | {"num_class": CLASSES}
+        settings, samples = self.NATIVE | {"num_class": CLASSES}, (features, labels, None)
 
         def of_soft(scores, data):
             return objective.derivatives(scores, soft)
 
         smoothed = LightGBMObjective(fastce.SoftmaxCrossEntropy(label_smoothing=0.1))
         scores = [
-            lightgbm.train(
-                settings | {"objective": chosen}, lightgbm.Dataset(features, labels), 5
-            ).predict(features)
+            scores_of(lightgbm, settings | {"objective": chosen}, samples, 5)
             for chosen in (of_soft, smoothed)
         ]
         np.testing.assert_allclose(*scores, atol=1e-6)
@@ -336,17 +314,11 @@ class TestLifeCycle:
     def test_negative_weights_give_the_model_of_the_host(self, lightgbm, request, kind):
         features, labels, weight = request.getfixturevalue(kind)
         weight = np.where(np.arange(weight.size) % 10 == 0, -0.5 * weight, weight)
-        settings = self.NATIVE | {"boost_from_average": False, "min_data_in_leaf": 50}
-        if kind == "several":
-            settings["num_class"] = CLASSES
-        own = "binary" if kind == "two" else "multiclass"
+        loss, builtin, count = OF_KIND[kind]
+        settings = self.NATIVE | {"boost_from_average": False, "min_data_in_leaf": 50} | count
         scores = [
-            lightgbm.train(
-                settings | {"objective": objective},
-                lightgbm.Dataset(features, labels, weight=weight),
-                5,
-            ).predict(features, raw_score=True)
-            for objective in (LightGBMObjective(BINARY if kind == "two" else CROSS_ENTROPY), own)
+            scores_of(lightgbm, settings | {"objective": objective}, (features, labels, weight), 5)
+            for objective in (LightGBMObjective(loss), builtin)
         ]
         assert np.ptp(scores[1]) > 0.5
         np.testing.assert_allclose(*scores, atol=1e-5)
@@ -365,6 +337,6 @@ class TestLifeCycle:
             train(lambda preds, data: objective.sklearn(preds, data, None), num_class=CLASSES)
         with pytest.raises(ValueError, match=r"needs scores of shape.*BCEWithLogits"):
             self.classifier(lightgbm).fit(*two[:2])
-        model = lightgbm.LGBMClassifier(objective=objective, **self.SKLEARN)
+        model = lightgbm.LGBMClassifier(objective=objective, **SKLEARN)
         with pytest.raises(TypeError, match="use its method sklearn"):
             model.fit(features, labels)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import worker_processes
-from processes import SUPPORT, environment
+from processes import SUPPORT, finish
 
 import fastce
 from fastce.objectives import LightGBMObjective, XGBoostObjective
@@ -173,17 +173,10 @@ def scores_on_dask(objective: Any, loss: Any, arrays: dict[str, Any], directory:
     job, result = directory / "job.pickle", directory / "scores.npy"
     data = [arrays["data"], arrays["label"], arrays.get("weight")]
     job.write_bytes(pickle.dumps((objective, settings_of_lightgbm(loss), data, ROWS // CHUNKS)))
-    command = [sys.executable, str(SUPPORT / "lightgbm_on_dask.py")]
+    command = (sys.executable, SUPPORT / "lightgbm_on_dask.py", job, result)
     for _ in range(6):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            finished = subprocess.run(
-                [*command, str(job), str(result)],
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
+            finished = finish(*command, timeout=30)
             if finished.returncode == 0:
                 return np.load(result)
             assert re.search(LOST, finished.stderr), finished.stderr

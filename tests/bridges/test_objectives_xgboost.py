@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pytest
 from boosting import (
@@ -12,6 +10,7 @@ from boosting import (
     CROSS_ENTROPY,
     FOCAL,
     ROUNDS,
+    assert_predictions,
     halves,
     in_another_process,
     is_least,
@@ -21,22 +20,27 @@ from boosting import (
 import fastce
 from fastce.objectives import XGBoostObjective
 
+NATIVE = {"max_depth": 3, "nthread": 1, "disable_default_eval_metric": True}
+SKLEARN = {"n_estimators": ROUNDS, "max_depth": 3, "n_jobs": 1}
+# The loss, and XGBoost's own objective.
+OF_KIND = {
+    "two": (BINARY, {"objective": "binary:logistic"}),
+    "several": (CROSS_ENTROPY, {"objective": "multi:softprob", "num_class": CLASSES}),
+}
+
+
+def classifier(xgboost, objective, **options):
+    return xgboost.XGBClassifier(objective=objective.sklearn, **(SKLEARN | options))
+
 
 class TestPeerXGBoost:
     """The same trees as the built-in objectives: a raw score differs in its last float32 digits."""
-
-    SETTINGS: ClassVar = {
-        "max_depth": 3,
-        "nthread": 1,
-        "seed": 0,
-        "disable_default_eval_metric": True,
-    }
 
     @pytest.mark.parametrize("weighted", [False, True])
     def test_softmax_equals_the_built_in(self, xgboost, several, weighted):
         features, labels, weight = several
         data = xgboost.DMatrix(features, labels, weight=weight if weighted else None)
-        settings = self.SETTINGS | {"num_class": CLASSES, "base_score": 0.5}
+        settings = NATIVE | {"num_class": CLASSES, "base_score": 0.5}
         theirs = xgboost.train(settings | {"objective": "multi:softprob"}, data, 20)
         ours = xgboost.train(settings, data, 20, obj=XGBoostObjective(fastce.SoftmaxCrossEntropy()))
         self.same(ours, theirs, data)
@@ -49,8 +53,8 @@ class TestPeerXGBoost:
         objective = XGBoostObjective(fastce.BCEWithLogits())
         # XGBoost, too, starts at the log-odds; of a custom objective, base_score is the raw score.
         start = objective.initial_score(labels, weight)
-        theirs = xgboost.train(self.SETTINGS | {"objective": "binary:logistic"}, data, 20)
-        ours = xgboost.train(self.SETTINGS | {"base_score": start}, data, 20, obj=objective)
+        theirs = xgboost.train(NATIVE | {"objective": "binary:logistic"}, data, 20)
+        ours = xgboost.train(NATIVE | {"base_score": start}, data, 20, obj=objective)
         self.same(ours, theirs, data)
 
     @staticmethod
@@ -62,22 +66,13 @@ class TestPeerXGBoost:
 
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("kind", ["two", "several"])
-    def test_metric_equals_the_built_in(self, xgboost, two, several, kind, weighted):
-        features, labels, weight = {"two": two, "several": several}[kind]
+    def test_metric_equals_the_built_in(self, xgboost, request, kind, weighted):
+        features, labels, weight = request.getfixturevalue(kind)
         data = xgboost.DMatrix(features, labels, weight=weight if weighted else None)
-        loss = fastce.BCEWithLogits() if kind == "two" else fastce.SoftmaxCrossEntropy()
+        loss, builtin = OF_KIND[kind]
         objective, history = XGBoostObjective(loss), {}
-        builtin = {
-            "two": {"objective": "binary:logistic", "eval_metric": "logloss"},
-            "several": {
-                "objective": "multi:softprob",
-                "eval_metric": "mlogloss",
-                "num_class": CLASSES,
-            },
-        }[kind]
-        model = xgboost.train(
-            {"nthread": 1} | builtin, data, 5, evals=[(data, "a")], evals_result=history
-        )
+        settings = {"nthread": 1} | builtin  # by default they have the loss as their metric
+        model = xgboost.train(settings, data, 5, evals=[(data, "a")], evals_result=history)
         (their_history,) = history["a"].values()
         name, value = objective.metric(model.predict(data, output_margin=True), data)
         assert name == ("bce_with_logits" if kind == "two" else "softmax_cross_entropy")
@@ -93,13 +88,7 @@ class TestPeerXGBoost:
         native = xgboost.train(
             settings | {"nthread": 1, "num_class": CLASSES}, data, 8, obj=objective
         )
-        model = xgboost.XGBClassifier(
-            n_estimators=8,
-            n_jobs=1,
-            objective=objective.sklearn,
-            eval_metric=objective.sklearn_metric,
-            **settings,
-        )
+        model = classifier(xgboost, objective, eval_metric=objective.sklearn_metric, **settings)
         model.fit(
             features,
             labels,
@@ -118,7 +107,7 @@ class TestPeerXGBoost:
         features, labels, _ = several
         targets = np.stack([labels > 1, labels % 2, features[:, 0] > 0], axis=1).astype(float)
         data = xgboost.DMatrix(features, targets)
-        settings = self.SETTINGS | {"tree_method": "hist"}
+        settings = NATIVE | {"tree_method": "hist"}
         theirs = xgboost.train(
             settings | {"base_score": 0.5, "objective": "binary:logistic"}, data, 8
         )
@@ -140,7 +129,7 @@ class TestPeerXGBoost:
             objective = XGBoostObjective(
                 fastce.SigmoidFocalLoss(gamma=2.0, alpha=None), hessian=hessian
             )
-            settings = self.SETTINGS | {"min_child_weight": 0}
+            settings = NATIVE | {"min_child_weight": 0}
             model = xgboost.train(settings, data, 30, obj=objective)
             scores = model.predict(data, output_margin=True)
             gain[hessian] = objective.value(start, labels) - objective.value(scores, labels)
@@ -151,18 +140,14 @@ class TestPeerXGBoost:
 class TestLifeCycle:
     """What the host does with an objective; a test would notice a change of what the docs say."""
 
-    SKLEARN: ClassVar = {"n_estimators": ROUNDS, "max_depth": 3, "n_jobs": 1}
-    NATIVE: ClassVar = {"max_depth": 3, "nthread": 1, "disable_default_eval_metric": True}
-
     def classifier(self, xgboost, loss=FOCAL, **options):
-        objective = XGBoostObjective(loss)
-        return xgboost.XGBClassifier(objective=objective.sklearn, **self.SKLEARN, **options)
+        return classifier(xgboost, XGBoostObjective(loss), **options)
 
     def test_early_stopping_obeys_the_metric(self, xgboost, several):
         train, valid = (xgboost.DMatrix(x, y, weight=w) for x, y, w in halves(several))
         objective, history = XGBoostObjective(CROSS_ENTROPY), {}
         booster = xgboost.train(
-            self.NATIVE | {"num_class": CLASSES, "learning_rate": 1.5},
+            NATIVE | {"num_class": CLASSES, "learning_rate": 1.5},
             train,
             200,
             obj=objective,
@@ -173,8 +158,7 @@ class TestLifeCycle:
             verbose_eval=False,
         )
         is_least(history["valid"]["softmax_cross_entropy"], booster.best_iteration)
-        (x, y, w), _ = halves(several)
-        (x_valid, y_valid, w_valid) = halves(several)[1]
+        (x, y, w), (x_valid, y_valid, w_valid) = halves(several)
         model = self.classifier(
             xgboost,
             CROSS_ENTROPY,
@@ -196,7 +180,7 @@ class TestLifeCycle:
         features, labels, weight = several
         objective = XGBoostObjective(FOCAL)
         table = xgboost.cv(
-            self.NATIVE | {"num_class": CLASSES},
+            NATIVE | {"num_class": CLASSES},
             xgboost.DMatrix(features, labels, weight=weight),
             ROUNDS,
             nfold=3,
@@ -224,15 +208,8 @@ class TestLifeCycle:
         features, labels, _ = request.getfixturevalue(kind)
         model = self.classifier(xgboost, BINARY if kind == "two" else FOCAL).fit(features, labels)
         scores = model.predict(features, output_margin=True)
-        if kind == "two":
-            best, p = scores > 0, 1 / (1 + np.exp(-scores))
-            assert np.any((scores > 0) != (scores > 0.5))  # else it would show nothing
-        else:
-            best, p = scores.argmax(axis=1), fastce.softmax(scores)
-        np.testing.assert_array_equal(model.predict(features), best)
-        assert model.score(features, labels) == pytest.approx((best == labels).mean())
-        got = model.predict_proba(features)
-        np.testing.assert_allclose(got if kind == "several" else got[:, 1], p, rtol=1e-5)
+        assert np.any((scores > 0) != (scores > 0.5))  # else it would show nothing
+        assert_predictions(model, scores, features, labels, rtol=1e-5)
 
     def test_where_boosting_starts(self, xgboost, two):
         features, labels, _ = two
@@ -247,7 +224,7 @@ class TestLifeCycle:
             sklearn.append(scores.copy())
             return objective.sklearn(labels, scores)
 
-        xgboost.train(self.NATIVE, xgboost.DMatrix(features, labels), 1, obj=spy)
+        xgboost.train(NATIVE, xgboost.DMatrix(features, labels), 1, obj=spy)
         xgboost.XGBClassifier(objective=spy_of_sklearn, n_estimators=1).fit(features, labels)
         assert np.unique(native[0]).tolist() == [0.5]
         assert np.unique(sklearn[0]).tolist() == [0]
@@ -257,7 +234,7 @@ class TestLifeCycle:
         data = xgboost.DMatrix(features, labels)
         objective = XGBoostObjective(BINARY)
         for value, is_refused in ((3, True), (1, False)):
-            settings = self.NATIVE | {"scale_pos_weight": value}
+            settings = NATIVE | {"scale_pos_weight": value}
             model = self.classifier(xgboost, BINARY, scale_pos_weight=value)
             if is_refused:
                 for train in (
@@ -274,17 +251,18 @@ class TestLifeCycle:
     def test_metric_beside_an_objective_of_the_host(self, xgboost, request, kind):
         features, labels, _ = request.getfixturevalue(kind)
         data = xgboost.DMatrix(features, labels)
-        objective = XGBoostObjective(BINARY if kind == "two" else CROSS_ENTROPY)
-        settings = {"nthread": 1, "objective": "binary:logistic"}
-        if kind == "several":
-            settings |= {"objective": "multi:softprob", "num_class": CLASSES}
+        loss, builtin = OF_KIND[kind]
+        objective = XGBoostObjective(loss)
 
-        def run(metric, **options):
-            history = {}
+        def run(metric, obj=None, **options):
+            history, settings = {}, {"nthread": 1} | builtin | options
+            if obj is not None:
+                del settings["objective"]
             xgboost.train(
-                settings | options,
+                settings,
                 data,
                 3,
+                obj=obj,
                 evals=[(data, "a")],
                 custom_metric=metric,
                 evals_result=history,
@@ -300,18 +278,10 @@ class TestLifeCycle:
             with pytest.raises(ValueError, match="softprob"):
                 run(objective.probability_metric, objective="multi:softmax")
 
-        count = {} if kind == "two" else {"num_class": CLASSES}
         with pytest.raises(ValueError, match=r"passes raw scores: use metric$"):
-            xgboost.train(
-                {"nthread": 1} | count,
-                data,
-                1,
-                obj=objective,
-                evals=[(data, "a")],
-                custom_metric=objective.probability_metric,
-            )
+            run(objective.probability_metric, obj=objective)
 
-        model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **self.SKLEARN)
+        model = xgboost.XGBClassifier(eval_metric=objective.sklearn_metric, **SKLEARN)
         with pytest.raises(ValueError, match="use sklearn_probability_metric, which takes"):
             model.fit(features, labels, eval_set=[(features, labels)], verbose=False)
         model.set_params(eval_metric=objective.sklearn_probability_metric)
@@ -324,20 +294,15 @@ class TestLifeCycle:
         features, labels, weight = several
         hard = np.eye(CLASSES)[labels]
         objective = XGBoostObjective(CROSS_ENTROPY)
-        settings = self.NATIVE | {"base_score": 0.5, "tree_method": "hist"}
+        settings = NATIVE | {"base_score": 0.5, "tree_method": "hist"}
         soft = xgboost.DMatrix(features, hard, weight=weight)
         scores = xgboost.train(settings, soft, 5, obj=objective).predict(soft, output_margin=True)
         data = xgboost.DMatrix(features, labels, weight=weight)
         same = xgboost.train(settings | {"num_class": CLASSES}, data, 5, obj=objective)
         np.testing.assert_allclose(scores, same.predict(data, output_margin=True), atol=1e-5)
-        model = xgboost.XGBRegressor(
-            objective=objective.sklearn,
-            eval_metric=objective.sklearn_metric,
-            n_estimators=5,
-            max_depth=3,
-            n_jobs=1,
-            base_score=0.5,
-        )
+        own = {"objective": objective.sklearn, "eval_metric": objective.sklearn_metric}
+        options = SKLEARN | own | {"n_estimators": 5, "base_score": 0.5}
+        model = xgboost.XGBRegressor(**options)
         model.fit(features, hard, sample_weight=weight, eval_set=[(features, hard)], verbose=False)
         np.testing.assert_allclose(model.predict(features, output_margin=True), scores, atol=1e-5)
         smoothed = 0.9 * hard + 0.1 / CLASSES
@@ -355,7 +320,7 @@ class TestLifeCycle:
         objective = XGBoostObjective(FOCAL)
         data = xgboost.DMatrix(features, labels)
         with pytest.raises(ValueError, match=r"needs scores of shape \(n, K\).*num_class"):
-            xgboost.train(self.NATIVE, data, 1, obj=objective)
+            xgboost.train(NATIVE, data, 1, obj=objective)
         with pytest.raises(ValueError, match=r"needs scores of shape.*BCEWithLogits"):
             self.classifier(xgboost).fit(*two[:2])
         model = xgboost.XGBClassifier(objective=objective, n_estimators=1)
@@ -363,7 +328,7 @@ class TestLifeCycle:
             with pytest.raises(TypeError, match="use its method sklearn"):
                 model.fit(features, labels, **options)
         with pytest.raises(TypeError, match="use the objective itself"):
-            xgboost.train(self.NATIVE | {"num_class": CLASSES}, data, 1, obj=objective.sklearn)
+            xgboost.train(NATIVE | {"num_class": CLASSES}, data, 1, obj=objective.sklearn)
         model = self.classifier(xgboost, eval_metric=objective.metric)
         with pytest.raises(TypeError, match="use sklearn_metric"):
             model.fit(features, labels, eval_set=[(features, labels)])

@@ -12,9 +12,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
-from torch_calls import DTYPES, assert_same, both, logits_of  # noqa: E402
+from torch_calls import (  # noqa: E402
+    BINARY_CROSS_ENTROPIES,
+    CROSS_ENTROPIES,
+    DTYPES,
+    Model,
+    assert_same,
+    both,
+    logits_of,
+    train,
+)
 
-import fastce  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
 from fastce.torch import _operators as operators  # noqa: E402
 
@@ -42,16 +50,7 @@ def test_cross_entropy_is_torchs(shape, options, reduction, dtype):
         options = options | {"weight": torch.linspace(0.0, 2.0, 7).to(dtype)}
     if options.get("ignore_index") == target.flatten()[0] and target.ndim == 0:
         target = target - 1  # else nothing counts
-    assert_same(
-        both(
-            bridge.cross_entropy,
-            functional.cross_entropy,
-            logits,
-            target,
-            reduction=reduction,
-            **options,
-        )
-    )
+    assert_same(both(*CROSS_ENTROPIES, logits, target, reduction=reduction, **options))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
@@ -61,7 +60,7 @@ def test_cross_entropy_of_probabilities_is_torchs(reduction, dtype):
     target = torch.rand(4, 7, 5, dtype=dtype).softmax(1)
     weight = torch.linspace(0.5, 2.0, 7, dtype=dtype)
     options = {"reduction": reduction, "label_smoothing": 0.1, "weight": weight}
-    assert_same(both(bridge.cross_entropy, functional.cross_entropy, logits, target, **options))
+    assert_same(both(*CROSS_ENTROPIES, logits, target, **options))
 
 
 def test_no_torch_gradient_of_other_arguments():
@@ -83,13 +82,7 @@ def test_torch_label_out_of_range():
 def test_all_ignored_is_torchs():
     target = torch.full((4,), -100)
     for reduction in ("mean", "sum", "none"):
-        ours, theirs = both(
-            bridge.cross_entropy,
-            functional.cross_entropy,
-            logits_of(4, 3),
-            target,
-            reduction=reduction,
-        )
+        ours, theirs = both(*CROSS_ENTROPIES, logits_of(4, 3), target, reduction=reduction)
         torch.testing.assert_close(ours[0], theirs[0], equal_nan=True)
         assert not ours[1].any()
 
@@ -106,11 +99,7 @@ def test_binary_cross_entropy_is_torchs(weighted, reduction, dtype):
     if weighted:
         options["weight"] = torch.linspace(0, 3, 30).to(dtype)[:, None]
         options["pos_weight"] = torch.linspace(0.5, 4, 6).to(dtype)
-    ours, theirs = (
-        bridge.binary_cross_entropy_with_logits,
-        functional.binary_cross_entropy_with_logits,
-    )
-    assert_same(both(ours, theirs, logits, target, **options), scale=2)
+    assert_same(both(*BINARY_CROSS_ENTROPIES, logits, target, **options), scale=2)
 
 
 # Deprecated arguments -----------------------------------------------------------------------------
@@ -158,8 +147,8 @@ def test_torchs_deprecated_arguments(name, size_average, reduce):
 
 def test_torchs_arguments_in_torchs_order():
     for ours, theirs in (
-        (bridge.cross_entropy, functional.cross_entropy),
-        (bridge.binary_cross_entropy_with_logits, functional.binary_cross_entropy_with_logits),
+        CROSS_ENTROPIES,
+        BINARY_CROSS_ENTROPIES,
         (bridge.CrossEntropyLoss, torch.nn.CrossEntropyLoss),
         (bridge.BCEWithLogitsLoss, torch.nn.BCEWithLogitsLoss),
     ):
@@ -233,10 +222,7 @@ def test_torch_probabilities_have_no_label_to_ignore():
             bridge.cross_entropy(logits, target, ignore_index=ignored)
         with pytest.raises(RuntimeError, match="ignore_index is not supported"):
             functional.cross_entropy(logits, target, ignore_index=ignored)
-    ours, theirs = both(
-        bridge.cross_entropy, functional.cross_entropy, logits, target, ignore_index=-1
-    )
-    assert_same((ours, theirs))
+    assert_same(both(*CROSS_ENTROPIES, logits, target, ignore_index=-1))
 
 
 def test_torch_inference_mode():
@@ -264,7 +250,7 @@ def test_torch_reads_strided_tensors():
         torch.randn(8, 12, 5)[::2, ::2],
         torch.randn(1, 6, 5).expand(4, 6, 5),
     ):
-        ours, theirs = both(bridge.cross_entropy, functional.cross_entropy, view, target)
+        ours, theirs = both(*CROSS_ENTROPIES, view, target)
         torch.testing.assert_close(ours, theirs)
 
 
@@ -283,7 +269,7 @@ def test_torch_16_bit_gradients_survive_a_gradient_scaler():
 def test_torch_autocast_returns_float32(dtype, reduction):
     logits, target = torch.randn(6, 5).to(dtype), torch.randint(0, 5, (6,))
     results = []
-    for function in (bridge.cross_entropy, functional.cross_entropy):
+    for function in CROSS_ENTROPIES:
         leaf = logits.clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = function(leaf, target, reduction=reduction)
@@ -319,58 +305,20 @@ def test_torch_modules_have_torchs_state():
     assert_same(both(ours, theirs, logits, torch.rand(6, 5)))
 
 
-def test_torch_focal_modules():
-    logits, target = logits_of(6, 5), torch.randint(0, 5, (6,))
-    alpha = torch.linspace(0.5, 1.5, 5)
-    softmax = bridge.SoftmaxFocalLoss(1.5, alpha, reduction="sum")
-    assert "alpha" in softmax.state_dict()
-    array, labels = logits.detach().numpy(), target.numpy()
-    expected = fastce.SoftmaxFocalLoss(gamma=1.5, alpha=alpha.numpy(), reduction="sum")
-    np.testing.assert_allclose(softmax(logits, target).item(), expected(array, labels), rtol=1e-6)
-    sigmoid = bridge.SigmoidFocalLoss(gamma=1.0, alpha=0.4, label_smoothing=0.1)
-    halves = functional.one_hot(target, 5).float()
-    expected = fastce.SigmoidFocalLoss(gamma=1.0, alpha=0.4, label_smoothing=0.1)
-    np.testing.assert_allclose(
-        sigmoid(logits, halves).item(), expected(array, halves.numpy()), rtol=1e-6
-    )
-
-
-def network():
-    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
-
-
-def train(model, evaluate, steps=30):
-    """Return the losses that `evaluate` gives for features and target, step by step."""
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(64, 8, generator=generator)
-    target = torch.randint(0, 5, (64,), generator=generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    history = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        value = evaluate(features, target)
-        value.backward()
-        optimizer.step()
-        history.append(value.item())
-    return history
-
-
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.filterwarnings("ignore")
 def test_training_is_that_of_torchs_loss_compiled_or_not(backend):
-    start, histories = network(), []
+    start, histories = Model(torch.nn.CrossEntropyLoss(label_smoothing=0.1)), []
     for loss, is_compiled in (
-        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), False),
-        (bridge.CrossEntropyLoss(label_smoothing=0.1), False),
-        (bridge.CrossEntropyLoss(label_smoothing=0.1), True),
+        (torch.nn.CrossEntropyLoss, False),
+        (bridge.CrossEntropyLoss, False),
+        (bridge.CrossEntropyLoss, True),
     ):
         model = copy.deepcopy(start)
-
-        def evaluate(features, target, model=model, loss=loss):
-            return loss(model(features), target)
-
-        compiled = torch.compile(evaluate, backend=backend, fullgraph=True)
-        histories.append(train(model, compiled if is_compiled else evaluate))
+        model.loss = loss(label_smoothing=0.1)
+        adam = torch.optim.Adam(model.parameters(), lr=0.01)
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        histories.append(train(compiled if is_compiled else model, adam, 30))
     theirs, *ours = histories
     assert theirs[-1] < theirs[0] - 0.1
     np.testing.assert_allclose(ours, [theirs, theirs], rtol=1e-5)

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
-from torch_calls import logits_of  # noqa: E402
+from torch_calls import Model, data, logits_of, train  # noqa: E402
 
 import fastce.torch as bridge  # noqa: E402
 
@@ -126,44 +126,14 @@ def test_torch_losses_in_a_data_loader(start):
     assert seen == 32
 
 
-class Model(torch.nn.Module):
-    """A classifier that holds its loss, as many do."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5)
-        )
-        self.loss = loss
-
-    def forward(self, features, target):
-        return self.loss(self.layers(features), target)
-
-
-def data():
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(64, 8, generator=generator)
-    return features, torch.randint(0, 5, (64,), generator=generator)
-
-
-def steps(model, optimizer, count):
-    for _ in range(count):
-        optimizer.zero_grad()
-        loss = model(*data())
-        loss.backward()
-        optimizer.step()
-    return loss.item()
-
-
 def test_torch_training_goes_on_from_a_checkpoint():
     weight = torch.linspace(0.5, 1.5, 5)
     model = Model(bridge.CrossEntropyLoss(weight, label_smoothing=0.1))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    start = steps(model, optimizer, 1)
-    steps(model, optimizer, 9)
+    start, *_ = train(model, optimizer, 10)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    end = steps(model, optimizer, 10)
+    *_, end = train(model, optimizer, 10)
     for loss in (bridge.CrossEntropyLoss, torch.nn.CrossEntropyLoss):  # a checkpoint fits both
         file.seek(0)
         state = torch.load(file)
@@ -171,7 +141,7 @@ def test_torch_training_goes_on_from_a_checkpoint():
         adam = torch.optim.Adam(other.parameters(), lr=0.01)
         other.load_state_dict(state["model"])
         adam.load_state_dict(state["optimizer"])
-        np.testing.assert_allclose(steps(other, adam, 10), end, rtol=1e-5)
+        np.testing.assert_allclose(train(other, adam, 10)[-1], end, rtol=1e-5)
     assert end < start - 0.1
 
 

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
-from torch_calls import assert_same, both, logits_of  # noqa: E402
+from torch_calls import BINARY_CROSS_ENTROPIES, assert_same, both, logits_of  # noqa: E402
 
 import fastce  # noqa: E402
 import fastce.torch as bridge  # noqa: E402
@@ -18,6 +18,19 @@ def reduced(losses, reduction, count=None):
     if reduction == "none":
         return losses
     return losses.sum() / (1 if reduction == "sum" else count)
+
+
+def assert_as_formula(formula, function, module, logits, target, *, where=None, **options):
+    """Of a function and of its module, which take the same options."""
+
+    def by_function(z, y):
+        return function(z, y, where=where, **options)
+
+    def by_module(z, y):
+        return module(**options)(z, y, where)
+
+    for ours in (by_function, by_module):
+        assert_same(both(ours, formula, logits, target), scale=10)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -35,14 +48,8 @@ def test_torch_cross_entropy_of_scaled_logits(softcap, soft, reduction):
         losses = functional.cross_entropy(u, target, reduction="none") + 0.2 * u.logsumexp(1) ** 2
         return reduced(losses, reduction, 20)
 
-    def ours(z, target):
-        return bridge.cross_entropy(z, target, reduction=reduction, **options)
-
-    def module(z, target):
-        return bridge.CrossEntropyLoss(reduction=reduction, **options)(z, target)
-
-    assert_same(both(ours, formula, logits, target), scale=10)
-    assert_same(both(module, formula, logits, target), scale=10)
+    ours = bridge.cross_entropy, bridge.CrossEntropyLoss
+    assert_as_formula(formula, *ours, logits, target, reduction=reduction, **options)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -61,19 +68,10 @@ def test_torch_softmax_losses_of_some_classes(gamma, reduction):
             losses = (1 - (-losses).exp()) ** gamma * losses
         return reduced(losses, reduction, 18)
 
-    name, cls, options = "cross_entropy", "CrossEntropyLoss", {"reduction": reduction}
+    ours, options = (bridge.cross_entropy, bridge.CrossEntropyLoss), {"reduction": reduction}
     if gamma is not None:
-        name, cls = "softmax_focal_loss", "SoftmaxFocalLoss"
-        options["gamma"] = gamma
-
-    def ours(z, target):
-        return getattr(bridge, name)(z, target, where=where, **options)
-
-    def module(z, target):
-        return getattr(bridge, cls)(**options)(z, target, where)
-
-    assert_same(both(ours, formula, logits, target), scale=10)
-    assert_same(both(module, formula, logits, target), scale=10)
+        ours, options["gamma"] = (bridge.softmax_focal_loss, bridge.SoftmaxFocalLoss), gamma
+    assert_as_formula(formula, *ours, logits, target, where=where, **options)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -91,16 +89,9 @@ def test_torch_binary_cross_entropy_of_some_elements(weighted, reduction):
         losses = functional.binary_cross_entropy_with_logits(z, known, weight, reduction="none")
         return reduced(losses * where, reduction, 5 * int(where.sum()))
 
-    def ours(z, target):
-        return bridge.binary_cross_entropy_with_logits(
-            z, target, weight, where=where, reduction=reduction
-        )
-
-    def module(z, target):
-        return bridge.BCEWithLogitsLoss(weight, reduction=reduction)(z, target, where)
-
-    assert_same(both(ours, formula, logits, target), scale=10)
-    assert_same(both(module, formula, logits, target), scale=10)
+    ours = bridge.binary_cross_entropy_with_logits, bridge.BCEWithLogitsLoss
+    options = {"weight": weight, "reduction": reduction}
+    assert_as_formula(formula, *ours, logits, target, where=where, **options)
     nothing = torch.zeros(1, dtype=torch.bool)
     loss = bridge.binary_cross_entropy_with_logits(logits, target, weight, where=nothing)
     assert loss.isnan()
@@ -111,15 +102,8 @@ def test_torch_negative_weights_of_elements_are_torchs(reduction):
     """Even with a sum that is negative: torch's mean does not divide by it."""
     logits, target = logits_of(6, 5), torch.rand(6, 5)
     for weight in (torch.tensor(-0.5), torch.linspace(-2, 1, 5), -torch.rand(6, 1)):
-        ours, theirs = both(
-            bridge.binary_cross_entropy_with_logits,
-            functional.binary_cross_entropy_with_logits,
-            logits,
-            target,
-            weight=weight,
-            reduction=reduction,
-        )
-        assert_same((ours, theirs), scale=4)
+        options = {"weight": weight, "reduction": reduction}
+        assert_same(both(*BINARY_CROSS_ENTROPIES, logits, target, **options), scale=4)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -136,19 +120,14 @@ def test_torch_sigmoid_focal_alpha_of_each_class(reduction):
             losses = losses * (alpha * y + (1 - alpha) * (1 - y)) * where
             return reduced(losses, reduction, int(where.sum()))
 
-        def ours(z, y, alpha=alpha):
-            return bridge.sigmoid_focal_loss(z, y, alpha=alpha, where=where, reduction=reduction)
-
-        def module(z, y, alpha=alpha):
-            return bridge.SigmoidFocalLoss(alpha=alpha, reduction=reduction)(z, y, where)
-
-        assert_same(both(ours, formula, logits, target), scale=10)
-        assert_same(both(module, formula, logits, target), scale=10)
+        ours = bridge.sigmoid_focal_loss, bridge.SigmoidFocalLoss
+        options = {"alpha": alpha, "reduction": reduction}
+        assert_as_formula(formula, *ours, logits, target, where=where, **options)
 
 
 def test_torch_buffers_hold_tensors_alone():
-    module = bridge.SigmoidFocalLoss(alpha=torch.linspace(0, 1, 5))
-    assert list(module.state_dict()) == ["alpha"]
+    for focal in (bridge.SoftmaxFocalLoss, bridge.SigmoidFocalLoss):
+        assert list(focal(alpha=torch.linspace(0, 1, 5)).state_dict()) == ["alpha"]
     assert not bridge.SigmoidFocalLoss(alpha=0.5).state_dict()
 
 
@@ -156,11 +135,15 @@ def test_torch_options_are_those_of_the_losses():
     """Bit for bit: the bridge only brings them there, their defaults included."""
     logits, labels = torch.randn(6, 5), torch.tensor([0, 4, 3, 2, 1, 3])
     halves, z = torch.rand(6, 5), logits.numpy()
+    alpha, soft = torch.linspace(0.5, 1.5, 5), {"gamma": 1.0, "alpha": 0.4, "label_smoothing": 0.1}
+    focal = fastce.SoftmaxFocalLoss(gamma=1.5, alpha=alpha.numpy(), reduction="sum")
     for ours, loss, target in (
         (bridge.cross_entropy, fastce.SoftmaxCrossEntropy(), labels),
         (bridge.softmax_focal_loss, fastce.SoftmaxFocalLoss(), labels),
         (bridge.binary_cross_entropy_with_logits, fastce.BCEWithLogits(), halves),
         (bridge.sigmoid_focal_loss, fastce.SigmoidFocalLoss(), halves),
+        (bridge.SoftmaxFocalLoss(1.5, alpha, reduction="sum"), focal, labels),
+        (bridge.SigmoidFocalLoss(**soft), fastce.SigmoidFocalLoss(**soft), halves),
     ):
         leaf = logits.clone().requires_grad_()
         value = ours(leaf, target)

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest")  # torch's samples need it
 
 import torch.nn.functional as functional  # noqa: E402
+from torch_calls import both  # noqa: E402
 
 import fastce.torch as bridge  # noqa: E402
 
@@ -26,18 +27,10 @@ def operators():
     }
 
 
-def evaluate(function, sample, options):
-    """Return the loss and the gradient of a function on a sample."""
-    leaf = sample.input.detach().clone().requires_grad_()
-    loss = function(leaf, *sample.args, **options)
-    factor = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).reshape(loss.shape)
-    loss.backward(factor if loss.ndim else None)
-    return loss.detach(), leaf.grad
-
-
 def assert_same(name, sample, options):
-    loss, grad = evaluate(getattr(bridge, name), sample, options)
-    expected, expected_grad = evaluate(getattr(functional, name), sample, options)
+    functions = getattr(bridge, name), getattr(functional, name)
+    results = both(*functions, sample.input, *sample.args, **options)
+    (loss, grad), (expected, expected_grad) = results
     assert loss.dtype == expected.dtype
     assert grad.dtype == expected_grad.dtype
     relative = 16 * torch.finfo(grad.dtype).eps
@@ -63,7 +56,7 @@ def test_torchs_own_samples(name, total, dtype, operators):
         negative.update(keys)
         if keys and name == "cross_entropy":
             with pytest.raises(ValueError, match="weight"):
-                evaluate(getattr(bridge, name), sample, options)
+                getattr(bridge, name)(sample.input, *sample.args, **options)
             refused.update(keys)
             options |= {key: options[key].abs() for key in keys}
         assert_same(name, sample, options)

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
-from torch_calls import DTYPES, assert_same, calls  # noqa: E402
+from torch_calls import CROSS_ENTROPIES, DTYPES, assert_same, calls  # noqa: E402
 
 import fastce.torch as bridge  # noqa: E402
 
@@ -45,7 +45,7 @@ def test_torch_func_jacobian_is_torchs(reduction):
     logits, target = torch.randn(6, 5), torch.randint(0, 5, (6,))
     ours, theirs = (
         torch.func.jacrev(partial(function, reduction=reduction))(logits, target)
-        for function in (bridge.cross_entropy, functional.cross_entropy)
+        for function in CROSS_ENTROPIES
     )
     torch.testing.assert_close(ours, theirs)
 
@@ -75,10 +75,7 @@ def test_torch_func_vmap():
 
 def test_torch_func_vmap_over_weights():
     logits, target, weights = torch.randn(3, 4, 5), torch.randint(0, 5, (3, 4)), torch.rand(3, 5)
-    ours, theirs = (
-        torch.vmap(function)(logits, target, weights)
-        for function in (bridge.cross_entropy, functional.cross_entropy)
-    )
+    ours, theirs = (torch.vmap(function)(logits, target, weights) for function in CROSS_ENTROPIES)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -86,7 +83,7 @@ def test_torch_func_vmap_over_weights():
 def test_torch_func_gradients_of_samples_have_the_logits_type(dtype):
     logits, target = torch.randn(6, 5).to(dtype), torch.randint(0, 5, (6,))
     results = []
-    for function in (bridge.cross_entropy, functional.cross_entropy):
+    for function in CROSS_ENTROPIES:
         grad, value = torch.vmap(torch.func.grad_and_value(function))(logits, target)
         results.append((value, grad))
     assert_same(results)

@@ -30,7 +30,6 @@ EMPTY = [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 3), (2, 3, 0), (0, 2**40), (2**40,
 def test_empty_everything(loss, dtype, shape, isa):
     z = np.zeros(shape, dtype)
     y = np.zeros(shape, np.uint8)
-    options = {}
     if loss in SOFTMAX:
         if shape[:-1] and np.prod(shape[:-1], dtype=float) > 1e6:
             y = np.broadcast_to(np.int64(-100), (100,))
@@ -38,7 +37,7 @@ def test_empty_everything(loss, dtype, shape, isa):
         else:
             y = np.full(shape[:-1], -100)
     for reduction in REDUCTIONS:
-        made = getattr(fastce, loss)(reduction=reduction, **options)
+        made = getattr(fastce, loss)(reduction=reduction)
         weight = np.ones(y.shape)
         for call in ({}, {"sample_weight": weight}, {"where": np.ones(z.shape, bool)}):
             value, grad, hess = made.value_grad_hess(z, y, **call)
@@ -202,12 +201,12 @@ def test_what_is_neither_logits_nor_target(loss, bad):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_ragged_lists(loss):
+def test_ragged_lists_and_masked_arrays(loss):
     z, y = small_batch(loss)
-    with pytest.raises(ValueError, match=r"logits.*inhomogeneous"):
-        getattr(fastce, loss)()([[1.0, 2.0], [3.0]], y)
-    with pytest.raises(ValueError, match=r"target.*inhomogeneous"):
-        getattr(fastce, loss)()(z, [[1], [1, 2]])
+    refuse(ValueError, r"logits.*inhomogeneous", loss, [[1.0, 2.0], [3.0]], y)
+    refuse(ValueError, r"target.*inhomogeneous", loss, z, [[1], [1, 2]])
+    refuse(TypeError, "logits is a masked array", loss, np.ma.masked_array(z), y)
+    refuse(TypeError, "target is a masked array", loss, z, np.ma.masked_array(y))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -272,13 +271,7 @@ def test_messages_are_short_whatever_comes():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        *(np.complex64, object, np.int64, np.uint8, bool, "U3", "M8[s]"),
-        *([np.longdouble] if np.dtype(np.longdouble).itemsize > 8 else []),
-    ],
-)
+@pytest.mark.parametrize("dtype", [np.complex64, object, np.int64, np.uint8, bool, "U3", "M8[s]"])
 def test_logits_of_the_wrong_type(loss, dtype):
     z, y = small_batch(loss)
     refuse(TypeError, "logits", loss, np.zeros(z.shape, dtype), y)
@@ -293,15 +286,6 @@ def test_long_double_is_double_where_it_has_eight_bytes(loss):
         return
     expected, found = (getattr(fastce, loss)().value_and_grad(x, y) for x in (z.astype(float), z))
     np.testing.assert_array_equal(found[1], expected[1])
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_masked_arrays(loss):
-    z, y = small_batch(loss)
-    with pytest.raises(TypeError, match="mask"):
-        getattr(fastce, loss)()(np.ma.masked_array(z), y)
-    with pytest.raises(TypeError, match="mask"):
-        getattr(fastce, loss)()(z, np.ma.masked_array(y))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -5,6 +5,7 @@ A subclass of NumPy's array is one that the entry declines. Each test counts the
 
 from __future__ import annotations
 
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -36,11 +37,8 @@ class Counted:
     def __call__(self, *arguments, **options):
         return self._call("__call__", *arguments, **options)
 
-    def value_and_grad(self, *arguments, **options):
-        return self._call("value_and_grad", *arguments, **options)
-
-    def value_grad_hess(self, *arguments, **options):
-        return self._call("value_grad_hess", *arguments, **options)
+    def __getattr__(self, method):
+        return partial(self._call, method)
 
 
 def ways(loss):

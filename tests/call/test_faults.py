@@ -13,15 +13,13 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import LARGE_CALL, output_of, run
+from processes import LARGE_CALL, SUPPORT, output_of, run
 
 import fastce
 
-SUPPORT = Path(__file__).parents[1] / "support"
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="replaces malloc of glibc")
 TIMERS = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers")
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
@@ -367,6 +365,20 @@ def test_helpers_that_are_killed():
 
 # Forks --------------------------------------------------------------------------------------------
 
+FORK = """
+    import os, signal, time, warnings
+    warnings.simplefilter("ignore")
+    parent, children = os.getpid(), []
+
+    def fork(number, frame):
+        child = os.fork()
+        if child:
+            children.append(child)
+        else:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)
+"""
+
 
 @TIMERS
 @FORKS
@@ -380,11 +392,11 @@ def test_a_fork_in_the_middle_of_a_call(at):
     """
     code = (
         LARGE_CALL
+        + FORK
         + """
-    import os, signal, threading, time, warnings
+    import threading
     from fastce._call import threads
-    warnings.simplefilter("ignore")
-    main, parent, children = threading.get_ident(), os.getpid(), []
+    main = threading.get_ident()
 
     def work(start, stop):
         helper = threading.get_ident() != main
@@ -392,14 +404,6 @@ def test_a_fork_in_the_middle_of_a_call(at):
         while time.monotonic() < end:
             time.sleep(0.01)
         return float(stop)
-
-    def fork(number, frame):
-        child = os.fork()
-        if child:
-            children.append(child)
-        else:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
 
     fastce.set_num_threads(2)
     call()  # the helper is there
@@ -427,20 +431,8 @@ def test_forks_at_random_points():
     """The child goes on inside the call, without its helpers: it computes the rest, or says so."""
     code = (
         LARGE_CALL
+        + FORK
         + """
-    import os, signal, time, warnings
-    warnings.simplefilter("ignore")
-    children = []
-
-    def fork(number, frame):
-        child = os.fork()
-        if child:
-            children.append(child)
-        else:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(60)
-
-    parent = os.getpid()
     signal.signal(signal.SIGALRM, fork)
     end = time.monotonic() + 1.5
     while time.monotonic() < end and len(children) < 25:

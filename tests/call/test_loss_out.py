@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import CASES, LOSSES, SOFTMAX, small_batch
+from layouts import read_only
 
 import fastce
 
@@ -34,14 +35,12 @@ def test_arrays_that_do_not_fit(loss):
     z, y = small_batch(loss)
     made = getattr(fastce, loss)(reduction="none")
     shape = y.shape
-    read_only = np.zeros(shape, np.float32)
-    read_only.flags.writeable = False
     for bad in (
         np.zeros(shape, np.float64),
         np.zeros(shape, np.float16),
         np.zeros((*shape, 1), np.float32),
         np.broadcast_to(np.float32(0), shape),
-        read_only,
+        read_only(np.zeros(shape, np.float32)),
     ):
         with pytest.raises(ValueError, match="loss_out"):
             made(z, y, loss_out=bad)

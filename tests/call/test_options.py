@@ -6,7 +6,7 @@ import inspect
 
 import numpy as np
 import pytest
-from cases import LOSSES, SOFTMAX, small_batch
+from cases import DISTILLATION, LOSSES, SOFTMAX, small_batch
 from refusals import Failing
 
 import fastce
@@ -125,16 +125,18 @@ def test_class_weights_have_one_axis(loss, name, shape):
         getattr(fastce, loss)(**{name: np.ones(shape)})
 
 
+NUMBERS = {"label_smoothing", "z_loss", "logit_scale", "softcap", "gamma", "temperature"}
+
+
 @pytest.mark.parametrize(
     ("loss", "name"),
     [
-        ("SoftmaxCrossEntropy", "label_smoothing"),
-        ("SoftmaxCrossEntropy", "z_loss"),
-        ("SoftmaxCrossEntropy", "logit_scale"),
-        ("SoftmaxCrossEntropy", "softcap"),
-        ("SoftmaxFocalLoss", "gamma"),
-        ("BCEWithLogits", "label_smoothing"),
-        ("SigmoidFocalLoss", "gamma"),
+        *[
+            (loss, name)
+            for loss in (*LOSSES, DISTILLATION)
+            for name in inspect.signature(getattr(fastce, loss)).parameters
+            if name in NUMBERS
+        ],
         ("SigmoidFocalLoss", "alpha"),
     ],
 )

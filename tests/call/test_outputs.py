@@ -6,7 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import LOSSES, small_batch
+from cases import DTYPES, LOSSES, THOROUGH, small_batch
+from layouts import LAYOUTS, read_only
 from refusals import CLASSES, MARK, ROWS
 
 import fastce
@@ -17,16 +18,12 @@ INF, NAN = np.inf, np.nan
 # Memory and type ----------------------------------------------------------------------------------
 
 
-def interleaved(name):
-    """An output whose elements lie between those of an input: they overlap in extent alone."""
-    room = np.zeros((ROWS, 2 * CLASSES), np.float32)
-    return room[:, ::2], room[:, 1::2]
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_output_between_the_logits_is_no_overlap(loss):
+    """Its elements lie between those of the input: they overlap in extent alone."""
     z, y = small_batch(loss)
-    logits, out = interleaved(loss)
+    room = np.zeros((ROWS, 2 * CLASSES), np.float32)
+    logits, out = room[:, ::2], room[:, 1::2]
     logits[...] = z
     expected = getattr(fastce, loss)().value_and_grad(z, y)
     value, grad = getattr(fastce, loss)().value_and_grad(logits, y, out=out)
@@ -42,9 +39,8 @@ def test_output_that_overlaps_any_input(loss, position, which):
     """One shared byte is enough."""
     z, y = small_batch(loss)
     room = np.zeros(4 * z.nbytes + 4, np.uint8)
-    shape = y.shape
     dtypes = {"where": bool, "target": np.int8, "sample_weight": np.float64, "grad_output": "f8"}
-    shape = z.shape if which == "where" else shape
+    shape = z.shape if which == "where" else y.shape
     size = int(np.prod(shape)) * np.dtype(dtypes[which]).itemsize
     shared = room[:size].view(dtypes[which]).reshape(shape)
     start = (size - 1) // 4 * 4
@@ -83,7 +79,7 @@ def test_logits_again_but_read_otherwise(loss):
         "out",
         [np.zeros((ROWS, CLASSES), np.float32)],
         np.float32(1),
-        np.ma.zeros((ROWS, CLASSES)),
+        np.ma.zeros((ROWS, CLASSES), np.float32),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -116,9 +112,9 @@ def test_outputs_that_lie(loss):
     """What counts is the memory of an output, not what a subclass says about it."""
     z, y = small_batch(loss)
     room = np.full((2 * ROWS, CLASSES), MARK, np.float32)
-    read_only = room[:ROWS]
-    read_only.flags.writeable = False
-    for memory, match in ((room[:2], "shape"), (read_only, "read-only")):
+    locked = room[:ROWS]
+    locked.flags.writeable = False
+    for memory, match in ((room[:2], "shape"), (locked, "read-only")):
         out = memory.view(LyingOutput)
         with pytest.raises(ValueError, match=match):
             getattr(fastce, loss)().value_and_grad(z, y, out=out)
@@ -177,38 +173,11 @@ def test_arrays_that_are_reshaped_after_their_check(loss, which, reduction):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
-def test_outputs_of_functions(name):
-    z = np.arange(18, dtype=np.float32).reshape(ROWS, CLASSES)
-    before = z.copy()
-    function = getattr(fastce, name)
-    shape = (ROWS,) if name == "logsumexp" else z.shape
-    read_only = np.zeros(shape, np.float32)
-    read_only.flags.writeable = False
-    for out in (
-        np.zeros((2, 2), np.float32),
-        np.zeros(shape, np.float64),
-        read_only,
-        z.reshape(-1)[:ROWS] if name == "logsumexp" else z[::-1],
-    ):
-        with pytest.raises(ValueError, match="out"):
-            function(z, out=out)
-    with pytest.raises(TypeError, match="out"):
-        function(z, out=[0.0])
-    np.testing.assert_array_equal(z, before)
-
-
 # Shapes, types, overlaps --------------------------------------------------------------------------
 
 
 def overlapping_itself():
     return np.lib.stride_tricks.as_strided(np.zeros(10, np.float32), (6, 3), (4, 8))
-
-
-def read_only():
-    out = np.zeros((6, 3), np.float32)
-    out.flags.writeable = False
-    return out
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -222,7 +191,7 @@ def read_only():
         lambda: np.zeros((6, 3), np.int32),
         lambda: np.broadcast_to(np.zeros(3, np.float32), (6, 3)),
         overlapping_itself,
-        read_only,
+        lambda: read_only(np.zeros((6, 3), np.float32)),
     ],
 )
 def test_outputs_that_do_not_fit(loss, make):
@@ -255,23 +224,19 @@ def test_output_that_overlaps_the_target():
     assert (y == 0.25).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: np.zeros((6, 3), np.float32, order="F"),
-        lambda: np.zeros((12, 3), np.float32)[::2],
-        lambda: np.zeros((6, 9), np.float32)[:, 1::3],
-        lambda: np.zeros((6, 3), np.float32)[::-1, ::-1],
-        lambda: np.zeros((6, 3), [("pad", "i1"), ("x", "f4")])["x"],
-    ],
-)
-def test_outputs_of_any_strides(loss, make):
-    z, y = small_batch(loss)
-    expected = getattr(fastce, loss)().value_grad_hess(z, y)
-    grad, hess = make(), make()
-    result = getattr(fastce, loss)().value_grad_hess(z, y, out=(grad, hess))
-    assert result[1] is grad
-    assert result[2] is hess
-    for a, b in zip(result, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-9)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["one block", *sorted(LAYOUTS.keys() - {"read_only"})])
+@pytest.mark.parametrize("c", THOROUGH, ids=str)
+def test_outputs_of_any_layout(c, layout, dtype):
+    """They are handed back, with the bits of fresh arrays."""
+    batch, loss = c.batch(dtype), c.build()
+    make = {"one block": np.copy, **LAYOUTS}[layout]
+    grad, hess = (make(np.full_like(batch.logits, 7)) for _ in range(2))
+    for method, out in ((loss.value_and_grad, grad), (loss.value_grad_hess, (grad, hess))):
+        expected = method(batch.logits, batch.target, **batch.call)
+        grad[...] = 7
+        found = method(batch.logits, batch.target, out=out, **batch.call)
+        assert found[1] is grad
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert found[2] is hess

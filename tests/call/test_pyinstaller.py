@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT
+from processes import ROOT, printed_by
 
 from fastce._call import variants
 
@@ -32,16 +32,9 @@ def frozen(tmp_path_factory):
     """A folder with the program, made of the package in this tree, and the log of what is in it."""
     folder = tmp_path_factory.mktemp("frozen")
     (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "PyInstaller", f"--paths={ROOT}", "program.py"],
-        cwd=folder,
-        # An editable installation may be of another tree: what PYTHONPATH names comes first.
-        env=os.environ | {"PYTHONPATH": ROOT, "PYINSTALLER_CONFIG_DIR": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    # An editable installation may be of another tree: what PYTHONPATH names comes first.
+    command = (sys.executable, "-m", "PyInstaller", f"--paths={ROOT}", "program.py")
+    printed_by(*command, directory=folder, PYINSTALLER_CONFIG_DIR=str(folder / "cache"))
     contents = (folder / "build/program/PYZ-00.toc").read_text(encoding="utf-8")
     assert str(Path(ROOT, "fastce", "_call", "variants.py")) in contents
     return folder

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from coming_from import BOOSTING, CE, HOSTS, Checks, P, S, Y, Z, rng, same
 from numpy.testing import assert_allclose
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 
 import fastce
 from fastce.objectives import CatBoostObjective, LightGBMObjective, XGBoostObjective
@@ -18,8 +22,6 @@ row = checks.row
 
 @row("scikit-learn", "`log_loss(y, p)`")
 def _():
-    from sklearn.metrics import log_loss
-
     p = P.astype(np.float64)
     p /= p.sum(axis=1, keepdims=True)
     same(log_loss(Y, p), CE(np.log(p), Y), rtol=1e-12)
@@ -27,31 +29,23 @@ def _():
 
 @row("scikit-learn", "`log_loss(..., sample_weight=w)`")
 def _():
-    from sklearn.metrics import log_loss
-
     same(log_loss(Y, P, sample_weight=S), CE(np.log(P), Y, sample_weight=S))
 
 
 @row("scikit-learn", "`log_loss(..., normalize=False)`")
 def _():
-    from sklearn.metrics import log_loss
-
     ours = fastce.SoftmaxCrossEntropy(reduction="sum")(np.log(P), Y)
     same(log_loss(Y, P, normalize=False), ours)
 
 
 @row("scikit-learn", '`class_weight="balanced"`')
 def _():
-    from sklearn.utils.class_weight import compute_class_weight
-
     theirs = compute_class_weight("balanced", classes=np.arange(4), y=Y)
     same(theirs, len(Y) / (4 * np.bincount(Y)))
 
 
 @row("scikit-learn", "`LogisticRegression(C=c)`")
 def _():
-    from sklearn.linear_model import LogisticRegression
-
     x, y, c = rng.normal(size=(60, 3)), rng.integers(3, size=60), 0.3
     model = LogisticRegression(C=c, tol=1e-10, max_iter=1000, fit_intercept=False).fit(x, y)
     _, grad = fastce.SoftmaxCrossEntropy(reduction="sum").value_and_grad(x @ model.coef_.T, y)
@@ -60,9 +54,6 @@ def _():
 
 @row("scikit-learn", "`decision_function`, two classes")
 def _():
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
     x, y = rng.normal(size=(60, 3)), rng.integers(2, size=60)
     model = LogisticRegression().fit(x, y)
     logits = model.decision_function(x)
@@ -72,8 +63,6 @@ def _():
 
 @row("scikit-learn", "`scipy.special.softmax(z)`")
 def _():
-    from scipy.special import softmax
-
     same(softmax(Z), fastce.softmax(Z, axis=None))
     assert fastce.softmax(Z).sum() > 5
 

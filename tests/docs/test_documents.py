@@ -1,6 +1,7 @@
 """Docstrings run and give what they show; the README agrees with the rest of the project."""
 
 import doctest
+import inspect
 import json
 import re
 import tomllib
@@ -8,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from processes import run
+from scripts import PAGES, ROOT
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.rest import DocTestParser
 
 import fastce
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
 PACKAGE = Path(fastce.__file__).parent
@@ -68,11 +69,13 @@ def test_docstrings(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", fastce.__all__)
-def test_public_name_has_an_example(name):
+def test_public_name_has_an_example_and_its_parameters(name):
     thing = getattr(fastce, name)
     if callable(thing):
         assert thing.__doc__
         assert ">>> " in thing.__doc__
+        if inspect.signature(thing).parameters and name != "TokenLogProbs":  # a tuple of results
+            assert "Parameters" in thing.__doc__
 
 
 def test_links_between_documents_lead_somewhere():
@@ -82,7 +85,7 @@ def test_links_between_documents_lead_somewhere():
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-DOCUMENTS = [*ROOT.glob("*.md"), *(p for p in ROOT.glob("docs/**/*.md") if "_build" not in p.parts)]
+DOCUMENTS = [*ROOT.glob("*.md"), *PAGES]
 
 
 def test_tests_that_documents_name_exist():

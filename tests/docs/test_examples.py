@@ -5,13 +5,12 @@ import importlib
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
-from processes import environment
+from processes import printed_by
 
 import fastce
 
@@ -47,17 +46,11 @@ def run(example, directory):
 
 
 def run_script(script, directory, *arguments):
-    finished = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", str(script), *arguments],
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+    warnings_are_errors = ("-W", "error::RuntimeWarning")
+    return printed_by(sys.executable, *warnings_are_errors, script, *arguments, directory=directory)
+
+
+# What an example of this name promises ------------------------------------------------------------
 
 
 def check_train_digits(printed, directory):
@@ -206,34 +199,16 @@ def check_distil_digits(printed, directory):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-CHECKS = {
-    "boosting_on_dask.py": check_boosting_on_dask,
-    "ctypes_caller.py": check_ctypes_caller,
-    "digits.py": check_digits,
-    "distil_digits.py": check_distil_digits,
-    "evaluate_logits.py": check_evaluate_logits,
-    "lightgbm_multiclass.py": check_lightgbm_multiclass,
-    "linear_cross_entropy.py": check_linear_cross_entropy,
-    "logistic_regression_scipy.py": check_logistic_regression_scipy,
-    "mpi_trainer.py": None,  # see test_mpi_example.py
-    "multi_label.py": check_multi_label,
-    "numba_trainer.py": check_numba_trainer,
-    "policy_gradient.py": check_policy_gradient,
-    "segmentation.py": check_segmentation,
-    "sklearn_estimator.py": check_sklearn_estimator,
-    "temperature_calibration.py": check_temperature_calibration,
-    "torch_swap.py": check_torch_swap,
-    "train_digits.py": check_train_digits,
-    "xgboost_focal.py": check_xgboost_focal,
-}
+CHECKS = {name: check for name, check in globals().items() if name.startswith("check_")}
+CHECKED_ELSEWHERE = {"mpi_trainer"}  # test_mpi_example.py
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_runs(example, tmp_path):
     printed = run(example, tmp_path)
     assert printed.strip()
-    if check := CHECKS[example.name]:
-        check(printed, tmp_path)
+    if example.stem not in CHECKED_ELSEWHERE:
+        CHECKS[f"check_{example.stem}"](printed, tmp_path)
 
 
 def test_cython_trainer_builds_and_runs(tmp_path):

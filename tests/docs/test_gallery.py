@@ -1,10 +1,6 @@
 """The gallery has every picture of the site, with its page and a caption."""
 
-from pathlib import Path
-
-from scripts import load
-
-DOCS = Path(__file__).parents[2] / "docs"
+from scripts import DOCS, load
 
 
 def test_every_picture_is_in_the_gallery():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import printed_by
 
 import fastce
 from fastce.evaluation import Evaluation, evaluate
@@ -19,7 +18,6 @@ from fastce.evaluation import Evaluation, evaluate
 pytest.importorskip("mpi4py")
 
 TRAINER = Path(__file__).parents[2] / "examples" / "mpi_trainer.py"
-PACKAGE = Path(fastce.__file__).parent.parent
 
 # MPIs that mind being root, or more processes than processors, are told not to.
 PERMISSIONS = {
@@ -68,18 +66,8 @@ def expected(trainer):
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_equals_a_single_process(split, processes, mpiexec, trainer, expected, tmp_path):
     result = tmp_path / "result.npz"
-    command = [mpiexec, "-n", str(processes), sys.executable, str(TRAINER), split, str(result)]
-    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    finished = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, **PERMISSIONS, **ONE_THREAD, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    command = (mpiexec, "-n", processes, sys.executable, TRAINER, split, result)
+    printed = printed_by(*command, directory=tmp_path, **PERMISSIONS, **ONE_THREAD)
     losses, weights = expected
     with np.load(result) as trained:
         np.testing.assert_allclose(trained["losses"], losses, rtol=1e-11)
@@ -91,10 +79,10 @@ def test_equals_a_single_process(split, processes, mpiexec, trainer, expected, t
     assert (merged.rank_rows, merged.bin_rows) == (whole.rank_rows, whole.bin_rows)
     assert merged.loss == pytest.approx(whole.loss, rel=1e-9)
     assert merged.entropy == pytest.approx(whole.entropy, rel=1e-9)
-    assert f"{processes} processes" in finished.stdout
+    assert f"{processes} processes" in printed
 
     # What moves: three float64 a row, or the gradient by the weights.
     rows, features, classes = trainer["ROWS"], trainer["FEATURES"], trainer["CLASSES"]
     assert sent == 8 * (3 * rows if split == "classes" else features * classes)
-    (numbers,) = re.findall(r"([\d.]+) numbers a row", finished.stdout)
+    (numbers,) = re.findall(r"([\d.]+) numbers a row", printed)
     assert float(numbers) == sent / rows / 8

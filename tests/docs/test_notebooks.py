@@ -1,13 +1,10 @@
 """A page and its notebook have the same code, in the same order, and the same output."""
 
 import re
-from pathlib import Path
 
 import pytest
-from scripts import load
+from scripts import DOCS, PAGES, load
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 OUTPUT = re.compile(r"^```output\n(.*?)^```$", re.M | re.S)
 

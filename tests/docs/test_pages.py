@@ -11,12 +11,11 @@ import contextlib
 import doctest
 import io
 import re
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from scripts import load
+from scripts import DOCS, PAGES, ROOT, load
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
@@ -24,9 +23,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-DOCS = Path(__file__).parents[2] / "docs"
-ROOT = DOCS.parent
-PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
 COMPUTED = DOCS / "computed"
 FIGURES = [
     path for path in sorted(COMPUTED.glob("*.py")) if "\ndef draw(" in path.read_text("utf-8")

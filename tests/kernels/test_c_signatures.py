@@ -1,12 +1,12 @@
 """The signatures of the C interface are frozen, and `cimport` finds them in the variant in use."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from c_functions import signatures
+from processes import printed_by
 
 from fastce._call import variants
 
@@ -105,20 +105,12 @@ def build_probe(directory):
         "path = pathlib.Path(fastce.__file__).parents[1]\n"
         "setuptools.setup(ext_modules=cythonize('probe.pyx', include_path=[str(path)]))\n"
     )
-    run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], directory)
+    run("setup.py", "-q", "build_ext", "--inplace", directory=directory)
 
 
-def run(command, directory, **environment):
-    paths = [str(directory), *sys.path]
-    finished = subprocess.run(
-        command,
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+def run(*arguments, directory, **environment):
+    paths = os.pathsep.join([str(directory), *sys.path])
+    printed_by(sys.executable, *arguments, directory=directory, PYTHONPATH=paths, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -130,4 +122,4 @@ def probe(tmp_path_factory):
 
 @pytest.mark.parametrize("variant", variants.available())
 def test_cimport_takes_the_variant_in_use(probe, variant):
-    run([sys.executable, "-c", USE, variant], probe, FASTCE_ISA=variant)
+    run("-c", USE, variant, directory=probe, FASTCE_ISA=variant)

@@ -49,6 +49,14 @@ def logits_around_the_bounds(shape, dtype, rng):
     return z.astype(dtype)
 
 
+def batch(shape, dtype, rng):
+    """Logits around the bounds and labels, every other one of which is the likeliest."""
+    z = logits_around_the_bounds(shape, dtype, rng)
+    y = rng.integers(shape[1], size=shape[0])
+    y[::2] = z[::2].argmax(axis=1)
+    return z, y
+
+
 def assert_accurate(loss, value, grad, z, y):
     """Within 4 units of the last place, focal loss 12; by rows."""
     truth = REFERENCES[loss](z.astype(np.longdouble), y, reduction="none")
@@ -63,9 +71,7 @@ def assert_accurate(loss, value, grad, z, y):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", REFERENCES)
 def test_either_side_of_the_bounds(loss, shape, dtype, isa, rng):
-    z = logits_around_the_bounds(shape, dtype, rng)
-    y = rng.integers(shape[1], size=shape[0])
-    y[::2] = z[::2].argmax(axis=1)
+    z, y = batch(shape, dtype, rng)
     made = loss(reduction="none")
     value, grad = made.value_and_grad(z, y)
     assert_accurate(loss, value, grad, z, y)
@@ -77,8 +83,7 @@ def test_either_side_of_the_bounds(loss, shape, dtype, isa, rng):
 @pytest.mark.parametrize("loss", REFERENCES)
 def test_no_neighbour_changes_a_bit(loss, shape, dtype, isa, rng):
     """Alone, in place, strided, beside ignored rows of NaN: a row is what it is."""
-    z = logits_around_the_bounds(shape, dtype, rng)
-    y = rng.integers(shape[1], size=shape[0])
+    z, y = batch(shape, dtype, rng)
     made = loss(reduction="none")
     value, grad = made.value_and_grad(z, y)
     for row in range(shape[0]):
@@ -117,9 +122,7 @@ PLANES = [
 @pytest.mark.parametrize("loss", REFERENCES)
 def test_planes(loss, shape, dtype, isa, rng):
     """Neither way costs accuracy there, and no neighbour changes a bit."""
-    z = logits_around_the_bounds(shape, dtype, rng)
-    y = rng.integers(shape[1], size=shape[0])
-    y[::2] = z[::2].argmax(axis=1)
+    z, y = batch(shape, dtype, rng)
     z = np.ascontiguousarray(z.T)
     made = loss(axis=0, reduction="none")
     value, grad = made.value_and_grad(z, y)
@@ -163,8 +166,7 @@ def test_extreme_factors_beside_others(layout, factor, isa, rng):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_sum_of_losses_is_that_of_each(shape, isa, rng):
     """Of few classes their logarithms are taken together."""
-    z = logits_around_the_bounds(shape, np.float32, rng)
-    y = rng.integers(shape[1], size=shape[0])
+    z, y = batch(shape, np.float32, rng)
     y[1], z[1] = -100, np.nan
     each = fastce.SoftmaxCrossEntropy(reduction="none")(z, y).astype(float)
     total = fastce.SoftmaxCrossEntropy(reduction="sum")
@@ -195,8 +197,7 @@ def test_the_sum_of_extreme_losses(rows, at_target, elsewhere, isa):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_extreme_factors(shape, dtype, factor, isa, rng):
     """A row's factor may be no normal number, as a double either, where its gradients are."""
-    z = logits_around_the_bounds(shape, dtype, rng)
-    y = rng.integers(shape[1], size=shape[0])
+    z, y = batch(shape, dtype, rng)
     given = np.where(np.arange(shape[0]) % 2, dtype(factor), dtype(1))
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
     _, grad = loss.value_and_grad(z, y, grad_output=given)

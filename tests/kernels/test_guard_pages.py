@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from batches import on_grid
 from cases import DTYPES
 from guarded import AVAILABLE, Arena
 from processes import run
-from sizes import CHUNK, SIZES, class_counts, rows_of_planes, rows_of_run
+from sizes import CHUNK, LONG_PLANES, SIZES, class_counts, long_planes, rows_of_run
 
 import fastce
 from fastce.evaluation import evaluate
@@ -115,10 +116,7 @@ def test_softmax_losses(name, layout, dtype, isa, arena, rng):
                 call["grad_output"] = rng.normal(size=rows)
         for at_end in (True, False):
             arena.restart()
-
-            def place(array, at_end=at_end):
-                return placed(arena, array, layout, at_end)
-
+            place = partial(placed, arena, layout=layout, at_end=at_end)
             guarded = {key: place(x) for key, x in call.items()}
             outs = [place(np.zeros_like(z)) for _ in range(2)]
             all_methods(loss, place(z), place(y), guarded, outs)
@@ -156,10 +154,7 @@ def test_functions(layout, dtype, isa, arena, rng):
         y = rng.integers(classes, size=rows)
         for at_end in (True, False):
             arena.restart()
-
-            def place(array, at_end=at_end):
-                return placed(arena, array, layout, at_end)
-
+            place = partial(placed, arena, layout=layout, at_end=at_end)
             logits, target, out = place(z), place(y), place(np.zeros_like(z))
             fastce.softmax(logits, out=out)
             fastce.log_softmax(logits, out=out)
@@ -169,18 +164,10 @@ def test_functions(layout, dtype, isa, arena, rng):
             evaluate(logits, target)
 
 
-@pytest.mark.parametrize(
-    ("scratch", "most", "least"),
-    [
-        (False, "plane bytes", "least plane rows"),
-        (True, "plane bytes", "least scratch rows"),
-        (True, "largest plane bytes", "least scratch rows"),
-    ],
-)
+@pytest.mark.parametrize(("scratch", "most", "least"), LONG_PLANES)
 def test_long_planes(scratch, most, least, isa, rng):
     """A full run and a row more, beside each threshold: more memory than the tests above have."""
-    for classes in (SIZES[most] // 4 // SIZES[least] + more for more in (0, 1)):
-        rows = rows_of_planes(classes, 4, scratch=scratch) + 1
+    for rows, classes in long_planes(scratch, most, least):
         arena = Arena(slots=4, pages=rows * classes * 4 // mmap.PAGESIZE + 1)
         z = rng.normal(size=(rows, classes)).astype(np.float32)
         y = rng.integers(classes, size=rows)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import pytest
 from batches import on_grid
-from sizes import SIZES, class_counts, rows_of_planes
+from cases import DTYPES
+from sizes import LONG_PLANES, SIZES, class_counts, long_planes
 
 import fastce
 from fastce import reference
 from fastce._call import variants
 
-TYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 
-
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_plans_of_rows(dtype, isa):
     few, many = SIZES["interleaved classes"], 70_000
     for classes, plan in (
@@ -33,7 +31,7 @@ def test_plans_of_rows(dtype, isa):
         assert variants.core.plan_of(z) == "block by rows"
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_plans_of_planes(dtype, isa):
     for classes in (2, SIZES["interleaved classes"] + 1, 1000, 70_000):
         z = np.zeros((2, classes, 3), dtype)
@@ -55,6 +53,15 @@ def test_class_indices_of_planes_are_exact_in_float32(isa):
         assert variants.core.plan_of(z, 0) == plan  # which looks at no number
 
 
+def planes(rng, classes, rows, ignored=0):
+    """One row does not count, one is out of exp's range."""
+    z = on_grid(rng, (classes, rows)).astype(np.float32)
+    z[:, rows // 2] += 128
+    y = rng.integers(classes, size=rows)
+    y[ignored] = -100
+    return z, y
+
+
 LONG = SIZES["largest block bytes"] // 4
 CLASSES = sorted(
     {
@@ -69,12 +76,10 @@ CLASSES = sorted(
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("results", [2, 3])
 def test_both_sides_of_the_thresholds_of_rows(classes, results, isa, rng):
-    """A full block and one row more; one row does not count, one is out of exp's range."""
+    """A full block and one row more."""
     rows = SIZES["block rows"] + 1 if classes < LONG - 1 else 3
-    z = on_grid(rng, (rows, classes)).astype(np.float32)
-    z[rows // 2] += 128
-    y = rng.integers(classes, size=rows)
-    y[1] = -100
+    z, y = planes(rng, classes, rows, ignored=1)
+    z = np.ascontiguousarray(z.T)
     check(z, y, results, {}, axis=-1)
     check(z, y, results, {"label_smoothing": 0.1}, axis=-1)
 
@@ -103,30 +108,16 @@ def test_both_sides_of_the_parts_of_planes(rows, results, isa, rng):
     """One part and two, the second a single class."""
     for more in (0, 1):
         classes = SIZES["part elements"] // (-rows // 16 * -16) + more
-        z = on_grid(rng, (classes, rows)).astype(np.float32)
-        z[:, rows // 2] += 128
-        y = rng.integers(classes, size=rows)
-        y[0] = -100
+        z, y = planes(rng, classes, rows)
         for options in ({}, {"logit_scale": 0.5}, {"softcap": 30.0}, {"label_smoothing": 0.1}):
             check(z, y, results, options, axis=0)
 
 
-@pytest.mark.parametrize(
-    ("scratch", "most", "least"),
-    [
-        (False, "plane bytes", "least plane rows"),
-        (True, "plane bytes", "least scratch rows"),
-        (True, "largest plane bytes", "least scratch rows"),
-    ],
-)
+@pytest.mark.parametrize(("scratch", "most", "least"), LONG_PLANES)
 def test_both_sides_of_the_thresholds_of_long_planes(scratch, most, least, isa, rng):
     """A full run and one row more, in place or by way of scratch."""
-    for classes in (SIZES[most] // 4 // SIZES[least] + more for more in (0, 1)):
-        rows = rows_of_planes(classes, 4, scratch=scratch) + 1
-        z = on_grid(rng, (classes, rows)).astype(np.float32)
-        z[:, rows // 2] += 128
-        y = rng.integers(classes, size=rows)
-        y[0] = -100
+    for rows, classes in long_planes(scratch, most, least):
+        z, y = planes(rng, classes, rows)
         check(z, y, 2, {"logit_scale": 0.5 if scratch else 1.0}, axis=0)
 
 

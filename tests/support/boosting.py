@@ -77,6 +77,17 @@ def is_least(history, best):
     assert best < len(history) - 1  # it did stop early
 
 
+def assert_predictions(model, scores, features, labels, rtol):
+    """Classes, accuracy and probabilities are those of the raw scores."""
+    is_binary = scores.ndim == 1
+    best = scores > 0 if is_binary else scores.argmax(axis=1)
+    p = 1 / (1 + np.exp(-scores)) if is_binary else fastce.softmax(scores)
+    np.testing.assert_array_equal(model.predict(features).ravel(), best)
+    assert model.score(features, labels) == pytest.approx((best == labels).mean())
+    found = model.predict_proba(features)
+    np.testing.assert_allclose(found[:, 1] if is_binary else found, p, rtol=rtol)
+
+
 def search(model, objectives, samples, scoring=None, **grid):
     """A clone has the model's objective, and a grid search finds one of several that predicts."""
     base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 from batches import (
@@ -88,6 +89,12 @@ def laid_out(draw, a):
     return zero_strides(a) if layout == "zero_strides" else LAYOUTS[layout](a)
 
 
+def now_and_then(draw, options, name, *values):
+    """Set an option to one of the values."""
+    if draw(st.integers(0, 3)) == 0:
+        options[name] = values[draw(st.integers(0, len(values) - 1))]
+
+
 @st.composite
 def softmax_batches(draw, losses, dtypes=TYPES):
     loss = draw(st.sampled_from(losses))
@@ -98,10 +105,7 @@ def softmax_batches(draw, losses, dtypes=TYPES):
     rows = tuple(np.delete(shape, axis))
     options = {"axis": axis, "reduction": draw(REDUCTIONS)}
 
-    def maybe(name, *values):
-        if draw(st.integers(0, 3)) == 0:
-            options[name] = values[draw(st.integers(0, len(values) - 1))]
-
+    maybe = partial(now_and_then, draw, options)
     class_weight = rng.integers(5, size=classes) / 2
     if loss != DISTILLATION:
         maybe("ignore_index", 0, classes - 1, 2**62)
@@ -162,10 +166,7 @@ def sigmoid_batches(draw, dtypes=TYPES):
     dtype = draw(st.sampled_from(dtypes))
     options = {"reduction": draw(REDUCTIONS)}
 
-    def maybe(name, *values):
-        if draw(st.integers(0, 3)) == 0:
-            options[name] = values[draw(st.integers(0, len(values) - 1))]
-
+    maybe = partial(now_and_then, draw, options)
     maybe("label_smoothing", 0.1, 1.0)
     if loss == "BCEWithLogits":
         maybe("pos_weight", 2.5, rng.integers(5, size=shape[-1:]) / 2)

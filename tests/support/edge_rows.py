@@ -25,9 +25,6 @@ class Rows(NamedTuple):
     sample_weight: np.ndarray
     grad_output: np.ndarray
 
-    def take(self, kinds) -> Rows:
-        return Rows(*(array[kinds] for array in self))
-
 
 def finite_range(dtype):
     """Return the largest and the smallest positive number of a type, as float."""
@@ -129,8 +126,10 @@ class Elements(NamedTuple):
     sample_weight: np.ndarray
     grad_output: np.ndarray
 
-    def take(self, kinds) -> Elements:
-        return Elements(*(array[kinds] for array in self))
+
+def take(rows, kinds):
+    """Rows or elements of these kinds."""
+    return type(rows)(*(array[kinds] for array in rows))
 
 
 def edge_elements(dtype: str, rng: np.random.Generator) -> Elements:

@@ -40,17 +40,29 @@ def environment(**changes):
     return {**os.environ, "PYTHONPATH": path, "MYPYPATH": ROOT, **changes}
 
 
-def run(*arguments, directory=None, **changes):
-    """Run Python with these arguments to its end; every warning is an error."""
+def finish(*command, directory=None, timeout=300, **changes):
+    """Run a command to its end, with what it prints, in the environment of this very package."""
     return subprocess.run(
-        [sys.executable, "-P", "-W", "error", *arguments],
+        [str(word) for word in command],
         cwd=directory,
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         check=False,
     )
+
+
+def printed_by(*command, **options):
+    """What a command prints, which has to succeed."""
+    finished = finish(*command, **options)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def run(*arguments, **options):
+    """Run Python with these arguments to its end; every warning is an error."""
+    return finish(sys.executable, "-P", "-W", "error", *arguments, **options)
 
 
 def script(code, **changes):

@@ -18,6 +18,7 @@ from edge_rows import (
     edge_rows,
     every_position,
     odd_orders,
+    take,
 )
 from layouts import odd_strides
 from sizes import CHUNK, SIZES, class_counts, is_long, rows_of_run
@@ -269,7 +270,7 @@ def check_way(way, rows, orders, dtype, layout, executed):
         label = np.where(rows.label == IGNORED, way.options["ignore_index"], rows.label)
         rows = rows._replace(label=label)
     singles = {}
-    batches = [(kinds, rows.take(kinds)) for kinds in orders]
+    batches = [(kinds, take(rows, kinds)) for kinds in orders]
     for result in results_of(way, dtype):
         key = ALONE.get(result, result)
         if key not in singles:

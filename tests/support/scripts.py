@@ -1,6 +1,11 @@
-"""Loads Python files that are no modules of a package: programs of docs/, and setup.py."""
+"""The pages of docs/, and what loads Python files that are no modules of a package."""
 
 import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
 
 
 def load(path):

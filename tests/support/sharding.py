@@ -29,27 +29,45 @@ def shards_of(array, axis, bounds):
         yield first, array[tuple(index)]
 
 
-def evaluate(loss, logits, target, bounds, *, where=None, grad_output=None, **call):
-    """Value and gradient of the loss, step by step as several processes would do it."""
-    classes = logits.shape[loss.axis]
+def arguments_of_shards(loss, logits, target, bounds):
+    """(logits, target, first class) of each shard."""
     pieces = list(shards_of(logits, loss.axis, bounds))
     targets = [target] * len(pieces)
     if loss.takes_logits:  # a teacher's are split as the student's
         targets = [t for _, t in shards_of(np.asarray(target), loss.axis, bounds)]
-    shards = [(z, t, first, loss) for (first, z), t in zip(pieces, targets, strict=True)]
+    return [(z, t, first) for (first, z), t in zip(pieces, targets, strict=True)]
+
+
+def summaries(loss, logits, target, bounds):
+    classes = logits.shape[loss.axis]
+    shards = arguments_of_shards(loss, logits, target, bounds)
+    return [sharded.summarise(*shard, loss, classes=classes) for shard in shards]
+
+
+def merged_in_every_order(parts):
+    """From the left and from the right."""
+    for order in itertools.permutations(parts):
+        yield functools.reduce(sharded.merge, order)
+        yield functools.reduce(lambda a, b: sharded.merge(b, a), reversed(order))
+
+
+def evaluate(loss, logits, target, bounds, *, where=None, grad_output=None, **call):
+    """Value and gradient of the loss, step by step as several processes would do it."""
+    classes = logits.shape[loss.axis]
+    shards = arguments_of_shards(loss, logits, target, bounds)
     masks = [None] * len(shards)
     if where is not None:
         where = np.broadcast_to(where, logits.shape)
         masks = [mask for _, mask in shards_of(where, loss.axis, bounds)]
     parts = [
-        sharded.summarise(*shard, classes=classes, where=mask)
+        sharded.summarise(*shard, loss, classes=classes, where=mask)
         for shard, mask in zip(shards, masks, strict=True)
     ]
     summary = functools.reduce(sharded.merge, parts)
-    value = sharded.finish(summary, targets[-1], loss, classes=classes, **call)
+    value = sharded.finish(summary, shards[-1][1], loss, classes=classes, **call)
     grads = [
         sharded.gradient(
-            *shard[:3],
+            *shard,
             part,
             summary,
             loss,

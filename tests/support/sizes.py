@@ -53,6 +53,20 @@ def rows_of_run(classes, layout, dtype):
     return rows, rows
 
 
+# Planes so long that a run has few rows: whether they go by way of scratch, and what decides it.
+LONG_PLANES = [
+    (False, "plane bytes", "least plane rows"),
+    (True, "plane bytes", "least scratch rows"),
+    (True, "largest plane bytes", "least scratch rows"),
+]
+
+
+def long_planes(scratch, most, least):
+    """(rows, classes) of float32 of a full run and a row more, on both sides of a threshold."""
+    for classes in (SIZES[most] // 4 // SIZES[least] + more for more in (0, 1)):
+        yield rows_of_planes(classes, 4, scratch=scratch) + 1, classes
+
+
 def rows_of_planes(classes, size, *, scratch):
     """Rows of a run of planes, which is longer if its elements need no memory beside the arrays."""
     rows = SIZES["plane row bytes"] // size

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as functional
 
 import fastce.torch as bridge
 
@@ -15,6 +16,14 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # torch computes 16-bit losses with intermediates in 16 bits: it is the one that is off.
 RELATIVE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+# Ours and torch's.
+CROSS_ENTROPIES = bridge.cross_entropy, functional.cross_entropy
+BINARY_CROSS_ENTROPIES = (
+    bridge.binary_cross_entropy_with_logits,
+    functional.binary_cross_entropy_with_logits,
+)
 
 
 def logits_of(*shape, dtype=torch.float32):
@@ -42,6 +51,38 @@ def assert_same(results, scale=1.0):
     torch.testing.assert_close(loss, expected_loss, rtol=relative, atol=relative)
     largest = float(expected_grad.abs().max())
     torch.testing.assert_close(grad, expected_grad, rtol=relative, atol=relative * largest)
+
+
+class Model(torch.nn.Module):
+    """A classifier that holds its loss, as many do."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5)
+        )
+        self.loss = loss
+
+    def forward(self, features, target):
+        return self.loss(self.layers(features), target)
+
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(64, 8, generator=generator)
+    return features, torch.randint(0, 5, (64,), generator=generator)
+
+
+def train(model, optimizer, steps):
+    """Return the loss of each step."""
+    history = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(*data())
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    return history
 
 
 def calls(dtype):
