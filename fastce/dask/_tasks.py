@@ -207,7 +207,9 @@ def summarise_chunk(
     with in_whole(slices, located):
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
-        packed = np.concatenate([packed, [first_class + np.argmax(z, axis=loss.axis)]])
+        any_labels = np.zeros_like(packed[0], np.int64)  # as the kernels, which pass over NaN
+        found = token_log_probs(z, any_labels, axis=loss.axis).argmax
+        packed = np.concatenate([packed, [first_class + found]])
     return np.moveaxis(packed, 0, -1)[..., None, :]
 
 
