@@ -288,7 +288,7 @@ def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Arr
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
         if array is None:
             continue
-        if not checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
+        if not checks.is_logits(array) or not array.dtype.isnative:
             accepted = f"{checks.ACCEPTED_LOGITS}, in native byte order"
             raise TypeError(f"{name} must be {accepted}, got {array.dtype.str}")
         if array.dtype != x.dtype:

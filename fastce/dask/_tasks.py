@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from fastce import sharded
-from fastce._call import checks, layout, positions, threads
-from fastce._call.arguments import checked_denominator
+from fastce._call import checks, layout, positions, threads, variants
 from fastce.evaluation import Evaluation, evaluate
 from fastce.sharded import _summary_of
 from fastce.sharded._rows import Rows, weights_of_rows
@@ -112,7 +111,7 @@ def denominator(sums: Any, factor: float) -> Any:
     weight, counts = sums.tolist()
     if counts == 0 or factor == 0:
         return np.asarray(0.0)
-    return np.asarray(checked_denominator(weight * factor, True))
+    return np.asarray(variants.core.denominator_of(weight * factor, True))
 
 
 def normalizer(value: Any) -> Any:
