@@ -282,22 +282,14 @@ class Graph:
 
     def rows_of(self, results: DaskArray, i: int, dtype: Any) -> DaskArray:
         """Return the i-th of the tuples that the chunks hold: one number per row."""
-        if results.ndim == len(self.rows):
-            return da.map_blocks(
-                tasks.pick, results, i, dtype=dtype, meta=_nothing(results.ndim, dtype)
-            )
-        chunks = list(results.chunks)
-        chunks[self.axis] = (1,)
-        picked = da.map_blocks(
+        return da.blockwise(
             tasks.pick,
-            results,
-            i,
-            self.axis,
-            chunks=chunks,
+            self.rows,
+            *(results, self.axes if results.ndim == len(self.axes) else self.rows),
+            i=i,
             dtype=dtype,
-            meta=_nothing(len(chunks), dtype),
+            meta=_nothing(len(self.rows), dtype),
         )
-        return da.squeeze(picked, axis=self.axis)
 
     def parts(self, argmax: bool = False) -> DaskArray:
         """Return the summaries of all chunks: (rows..., chunks of classes, numbers)."""

@@ -42,8 +42,10 @@ def first(results: Any, axis: Any, keepdims: bool) -> Any:
     return results[0]
 
 
-def pick(results: Any, i: int, axis: int | None = None) -> Any:
-    return results[i] if axis is None else np.expand_dims(results[i], axis)
+def pick(results: Any, i: int) -> Any:
+    """Return one of the results of a chunk, which Dask passes in a list if it drops an axis."""
+    (results,) = results if isinstance(results, list) else (results,)
+    return results[i]
 
 
 def as_chunk(value: Any, ndim: int) -> Any:
