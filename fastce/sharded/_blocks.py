@@ -31,7 +31,8 @@ def matrices(arrays: dict[str, Array]) -> dict[str, Array] | None:
 def gather(array: Array, axes: int, start: int, stop: int, dtype: Any) -> Array:
     """Copy the rows [start, stop) of the leading ``axes`` to a new contiguous array."""
     with np.errstate(all="ignore"):  # of a number that the working precision cannot hold
-        return array[_positions(array, axes, start, stop)].astype(dtype, order="C")
+        rows: Array = array[_positions(array, axes, start, stop)]
+        return rows.astype(dtype, order="C")
 
 
 def scatter(block: Array, array: Array, axes: int, start: int, stop: int) -> None:
