@@ -26,8 +26,6 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 
 
 def reduction(value: str) -> str:
-    if type(value) is str and value in REDUCTIONS:
-        return value
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {shown(value)}")
     return str(value)  # a NumPy string, which the kernels do not accept
@@ -35,8 +33,6 @@ def reduction(value: str) -> str:
 
 def integer(name: str, value: Any) -> int:
     """Return an index option, such as axis or ignore_index."""
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return value
     try:
         result = operator.index(value)
     except TypeError:

@@ -196,7 +196,14 @@ def _text(names: str, values: tuple[Any, ...]) -> str:
 @lru_cache(maxsize=64)
 def _values(text: str) -> tuple[Any, ...]:
     """Return the values of the options named in a string."""
-    return tuple(ast.literal_eval(option.split("=")[1]) for option in text.split(", "))
+    return tuple(_value(option.split("=")[1]) for option in text.split(", "))
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except ValueError:  # inf or nan, which the loss will reject
+        return float(text)
 
 
 def _add_weight(
