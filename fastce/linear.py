@@ -15,10 +15,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges, threads
-from fastce._call.arguments import checked_denominator, native_float, working_type
+from fastce._call import checks, checks_bridges, layout, threads, variants
+from fastce._call.arguments import native_float, working_type
 from fastce._call.layout import Array
 from fastce._call.loss import Value
+from fastce._call.rows import checked_rows
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss
 
 __all__ = ["linear_cross_entropy"]
@@ -121,23 +122,17 @@ def linear_cross_entropy(
     if not isinstance(chosen, SoftmaxCrossEntropy | SoftmaxFocalLoss):
         checks_bridges.not_a_loss(chosen, "a SoftmaxCrossEntropy or SoftmaxFocalLoss")
     x, w, b = checks_bridges.linear_layer(hidden, weight, bias)
-    # A stand-in for the logits, for the checks. It takes no memory.
     real = working_type(x)
-    logits = np.broadcast_to(real.type(0), (*x.shape[:-1], len(w)))
-    shape = logits.shape[:-1]
+    logits = layout.stand_in((*x.shape[:-1], len(w)), real)
     checks_bridges.last_class_axis(logits, chosen.axis)
-    y, is_labels = checks.softmax_target(
-        target, logits, logits.ndim - 1, probabilities=chosen.takes_probabilities
-    )
-    checks.weights_fit(chosen.class_weight_name, chosen.class_weight, len(w))
-    factor = checks.sample_weight(sample_weight, shape)
+    _, _, shape, y, is_labels, factor, _ = checked_rows(chosen, logits, target, sample_weight)
     divisor = checks.normalizer(normalizer)
     total_weight, any_counts = chosen.kernel().weigh(logits, native_float(y), factor)
     active = np.ones(math.prod(shape), bool)
     if chosen.reduction != "mean":
         divisor = 1.0
     elif divisor is None:
-        divisor = checked_denominator(total_weight, any_counts)
+        divisor = variants.core.denominator_of(total_weight, any_counts)
         active[:] = any_counts  # of no row: the loss is NaN, and the gradients are 0
 
     # The losses of the chunks are added up and divided at the end.

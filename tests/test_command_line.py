@@ -144,6 +144,14 @@ def test_blocks_of_several_axes(order, problem, folder, capsys, monkeypatch):
         assert result.loss == pytest.approx(evaluate(z, y).loss, rel=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(3, 0, 5), (0, 2, 5), (3, 2, 0)], ids=str)
+def test_several_axes_without_rows_or_classes(shape, tmp_path, capsys):
+    z, y = np.zeros(shape, np.float32), np.full(shape[:-1], -100)
+    np.save(tmp_path / "z.npy", z)
+    np.save(tmp_path / "y.npy", y)
+    assert said(capsys, tmp_path / "z.npy", tmp_path / "y.npy") == evaluate(z, y)
+
+
 def test_options(problem, folder, capsys):
     z, y = problem
     options = ["--bins", 7, "--max-rank", 3, "--temperature", 2.5]

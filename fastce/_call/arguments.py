@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce._call import variants
 from fastce._call.layout import Array
 
 VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
@@ -24,12 +23,6 @@ class Call(NamedTuple):
 def working_type(logits: Array) -> Any:
     """Return the type that the kernels compute in."""
     return np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
-
-
-def checked_denominator(total: float, any_counts: bool) -> float:
-    """Return the denominator of a mean: NaN if no weight counts or their sum is infinite."""
-    denominator: float = variants.core.denominator_of(total, any_counts)
-    return denominator
 
 
 def native_float(array: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._call import layout
+from fastce._call.arguments import native_float
 from fastce._call.layout import Array
 from fastce._call.messages import shown
 from fastce._call.positions import position as _position
@@ -25,8 +26,6 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 
 
 def reduction(value: str) -> str:
-    if type(value) is str and value in REDUCTIONS:
-        return value
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {shown(value)}")
     return str(value)  # a NumPy string, which the kernels do not accept
@@ -34,14 +33,19 @@ def reduction(value: str) -> str:
 
 def integer(name: str, value: Any) -> int:
     """Return an index option, such as axis or ignore_index."""
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return value
     try:
         result = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
     if not -(2**63) <= result < 2**63:
         raise ValueError(f"{name} must fit in 64 bits, got {shown(value)}")
+    return result
+
+
+def at_least_one(name: str, value: Any) -> int:
+    result = integer(name, value)
+    if result < 1:
+        raise ValueError(f"{name} must be at least 1, got {shown(value)}")
     return result
 
 
@@ -126,7 +130,7 @@ def weights_fit(name: str, value: Array | None, classes: int) -> None:
 
 def logits(value: npt.ArrayLike) -> Array:
     array = as_array("logits", value)
-    if not is_float(array) or array.dtype.itemsize > 8:
+    if not is_logits(array):
         raise TypeError(f"logits must be {ACCEPTED_LOGITS}, got {array.dtype}")
     return array
 
@@ -162,10 +166,7 @@ def softmax_target(
             hint = " (drop the axis of length 1: target.squeeze(axis))"
         elif logits.ndim == 1 and array.ndim == 1:
             hint = " (logits of a batch have shape (rows, classes))"
-        raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape}:"
-            f" class labels must have shape {shape}{hint}"
-        )
+        unfit_target(array, logits, f": class labels must have shape {shape}{hint}")
     if probabilities and is_float(array) and array.shape == logits.shape:
         return array, False
     accepted = f"integer class labels of shape {shape}"
@@ -175,11 +176,14 @@ def softmax_target(
             f" {logits.shape}"
         )
     if probabilities and is_float(array) and array.shape != shape:
-        raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: it must be"
-            f" {accepted}"
-        )
+        unfit_target(array, logits, f": it must be {accepted}")
     raise TypeError(f"target must be {accepted}, got {array.dtype} of shape {array.shape}")
+
+
+def unfit_target(target: Array, logits: Array, accepted: str = "") -> NoReturn:
+    raise ValueError(
+        f"target of shape {target.shape} does not fit logits of shape {logits.shape}{accepted}"
+    )
 
 
 def labels_in_range(labels: Array, classes: int) -> None:
@@ -206,9 +210,7 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
     if array.dtype.kind not in "iub" and not is_float(array):
         raise TypeError(f"target must be floating, integer or bool, got {array.dtype}")
     if array.shape != logits.shape:
-        raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape}"
-        )
+        unfit_target(array, logits)
     return array
 
 
@@ -229,19 +231,11 @@ def bad_probability(
 
 def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
     """Return the weights broadcast to ``shape``, as they are stored."""
-    return sample_weight_and_largest(value, shape)[0]
-
-
-def sample_weight_and_largest(value: Any, shape: tuple[int, ...]) -> tuple[Array | None, float]:
-    """Return the weights broadcast to ``shape``, as they are stored, and the largest magnitude."""
     if value is None:
-        return None, 1.0
-    array = real("sample_weight", value)
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        with np.errstate(all="ignore"):
-            array = array.astype(np.float64)
-    largest = largest_weight("sample_weight", array, signed=True)
-    return _broadcast("sample_weight", array, shape), largest
+        return None
+    array = native_float(real("sample_weight", value))
+    largest_weight("sample_weight", array, signed=True)
+    return _broadcast("sample_weight", array, shape)
 
 
 def positive_sum_of_weights(total: float) -> None:
@@ -416,16 +410,9 @@ def instruction_set(name: str, available: tuple[str, ...]) -> None:
         )
 
 
-def threads(value: Any) -> int:
-    count = integer("the number of threads", value)
-    if count < 1:
-        raise ValueError(f"the number of threads must be at least 1, got {shown(value)}")
-    return count
-
-
 def threads_of_environment(text: str) -> int:
     try:
-        return threads(int(text))
+        return at_least_one("the number of threads", int(text))
     except ValueError:
         given = shown(text)
         raise ValueError(f"FASTCE_NUM_THREADS must be a positive integer, got {given}") from None
@@ -444,6 +431,11 @@ def real(name: str, value: Any) -> Array:
 
 def is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def is_logits(array: Array) -> bool:
+    """Return whether an array has one of the dtypes `ACCEPTED_LOGITS`."""
+    return is_float(array) and array.dtype.itemsize <= 8
 
 
 def as_array(name: str, value: Any) -> Array:

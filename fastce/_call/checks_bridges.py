@@ -162,14 +162,16 @@ def boosting_target(value: Any, scores: Array) -> Array:
     return target
 
 
+def given_weight(value: Any) -> Array | None:
+    """Return weights as an array; None also for an empty one, which XGBoost passes for none."""
+    weight = None if value is None else checks.real("sample_weight", value)
+    return None if weight is None or weight.size == 0 else weight
+
+
 def boosting_weight(value: Any, scores: Array) -> Array | None:
-    """Return weights (n,), or of the scores' shape; None for an empty array, which XGBoost has."""
-    if value is None:
-        return None
-    weight = checks.real("sample_weight", value)
-    if weight.size == 0:
-        return None
-    if weight.shape not in ((), scores.shape[:1], scores.shape):
+    """Return weights (n,), or of the scores' shape."""
+    weight = given_weight(value)
+    if weight is not None and weight.shape not in ((), scores.shape[:1], scores.shape):
         raise ValueError(
             f"sample_weight must have shape {scores.shape[:1]}, got {weight.shape}, for scores of"
             f" shape {scores.shape}"
@@ -204,24 +206,22 @@ def weights_of_a_start(weight: Array | None) -> float:
     return total
 
 
-def host_data(data: Any, method: str, instead: str) -> Any:
+def host_data(data: Any, method: str, instead: str) -> None:
     """Check that an objective got the host's data set, which the native interface passes."""
     if not hasattr(data, "get_label"):
         raise TypeError(
             f"{method} is for the host's native interface, but got {type(data).__name__} as the"
             f" data set: with the scikit-learn interface, use {instead}"
         )
-    return data
 
 
-def sklearn_scores(scores: Any, method: str, instead: str) -> Any:
+def sklearn_scores(scores: Any, method: str, instead: str) -> None:
     """Check that an objective got scores, which the scikit-learn interface passes."""
     if hasattr(scores, "get_label"):
         raise TypeError(
             f"{method} is for the scikit-learn interface, but got {type(scores).__name__} as the"
             f" scores: with the native interface, use {instead}"
         )
-    return scores
 
 
 def other_predictions(instead: str, takes_probabilities: bool) -> NoReturn:
@@ -288,7 +288,7 @@ def linear_layer(hidden: Any, weight: Any, bias: Any) -> tuple[Array, Array, Arr
     for name, array in (("hidden", x), ("weight", w), ("bias", b)):
         if array is None:
             continue
-        if not checks.is_float(array) or array.dtype.itemsize > 8 or not array.dtype.isnative:
+        if not checks.is_logits(array) or not array.dtype.isnative:
             accepted = f"{checks.ACCEPTED_LOGITS}, in native byte order"
             raise TypeError(f"{name} must be {accepted}, got {array.dtype.str}")
         if array.dtype != x.dtype:

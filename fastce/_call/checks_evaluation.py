@@ -11,13 +11,6 @@ from fastce._call import checks, checks_bridges
 from fastce._call.messages import shown
 
 
-def at_least_one(name: str, value: Any) -> int:
-    result = checks.integer(name, value)
-    if result < 1:
-        raise ValueError(f"{name} must be at least 1, got {shown(value)}")
-    return result
-
-
 def temperature(value: Any) -> float:
     number = checks.number("temperature", value, above=0.0)
     if 1 / number == math.inf:
@@ -27,7 +20,7 @@ def temperature(value: Any) -> float:
 
 def top_k(k: Any, max_rank: int, beyond: int) -> int:
     """Return the k of top-k accuracy; the targets of ``beyond`` rows have ranks beyond max_rank."""
-    result = at_least_one("k", k)
+    result = checks.at_least_one("k", k)
     if result > max_rank and beyond:
         raise ValueError(
             f"k must be from 1 to {max_rank}, the max_rank of the evaluation, got {shown(k)}"

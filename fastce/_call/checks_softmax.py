@@ -53,23 +53,26 @@ def keepdims(value: Any) -> bool:
     return bool(value)
 
 
-def target_of_rows(loss: Any, value: npt.ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
-    """Return the target that a softmax loss takes, and whether it holds labels."""
+def target_of_rows(
+    loss: Any, value: npt.ArrayLike, logits: Array, axis: int, *, only_labels: bool = False
+) -> tuple[Array, bool]:
+    """Return the target that a softmax loss takes, and whether it holds labels.
+
+    With ``only_labels``, probabilities are an error even if the loss takes them.
+    """
     if loss.takes_logits:
         return teacher_logits(value, logits), False
-    return checks.softmax_target(value, logits, axis, probabilities=loss.takes_probabilities)
+    probabilities = loss.takes_probabilities and not only_labels
+    return checks.softmax_target(value, logits, axis, probabilities=probabilities)
 
 
 def teacher_logits(value: npt.ArrayLike, logits: Array) -> Array:
     array = checks.as_array("target", value)
-    if not checks.is_float(array) or array.dtype.itemsize > 8:
+    if not checks.is_logits(array):
         raise TypeError(
             f"target must be a teacher's logits of {checks.ACCEPTED_LOGITS}, got {array.dtype} of"
             f" shape {array.shape}"
         )
     if array.shape != logits.shape:
-        raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape}: a"
-            " teacher's logits must have their shape"
-        )
+        checks.unfit_target(array, logits, ": a teacher's logits must have their shape")
     return array

@@ -10,20 +10,37 @@ from fastce._call.arguments import Call, handed_back, native_float, working_type
 from fastce._call.layout import Array, new_like
 
 
+def checked_elements(
+    loss: Any,
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    sample_weight: Any = None,
+    where: Any = None,
+) -> tuple[Array, Array, Array | None, Array | None, list[Array | None]]:
+    """Check the arguments that a loss of elements has wherever it is computed.
+
+    Returns them, and the loss's factors of the positive and the negative part of each element.
+    """
+    z = checks.logits(logits)
+    y = checks.sigmoid_target(target, z)
+    factors = [
+        checks.element_weight(loss.element_weight_name, array, z.shape)
+        for array in loss.element_weights
+    ]
+    weight = checks.sample_weight(sample_weight, z.shape)
+    return z, y, weight, checks.where(where, z.shape), factors
+
+
 def sigmoid_family(
     loss: Any, results: int, logits: npt.ArrayLike, target: npt.ArrayLike, call: Call
 ) -> tuple[Any, ...]:
     """Evaluate a loss of independent elements, or raise."""
-    z = checks.logits(logits)
-    y = native_float(checks.sigmoid_target(target, z))
-    weight = checks.sample_weight(call.sample_weight, z.shape)
-    mask = checks.where(call.where, z.shape)
+    z, y, weight, mask, of_elements = checked_elements(
+        loss, logits, target, call.sample_weight, call.where
+    )
+    y = native_float(y)
     normalizer = checks.normalizer(call.normalizer)
     factor = checks.grad_output(call.grad_output, z.shape, loss.reduction)
-    of_elements = [
-        checks.element_weight(loss.element_weight_name, array, z.shape)
-        for array in loss.element_weights
-    ]
     inputs = [y, weight, mask, factor if isinstance(factor, np.ndarray) else None, *of_elements]
     outs = checks.outputs(call.out, results - 1, z, inputs) if results > 1 else ()
     own_losses = checks.loss_output(

@@ -1,7 +1,7 @@
 """Views of arrays with another order of axes, and new arrays with the same layout."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -41,8 +41,9 @@ def new_like(logits: Array, dtype: Any = None) -> Array:
     return np.empty_like(logits, dtype or logits.dtype.newbyteorder("="), order, subok=False)
 
 
-def last_axis(array: Array, axis: int) -> Array:
-    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+def stand_in(shape: Sequence[int], dtype: Any) -> Array:
+    """Return an array that takes no memory, for checks of shape and dtype."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def forwards(arrays: dict[str, Array]) -> dict[str, Array]:

@@ -113,7 +113,7 @@ def set_num_threads(threads: int) -> None:
     >>> fastce.set_num_threads(before)
     """
     global _count
-    _count = checks.threads(threads)
+    _count = checks.at_least_one("the number of threads", threads)
     _forget_pool()
 
 

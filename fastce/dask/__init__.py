@@ -173,9 +173,9 @@ def evaluate(
     """
     options = tasks.checked_options(axis, ignore_index, temperature, bins, max_rank)
     loss = SoftmaxCrossEntropy(ignore_index=ignore_index, axis=axis, reduction="none")
-    graph = Graph(loss, logits, target, probabilities=False)
+    graph = Graph(loss, logits, target, only_labels=True)
     if graph.is_split:
-        graph = Graph(loss, logits.rechunk({graph.axis: -1}), target, probabilities=False)
+        graph = Graph(loss, logits.rechunk({graph.axis: -1}), target, only_labels=True)
     return graph.merged_evaluations(options)
 
 
@@ -213,7 +213,7 @@ def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenL
     """
     # Every label must be a class, so the ignored label is one that no row has.
     loss = SoftmaxCrossEntropy(ignore_index=np.iinfo(np.int64).min, axis=axis, reduction="none")
-    graph = Graph(loss, logits, target, probabilities=False)
+    graph = Graph(loss, logits, target, only_labels=True)
     if graph.is_split:
         found = graph.on_rows(
             tasks.token_log_probs_of_total, graph.merged(graph.parts(argmax=True))

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from fastce import losses
-from fastce._call import checks, checks_bridges, checks_softmax
+from fastce._call import checks, checks_bridges, layout
 from fastce._call.arguments import working_type
+from fastce._call.elements import checked_elements
+from fastce._call.rows import checked_rows
 from fastce.dask import _tasks as tasks
 from fastce.sharded._rows import numbers_of_a_summary
 
@@ -44,7 +46,7 @@ class Graph:
         sample_weight: Any = None,
         where: Any = None,
         normalizer: Any = None,
-        probabilities: bool = True,
+        only_labels: bool = False,
     ) -> None:
         checks_bridges.one_of_losses(loss, LOSSES)
         checks_bridges.dask_logits(logits, da.Array)
@@ -53,49 +55,40 @@ class Graph:
         where = _array("where", where)
         self.loss, self.logits = loss, logits
         self.loss_of_chunk = loss if loss.reduction == "none" else replace(loss, reduction="sum")
-        z = checks.logits(_stand_in(logits))
-        self.real = working_type(z)
-        self.axes = tuple(range(z.ndim))
-        self.fields = z.ndim
-        self.rows = self.axes
-        self.is_softmax = hasattr(loss, "class_weight_name")
+        given: list[Any] = [
+            None if array is None else layout.stand_in(array.shape, array.dtype)
+            for array in (logits, target, sample_weight, where)
+        ]
+        self.rows = self.axes = tuple(range(logits.ndim))
+        self.fields = logits.ndim
+        self.is_softmax = hasattr(loss, "axis")
         self.is_split = False
         self.has_labels = False
         self.option: str | None = None
         self.value_of_option: Argument = (None, None)
         if self.is_softmax:
-            self.axis = checks.class_axis(z, loss.axis)
+            checked = checked_rows(loss, *given, only_labels=only_labels)
+            self.axis, self.has_labels = checked.axis, checked.has_labels
             self.rows = self.axes[: self.axis] + self.axes[self.axis + 1 :]
-            if probabilities:
-                _, self.has_labels = checks_softmax.target_of_rows(
-                    loss, _stand_in(target), z, self.axis
-                )
-            else:
-                checks.softmax_target(_stand_in(target), z, self.axis, probabilities=False)
-                self.has_labels = True
-            checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[self.axis])
             self.is_split = logits.numblocks[self.axis] > 1
             is_probabilities = not self.has_labels and not loss.takes_logits
             checks_bridges.dask_target(is_probabilities, self.is_split)
         else:
-            checks.sigmoid_target(_stand_in(target), z)
-            self._take_array_option(z.shape)
-        shape = tuple(z.shape[i] for i in self.rows)
-        checks.sample_weight(_stand_in(sample_weight), shape)
-        checks.where(_stand_in(where), z.shape)
+            checked_elements(loss, *given)
+            self._take_array_option()
+        self.real = working_type(logits)
         self.target = self._argument(target, self.rows if self.has_labels else self.axes)
         self.sample_weight = self._argument(sample_weight, self.rows)
         self.where = self._argument(where, self.axes)
         self.normalizer = self._normalizer(normalizer)
 
-    def _take_array_option(self, shape: tuple[int, ...]) -> None:
+    def _take_array_option(self) -> None:
         """Separate an array option, which broadcasts to the logits, from the loss."""
-        for name in ("pos_weight", "alpha"):
-            value = getattr(self.loss, name, None)
-            if isinstance(value, np.ndarray) and value.ndim:
-                checks.element_weight(name, value, shape)
-                self.option, self.value_of_option = name, self._argument(value, self.axes)
-                self.loss_of_chunk = replace(self.loss_of_chunk, **{name: None})
+        name = self.loss.element_weight_name
+        value = getattr(self.loss, name)
+        if isinstance(value, np.ndarray) and value.ndim:
+            self.option, self.value_of_option = name, self._argument(value, self.axes)
+            self.loss_of_chunk = replace(self.loss_of_chunk, **{name: None})
 
     def _argument(self, value: Any, axes: tuple[int, ...]) -> Argument:
         """Return an array that broadcasts to some axes of the logits, in their chunks."""
@@ -289,22 +282,14 @@ class Graph:
 
     def rows_of(self, results: DaskArray, i: int, dtype: Any) -> DaskArray:
         """Return the i-th of the tuples that the chunks hold: one number per row."""
-        if results.ndim == len(self.rows):
-            return da.map_blocks(
-                tasks.pick, results, i, dtype=dtype, meta=_nothing(results.ndim, dtype)
-            )
-        chunks = list(results.chunks)
-        chunks[self.axis] = (1,)
-        picked = da.map_blocks(
+        return da.blockwise(
             tasks.pick,
-            results,
-            i,
-            self.axis,
-            chunks=chunks,
+            self.rows,
+            *(results, self.axes if results.ndim == len(self.axes) else self.rows),
+            i=i,
             dtype=dtype,
-            meta=_nothing(len(chunks), dtype),
+            meta=_nothing(len(self.rows), dtype),
         )
-        return da.squeeze(picked, axis=self.axis)
 
     def parts(self, argmax: bool = False) -> DaskArray:
         """Return the summaries of all chunks: (rows..., chunks of classes, numbers)."""
@@ -378,11 +363,6 @@ def _array(name: str, value: Any) -> Any:
         return array if array.size or not isinstance(value, list | tuple) else array.astype(int)
     checks_bridges.dask_array(name, value)
     return value
-
-
-def _stand_in(array: Any) -> Any:
-    """Return an array of the same shape and dtype that takes no memory, to be checked."""
-    return None if array is None else np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def _nothing(ndim: int, dtype: Any = np.float64) -> Any:

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from fastce import sharded
-from fastce._call import checks, layout, positions, threads
-from fastce._call.arguments import checked_denominator
+from fastce._call import checks, layout, positions, threads, variants
 from fastce.evaluation import Evaluation, evaluate
 from fastce.sharded import _summary_of
 from fastce.sharded._rows import Rows, weights_of_rows
@@ -43,8 +42,10 @@ def first(results: Any, axis: Any, keepdims: bool) -> Any:
     return results[0]
 
 
-def pick(results: Any, i: int, axis: int | None = None) -> Any:
-    return results[i] if axis is None else np.expand_dims(results[i], axis)
+def pick(results: Any, i: int) -> Any:
+    """Return one of the results of a chunk, which Dask passes in a list if it drops an axis."""
+    (results,) = results if isinstance(results, list) else (results,)
+    return results[i]
 
 
 def as_chunk(value: Any, ndim: int) -> Any:
@@ -112,7 +113,7 @@ def denominator(sums: Any, factor: float) -> Any:
     weight, counts = sums.tolist()
     if counts == 0 or factor == 0:
         return np.asarray(0.0)
-    return np.asarray(checked_denominator(weight * factor, True))
+    return np.asarray(variants.core.denominator_of(weight * factor, True))
 
 
 def normalizer(value: Any) -> Any:
@@ -207,7 +208,9 @@ def summarise_chunk(
     with in_whole(slices, located):
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
-        packed = np.concatenate([packed, [first_class + np.argmax(z, axis=loss.axis)]])
+        any_labels = np.zeros_like(packed[0], np.int64)  # as the kernels, which pass over NaN
+        found = token_log_probs(z, any_labels, axis=loss.axis).argmax
+        packed = np.concatenate([packed, [first_class + found]])
     return np.moveaxis(packed, 0, -1)[..., None, :]
 
 

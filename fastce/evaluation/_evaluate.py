@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,9 +19,8 @@ BLOCK_ROWS = 1 << 14  # rows whose statistics are held at once, in 1 MB. With 10
 
 
 class Options(NamedTuple):
-    """The options of an evaluation."""
+    """The options of an evaluation, whose class axis is the last."""
 
-    axis: int
     ignore_index: int
     bins: int
     max_rank: int
@@ -27,7 +28,6 @@ class Options(NamedTuple):
     def kernel(self, temperature: float) -> Any:
         return variants.core.SoftmaxKernel(
             "cross_entropy",
-            axis=self.axis,
             ignore_index=self.ignore_index,
             logit_scale=1 / temperature,
         )
@@ -103,10 +103,9 @@ def checked(
     last = checks.class_axis(z, checks.axis(axis))
     y, _ = checks.softmax_target(target, z, last, probabilities=False)
     options = Options(
-        -1,
         checks.integer("ignore_index", ignore_index),
-        checks_evaluation.at_least_one("bins", bins),
-        checks_evaluation.at_least_one("max_rank", max_rank),
+        checks.at_least_one("bins", bins),
+        checks.at_least_one("max_rank", max_rank),
     )
     z = np.moveaxis(z, last, -1)
     options.kernel(1.0).weigh(z, y)
@@ -118,15 +117,15 @@ def read(
 ) -> Evaluation:
     """Evaluate checked arrays, the class axis last."""
     kernel = options.kernel(temperature)
-    total = None
-    for logits, target in blocks(z, y):
-        found = kernel.read_tokens(
-            logits, target, statistics=True, double_precision=double_precision, checked=True
-        )
-        part = evaluation_of(target, *found, options=options)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+
+    def evaluations() -> Iterator[Evaluation]:
+        for logits, target in blocks(z, y):
+            found = kernel.read_tokens(
+                logits, target, statistics=True, double_precision=double_precision, checked=True
+            )
+            yield evaluation_of(target, *found, options=options)
+
+    return functools.reduce(operator.add, evaluations())
 
 
 def blocks(z: Array, y: Array) -> Iterator[tuple[Array, Array]]:

@@ -158,7 +158,7 @@ class Evaluation:
     def max_calibration_error(self) -> float:
         """The largest ``|accuracy − confidence|`` of a bin, the maximum calibration error (MCE)."""
         gaps = self._gaps()
-        return mean(max(gaps), 1) if self.rows and not self.invalid else math.nan
+        return max(gaps) if self.rows and not self.invalid else math.nan
 
     @property
     def bins(self) -> int:

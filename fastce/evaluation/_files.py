@@ -35,11 +35,11 @@ class Rows(NamedTuple):
         count = math.prod(self.shape[: len(self.shape) - axes])
         if self.shape == (count, *kept):
             return self
-        inner = count // max(self.shape[0], 1)
+        inner = max(count // max(self.shape[0], 1), 1)
 
         def read(start: int, stop: int) -> Array:
-            first = start // inner
-            part = self.read(first, -(-stop // inner)).reshape(-1, *kept)
+            first, last = start // inner, -(-stop // inner)
+            part = self.read(first, last).reshape((last - first) * inner, *kept)
             return part[start - first * inner : stop - first * inner]
 
         return Rows((count, *kept), self.dtype, read)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -131,18 +133,18 @@ class Problem(NamedTuple):
     def evaluate(self, temperature: float, *, double_precision: bool = False) -> Evaluation:
         count, classes = self.logits.shape
         step = max(BLOCK_BYTES // max(classes * self.logits.dtype.itemsize, 1), 1)
-        total = None
-        with progress(count) as advance:
-            for start in range(0, max(count, 1), step):
-                stop = min(start + step, count)
-                logits, labels = self.logits.read(start, stop), self.labels.read(start, stop)
-                with positions.counted_from({"target": (start,)}):
-                    z, y, _ = checked(logits, labels, -1, *self.options[1:])
-                part = read(z, y, self.options, temperature, double_precision=double_precision)
-                total = part if total is None else total + part
-                advance(stop - start)
-        assert total is not None
-        return total
+
+        def evaluations() -> Iterator[Evaluation]:
+            with progress(count) as advance:
+                for start in range(0, max(count, 1), step):
+                    stop = min(start + step, count)
+                    logits, labels = self.logits.read(start, stop), self.labels.read(start, stop)
+                    with positions.counted_from({"target": (start,)}):
+                        z, y, _ = checked(logits, labels, -1, *self.options)
+                    yield read(z, y, self.options, temperature, double_precision=double_precision)
+                    advance(stop - start)
+
+        return functools.reduce(operator.add, evaluations())
 
 
 @contextlib.contextmanager

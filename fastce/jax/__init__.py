@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from fastce import losses
-from fastce._call import checks, checks_bridges, checks_softmax
+from fastce._call import checks, checks_bridges, layout
+from fastce._call.elements import checked_elements
 from fastce._call.layout import Array
 from fastce._call.loss import Loss
+from fastce._call.rows import checked_rows
 
 try:
     import jax
@@ -96,7 +98,9 @@ class _Function:
             arrays["sample_weight"] = _array("sample_weight", sample_weight)
         if where is not None:
             arrays["where"] = _array("where", where)
-        _check(self.loss, **arrays)
+        # Shapes and types, which are known while JAX traces.
+        check: Any = checked_rows if hasattr(self.loss, "axis") else checked_elements
+        check(self.loss, **{name: _outline(array) for name, array in arrays.items()})
         return self._evaluate(arrays)
 
     def __repr__(self) -> str:
@@ -256,30 +260,7 @@ def _shape_of_losses(loss: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _check(
-    loss: Any, logits: Any, target: Any, sample_weight: Any = None, where: Any = None
-) -> None:
-    """Check shapes and types, which are known while JAX traces."""
-    z = checks.logits(_outline(logits))
-    shape = z.shape
-    if hasattr(loss, "axis"):
-        axis = checks.class_axis(z, loss.axis)
-        checks_softmax.target_of_rows(loss, _outline(target), z, axis)
-        checks.weights_fit(loss.class_weight_name, loss.class_weight, z.shape[axis])
-        shape = shape[:axis] + shape[axis + 1 :]
-    else:
-        checks.sigmoid_target(_outline(target), z)
-        for name, value in loss._options().items():
-            if isinstance(value, np.ndarray):
-                checks.element_weight(name, value, shape)
-    if sample_weight is not None:
-        checks.sample_weight(_outline(sample_weight), shape)
-    if where is not None:
-        checks.where(_outline(where), z.shape, shape)
-
-
 def _outline(array: Any) -> Array:
-    """Return zeros of an array's shape and type that take no memory."""
     # A number stands in for a size that export leaves open; only equal sizes share it.
     shape = [n if isinstance(n, int) else 1000 + hash(n) % 1000 for n in array.shape]
-    return np.broadcast_to(np.zeros((), array.dtype), shape)
+    return layout.stand_in(shape, array.dtype)

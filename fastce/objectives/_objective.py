@@ -158,7 +158,8 @@ class Objective:
         scores, target, weight = self._batch(scores, target, sample_weight)
         negative = None
         if weight is not None and np.min(weight, initial=0) < 0:
-            weight, negative = np.abs(weight), weight < 0
+            signed = weight if weight.dtype.kind == "f" else weight.astype(np.float64)
+            weight, negative = np.abs(signed), weight < 0  # int8 has no 128
         _, grad, hess = self._sum.value_grad_hess(
             scores, target, sample_weight=weight, out=_hessians.empty_pair(scores)
         )

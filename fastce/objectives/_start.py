@@ -40,8 +40,8 @@ SCAN = 65
 
 def start_weights(value: Any, samples: int) -> Array | None:
     """Return float64 weights, (n,), scaled by a power of two so that no sum overflows."""
-    array = None if value is None else checks.real("sample_weight", value)
-    if array is None or array.size == 0:  # XGBoost passes an empty array for no weights
+    array = checks_bridges.given_weight(value)
+    if array is None:
         return None
     weight = np.ascontiguousarray(checks.sample_weight(array, (samples,)), np.float64)
     exponent = int(np.frexp(np.abs(weight).max(initial=0))[1])

@@ -33,6 +33,7 @@ from fastce.reference._parts import (
     Array,
     Result,
     _at_target,
+    _left_in,
     _reduce,
     _softmax_of,
     _sum_of_others,
@@ -72,8 +73,8 @@ def _rows(
     leaves in, and the rows that are not ignored.
     """
     z = _to_real(logits)
-    kept = np.broadcast_to(True if where is None else np.asarray(where, dtype=bool), z.shape)
-    z, kept = np.moveaxis(z, axis, -1), np.moveaxis(kept, axis, -1)
+    kept = np.moveaxis(_left_in(where, z.shape), axis, -1)
+    z = np.moveaxis(z, axis, -1)
     target = np.asarray(target)
     if target.shape != np.shape(logits) and target.dtype.kind in "iu":
         q = target[..., None] == np.arange(z.shape[-1])
@@ -82,6 +83,18 @@ def _rows(
         q = np.moveaxis(_to_real(target), axis, -1)
         used = np.ones(z.shape[:-1], dtype=bool)
     return z, q, kept, used
+
+
+def _reduce_rows(
+    loss: Array, grad: Array, hess: Array, kept: Array, used: Array, axis: int, **how: Any
+) -> Result:
+    """Reduce the losses of rows, and bring the class axis of the derivatives back.
+
+    The derivatives of a class that `where` leaves out are 0.
+    """
+    grad, hess = np.where(kept, grad, 0), np.where(kept, hess, 0)
+    value, grad, hess = _reduce(loss, grad, hess, used=used, **how)
+    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
 
 
 def _scale_and_cap(z: Array, scale: float, softcap: float | None) -> tuple[Array, Array, Array]:
@@ -141,17 +154,9 @@ def softmax_cross_entropy(
     curvature = np.sum(t, axis=-1, keepdims=True) + _times(z_loss, 2 * lse)
     hess_u = curvature * sm.p * sm.one_minus_p + 2 * z_loss * sm.p**2
 
-    grad = np.where(kept, grad_u * du, 0)
-    hess = np.where(kept, hess_u * du**2 + grad_u * d2u, 0)
-    value, grad, hess = _reduce(
-        loss,
-        grad,
-        hess,
-        used=used,
-        class_weight=_at_target(w, q)[..., 0] if q.dtype == bool else 1,
-        **how,
-    )
-    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+    grad, hess = grad_u * du, hess_u * du**2 + grad_u * d2u
+    class_weight = _at_target(w, q)[..., 0] if q.dtype == bool else 1
+    return _reduce_rows(loss, grad, hess, kept, used, axis, class_weight=class_weight, **how)
 
 
 @np.errstate(all="ignore")
@@ -193,15 +198,7 @@ def softmax_focal_loss(
     r = np.where(one_hot, 1, np.where(sm.p == 0, 0, sm.p / q))
     p_b_q2 = modulation * q * gamma * (p_log_p + 2 * p - (gamma - 1) * p * ratio)
     hess = p_b_q2 * r**2 - a * sm.p * sm.one_minus_p
-
-    value, grad, hess = _reduce(
-        loss,
-        np.where(kept, grad, 0),
-        np.where(kept, hess, 0),
-        used=used,
-        **how,
-    )
-    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+    return _reduce_rows(loss, grad, hess, kept, used, axis, **how)
 
 
 def _divergence_term(delta: Array) -> Array:
@@ -257,15 +254,7 @@ def softmax_kl_divergence(
     loss = np.where(has_softmax[..., 0], temperature**2 * np.sum(terms, axis=-1), np.nan)
     grad = np.where(has_softmax, temperature * change, np.nan)
     hess = np.where(has_softmax, q * student.one_minus_p, np.nan)
-
-    value, grad, hess = _reduce(
-        loss,
-        np.where(kept, grad, 0),
-        np.where(kept, hess, 0),
-        used=used,
-        **how,
-    )
-    return value, np.moveaxis(grad, -1, axis), np.moveaxis(hess, -1, axis)
+    return _reduce_rows(loss, grad, hess, kept, used, axis, **how)
 
 
 # Softmax functions --------------------------------------------------------------------------------

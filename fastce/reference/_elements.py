@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastce.reference._parts import (
     Array,
     Result,
+    _left_in,
     _reduce,
     _sigmoid,
     _softplus,
@@ -25,12 +26,6 @@ def _smoothed(target: npt.ArrayLike, label_smoothing: float) -> tuple[Array, Arr
     y = _to_real(target)
     half = label_smoothing / 2
     return y * (1 - label_smoothing) + half, (1 - y) * (1 - label_smoothing) + half
-
-
-def _elements_used(z: Array, where: npt.ArrayLike | None) -> Array:
-    """Return the elements that `where` leaves in."""
-    used: Array = np.broadcast_to(True if where is None else np.asarray(where, bool), z.shape)
-    return used
 
 
 @np.errstate(all="ignore")
@@ -56,13 +51,8 @@ def bce_with_logits(
     loss = _times(positive, _softplus(-z)) + _times(negative, _softplus(z))
     grad = negative * _sigmoid(z) - positive * _sigmoid(-z)
     hess = (positive + negative) * _sigmoid(z) * _sigmoid(-z)
-    return _reduce(
-        np.where(np.isnan(z), np.nan, loss),
-        grad,
-        hess,
-        used=_elements_used(z, where),
-        **how,
-    )
+    loss = np.where(np.isnan(z), np.nan, loss)
+    return _reduce(loss, grad, hess, used=_left_in(where, z.shape), **how)
 
 
 @np.errstate(all="ignore")
@@ -102,10 +92,5 @@ def sigmoid_focal_loss(
     loss = _times(modulation, c)
     grad = modulation * (dc + gamma * rc)
     hess = modulation * (d2c + 2 * gamma * dc * r + gamma * rc * ((gamma - 1) * r + not_p - p))
-    return _reduce(
-        np.where(np.isnan(z), np.nan, loss),
-        grad,
-        hess,
-        used=_elements_used(z, where),
-        **how,
-    )
+    loss = np.where(np.isnan(z), np.nan, loss)
+    return _reduce(loss, grad, hess, used=_left_in(where, z.shape), **how)

@@ -17,6 +17,12 @@ def _to_real(values: npt.ArrayLike) -> Array:
     return values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)
 
 
+def _left_in(where: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array:
+    """Return which logits `where` leaves in."""
+    kept: Array = np.broadcast_to(True if where is None else np.asarray(where, dtype=bool), shape)
+    return kept
+
+
 def _times(weight: Any, value: Array) -> Array:
     """Multiply; a weight of 0 gives 0, however infinite the value."""
     product: Array = np.where(np.equal(weight, 0), 0, weight * value)

@@ -42,7 +42,7 @@ import numpy.typing as npt
 
 from fastce._call import checks, checks_bridges, variants
 from fastce._call.arguments import handed_back
-from fastce._call.layout import Array, last_axis, new_like
+from fastce._call.layout import Array, new_like
 from fastce.sharded._rows import Rows, Shard, SoftmaxLoss, weights_of_rows
 
 __all__ = [
@@ -370,7 +370,7 @@ def gradient(
     inputs = [shard.target, shard.mask, rows.weight, *fields, *rows.fields]
     (given,) = checks.outputs(out, 1, shard.given, inputs)
     grad = new_like(shard.given) if given is None else given
-    rows.write(shard, fields[0], last_axis(grad, shard.axis))
+    rows.write(shard, fields[0], np.moveaxis(grad, shard.axis, -1))
     return handed_back(out, [grad])[0]
 
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastce._call import checks, checks_bridges, checks_softmax, threads, variants
-from fastce._call.arguments import checked_denominator, native_float, working_type
+from fastce._call import checks, checks_bridges, checks_softmax, layout, threads, variants
+from fastce._call.arguments import native_float, working_type
 from fastce._call.layout import Array
 from fastce.losses import SoftmaxCrossEntropy, SoftmaxFocalLoss, SoftmaxKLDivergence
 from fastce.sharded._blocks import gather, matrices, scatter
@@ -29,8 +29,7 @@ def weights_of_rows(
     classes = checks_bridges.number_of_classes(classes)
     checks.weights_fit(loss.class_weight_name, loss.class_weight, classes)
     shape = shape_of_rows(target, loss)
-    # Only the shape of these logits is used, and they take no memory.
-    logits: Any = np.broadcast_to(np.float32(), (*shape, classes))
+    logits = layout.stand_in((*shape, classes), np.float32)
     if loss.takes_logits:
         y = logits
     else:
@@ -84,13 +83,8 @@ class Shard:
         self.given = checks.logits(logits)
         self.axis = checks.class_axis(self.given, loss.axis)
         self.logits = np.moveaxis(self.given, self.axis, -1)
-        if loss.takes_logits:
-            teacher = checks_softmax.teacher_logits(target, self.given)
-            self.target = np.moveaxis(teacher, self.axis, -1)
-        else:
-            self.target, _ = checks.softmax_target(
-                target, self.given, self.axis, probabilities=False
-            )
+        y, _ = checks_softmax.target_of_rows(loss, target, self.given, self.axis, only_labels=True)
+        self.target = np.moveaxis(y, self.axis, -1) if loss.takes_logits else y
         self.shape = self.logits.shape[:-1]
         self.width = self.logits.shape[-1]
         mask = checks.where(where, self.given.shape)
@@ -211,12 +205,12 @@ class Rows:
         self.shape = shape_of_rows(target, loss)
         self.fields = checks_bridges.summary("summary", summary, loss)
         checks_bridges.summary_fits("summary", self.fields, self.shape, loss)
-        self.weight, self.largest = checks.sample_weight_and_largest(sample_weight, self.shape)
+        self.weight = checks.sample_weight(sample_weight, self.shape)
         normalizer = checks.normalizer(normalizer)
         factor = checks.grad_output(grad_output, self.shape, loss.reduction)
         self.denominator = 1.0
         if loss.reduction == "mean":
-            self.denominator = normalizer or checked_denominator(total, self.any_counts)
+            self.denominator = normalizer or variants.core.denominator_of(total, self.any_counts)
         self.factors = factor if isinstance(factor, np.ndarray) else None
         self.scale = (1.0 if isinstance(factor, np.ndarray) else factor) / self.denominator
         self.loss = loss
@@ -269,9 +263,12 @@ class Rows:
             "own_maximum": _numbers(own_maximum),
         }
         run = functools.partial(self.run, first_class=shard.first)
-        factor = 1.0 if self.factors is None else float(np.abs(self.factors).max(initial=0))
+        weight, factor = (
+            1.0 if x is None else float(np.abs(x).max(initial=0))
+            for x in (numbers["sample_weight"], numbers["grad_output"])
+        )
         wide = variants.core.factors_leave_float32(
-            self.scale, self.largest, self.loss.largest_factor, factor
+            self.scale, weight, self.loss.largest_factor, factor
         )
         real = np.dtype(np.float64) if wide else working_type(shard.logits)
         shard.write_gradient(run, real, numbers, grad)

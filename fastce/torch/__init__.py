@@ -348,6 +348,12 @@ class CrossEntropyLoss(LossModule, torch.nn.CrossEntropyLoss):
     1.386294
     """
 
+    _function = staticmethod(cross_entropy)
+    _options = (
+        *("weight", "ignore_index", "reduction", "label_smoothing"),
+        *("z_loss", "logit_scale", "softcap"),
+    )
+
     def __init__(
         self,
         weight: Tensor | None = None,
@@ -365,23 +371,6 @@ class CrossEntropyLoss(LossModule, torch.nn.CrossEntropyLoss):
         self.z_loss = z_loss
         self.logit_scale = logit_scale
         self.softcap = softcap
-
-    def forward(self, input: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch; `where` is a mask of classes."""
-        return cross_entropy(
-            input,
-            target,
-            self.weight,
-            None,
-            self.ignore_index,
-            None,
-            self.reduction,
-            self.label_smoothing,
-            where=where,
-            z_loss=self.z_loss,
-            logit_scale=self.logit_scale,
-            softcap=self.softcap,
-        )
 
 
 class BCEWithLogitsLoss(LossModule, torch.nn.BCEWithLogitsLoss):

@@ -95,7 +95,9 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
     def loss_of(*values: Any) -> Any:
         return cls(**dict(zip(keys, values, strict=True)))
 
-    def evaluate(logits: Tensor, target: Tensor, where: Any, *options: Any) -> Any:
+    def evaluate(
+        logits: Tensor, target: Tensor, where: Any, *options: Any
+    ) -> tuple[Tensor, Tensor]:
         *given, values, with_grad = options
         call = {} if where is None else {"where": _array(where)}
         if len(attributes) < len(given):
@@ -118,9 +120,8 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
         return torch.from_numpy(value), grad
 
     def compute(*inputs: Any) -> tuple[Tensor, Tensor]:
-        *values, text, with_grad = inputs
-        loss, grad = evaluate(*values, _values(text), with_grad)
-        return loss, grad
+        *tensors, text, with_grad = inputs
+        return evaluate(*tensors, _values(text), with_grad)
 
     def fake(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
         *_, text, with_grad = others
@@ -195,7 +196,14 @@ def _text(names: str, values: tuple[Any, ...]) -> str:
 @lru_cache(maxsize=64)
 def _values(text: str) -> tuple[Any, ...]:
     """Return the values of the options named in a string."""
-    return tuple(ast.literal_eval(option.split("=")[1]) for option in text.split(", "))
+    return tuple(_value(option.split("=")[1]) for option in text.split(", "))
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except ValueError:  # inf or nan, which the loss will reject
+        return float(text)
 
 
 def _add_weight(

@@ -412,6 +412,15 @@ def test_negative_weight_takes_a_sample_away(loss, hessian, host, rng):
         np.testing.assert_array_equal(ours, (sign * theirs.T).T)
 
 
+def test_least_integer_as_a_weight():
+    """Its absolute value is beyond its type."""
+    objective = Objective(fastce.BCEWithLogits())
+    weight = np.array([-128, 5], np.int8)
+    got = objective.derivatives([0.5, 1.0], [1, 0], weight)
+    want = objective.derivatives([0.5, 1.0], [1, 0], weight.astype(float))
+    np.testing.assert_array_equal(got, want)
+
+
 def test_soft_labels_are_probabilities(rng):
     scores, labels = scores_and_labels(rng)
     soft = rng.dirichlet(np.ones(CLASSES), size=labels.size)

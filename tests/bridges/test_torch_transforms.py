@@ -50,6 +50,16 @@ def test_torch_func_jacobian_is_torchs(reduction):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"z_loss": float("nan")}, "z_loss must be finite"), ({"softcap": float("inf")}, "softcap")],
+)
+def test_torch_func_options_that_are_not_finite(option, message):
+    loss = partial(bridge.cross_entropy, target=torch.tensor([0]), **option)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        torch.func.grad(loss)(torch.zeros(1, 2))
+
+
 @pytest.mark.filterwarnings("error")  # torch warns of an operator without a batching rule
 def test_torch_func_vmap():
     """The axis of the vmap is the logits' second one, and the targets' first."""

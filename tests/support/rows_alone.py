@@ -181,7 +181,7 @@ def call_function(way, z, label, given, result, axis):
         label = np.maximum(label, 0)
         return tuple(fastce.token_log_probs(z, label, axis=axis, **given))
     if way.name == "statistics":
-        kernel = Options(-1, IGNORED, 15, 100).kernel(1.0)
+        kernel = Options(IGNORED, 15, 100).kernel(1.0)
         found = kernel.read_tokens(
             np.moveaxis(z, axis, -1),
             label,

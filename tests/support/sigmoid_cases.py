@@ -116,7 +116,7 @@ CASES = [
 def _sigmoid_elements(batch, options):
     z = batch.logits.astype(np.float64)
     y, not_y = _elements._smoothed(batch.target, options.get("label_smoothing", 0.0))
-    used = _elements._elements_used(z, batch.call.get("where"))
+    used = _parts._left_in(batch.call.get("where"), z.shape)
     return z, y, not_y, _parts._sigmoid(z), _parts._sigmoid(-z), used
 
 
