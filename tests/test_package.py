@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
+from pathlib import Path
 
 from cases import FUNCTIONS, LOSSES
-from processes import output_of, run
+from processes import finish, output_of, run
 
 import fastce
 
@@ -24,6 +26,23 @@ def test_importing_it_imports_nothing_but_numpy():
     ours = {"fastce", "numpy", "cython_runtime"}  # the last is made by any Cython module
     others = set(result.stdout.split()) - set(sys.stdlib_module_names) - ours
     assert not {name for name in others if not name.startswith("_cython_")}
+
+
+def test_sources_without_compiled_modules_say_what_to_do(tmp_path):
+    package = Path(fastce.__file__).parent
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    shutil.copytree(package, tmp_path / "fastce", ignore=ignored)
+    code = """
+        import sys
+        editable = "_EditableFinder"  # it would find the modules of another copy
+        sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != editable]
+        sys.path.insert(0, sys.argv[1])
+        import fastce
+    """
+    result = finish(sys.executable, "-c", textwrap.dedent(code), tmp_path)
+    assert result.returncode == 1
+    message = f"ImportError: {tmp_path / 'fastce'} has the sources of fastce, but not"
+    assert message in result.stderr.splitlines()[-1]
 
 
 def test_import_time_is_small_beside_numpys():
