@@ -199,7 +199,7 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
             if block.active[i]:
                 block.value[i] = squared * whole[PART_DIVERGENCE] if has_both(&whole[0]) else NAN
         else:
-            summarise_row(numbers, i, block.value[i] / squared, inverse_temperature, tag, &whole[0])
+            summarise_row(numbers, i, block.value[i] / squared, temperature, tag, &whole[0])
             write_summary(batch, row + i, &whole[0])
 
 

@@ -9,9 +9,9 @@
 #     D = P_1 D_1 + P_2 D_2 + P_1 (expm1(l_1) - l_1) + P_2 (expm1(l_2) - l_2),
 # has no term below 0. If part 1 has the larger share of the teacher, and d = r_2 - r_1,
 #     r = r_1 + log1p(v),    v = P_2 expm1(d) = P_1 Q_2 / Q_1 - P_2,    l_1 = -log1p(v),    l_2 = d - log1p(v)
-# where nothing cancels: v >= -1/2, and log1p(v) lies between 0 and d, next to d only if d is large. For logits of the
-# student that all lie 100 above the teacher's, r is 100 and a small number of which all digits count; so it is kept as
-# the sum of two numbers.
+# where nothing cancels: v >= -1/2, and log1p(v) lies between 0 and d, next to d only if d is large. In that case r is
+# r_2 + log(P_2 / Q_2). For logits of the student that all lie 100 above the teacher's, r is 100 and a small number of
+# which all digits count; so it is kept as the sum of two numbers.
 
 cdef enum:  # numbers of a row, in double; all NaN if a part has none of the softmaxes because of NaN or +inf
     TEACHER_MAXIMUM = 0    # the largest logit over T; -inf of no class
@@ -28,6 +28,14 @@ cdef inline void two_product(double a, double b, double* high, double* low) noex
     cdef double product = a * b
     low[0] = product_error(splat(a), splat(b), splat(product))[0] if fabs(product) < 1e300 else 0.0
     high[0] = product
+
+
+cdef inline void two_quotient(double a, double b, double* high, double* low) noexcept nogil:
+    # a / b as its rounded value and what rounding took, so that b times both is a.
+    cdef double quotient = a / b, product, error
+    two_product(quotient, b, &product, &error)
+    low[0] = ((a - product) - error) / b if fabs(product) < INFINITY else 0.0
+    high[0] = quotient
 
 
 cdef inline double log_plus_one(double x) noexcept nogil:
@@ -74,9 +82,10 @@ cdef inline void no_summary(double* to) noexcept nogil:
         to[k] = NAN
 
 
-cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, double inverse_temperature,
-                        real tag, double* to) noexcept nogil:
+cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, double temperature, real tag,
+                        double* to) noexcept nogil:
     # From the sums of a row that took care, over these classes, and their divergence.
+    cdef double inverse_temperature = 1.0 / temperature
     cdef double teacher = rows.highest[i] * inverse_temperature, student = rows.student_highest[i] * inverse_temperature
     cdef double center, center_low
     empty_summary(to)
@@ -90,7 +99,7 @@ cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, d
     if teacher == -INFINITY or student == -INFINITY:
         to[PART_DIVERGENCE] = INFINITY if teacher > -INFINITY else 0.0
         return
-    two_product(rows.center[i], -inverse_temperature, &center, &center_low)
+    two_quotient(rows.center[i], -temperature, &center, &center_low)
     center_low -= rows.center_low[i] * inverse_temperature
     two_sum(center, center_low + log_plus_one(rows.changes[i] / rows.weights[i]), &to[LOG_RATIO], &to[LOG_RATIO_LOW])
     to[PART_DIVERGENCE] = divergence
@@ -146,8 +155,13 @@ cdef void merge_summaries(const double* a, const double* b, double* to) noexcept
         two_sum(b[LOG_RATIO], -a[LOG_RATIO], &d, &d_low)
         d_low += b[LOG_RATIO_LOW] - a[LOG_RATIO_LOW]
         two_sum(d, d_low, &d, &d_low)
-    if student_a <= 1e-290 * student_b:
-        # All of the student is in b, which the teacher has less of: nothing cancels.
+    if comparable and student_a < 0.25 * student_b and p_a * p_b > student_a / student_sum * q_b + 1e-290:
+        # Most of the student is in b, and enough of the teacher for r to be nearer to b's ratio than to that of a.
+        log_ratio = log(splat(p_b / q_b))[0]  # -l_2
+        two_sum(b[LOG_RATIO], b[LOG_RATIO_LOW] + log_ratio, &to[LOG_RATIO], &to[LOG_RATIO_LOW])
+        log_ratio += d + d_low
+    elif student_a <= 1e-290 * student_b:
+        # All of the student is in b, which the teacher has next to nothing of: nothing cancels.
         value = (student - teacher) + log(splat(student_sum / teacher_sum))[0]
         two_sum(value, 0.0, &to[LOG_RATIO], &to[LOG_RATIO_LOW])
         log_ratio = value - a[LOG_RATIO]
@@ -220,7 +234,7 @@ cdef double center_shard(PairRows* rows, Py_ssize_t i, const double* whole, doub
     two_product(whole[LOG_RATIO], -temperature, &high, &low)
     put_center(rows, i, high, low - whole[LOG_RATIO_LOW] * temperature, tag)
     if fabs(high) < INFINITY:
-        two_product(rows.center[i], inverse_temperature, &high, &low)
+        two_quotient(rows.center[i], temperature, &high, &low)
         ratio = (high + whole[LOG_RATIO]) + (low + (whole[LOG_RATIO_LOW] + rows.center_low[i] * inverse_temperature))
     rows.scale[i] = rows.weights[i] / student * exp(splat(-ratio))[0]
     rows.weights[i] = rows.weights[i] / inverse_exp_scale(tag) if has_both(whole) else NAN

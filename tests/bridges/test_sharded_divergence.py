@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from distillation import assert_eight_ulp, both
@@ -39,6 +41,23 @@ def test_never_negative(noise, dtype, isa, rng):
     if noise == 0:
         assert not loss.any()
         assert not grad.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("margin", [3.0, 30.0, 600.0, 60_000.0])
+def test_a_student_that_is_sure_of_a_class_in_doubt(margin, dtype, isa):
+    """That class has half of the teacher: its digits do not depend on the margin."""
+    teacher = np.array([[0, 0, -1, -3]], dtype)
+    for place, temperature in itertools.product(range(4), (1.0, 3.0)):
+        student = np.array([[0, -1, 1, 0]], dtype)
+        student[0, place] = margin
+        kl = fastce.SoftmaxKLDivergence(temperature=temperature, reduction="none")
+        wide = [x.astype(np.longdouble) for x in (student, teacher)]
+        true = reference.softmax_kl_divergence(*wide, temperature=temperature, reduction="none")[1]
+        for split in ([0, 1, 4], [0, 2, 4], [0, 1, 2, 3, 4], [0, 3, 4]):
+            _, grad = evaluate(kl, student, teacher, split)
+            error = np.abs(grad[0, place] / true[0, place] - 1)
+            assert error <= 8 * np.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
