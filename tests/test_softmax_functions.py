@@ -357,8 +357,8 @@ def test_an_axis_out_of_range(name, axis):
     ],
 )
 def test_an_axis_that_is_no_integer(name, axis):
-    accepted = "an integer" if name == "token_log_probs" else "an integer, a tuple of integers or None"
-    with pytest.raises(TypeError, match=rf"^axis must be {accepted}, got"):
+    others = "" if name == "token_log_probs" else ", a tuple of integers or None"
+    with pytest.raises(TypeError, match=rf"^axis must be an integer{others}, got"):
         CALLS[name](axis=axis)
 
 
@@ -395,7 +395,7 @@ def test_other_axes_that_are_refused(name):
         object(),
         np.ma.masked_array([1.0, 2.0], [True, False]),
     ],
-    ids=lambda value: f"{type(value).__name__} {value}"[:30],
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_that_are_no_real_numbers(name, logits):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import ml_dtypes
+import re
+
 import numpy as np
 import pytest
 from cases import FUNCTIONS, LOSSES, SIGMOID, SOFTMAX, small_batch
@@ -134,7 +136,7 @@ def test_sample_weights_out_of_range(loss, bad, isa):
         (np.ones((1, 1, ROWS, CLASSES)), ValueError),
         (np.ones(0), ValueError),
     ],
-    ids=str,
+    ids=lambda x: re.sub(" at 0x.*", "", str(x)),
 )
 def test_sample_weights_of_every_wrong_kind(loss, bad, error):
     refuse(error, "sample_weight", loss, *small_batch(loss), sample_weight=bad)
