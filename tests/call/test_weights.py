@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-
-import ml_dtypes
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cases import FUNCTIONS, LOSSES, SIGMOID, SOFTMAX, small_batch
