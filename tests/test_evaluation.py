@@ -398,7 +398,7 @@ def test_the_temperature_of_scaled_logits_is_scaled(scale, problem):
     assert temperature.reads <= 10
 
 
-@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100, 1e200])
 def test_logits_without_a_best_temperature_of_any_scale(scale, problem):
     z = problem[0]
     with pytest.raises(ValueError, match="as the temperature grows"):

@@ -170,15 +170,15 @@ def newton_step(slope: float, curvature: float) -> float:
 def flat_step(
     slope: float, curvature: float, temperature: float, scale: float
 ) -> tuple[float, float]:
-    """Return the step of log T if probabilities hardly change, and the variance of the logits.
+    """Return the step of log T if probabilities hardly change, and how far the logits are apart.
 
     Either all are close to 0 and 1 (or to ties), or close to those of equal logits. In the second
-    case the variance of the logits over T is that of the logits, the scale, over T². If the scale
-    was the same for another T, the slope is that of the limit.
+    case the standard deviation of the logits over T is that of the logits, the scale, over T. If
+    the scale was the same for another T, the slope is that of the limit.
     """
-    own = curvature * temperature**2
+    own = math.sqrt(curvature) * temperature  # the variance may be too large for a number
     if slope > NOISE:
-        if own > 0 and 0.5 < scale / own < 2:
+        if own > 0 and 0.7 < scale / own < 1.4:
             checks.no_temperature("it keeps falling as the temperature " + limit(1.0))
         return math.log(max(slope, FAR)), own
     if curvature == 0 and temperature == 1:

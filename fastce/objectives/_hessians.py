@@ -89,7 +89,7 @@ def row_derivatives(
     matrix: Array = (-p)[:, None] * p
     matrix.ravel()[:: p.size + 1] = variance
     if not is_focal:
-        factor, smoothing = loss.logit_scale**2, loss.label_smoothing
+        factor, smoothing = loss.logit_scale * loss.logit_scale, loss.label_smoothing
         if (weight := loss.class_weight) is not None:
             factor *= (1 - smoothing) * weight[y] + smoothing * weight.mean()
         if factor != 1:

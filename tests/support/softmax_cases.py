@@ -326,7 +326,7 @@ def _divergence_terms(batch, options, axis):
     grad = change * (of_teacher + of_student) + np.minimum(q, np.maximum(p, change)) * of_largest
     grad = grad + p * of_truth
     of_classes = np.where(change > 0, change * (of_delta + of_truth), 0)
-    of_classes = of_classes + p * (of_delta + apart) ** 2 * 1e-16
+    of_classes = of_classes + p * (of_delta + apart) ** 2 * 2e-16
     loss = loss * np.max(of_teacher, axis=-1) + temperature**2 * of_classes.sum(-1)
     hess = q * student.one_minus_p * of_student
     return loss, temperature * grad, hess, 1, used
