@@ -67,7 +67,7 @@ def steps_of_classes(
 
 
 def shards() -> None:
-    """Processor time an element of each step, and a row where no logits are seen; one thread."""
+    """Print the processor time of each step, per element, or per row if no logits are read."""
     fastce.set_num_threads(1)
     logits, y = problem(CHUNK_ROWS, CLASSES)
     out = np.empty_like(logits)

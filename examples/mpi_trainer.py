@@ -82,7 +82,7 @@ def main(split="classes", path=None):
         sent = steps[0][1]
         print(f"{comm.size} processes, {ROWS} rows, {CLASSES} classes, split over {split}")
         print(f"loss {steps[0][0]:.12f} at first, {steps[-1][0]:.12f} after {len(steps)} steps")
-        print(f"a process sends {sent} bytes a step, {sent / ROWS / BYTES:g} numbers a row")
+        print(f"a process sends {sent} bytes per step, {sent / ROWS / BYTES:g} numbers per row")
         print(evaluation)
         if path:
             losses = [value for value, _ in steps]

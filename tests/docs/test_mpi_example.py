@@ -84,5 +84,5 @@ def test_equals_a_single_process(split, processes, mpiexec, trainer, expected, t
     # What moves: three float64 a row, or the gradient by the weights.
     rows, features, classes = trainer["ROWS"], trainer["FEATURES"], trainer["CLASSES"]
     assert sent == 8 * (3 * rows if split == "classes" else features * classes)
-    (numbers,) = re.findall(r"([\d.]+) numbers a row", printed)
+    (numbers,) = re.findall(r"([\d.]+) numbers per row", printed)
     assert float(numbers) == sent / rows / 8
