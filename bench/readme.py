@@ -1,4 +1,4 @@
-"""The table of the README, from the last full run: ``python -m bench.readme`` writes it there."""
+"""Writes the table of the last full run into the README: ``python -m bench.readme``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.subjects import LIMIT, OURS
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- bench:start -->\n", "<!-- bench:end -->\n"
 
-# What a row is called, and the cell that it shows.
+# The label of each row, and the cell that it shows.
 ROWS = {
     "softmax CE, 64×10": "softmax_cross_entropy-64x10-float32",
     "softmax CE, 8192×1000": "softmax_cross_entropy-8192x1000-float32",
@@ -29,14 +29,14 @@ BLOCK = """\
 Float32, one thread of an {processor} with {instruction_set}, {date}. Times are per call for 64×10,
 and per element otherwise. The copy is `np.copyto`; in the last two rows it is a product of two
 arrays. The speedup is relative to the fastest peer.
-[bench/results/summary.md](bench/results/summary.md) lists every case, including those in which a
-peer is faster. For confident, correct predictions, the largest relative error of softmax
-cross-entropy is {ours:.1e} with fastce and {theirs:.2g} with the best peer{meaning}.
+[bench/results/summary.md](bench/results/summary.md) lists all cases, including the ones that fastce
+loses. For confident, correct predictions, the largest relative error of softmax cross-entropy is
+{ours:.1e} with fastce and {theirs:.2g} with the best peer{meaning}.
 """
 
 
 def block(results: dict[str, Any]) -> str:
-    """What stands between the README's markers."""
+    """Return the text between the README's markers."""
     cells = {m["cell"]: m for m in results["cells"] if m["threads"] == 1}
     rows, ours, theirs = [], [], []
     for label, name in ROWS.items():
