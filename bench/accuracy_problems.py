@@ -1,9 +1,9 @@
-"""Logits that tell accurate losses from others: the rows behind the accuracy table and its tests.
+"""Logits that distinguish accurate losses from others, for the accuracy table and its tests.
 
-Five kinds, as they occur and as they hurt. For the softmax losses each kind comes twice: as drawn,
-and rounded to multiples of 1/32. In the second form every difference of logits is exact, so that
-all of the error is the loss's own; in the first the difference z_j − max z is itself rounded, by
-any method that stays in the working precision.
+There are five kinds, typical and adversarial. For the softmax losses each kind comes twice: as
+drawn, and rounded to multiples of 1/32. In the second form every difference of logits is exact, so
+the whole error is the loss's own. In the first, every method that stays in the working precision
+rounds the difference z_j − max z.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _at_the_end_of_the_range(classes: int, rng: Rng) -> Row:
 
 
 def _lost_one_by_one(classes: int, rng: Rng) -> Row:
-    """Tails that each vanish beside 1 in float32, and together do not."""
+    """Tails that are each lost when added to 1 in float32, but not together."""
     z = np.full(classes, -18.0)
     z[-1] = 0
     return z, classes - 1

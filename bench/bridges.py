@@ -32,10 +32,10 @@ Case = tuple[list[str], Mapping[str, Run], str]
 def compare_on_each(
     module: str, header: str, names: Iterable[str], cases: Callable[[int], Iterable[Case]]
 ) -> None:
-    """Time runs in turns, and print a table for each number of threads, in a process of its own.
+    """Time runs in turns, and print a table for each number of threads, each in its own process.
 
-    The numbers are those of the command line, by default one and all processors. ``cases`` is
-    called in a process that is held to its threads, and imports all that starts any.
+    The numbers come from the command line; the default is one, and all processors. ``cases`` is
+    called in a process that is held to its threads, and imports the modules that start any.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])

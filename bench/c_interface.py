@@ -1,7 +1,7 @@
 """The cost of a call through the C interface and through the Python interface: microseconds.
 
 Run: python -m bench.c_interface. It compiles bench/c_calls.pyx, calls each function in a loop, with
-the gradient written to an array that is there, and takes the fastest of interleaved rounds.
+the gradient written to an existing array, and takes the fastest of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import fastce
 from bench.timing import FULL, least
 
 SHAPES = [(1, 10), (64, 10), (64, 100), (1024, 10)]
-CALLS = 100  # in a run: the loop over runs costs nothing beside them
+CALLS = 100  # in a run, so that the loop over runs costs next to nothing
 
 
 def build(directory: Path) -> ModuleType:

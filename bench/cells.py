@@ -1,6 +1,6 @@
-"""The one list of what is measured: operations on shapes, and the bars that they are held to.
+"""The list of what is measured: operations on shapes, with their targets.
 
-Adding a line to ``CELLS`` is all it takes to have one more cell timed, checked and reported.
+A line added to ``CELLS`` is one more cell that is timed, checked and reported.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Limit = Literal["copy", "multiply", "max"]
 class Cell:
     """One operation on one shape, dtype and kind of target.
 
-    ``limit`` names the NumPy call that moves the same memory and does no arithmetic to speak of:
+    ``limit`` names the NumPy call that moves the same memory with almost no arithmetic:
     ``copy`` is ``np.copyto(out, logits)``, ``multiply`` is ``np.multiply(logits, target, out=out)``
     and ``max`` is ``np.max(logits)``. NumPy runs all three on one thread, whatever the peers have.
 
-    The bars that fastce is held to, by thread count (no entry: no bar): ``lead``, how many times
-    faster than the fastest peer it has to be; ``over_limit``, how many times the limit it may take.
-    ``ahead_of`` is a lead over one peer by name, and ``microseconds`` the most a call may take.
+    The targets for fastce, by thread count (no entry: no target), are ``lead``, how many times
+    faster than the fastest peer it should be, and ``over_limit``, how many times the limit it may
+    take. ``ahead_of`` is a lead over a peer by name, and ``microseconds`` the most a call may take.
     """
 
     operation: str
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """Operation, shape, dtype and options, as text that file systems and patterns like."""
+        """Operation, shape, dtype and options, as text for file names and patterns."""
         parts = [self.operation]
         if not self.gradient:
             parts.append("value")
@@ -104,7 +104,7 @@ LOSSES = {
 }
 CROSS_ENTROPY, DIVERGENCE = "softmax_cross_entropy", "softmax_kl_divergence"
 KL_PEERS = {"torch": 5, "torch.compile": 5, "JAX": 5}
-NEAR_A_COPY = {1: 1.6, 2: 1.2}  # at any thread count, against a copy on one
+NEAR_A_COPY = {1: 1.6, 2: 1.2}  # compared with a copy on one thread, whatever the thread count
 ONE_READ = {1: 2.5, 2: 2.5}
 ELEMENTS = 2**22
 

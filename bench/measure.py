@@ -21,7 +21,7 @@ KINDS: tuple[Kind, ...] = ("normal", "confident")
 
 
 class Measured(NamedTuple):
-    """By the subject's name: seconds a call of each round, errors, or why it was left out."""
+    """By the subject's name: seconds per call in each round, errors, or why it was left out."""
 
     seconds: dict[str, list[float]]
     errors: dict[str, dict[str, Any]]

@@ -1,7 +1,7 @@
-"""Whether the cost model of a split holds: steps on 1, 2 and 4 MPI processes of this machine.
+"""Compare the cost model of a split with steps on 1, 2 and 4 MPI processes of this machine.
 
-A process computes for what its processor spends on it, whoever else runs; what it exchanges takes
-the time of the clock. The model is made from the run on one process.
+Computing is measured in processor time, which other programs hardly affect, and exchange in
+wall-clock time. The parameters of the model come from the run on one process.
 
 Run: python -m bench.processes [--rows 528] [--classes 32000]
 """
@@ -38,7 +38,7 @@ def share(count: int, comm: Any) -> slice:
 
 
 def exchange_seconds(comm: Any, exchange: Run) -> float:
-    """The least time of exchanges that all processes begin together: they wait for each other."""
+    """Return the least time of exchanges that all processes begin together."""
     seconds = []
     for _ in range(ROUNDS):
         comm.Barrier()
@@ -105,12 +105,10 @@ def table(rows: int, classes: int) -> None:
     elements = rows * classes
     print(f"{rows} rows of {classes} float32 classes. From one process:")
     for part in ("unsplit", "summarise", "gradient"):
-        print(f"  {part}: {alone[part] / elements * 1e9:.2f} ns an element")
+        print(f"  {part}: {alone[part] / elements * 1e9:.2f} ns per element")
     for part in ("one merge", "finish"):
-        print(f"  {part}: {alone[part] / rows * 1e6:.2f} µs a row")
-    print(
-        "| split over | processes | computing | by the model | ratio | exchange | sent, received |"
-    )
+        print(f"  {part}: {alone[part] / rows * 1e6:.2f} µs per row")
+    print("| split by | processes | computing | model | ratio | exchange | sent, received |")
     print("|---|---|---|---|---|---|---|")
     for split, parts in computing.items():
         for processes, figures in runs.items():

@@ -71,7 +71,8 @@ def shards() -> None:
     fastce.set_num_threads(1)
     logits, y = problem(CHUNK_ROWS, CLASSES)
     out = np.empty_like(logits)
-    print("| loss | unsplit | summarise | gradient | merge, a row | finish, a row | bytes, a row |")
+    columns = "unsplit | summarise | gradient | merge, per row | finish, per row | bytes per row"
+    print(f"| loss | {columns} |")
     print("|---|---|---|---|---|---|---|")
     for smoothing in (0.0, 0.1):
         loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
@@ -176,7 +177,7 @@ def peak_bytes(dask_worker: Any) -> tuple[int, int]:
 def cluster(gigabytes: float, split: str, path: str, stealing: bool) -> None:
     """Loss and gradient norms of a virtual array on two worker processes of 2 GiB each.
 
-    The norms, one a row, are written to a file; those of a few rows are computed once more, here.
+    The norms, one per row, are written to a file; those of a few rows are computed again here.
     """
     import dask
     import dask.array as da
@@ -223,7 +224,7 @@ def cluster(gigabytes: float, split: str, path: str, stealing: bool) -> None:
     print(f"loss {float(total):.9f}; {norms_of_rows.shape[0]} gradient norms in {path}")
     print(f"{took:.0f} s on {len(figures)} workers; peak memory of each, and bytes sent by it:")
     for peak, sent in figures:
-        print(f"  {peak / 2**20:.0f} MiB, {sent / rows:.0f} bytes a row of the array")
+        print(f"  {peak / 2**20:.0f} MiB, {sent / rows:.0f} bytes per row of the array")
 
 
 def main() -> None:

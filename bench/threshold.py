@@ -20,7 +20,7 @@ SIZES = [1 << 18, 5 << 16, 3 << 17, 1 << 19, 1 << 20, 1 << 21]  # smaller calls 
 
 
 def calls(elements: int) -> dict[str, Callable[[], object]]:
-    """Loss and gradient of the cheapest and the dearest loss an element."""
+    """Return calls of the losses that are cheapest and most expensive per element."""
     rng = np.random.default_rng(0)
     classes = 1000
     logits = rng.normal(size=(elements // classes, classes)).astype(np.float32)
@@ -36,7 +36,7 @@ def calls(elements: int) -> dict[str, Callable[[], object]]:
 
 
 def microseconds(call: Callable[[], object], counts: tuple[int, ...]) -> list[float]:
-    """Median time of a call on each number of threads, taken in turns."""
+    """Return the median time of a call on each number of threads, taken in turns."""
     runs = dict.fromkeys(counts, call)
     times = interleave(runs, Budget(0, ROUNDS), before_turn=fastce.set_num_threads)
     return [median(times[count]) * 1e6 for count in counts]

@@ -1,8 +1,7 @@
 """Interleaved timing: every run takes its turn in every round.
 
 On a shared machine the noise of a minute then hits all runs alike, and the ratios within a
-comparison stay meaningful where absolute times do not. All that is timed in this folder is timed
-here.
+comparison stay meaningful even if absolute times do not. All benchmarks in this folder use it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from typing import Any, NamedTuple
 Run = Callable[[], Any]
 Clock = Callable[[], float]
 
-SHORTEST_SAMPLE = 5e-3  # seconds: long against the clock's resolution and a timer interrupt
+SHORTEST_SAMPLE = 5e-3  # seconds: long compared with the clock's resolution and a timer interrupt
 WARMED_BELOW = 20e-3  # seconds: longer calls stream through the caches whatever came before
 PAUSE = 2e-3  # seconds: lets the worker threads of the run before stop spinning
 
 
 class Budget(NamedTuple):
-    """How long runs may be timed, all together, and how many rounds there are at the least."""
+    """How long all runs together may be timed, and the least number of rounds."""
 
     seconds: float
     rounds: int
@@ -57,7 +56,7 @@ def prepare(makers: Mapping[str, Callable[[], Run]]) -> tuple[dict[str, Run], di
 def least(
     runs: Mapping[Any, Run], budget: Budget, clock: Clock = time.perf_counter
 ) -> dict[Any, float]:
-    """Seconds a call, the least of the rounds, for each of ``runs``."""
+    """Seconds per call, the least of the rounds, for each of ``runs``."""
     return {name: min(samples) for name, samples in interleave(runs, budget, clock).items()}
 
 
@@ -67,7 +66,7 @@ def interleave(
     clock: Clock = time.perf_counter,
     before_turn: Callable[[Any], Any] = lambda name: None,
 ) -> dict[Any, list[float]]:
-    """Seconds a call, one sample a round, for each of ``runs``, which have all been called once.
+    """Seconds per call, one sample per round, for each of ``runs``, all of which were called once.
 
     ``time.process_time`` as the clock counts what the processors spend, over all threads: other
     programs disturb it less. ``before_turn(name)`` is called before each turn, outside the time.

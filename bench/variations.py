@@ -1,7 +1,7 @@
-"""What `bench.cliffs` times: the plain call of a size and type, and all that it may be varied by.
+"""What `bench.cliffs` times: the plain call of each size and type, and its variations.
 
-A variation's bound is what its arithmetic and memory may cost, in times of the plain call. Adding a
-line to one of the functions below is all it takes to have one more timed, checked and reported.
+A variation's bound is what its arithmetic and memory may cost, as a multiple of the plain call. A
+line added to one of the functions below is one more variation that is timed, checked and reported.
 """
 
 from __future__ import annotations

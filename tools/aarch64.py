@@ -1,10 +1,10 @@
 """Cross-compiles the package for 64-bit Arm, and runs tests of the kernels there, emulated.
 
     python tools/aarch64.py                  the tests below
-    python tools/aarch64.py tests/kernels    further words are handed to pytest
+    python tools/aarch64.py tests/kernels    arguments are passed to pytest
 
 On Debian, with g++-aarch64-linux-gnu and qemu-user-static. Debian's arm64 Python and wheels for it
-are unpacked in a folder, where the emulator finds them: nothing is installed, nor is root needed.
+are unpacked in a folder, where the emulator finds them. Nothing is installed, nor is root needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TESTS = [
         for name in ("softmax_losses", "sigmoid_losses", "edge_cases", "elementary", "guard_pages")
     ),
     "tests/call/test_layouts.py",
-    # It starts processes, which the system does not know how to emulate.
+    # It starts processes, which the emulator does not run.
     "--deselect=tests/kernels/test_guard_pages.py::test_one_element_too_far_is_a_fault",
 ]
 

@@ -1,6 +1,6 @@
 """Copies the source tree and builds the copy, with other flags or with fewer variants.
 
-What breaks or instruments the kernels on purpose never does it in the checkout.
+Tools that break or instrument the kernels on purpose work on such a copy, never on the checkout.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ FOLDERS = ("fastce", "tests", "bench", "docs", "examples", "tools")  # tests imp
 PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "CONTRIBUTING.md", "README.md", "LICENSE")
 LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis", "_build")
 
-# An editable install finds what the copy has not built in the checkout: kernels that are not
-# broken, or have no sanitizer.
+# Modules that the copy has not built would be found in the checkout, through an editable install:
+# kernels that are not broken, or have no sanitizer.
 NO_OTHER_COPY = """\
 import sys
 
@@ -32,7 +32,7 @@ sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != "_
 
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-# What setup.py defines for the compiler beside its flags.
+# The macros that setup.py defines in addition to its flags.
 DEFINES = (
     "-DCYTHON_INLINE=inline __attribute__((always_inline))",
     "-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION",
@@ -64,7 +64,7 @@ def need(*tools: str) -> None:
 def temporary_copy(purpose: str) -> Iterator[Path]:
     """Yield a copy of what is needed to build the package and to run its tests.
 
-    The folder above it goes with it, and is empty.
+    Its parent folder is otherwise empty, and is removed with it.
     """
     with tempfile.TemporaryDirectory(prefix=f"fastce-{purpose}-") as folder:
         tree = Path(folder) / "tree"
@@ -96,7 +96,7 @@ def build(
 ) -> str:
     """Build these variants in place, or all, with these flags after setup.py's own.
 
-    Return what the compiler said: that ends the process if it fails.
+    Return the output of the compiler. If the build fails, end the process with it.
     """
     wanted = {
         "FASTCE_BUILD_TEST_VARIANTS": "1",

@@ -1,6 +1,6 @@
-"""Fail unless the package as installed has every module of this machine, and each works.
+"""Fail unless the installed package has every module for this machine, and each works.
 
-A wheel that was built without vectors still gives the right results: only this tells it apart.
+A wheel that was built without vectors gives the right results, too, so tests would not detect it.
 """
 
 import platform

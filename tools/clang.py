@@ -1,10 +1,10 @@
-"""Builds a copy of the package with Clang, and runs there what a compiler can spoil.
+"""Builds a copy of the package with Clang, and runs the tests that depend on the compiler.
 
     python tools/clang.py               with clang++
     python tools/clang.py clang++-19    with another
 
-The bits have to be those of GCC: tests/kernels/golden_bits.txt has them. Further words are handed
-to pytest, in place of the tests below.
+The bits have to be those of GCC, which tests/kernels/golden_bits.txt records. Further arguments are
+passed to pytest, in place of the tests below.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Compiles the kernels to objects for systems that are not at hand, with the Clang of `ziglang`.
+"""Compiles the kernels to objects for other systems, with the Clang of `ziglang`.
 
     python tools/cross.py                  for all of them
     python tools/cross.py aarch64-macos    for one
 
-Nothing is linked or run, and Python's headers are the host's: it shows that the code compiles for
-each system and instruction set, with setup.py's flags, and that no header of ours brings a warning.
+Nothing is linked or run, and Python's headers are the host's. This shows that the code compiles for
+each system and instruction set, with setup.py's flags and without warnings from fastce's headers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TARGETS = {
     "aarch64-windows-gnu": ARM,
     "x86_64-windows-gnu": X86,
 }
-# -O1: that it compiles is all that is asked.
+# -O1 is enough to see that it compiles.
 FLAGS = [
     *setup.flags_of_compiler("clang"),
     *("-O1", "-Wall", "-Wextra"),
@@ -60,7 +60,7 @@ WINDOWS = """#include <pyconfig.h>
 
 
 def compile_for(target: str, flags: list[str], source: Path, folder: Path) -> str:
-    """Return what is wrong with it, or nothing."""
+    """Return the errors and warnings, or an empty string."""
     include = [] if "linux" in target else [folder / "not_linux"]
     include += [sysconfig.get_path("include"), numpy.get_include(), ROOT / "fastce" / "_simd"]
     # As setup.py: clang-cl gets no alignment.

@@ -6,7 +6,7 @@
 Each variant of the kernels that this machine runs is compared with NumPy's function in float64,
 whose own error is about 1e-9 ULP of float32. Where the truth is a normal number the error is
 measured in ULP of the truth; where it is subnormal, a result may also be 0. Takes about twenty
-minutes: it is no part of the test suite, and its last result stands in the checkout.
+minutes, so it is not part of the test suite; its last result is in the checkout.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python tools/fuzz.py 30     for half an hour
 
-It runs the searches of the tests named below round after round, each round with a seed of its own,
-which is printed: `--hypothesis-seed` repeats a round. What it finds becomes a test of its own.
+It runs the tests named below in rounds, each with its own seed, which is printed if a test fails.
+`--hypothesis-seed` repeats a round. A bug that is found becomes a regression test.
 """
 
 from __future__ import annotations

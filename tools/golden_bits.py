@@ -3,7 +3,7 @@
     python tools/golden_bits.py
 
 The package must have been built with the variants for tests, and the processor must have AVX2. Run
-it when a change of the kernels is meant to change bits, and see in the diff which ones did.
+it after a change of the kernels that alters bits on purpose; the diff shows which results changed.
 """
 
 from __future__ import annotations

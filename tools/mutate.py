@@ -1,12 +1,12 @@
-"""Breaks the package on purpose, one way at a time, and shows that the tests notice.
+"""Breaks the package on purpose, one way at a time, and checks that the tests notice.
 
-Each mutation is a replacement in one file of a private copy, which is built with the baseline
-variant alone. A mutation whose text is no longer there, or is there more than once, is an error:
-the list has to follow the source. A mutation that the tests survive is one too.
+Each mutation is a replacement in one file of a copy of the package, which is built with the
+baseline variant only. A mutation whose text does not occur exactly once in the source is an error,
+and so is one that survives the tests.
 
     python tools/mutate.py              all of them: about ten minutes
     python tools/mutate.py sign label   those whose name contains one of the words
-    python tools/mutate.py --check      only whether every text is there
+    python tools/mutate.py --check      only checks that every text occurs
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLAGS = ("-O1",)  # the mutations are about what is computed, not how fast
 
 
 def check(tree: Path) -> None:
-    """Every text is there, once."""
+    """Check that the text of every mutation occurs exactly once."""
     wrong = [
         f"{m.name}: {count} times in {m.file}: {m.old}"
         for m in (*MUTATIONS, *PLANTED.values())
@@ -35,7 +35,7 @@ def check(tree: Path) -> None:
 
 
 def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool) -> bool:
-    """Run tests in a process of their own, which a mutation may well kill."""
+    """Run tests in their own process, because a mutation may kill it."""
     command = [*build_copy.PYTEST, "-x", *(f"tests/{test}" for test in tests)]
     try:
         done = build_copy.run_in(tree, command, {}, capture_output=True, timeout=900)
@@ -51,14 +51,14 @@ def tests_pass(tree: Path, tests: tuple[str, ...], *, show: bool) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", help="mutations whose name contains one of these")
-    parser.add_argument("--check", action="store_true", help="only see that every text is there")
+    parser.add_argument("--check", action="store_true", help="only check the texts")
     arguments = parser.parse_args()
     check(build_copy.ROOT)
     chosen = [
         m for m in MUTATIONS if not arguments.words or any(w in m.name for w in arguments.words)
     ]
     if arguments.check:
-        print(f"{len(MUTATIONS)} mutations, and every text is there")
+        print(f"{len(MUTATIONS)} mutations, whose texts all occur once")
         return
     survived = survivors(chosen)
     print(f"{len(chosen) - len(survived)} of {len(chosen)} caught")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def survivors(chosen: list[Mutation]) -> list[str]:
-    """Break the kernels, and the Python around them, in each way; those not noticed."""
+    """Apply the mutations one by one; return the names of those that the tests do not notice."""
     survived = []
     with build_copy.temporary_copy("mutate") as tree:
         build_copy.build(tree, VARIANTS, FLAGS)

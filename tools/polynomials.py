@@ -1,7 +1,7 @@
 """Compute the polynomials and tables of fastce/_simd/functions.hpp, and their errors, with mpmath.
 
     python tools/polynomials.py           # print them, and each polynomial's worst relative error
-    python tools/polynomials.py --check   # compare with the literals that stand in the headers
+    python tools/polynomials.py --check   # compare with the literals in the headers
 
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
@@ -42,7 +42,7 @@ Function = Callable[[Number], Number]
 
 mpmath.mp.prec = 160
 
-# A thousandth beyond the ends, for the reduced argument is rounded.
+# A thousandth beyond the ends, because the reduced argument is rounded.
 HALF_LN2 = mpmath.log(2) / 2 * mpf("1.001")
 LARGEST_S = (mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1) * mpf("1.001")
 NEAR_ZERO = mpf("1e-25")  # here the rest is its limit, to all of the digits kept

@@ -4,12 +4,12 @@
     python tools/sanitize.py thread            ThreadSanitizer, on the tests that use threads
     python tools/sanitize.py integer           Clang's checks of integer overflow and conversion
     python tools/sanitize.py memory            valgrind, which finds uninitialised memory
-    python tools/sanitize.py address -k focal  further words are handed to pytest
-    python tools/sanitize.py thread --prove    a fault planted for the tool, which has to report it
+    python tools/sanitize.py address -k focal  further arguments are passed to pytest
+    python tools/sanitize.py thread --prove    plants a bug, which the tool has to report
 
-Every array of NumPy is a heap block of its exact size, so that one element too far is seen. Leaks
-are not looked for: the interpreter itself does not free all it has. GCC on Linux is needed, Clang
-for `integer`, and valgrind for `memory`.
+Every NumPy array is a heap block of its exact size, so an access one element too far is detected.
+Leaks are not checked, because the interpreter itself does not free everything. This needs Linux and
+GCC, Clang for `integer`, and valgrind for `memory`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import build_copy
 from mutations import PLANTED
 
 COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
-# Python's own flags let signed integers wrap, and with that nobody looks for their overflow.
+# Python's own flags let signed integers wrap, which would turn off the check of their overflow.
 NO_WRAP = "-fno-wrapv"
-# Processes of their own, more memory than there is, a limit of memory or time, a fault on purpose
-# and what the compiler made of all variants are for the plain build.
+# Only for the plain build: tests that start processes, request more memory than there is, limit
+# memory or time, cause a fault on purpose, or inspect the compiled variants.
 PLAIN = (
     "test_process_state",
     "test_faults",
@@ -48,12 +48,12 @@ PLAIN = (
 )
 EXCEPT_PLAIN = ("-k", " and ".join(f"not {name}" for name in PLAIN))
 CXX = {"gcc": "g++", "clang": "clang++"}
-# Errors of the interpreter's must not use up the number that valgrind reports.
+# Errors of the interpreter must not use up the number that valgrind reports.
 VALGRIND = ("valgrind", "--track-origins=yes", "--num-callers=20", "--error-limit=no")
-# Few, for valgrind takes fifty times as long: every loss and option, and rows of all kinds, alone
-# and among others. Results are compared, so that a number which nobody wrote decides something.
-# Under valgrind, long double is double, so that float64 cannot be compared with the reference, and
-# zeros of fused operations have other signs, so that elements alone differ from those in a batch.
+# Few tests, because valgrind takes fifty times as long: every loss and option, and rows of all
+# kinds, alone and in batches. Comparing results makes a branch depend on each uninitialised number.
+# Under valgrind, long double is double, so float64 cannot be compared with the reference, and zeros
+# of fused operations have other signs, so elements alone differ from those in a batch.
 MEMORY_TESTS = (
     *(f"tests/kernels/test_{name}.py" for name in ("softmax_losses", "sigmoid_losses")),
     *(f"tests/kernels/test_{name}.py" for name in ("statistics", "rows_alone_and_in_batches")),
@@ -86,21 +86,21 @@ KINDS = {
         (NO_WRAP, "-fno-sanitize-recover=all"),
         ("libasan.so", "libubsan.so"),
     ),
-    # It does not know the interpreter's lock: what counts are reports in our modules.
+    # It does not understand the interpreter's locks, so only reports in our modules count.
     "thread": Kind(
         "thread",
         EVERY,
         (
             *("tests/call/test_races.py", "tests/call/test_threads.py"),
-            # Those race on purpose, on arrays of the caller's.
+            # The tests left out race on purpose, on the caller's arrays.
             *("-k", "(thread or caller or shared or smooths) and not rewritten"),
         ),
         (),
         ("libtsan.so",),
         ours=OUR_MODULE,
     ),
-    # The integers of all variants are alike. In what Cython adds, hashes overflow on purpose.
-    # Signs are left out: strides, which may be negative, are compared with sizes.
+    # All variants use integers in the same way. Hashes that Cython adds overflow on purpose.
+    # Changes of sign are not checked: strides, which may be negative, are compared with sizes.
     "integer": Kind(
         "signed-integer-overflow,unsigned-integer-overflow,integer-divide-by-zero,shift,"
         "implicit-signed-integer-truncation,implicit-unsigned-integer-truncation",
@@ -110,13 +110,13 @@ KINDS = {
         ("libclang_rt.ubsan_standalone-x86_64.so",),
         "clang",
         r"(?:_kernels|_simd)/\S+ runtime error",
-        # Unsigned differences that wrap, of labels and of a number's bits, each from its limit; and
-        # bytes of 16 bits that are swapped.
+        # Unsigned differences that wrap (labels and bits of numbers are compared with a limit), and
+        # byte swaps of 16-bit numbers.
         r"labels\.pxi\S+ runtime error: unsigned|reductions\.hpp\S+ runtime error: negation of"
         r"|numbers\.pxi\S+ .* to type 'unsigned short' changed",
     ),
-    # Valgrind knows no AVX-512. It says where a number comes from that decides on a branch, and was
-    # never written.
+    # Valgrind does not support AVX-512. It reports branches that depend on uninitialised numbers,
+    # and where these come from.
     "memory": Kind("", ("_core", "_core_avx2"), MEMORY_TESTS, ours=OUR_MODULE),
 }
 
@@ -131,16 +131,16 @@ def library(compiler: str, name: str) -> str:
 
 
 def reports_of(text: str) -> list[str]:
-    """Split a log; the same line of UBSan, or block of the others, comes once."""
+    """Split a log into reports: unique lines of UBSan, or blocks of the other tools."""
     if "runtime error" in text and "====" not in text:
         return sorted(set(text.splitlines()))
     return re.split(r"\n\n|==\d+== \n(?===\d+== \w)", text)
 
 
 def run(name: str, variants: Sequence[str], tests: Sequence[str], tree: Path) -> list[str]:
-    """Build a copy of the sources and run tests there; return the reports that count, and an exit.
+    """Build a copy of the sources and run tests there; return the reports that count.
 
-    A test that fails is no report, but is not clean either: then the last one tells the exit code.
+    If tests fail, the last item is the exit code.
     """
     kind, log = KINDS[name], tree.parent / "log"
     sanitize = [f"-fsanitize={kind.sanitizers}"] if kind.sanitizers else []
@@ -154,7 +154,7 @@ def run(name: str, variants: Sequence[str], tests: Sequence[str], tree: Path) ->
         CXX=CXX[kind.compiler],
     )
     print(f"{name}: built in {time.monotonic() - began:.0f} s", flush=True)
-    # libstdc++ has to be there before the sanitizer looks for the functions that it wraps.
+    # libstdc++ must be loaded before the sanitizer looks up the functions that it wraps.
     preloaded = [library(kind.compiler, x) for x in kind.preloaded]
     if preloaded:
         preloaded.append(library("gcc", "libstdc++.so.6"))
@@ -167,7 +167,7 @@ def run(name: str, variants: Sequence[str], tests: Sequence[str], tree: Path) ->
     }
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         environment["PYTHON_GIL"] = "0"
-    else:  # without the GIL there is one allocator, its own
+    else:  # without the GIL there is only one allocator
         environment["PYTHONMALLOC"] = "malloc"
     under = [*VALGRIND, f"--log-file={log}.%p"] if name == "memory" else []
     began = time.monotonic()

@@ -187,7 +187,7 @@ class _Call:
         except BaseException as error:
             self.errors.append(error)
         finally:
-            # No function of Python's is entered here, where the thread could be killed.
+            # No Python function is called here: on entering one, the thread could be killed.
             claim.by["whom"] = "nobody"
             claim.ended.release()
 
@@ -210,10 +210,10 @@ class _Call:
 
 
 class _Claim:
-    """Who works on a call: a helper, or nobody any more. Whoever comes first is entered.
+    """Decides once whether a helper works on a call or nobody does: whoever asks first is entered.
 
-    An interrupt can come between any two steps of `wait`, also between a lock and the body of its
-    ``with`` (from Python 3.14 on). So `wait` can begin anew: no step of it does harm twice.
+    An interrupt can come between any two steps of `wait`, even between acquiring a lock and the
+    body of its ``with`` (from Python 3.14 on). So `wait` can start again: its steps are idempotent.
     """
 
     __slots__ = ("by", "ended")
@@ -247,7 +247,7 @@ class _Pool:
 
     def help(self, call: _Call, helpers: int) -> None:
         # Without a lock, which an interrupt could leave locked. Calls that start threads at the
-        # same time may start a few too many, which wait for ever.
+        # same time may start a few too many, which stay idle.
         try:
             while len(self._threads) < helpers:
                 self._threads.append(start_new_thread(_serve, (self._jobs,)))

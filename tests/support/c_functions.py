@@ -28,7 +28,7 @@ def signatures(module):
 
 
 def function(name):
-    """Return a C function of the variant in use; ctypes lets go of the GIL while it runs."""
+    """Return a C function of the variant in use; ctypes releases the GIL while it runs."""
     capsule = sys.modules["fastce._core"].__pyx_capi__[name]
     result, arguments = re.fullmatch(r"(\w+) \((.*)\)", capsule_name(capsule).decode()).groups()
     types = [

@@ -1,4 +1,4 @@
-"""The one list of losses × options × inputs that the property tests are parametrised over.
+"""The list of losses × options × inputs that the property tests are parametrised over.
 
 A new loss, option or kind of input is tested by adding lines to `softmax_cases.py` or
 `sigmoid_cases.py`. Logits lie on a grid of 1/32 unless a case says otherwise: then their

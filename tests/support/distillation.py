@@ -17,7 +17,7 @@ def both(noise, shape, dtype, rng, offset=0.0):
 
 
 def assert_eight_ulp(kl, student, teacher, *, offset=0.0, found=None):
-    """Beside 8 ULP of a gradient stands the rounding of a difference of logits, times p.
+    """Allow 8 ULP, and for the gradient also the rounding of a difference of logits, times p.
 
     `found` is the losses and the gradient, if they are not those of the call itself.
     """
@@ -32,7 +32,7 @@ def assert_eight_ulp(kl, student, teacher, *, offset=0.0, found=None):
     assert ulps(loss.astype(info.dtype), true_loss, info.dtype) <= 8
     p = reference.softmax(wide[1] / kl.temperature)
     typical = np.sqrt(np.sum(true_grad**2 / p, axis=1, keepdims=True))  # of log p - log q, by T
-    # The difference that the truth begins with is rounded, too, beside an offset.
+    # With an offset, the difference that the truth begins with is rounded, too.
     typical += offset * np.finfo(np.longdouble).eps / info.eps
     bound = 8 * info.eps * (np.abs(true_grad) + p * typical) + info.tiny
     assert np.all(np.abs(grad - true_grad) <= bound)

@@ -28,7 +28,7 @@ from sizes import CHUNK, class_counts
 
 MOST_ELEMENTS = 12_000
 
-# Each switch between kernels, in any precision, and its neighbours.
+# The sizes at which a plan or path of the kernels changes, in any precision, and their neighbours.
 SWITCHES = sorted(
     {
         classes + more

@@ -1,4 +1,4 @@
-"""Rows and elements at the edges of what the kernels take, one of each kind, and orders of them."""
+"""Rows and elements that are edge cases for the kernels, one of each kind, and orders of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory between two pages that nobody may touch: one byte too far, read or written, is a fault.
+"""Memory between two inaccessible pages: an access one byte too far, read or write, is a fault.
 
 A fault ends the process, with a traceback if faulthandler is on, as it is under pytest.
 """

@@ -1,4 +1,4 @@
-"""Makers of arrays that lie in memory in every way that NumPy allows.
+"""Makers of arrays in every memory layout that NumPy allows.
 
 Each maker returns an array that equals its argument, which has two dimensions or more, but for
 `zero_strides`.
@@ -32,7 +32,7 @@ def backwards(a):
 
 
 def odd_strides(a):
-    """Strides that are no multiple of the item: a field of packed records."""
+    """Strides that are not a multiple of the item size: a field of packed records."""
     records = np.zeros(a.shape, dtype=[("pad", np.int8), ("x", a.dtype)])
     records["x"] = a
     return records["x"]
@@ -50,7 +50,7 @@ def unaligned(a):
 
 
 def misaligned_for_vectors(a):
-    """Aligned for the item, but for no vector."""
+    """Aligned for the item, but not for a vector."""
     room = np.zeros(a.size + 1, a.dtype)
     view = room[1:].reshape(a.shape)
     view[...] = a

@@ -1,4 +1,4 @@
-"""What tests of refused arguments share: the check of an error, and an array that fails."""
+"""For tests of rejected arguments: a check of the error, and an array whose conversion fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of docs/, and what loads Python files that are no modules of a package."""
+"""The pages of docs/, and a loader of Python files that belong to no package."""
 
 import importlib.util
 from pathlib import Path
