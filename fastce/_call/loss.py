@@ -130,7 +130,8 @@ class Loss:
             numbers in [0, 1] of the logits' shape.
         sample_weight : array_like, optional
             Finite weights that broadcast to the shape of the labels (sigmoid losses: of the
-            logits). If a weight is 0, the logits and the target of that sample are not read.
+            logits). If a weight is 0, the logits and the target of that sample are not read, but a
+            class label must still be valid.
             Weights may be negative, but the weights of a mean must have a positive sum.
         where : array_like of bool, optional
             A mask that broadcasts to the logits. For softmax losses, False masks a class of a
