@@ -215,6 +215,13 @@ def test_a_target_of_probability_zero():
     assert (result + result).loss == math.inf
 
 
+def test_probabilities_that_vanish_are_no_errors_of_numpy():
+    z, y = np.array([[1000.0, 0.0]] * 4), [0, 0, 0, 1]
+    expected = evaluate(z, y), fit_temperature(z, y)
+    with np.errstate(all="raise"):
+        assert (evaluate(z, y), fit_temperature(z, y)) == expected
+
+
 def test_one_class():
     result = evaluate(np.full((3, 1), 7.0), [0, 0, 0])
     assert (result.loss, result.entropy, result.brier) == (0.0, 0.0, 0.0)

@@ -140,6 +140,7 @@ def blocks(z: Array, y: Array) -> Iterator[tuple[Array, Array]]:
         yield from blocks(z[part], y[part])
 
 
+@np.errstate(all="ignore")
 def evaluation_of(
     target: Array, loss: Array, lse: Array, argmax: Array, statistics: Array, *, options: Options
 ) -> Evaluation:
