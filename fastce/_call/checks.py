@@ -94,13 +94,10 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
     """Return a read-only float64 copy of weights, all finite and at least 0."""
     if value is None:
         return None
-    array = real(name, value)
-    if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} must have one number per class, got shape {array.shape}")
-    with np.errstate(all="ignore"):
-        result = np.array(array, dtype=np.float64, order="C")
+    result = _kept(name, value)
+    if ndim is not None and result.ndim != ndim:
+        raise ValueError(f"{name} must have one number per class, got shape {result.shape}")
     largest_weight(name, result)
-    result.flags.writeable = False
     return result
 
 
@@ -112,8 +109,15 @@ def share(name: str, value: Any) -> float | Array | None:
         if number(name, value) == -1:
             raise ValueError(f"{name} must be in [0, 1] or None for no weights, got {shown(value)}")
         return number(name, value, low=0, high=1)
-    result: Array = np.array(real(name, value), dtype=np.float64, order="C")
+    result = _kept(name, value)
     unit_interval(name, result, "be in [0, 1]")
+    return result
+
+
+def _kept(name: str, value: Any) -> Array:
+    """Return a read-only float64 copy of an array option."""
+    with np.errstate(all="ignore"):  # a long double, or a signalling NaN
+        result: Array = np.array(real(name, value), dtype=np.float64, order="C")
     result.flags.writeable = False
     return result
 

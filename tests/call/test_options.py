@@ -93,6 +93,7 @@ def test_class_weights_of_the_wrong_length(loss, options):
         ("SoftmaxCrossEntropy", "weight"),
         ("SoftmaxFocalLoss", "alpha"),
         ("BCEWithLogits", "pos_weight"),
+        ("SigmoidFocalLoss", "alpha"),
     ],
 )
 @pytest.mark.parametrize(
