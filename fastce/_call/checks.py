@@ -69,9 +69,11 @@ def number(
     if type(value) is float and low <= value <= high and above < value < math.inf:
         return value  # the common case; -inf is not greater than any bound
     try:
-        # float() would read text, too, and drop the imaginary part of NumPy's complex numbers.
-        kind = getattr(getattr(value, "dtype", None), "kind", "")
-        if isinstance(value, str | bytes | bytearray) or kind in ("S", "U", "c"):
+        # float() would also read text, which has no __float__, take NumPy's times, and drop the
+        # imaginary part of its complex numbers and the mask of its masked ones.
+        is_number = hasattr(value, "__float__") or hasattr(value, "__index__")
+        kind = getattr(getattr(value, "dtype", None), "kind", "f")
+        if not is_number or kind in "SUcmM" or isinstance(value, np.ma.MaskedArray):
             raise TypeError
         result = float(value)
     except OverflowError:
