@@ -280,6 +280,8 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
     """Return a number, or an array of the loss's shape."""
     if value is None:
         return 1.0
+    if isinstance(value, int):  # NumPy has no type for long ones
+        return number("grad_output", value)
     array = real("grad_output", value)
     if array.ndim == 0:
         return float(array)
