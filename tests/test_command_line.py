@@ -201,6 +201,9 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
         ([], "the following arguments are required"),
         (["z.npy", "y.npy", "--bins", "0"], "--bins: must be an integer greater than 0, got 0"),
         (["z.npy", "y.npy", "--bins", "x"], "--bins: must be an integer greater than 0, got x"),
+        (["z.npy", "y.npy", "--bins", "9" * 19], "bins must fit in 64 bits, got 999999999"),
+        (["z.npy", "y.npy", "--max-rank", "9" * 9], "max_rank must be less than 2**24, got 99999"),
+        (["z.npy", "y.npy", "--ignore-index", "9" * 19], "ignore_index must fit in 64 bits"),
         (["z.npy", "y.npy", "--max-rank", "0"], "--max-rank: must be an integer greater than 0"),
         *[
             (["z.npy", "y.npy", "--temperature", t], "--temperature: must be finite and greater")

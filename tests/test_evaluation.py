@@ -306,6 +306,8 @@ def test_it_travels(problem):
         ({"bins": 0}, ValueError, "bins must be at least 1, got 0"),
         ({"bins": 1.5}, TypeError, "bins must be an integer"),
         ({"max_rank": 0}, ValueError, "max_rank must be at least 1, got 0"),
+        ({"bins": 2**62}, ValueError, r"bins must be less than 2\*\*24, got 4611686018427387904"),
+        ({"max_rank": 2**63 - 1}, ValueError, r"max_rank must be less than 2\*\*24, got 922"),
         ({"ignore_index": 0.5}, TypeError, "ignore_index must be an integer"),
         ({"temperature": 0}, ValueError, "temperature must be finite and greater than 0"),
         ({"temperature": "x"}, TypeError, "temperature must be a real number"),
