@@ -150,6 +150,10 @@ def test_several_axes_without_rows_or_classes(shape, tmp_path, capsys):
     np.save(tmp_path / "z.npy", z)
     np.save(tmp_path / "y.npy", y)
     assert said(capsys, tmp_path / "z.npy", tmp_path / "y.npy") == evaluate(z, y)
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "b.safetensors"
+    numpy.save_file({"logits": z, "labels": y}, path)
+    assert said(capsys, path, path) == evaluate(z, y)
 
 
 def test_options(problem, folder, capsys):
