@@ -236,6 +236,8 @@ def test_bad_data(problem, folder, capsys):
     assert "a row for each label" in refused(capsys, 1, "y.npy", "y.npy")
     np.save("integers.npy", z.astype(int))
     assert "logits must be float16" in refused(capsys, 1, "integers.npy", "y.npy")
+    np.save("objects.npy", np.zeros(900, object))
+    assert "labels must be integers, got object" in refused(capsys, 1, "z.npy", "objects.npy")
     (folder / "text.npy").write_text("no array")
     assert "magic string" in refused(capsys, 1, "text.npy", "y.npy")
     (folder / "cut.npy").write_bytes((folder / "z.npy").read_bytes()[:-100])
