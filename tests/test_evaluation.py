@@ -442,6 +442,9 @@ def test_a_weak_signal(rng):
         {"rows": "many"},
         {"rows": 1.5},
         {"correct": -1},
+        {"correct": 0},
+        {"rows": 1, "correct": 2, "bin_rows": [1] + [0] * 14, "bin_correct": [2] + [0] * 14}
+        | {"rank_rows": [1, 0]},
         {"rank_rows": [1, 2]},
         {"bin_correct": [0]},
         {"loss_sum": [10**400, 0]},
