@@ -171,7 +171,8 @@ def test_layout_and_byte_order_do_not_matter():
 
 def test_empty_batch():
     assert entropy(np.zeros((0, 3))).shape == (0,)
-    assert negative_log_likelihood(np.zeros((0, 3)), np.zeros(0, int)).shape == (0,)
+    for target in (np.zeros(0, int), []):
+        assert negative_log_likelihood(np.zeros((0, 3)), target).shape == (0,)
 
 
 def test_input_is_not_changed_and_no_warning_is_given(recwarn):

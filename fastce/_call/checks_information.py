@@ -35,6 +35,8 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
 def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
     """Return labels in [0, classes), with the shape of the log-probabilities without the axis."""
     array = checks.as_array("target", value)
+    if array.size == 0 and isinstance(value, list | tuple):
+        array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype.kind not in "iu":
         raise TypeError(f"target must be integer class labels, got {array.dtype}")
     if array.shape != shape:
