@@ -24,8 +24,8 @@ cdef enum:
     FASTCE_BAD_LABEL = 1     # a label is outside [0, classes) and is not ignore_index
     FASTCE_NO_MEMORY = 2     # for the scratch space of the call
     FASTCE_BAD_TARGET = 3    # a target is outside [0, 1]
-    FASTCE_BAD_ARGUMENT = 4  # an option out of range, a negative size, a NULL that is not allowed, or strides
-    #                          with neither contiguous classes nor contiguous rows
+    FASTCE_BAD_ARGUMENT = 4  # an option out of range, a negative size, no classes, a NULL that is not allowed, or
+    #                          strides with neither contiguous classes nor contiguous rows
 
 
 # Softmax losses -----------------------------------------------------------------------------------

@@ -65,10 +65,10 @@ def distributions(
 
 def minus_x_log_y(x: Array, y: Array) -> Array:
     """Return −x·log y: 0 if x is 0, +inf if only y is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(x == 0, 0.0, -x * np.log(y))
+    return np.where(x == 0, 0.0, -x * np.log(y))
 
 
+@np.errstate(all="ignore")
 def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
     r"""Return the entropy of a distribution, in nats.
 
@@ -113,6 +113,7 @@ def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
     return minus_x_log_y(p, p).sum(axis=axis).astype(dtype)
 
 
+@np.errstate(all="ignore")
 def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     r"""Return the cross-entropy of q relative to p, in nats.
 
@@ -157,6 +158,7 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     return minus_x_log_y(p, q).sum(axis=axis).astype(dtype)
 
 
+@np.errstate(all="ignore")
 def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     r"""Return the Kullback-Leibler divergence of p from q, in nats.
 
@@ -201,14 +203,14 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     0.368064207168 0.368064207168
     """
     axis, dtype, (p, q) = distributions(axis, p=p, q=q)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        s = (p - q) / (p + q)
-        near = (p + q) * s * s * (1 + (1 + s) * s * np.polyval(ATANH_COEFFICIENTS, s * s))
-        far = p * (np.log(p) - np.log(q)) - p + q
+    s = (p - q) / (p + q)
+    near = (p + q) * s * s * (1 + (1 + s) * s * np.polyval(ATANH_COEFFICIENTS, s * s))
+    far = p * (np.log(p) - np.log(q)) - p + q
     terms = np.where(p == 0, q, np.where(abs(s) <= NEAR, near, far))
     return terms.sum(axis=axis).astype(dtype)
 
 
+@np.errstate(all="ignore")
 def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     r"""Return the binary cross-entropy of each predicted probability, in nats.
 
@@ -251,12 +253,12 @@ def binary_cross_entropy(y: npt.ArrayLike, p: npt.ArrayLike) -> Any:
     y, p = checks_information.together(y=y, p=p)
     checks.unit_interval("y", y)
     checks.unit_interval("p", p)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if_zero = np.where(y == 1, 0.0, (y - 1) * np.log1p(-p))
+    if_zero = np.where(y == 1, 0.0, (y - 1) * np.log1p(-p))
     # + 0.0 turns the −0.0 of a certain prediction into 0.0.
     return (minus_x_log_y(y, p) + if_zero + 0.0).astype(dtype)
 
 
+@np.errstate(all="ignore")
 def negative_log_likelihood(
     log_probs: npt.ArrayLike, target: npt.ArrayLike, *, axis: int = -1
 ) -> Any:
@@ -304,8 +306,7 @@ def negative_log_likelihood(
     given = checks.real("log_probs", log_probs)
     values = given.astype(np.float64)
     axis = normalize_axis_index(checks.axis(axis), values.ndim)
-    with np.errstate(over="ignore"):
-        probs = np.exp(values)
+    probs = np.exp(values)
     checks_information.distribution("exp(log_probs)", probs, axis, sum_tolerance(given))
     shape = values.shape[:axis] + values.shape[axis + 1 :]
     labels = checks_information.labels(target, shape, values.shape[axis])

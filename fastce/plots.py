@@ -63,7 +63,7 @@ def loss_curves(
         If matplotlib is not installed; the message says how to install it.
     TypeError
         If a loss or another argument is of a type that is not accepted.
-    ValueError
+    ValueError, IndexError
         If the number of axes is wrong, or the target is not one of the loss's.
 
     Examples

@@ -150,6 +150,10 @@ def test_several_axes_without_rows_or_classes(shape, tmp_path, capsys):
     np.save(tmp_path / "z.npy", z)
     np.save(tmp_path / "y.npy", y)
     assert said(capsys, tmp_path / "z.npy", tmp_path / "y.npy") == evaluate(z, y)
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "b.safetensors"
+    numpy.save_file({"logits": z, "labels": y}, path)
+    assert said(capsys, path, path) == evaluate(z, y)
 
 
 def test_options(problem, folder, capsys):
@@ -201,6 +205,9 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
         ([], "the following arguments are required"),
         (["z.npy", "y.npy", "--bins", "0"], "--bins: must be an integer greater than 0, got 0"),
         (["z.npy", "y.npy", "--bins", "x"], "--bins: must be an integer greater than 0, got x"),
+        (["z.npy", "y.npy", "--bins", "9" * 19], "bins must fit in 64 bits, got 999999999"),
+        (["z.npy", "y.npy", "--max-rank", "9" * 9], "max_rank must be less than 2**24, got 99999"),
+        (["z.npy", "y.npy", "--ignore-index", "9" * 19], "ignore_index must fit in 64 bits"),
         (["z.npy", "y.npy", "--max-rank", "0"], "--max-rank: must be an integer greater than 0"),
         *[
             (["z.npy", "y.npy", "--temperature", t], "--temperature: must be finite and greater")
@@ -229,6 +236,8 @@ def test_bad_data(problem, folder, capsys):
     assert "a row for each label" in refused(capsys, 1, "y.npy", "y.npy")
     np.save("integers.npy", z.astype(int))
     assert "logits must be float16" in refused(capsys, 1, "integers.npy", "y.npy")
+    np.save("objects.npy", np.zeros(900, object))
+    assert "labels must be integers, got object" in refused(capsys, 1, "z.npy", "objects.npy")
     (folder / "text.npy").write_text("no array")
     assert "magic string" in refused(capsys, 1, "text.npy", "y.npy")
     (folder / "cut.npy").write_bytes((folder / "z.npy").read_bytes()[:-100])

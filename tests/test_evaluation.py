@@ -215,6 +215,13 @@ def test_a_target_of_probability_zero():
     assert (result + result).loss == math.inf
 
 
+def test_probabilities_that_vanish_are_no_errors_of_numpy():
+    z, y = np.array([[1000.0, 0.0]] * 4), [0, 0, 0, 1]
+    expected = evaluate(z, y), fit_temperature(z, y)
+    with np.errstate(all="raise"):
+        assert (evaluate(z, y), fit_temperature(z, y)) == expected
+
+
 def test_one_class():
     result = evaluate(np.full((3, 1), 7.0), [0, 0, 0])
     assert (result.loss, result.entropy, result.brier) == (0.0, 0.0, 0.0)
@@ -299,6 +306,8 @@ def test_it_travels(problem):
         ({"bins": 0}, ValueError, "bins must be at least 1, got 0"),
         ({"bins": 1.5}, TypeError, "bins must be an integer"),
         ({"max_rank": 0}, ValueError, "max_rank must be at least 1, got 0"),
+        ({"bins": 2**62}, ValueError, r"bins must be less than 2\*\*24, got 4611686018427387904"),
+        ({"max_rank": 2**63 - 1}, ValueError, r"max_rank must be less than 2\*\*24, got 922"),
         ({"ignore_index": 0.5}, TypeError, "ignore_index must be an integer"),
         ({"temperature": 0}, ValueError, "temperature must be finite and greater than 0"),
         ({"temperature": "x"}, TypeError, "temperature must be a real number"),
@@ -433,6 +442,9 @@ def test_a_weak_signal(rng):
         {"rows": "many"},
         {"rows": 1.5},
         {"correct": -1},
+        {"correct": 0},
+        {"rows": 1, "correct": 2, "bin_rows": [1] + [0] * 14, "bin_correct": [2] + [0] * 14}
+        | {"rank_rows": [1, 0]},
         {"rank_rows": [1, 2]},
         {"bin_correct": [0]},
         {"loss_sum": [10**400, 0]},

@@ -171,7 +171,8 @@ def test_layout_and_byte_order_do_not_matter():
 
 def test_empty_batch():
     assert entropy(np.zeros((0, 3))).shape == (0,)
-    assert negative_log_likelihood(np.zeros((0, 3)), np.zeros(0, int)).shape == (0,)
+    for target in (np.zeros(0, int), []):
+        assert negative_log_likelihood(np.zeros((0, 3)), target).shape == (0,)
 
 
 def test_input_is_not_changed_and_no_warning_is_given(recwarn):
@@ -182,6 +183,22 @@ def test_input_is_not_changed_and_no_warning_is_given(recwarn):
     cross_entropy(p, p[::-1])
     np.testing.assert_array_equal(p, before)
     assert not recwarn.list
+
+
+@np.errstate(all="raise")
+def test_numbers_outside_a_type_are_no_errors_of_numpy():
+    tiny = np.array([1.0, 5e-324])
+    for result in (
+        *(entropy(tiny), cross_entropy(tiny, tiny), kl_divergence(tiny, [1.0, 1e-300])),
+        *(binary_cross_entropy(tiny[1], tiny[1]), negative_log_likelihood([0.0, -800.0], 0)),
+        entropy(np.array([1.0, 1e-44], np.float32)),
+    ):
+        assert 0 <= result < 1e-40
+    too_large = np.array(["1e4000", "0"]).astype(np.longdouble)  # inf on some platforms
+    with pytest.raises(ValueError, match="p must be a probability distribution, got inf"):
+        entropy(too_large)
+    with pytest.raises(ValueError, match=r"exp\(log_probs\) must be a .* got inf at position 0"):
+        negative_log_likelihood(too_large, 0)
 
 
 @pytest.mark.parametrize("function", [cross_entropy, kl_divergence])

@@ -69,9 +69,11 @@ def number(
     if type(value) is float and low <= value <= high and above < value < math.inf:
         return value  # the common case; -inf is not greater than any bound
     try:
-        # float() would read text, too, and drop the imaginary part of NumPy's complex numbers.
-        kind = getattr(getattr(value, "dtype", None), "kind", "")
-        if isinstance(value, str | bytes | bytearray) or kind in ("S", "U", "c"):
+        # float() would also read text, which has no __float__, take NumPy's times, and drop the
+        # imaginary part of its complex numbers and the mask of its masked ones.
+        is_number = hasattr(value, "__float__") or hasattr(value, "__index__")
+        kind = getattr(getattr(value, "dtype", None), "kind", "f")
+        if not is_number or kind in "SUcmM" or isinstance(value, np.ma.MaskedArray):
             raise TypeError
         result = float(value)
     except OverflowError:
@@ -94,13 +96,10 @@ def weights(name: str, value: Any, *, ndim: int | None) -> Array | None:
     """Return a read-only float64 copy of weights, all finite and at least 0."""
     if value is None:
         return None
-    array = real(name, value)
-    if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name} must have one number per class, got shape {array.shape}")
-    with np.errstate(all="ignore"):
-        result = np.array(array, dtype=np.float64, order="C")
+    result = _kept(name, value)
+    if ndim is not None and result.ndim != ndim:
+        raise ValueError(f"{name} must have one number per class, got shape {result.shape}")
     largest_weight(name, result)
-    result.flags.writeable = False
     return result
 
 
@@ -112,8 +111,15 @@ def share(name: str, value: Any) -> float | Array | None:
         if number(name, value) == -1:
             raise ValueError(f"{name} must be in [0, 1] or None for no weights, got {shown(value)}")
         return number(name, value, low=0, high=1)
-    result: Array = np.array(real(name, value), dtype=np.float64, order="C")
+    result = _kept(name, value)
     unit_interval(name, result, "be in [0, 1]")
+    return result
+
+
+def _kept(name: str, value: Any) -> Array:
+    """Return a read-only float64 copy of an array option."""
+    with np.errstate(all="ignore"):  # a long double, or a signalling NaN
+        result: Array = np.array(real(name, value), dtype=np.float64, order="C")
     result.flags.writeable = False
     return result
 
@@ -274,6 +280,8 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
     """Return a number, or an array of the loss's shape."""
     if value is None:
         return 1.0
+    if isinstance(value, int):  # NumPy has no type for long ones
+        return number("grad_output", value)
     array = real("grad_output", value)
     if array.ndim == 0:
         return float(array)

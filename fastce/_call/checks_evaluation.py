@@ -18,6 +18,14 @@ def temperature(value: Any) -> float:
     return number
 
 
+def count(name: str, value: Any) -> int:
+    """Return bins or max_rank: how many numbers an evaluation holds."""
+    result = checks.at_least_one(name, value)
+    if result >= 2**24:
+        raise ValueError(f"{name} must be less than 2**24, got {shown(value)}")
+    return result
+
+
 def top_k(k: Any, max_rank: int, beyond: int) -> int:
     """Return the k of top-k accuracy; the targets of ``beyond`` rows have ranks beyond max_rank."""
     result = checks.at_least_one("k", k)

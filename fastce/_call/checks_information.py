@@ -21,9 +21,8 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
     if values.shape[axis] == 0:
         raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
     checks.largest_weight(name, values, "a probability distribution")
-    with np.errstate(over="ignore"):  # an infinite sum is no 1
-        total = values.sum(axis=axis, keepdims=True)
-    wrong = abs(total - 1) > tolerance
+    total = values.sum(axis=axis, keepdims=True)
+    wrong = abs(total - 1) > tolerance  # so is an infinite sum
     if wrong.any():
         at = checks.first_true(wrong)
         along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))
@@ -36,6 +35,8 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
 def labels(value: npt.ArrayLike, shape: tuple[int, ...], classes: int) -> Array:
     """Return labels in [0, classes), with the shape of the log-probabilities without the axis."""
     array = checks.as_array("target", value)
+    if array.size == 0 and isinstance(value, list | tuple):
+        array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype.kind not in "iu":
         raise TypeError(f"target must be integer class labels, got {array.dtype}")
     if array.shape != shape:

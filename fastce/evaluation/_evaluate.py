@@ -104,8 +104,8 @@ def checked(
     y, _ = checks.softmax_target(target, z, last, probabilities=False)
     options = Options(
         checks.integer("ignore_index", ignore_index),
-        checks.at_least_one("bins", bins),
-        checks.at_least_one("max_rank", max_rank),
+        checks_evaluation.count("bins", bins),
+        checks_evaluation.count("max_rank", max_rank),
     )
     z = np.moveaxis(z, last, -1)
     options.kernel(1.0).weigh(z, y)
@@ -140,6 +140,7 @@ def blocks(z: Array, y: Array) -> Iterator[tuple[Array, Array]]:
         yield from blocks(z[part], y[part])
 
 
+@np.errstate(all="ignore")
 def evaluation_of(
     target: Array, loss: Array, lse: Array, argmax: Array, statistics: Array, *, options: Options
 ) -> Evaluation:

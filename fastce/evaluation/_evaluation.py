@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -322,14 +323,18 @@ class Evaluation:
         counts += [*self.bin_rows, *self.bin_correct, *self.rank_rows]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError("counts must be nonnegative integers")
-        valid = self.rows - self.invalid
-        if sum(self.rank_rows) != self.rows or sum(self.bin_rows) != valid:
-            raise ValueError(
-                f"rank_rows must add up to {self.rows} and bin_rows to {valid}, got"
-                f" {sum(self.rank_rows)} and {sum(self.bin_rows)}"
-            )
+        totals = {
+            "rank_rows": self.rows,
+            "bin_rows": self.rows - self.invalid,
+            "bin_correct": self.correct,
+        }
+        for name, total in totals.items():
+            if sum(getattr(self, name)) != total:
+                raise ValueError(f"{name} must add up to {total}, got {sum(getattr(self, name))}")
         if not 1 <= len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
             raise ValueError("bin_rows, bin_correct and bin_confidence must have the same length")
+        if any(map(operator.gt, self.bin_correct, self.bin_rows)):
+            raise ValueError("bin_correct must not be greater than bin_rows")
         if len(self.rank_rows) < 2:
             raise ValueError("rank_rows must count at least the first rank and all others")
 

@@ -106,7 +106,8 @@ def in_npy(path: str) -> Rows:
         except UNREADABLE as error:
             checks_evaluation.unreadable(path, ".npy", error)
         offset = file.tell()
-    checks_evaluation.whole_file(path, offset + math.prod(shape) * dtype.itemsize)
+    if not dtype.hasobject:  # pickled objects, which are refused by their dtype, are of any size
+        checks_evaluation.whole_file(path, offset + math.prod(shape) * dtype.itemsize)
     if fortran_order and len(shape) > 1:
         return in_memory(np.load(path, mmap_mode="r"))
     return mapped(path, dtype, shape, offset)
@@ -132,6 +133,8 @@ def in_safetensors(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     dtype = checks_evaluation.tensor_dtype(path, kind)
+    if 0 in shape:  # safetensors takes no range of nothing
+        return in_memory(np.empty(shape, dtype))
 
     def read(start: int, stop: int) -> Array:
         # Opened again, so that earlier blocks do not stay mapped.

@@ -23,8 +23,9 @@ FAR = 1e4  # how far the temperature moves if the loss is flat and falling
 class Temperature(float):
     """A fitted temperature: a float with the evaluations before and after.
 
-    `print` shows both as a table; in arithmetic and in formats, it is a number. NumPy treats it as
-    float64: ``logits / float(temperature)`` keeps the dtype of float32 logits.
+    `print` shows both as a table, and so does a plain ``{}`` in a format. In arithmetic and in
+    formats such as ``{:.3f}``, it is a number. NumPy treats it as float64: ``logits /
+    float(temperature)`` keeps the dtype of float32 logits.
 
     Attributes
     ----------

@@ -127,7 +127,10 @@ class Problem(NamedTuple):
             logits = logits.flat(1)
         checks_evaluation.files_fit(logits.shape, labels.shape, labels.dtype)
         nothing = np.empty((0, logits.shape[-1]), logits.dtype), np.empty(0, labels.dtype)
-        *_, options = checked(*nothing, -1, given.ignore_index, given.bins, given.max_rank)
+        try:
+            *_, options = checked(*nothing, -1, given.ignore_index, given.bins, given.max_rank)
+        except ValueError as error:  # of the options: the arrays are of the wrong type at most
+            raise WrongUsage(error) from None
         return cls(logits.flat(1), labels.flat(0), options)
 
     def evaluate(self, temperature: float, *, double_precision: bool = False) -> Evaluation:

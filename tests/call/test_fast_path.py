@@ -126,6 +126,17 @@ def test_elements(size, given, weighted, dtype, isa, threads, rng):
     assert_same((value, grad), direct[:2])
 
 
+@pytest.mark.parametrize("loss", ["SoftmaxCrossEntropy", "BCEWithLogits"])
+def test_a_long_integer_is_a_factor(loss):
+    z, y = np.ones((2, 3)), np.ones((2, 3), bool)
+    direct, checked = ways(getattr(fastce, loss)())
+    expected = direct.value_and_grad(z, y, grad_output=1e30)
+    assert_same(expected, direct.value_and_grad(z, y, grad_output=10**30))
+    assert_same(expected, checked.value_and_grad(z.view(Declined), y, grad_output=10**30))
+    with pytest.raises(ValueError, match=r"grad_output must be finite, got 1000.*\.\.\.$"):
+        checked.value_and_grad(z, y, grad_output=10**400)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_bad_target_leaves_the_output_alone(size, isa, threads, rng):
     threads(3)

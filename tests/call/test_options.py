@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from array import array
 
 import numpy as np
 import pytest
@@ -93,6 +94,7 @@ def test_class_weights_of_the_wrong_length(loss, options):
         ("SoftmaxCrossEntropy", "weight"),
         ("SoftmaxFocalLoss", "alpha"),
         ("BCEWithLogits", "pos_weight"),
+        ("SigmoidFocalLoss", "alpha"),
     ],
 )
 @pytest.mark.parametrize(
@@ -145,7 +147,8 @@ NUMBERS = {"label_smoothing", "z_loss", "logit_scale", "softcap", "gamma", "temp
     "bad",
     [
         *("0.5", b"0.5", 1j, [0.5], np.array([0.5]), {}, object, 10**400, -(10**400), "nan"),
-        *(np.complex128(0.5), np.array("0.5"), np.array(b"0.5")),
+        *(np.complex128(0.5), np.array("0.5"), np.array(b"0.5"), array("B", b"0.5")),
+        *(np.timedelta64(1, "ns"), np.datetime64(1, "ns"), np.ma.masked),
     ],
     ids=repr,
 )
