@@ -54,13 +54,14 @@ demo: $(STAMPS)/package $(STAMPS)/group-demo
 
 test test-all test-free-threads golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
 
+# In as many processes as there are processors; ARGS="-n 0" runs all tests in one.
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # The imports come first: a missing or broken package has to be an error, not a skipped test.
 test-all: $(STAMPS)/package-for-tests $(STAMPS)/group-test $(STAMPS)/group-optional
 	KERAS_BACKEND=numpy KERAS_HOME=$(VENV)/keras $(BIN)/python -W ignore -c 'import catboost, distributed, expecttest, gevent, jax, keras, lightgbm, mpi4py, netcal, numba, optax, PyInstaller, safetensors, statsmodels, torch, torchmetrics, xgboost'
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 golden: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python tools/golden_bits.py

@@ -31,11 +31,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
-    if report.when == "call" and report.passed and hasattr(item, "callspec"):
+    if report.when == "call" and hasattr(item, "callspec"):
         given = item.callspec.params
         if variant := given.get("isa") or given.get("evaluate"):
-            passed_by_variant[variant] += 1
+            report.user_properties.append(("variant", variant))
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count. If pytest-xdist runs tests in other processes, it hands their reports to this one."""
+    if report.when == "call" and report.passed:
+        passed_by_variant.update(x for name, x in report.user_properties if name == "variant")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

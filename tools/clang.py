@@ -41,7 +41,8 @@ def main() -> None:
             raise SystemExit(said)
         environment = {"FASTCE_BUILD_TEST_VARIANTS": "1"}
         check = [sys.executable, "-c", CHECK.format(tree=str(tree))]
-        for command in (check, [*build_copy.PYTEST, *(arguments or TESTS)]):
+        tests = [*build_copy.PYTEST, "-n", "auto", *(arguments or TESTS)]
+        for command in (check, tests):
             build_copy.run_in(tree, command, environment, check=True)
 
 

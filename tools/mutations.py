@@ -74,8 +74,8 @@ MUTATIONS = [
     Mutation(
         "sums of the last group of classes only",
         "_kernels/sums.pxi",
-        "else high.parts):\n            high.part[k] = load(",
-        "else 0):\n            high.part[k] = load(",
+        "for k in range(0 if begins else high.parts):",
+        "for k in range(0):",
         MODERATE,
     ),
     Mutation(

@@ -131,8 +131,8 @@ class Loss:
         sample_weight : array_like, optional
             Finite weights that broadcast to the shape of the labels (sigmoid losses: of the
             logits). If a weight is 0, the logits and the target of that sample are not read, but a
-            class label must still be valid.
-            Weights may be negative, but the weights of a mean must have a positive sum.
+            class label must still be valid. Weights may be negative, but the weights of a mean must
+            have a positive sum.
         where : array_like of bool, optional
             A mask that broadcasts to the logits. For softmax losses, False masks a class of a
             sample: it has probability 0 and receives no label smoothing. For sigmoid losses, False

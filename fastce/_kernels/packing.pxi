@@ -50,6 +50,7 @@ cdef struct Scratch:
     void* row[ROW_NUMBERS]
     int* row_of         # which row of a vector of rows each lane of its elements belongs to, or NULL
     double* sum_without_pivot  # one per row of a run, like the following
+    double* sum_low     # its rounding error so far, for float64
     double* pivot_exp
     double* whole_sum   # for a Hessian: the sum without the pivot, rounded to double
     double* whole_low   # and its rounding error, for float64

@@ -97,6 +97,7 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     for i in range(ROW_NUMBERS):
         s.row[i] = part(&memory, numbers * size)
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))
+    s.sum_low = <double*> part(&memory, numbers * sizeof(double))
     s.pivot_exp = <double*> part(&memory, numbers * sizeof(double))
     s.whole_sum = <double*> part(&memory, numbers * sizeof(double))
     s.whole_low = <double*> part(&memory, numbers * sizeof(double))

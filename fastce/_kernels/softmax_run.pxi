@@ -405,7 +405,8 @@ cdef class SoftmaxRun:
     cpdef double total(self) except? -1.0:
         """Compute all rows, in tasks; return the sum of their losses."""
         cdef Py_ssize_t group = 1
-        if self.rows == 0 or (self.batch.classes == 0 and self.batch.loss == NULL):
+        cdef bint writes_losses = self.batch.loss != NULL or self.gathered[LOSS].data != NULL
+        if self.rows == 0 or (self.batch.classes == 0 and not writes_losses):
             return 0.0
         if self.rows * self.batch.classes <= SINGLE_TASK:
             return self.do_rows(0, self.rows, 0.0)

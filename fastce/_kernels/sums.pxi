@@ -194,18 +194,38 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
     return zero_where(is_pivot, y)
 
 
+cdef inline void add_to_sums(const wide_sum[real]* more, double* sums, double* lows, bint begins,
+                             bint ends) noexcept nogil:
+    # Adds the sums of some classes to those of the classes before, and their rounding errors to `lows`, unless that is
+    # NULL. After the last classes, with `ends`, the errors go into the sums.
+    cdef wide_vec[real] high = more.lanes(), low = more.low_lanes()
+    cdef vec[double] before, total, rounded
+    cdef int width = lanes(<double> 0), k
+    for k in range(0 if begins else high.parts):
+        before = load(<const double*> sums + k * width)
+        total = before + high.part[k]
+        rounded = total - before
+        if lows != NULL:
+            low.part[k] = (load(<const double*> lows + k * width) + low.part[k]
+                           + ((before - (total - rounded)) + (high.part[k] - rounded)))
+            if ends:  # the error of an infinite sum is NaN
+                total = select(less(abs(total), splat(<double> INFINITY)), total + low.part[k], total)
+        high.part[k] = total
+    store_wide(sums, high)
+    if lows != NULL and not ends:
+        store_wide(lows, low)
+
+
 cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
                              bint exactly, bint largest, bint whole) noexcept nogil:
     # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, adds
     # them also to sums without rounding in float, with the rounding errors in double, and finds the largest one. After
     # the last row, the last vector reads uninitialised exponentials, and stores sums that are not used.
-    cdef int width = lanes(<real> 0), k
+    cdef int width = lanes(<real> 0)
     cdef Py_ssize_t apart = s.exps_apart, i = 0, j
     cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x, y
     cdef vec[real] top = splat(<real> 0)
     cdef wide_sum[real] nothing, sum, exact
-    cdef wide_vec[real] high, low
-    cdef vec[double] before, total, rounded
     cdef const real* pivots = <const real*> s.pivot_class
     cdef real* tops = <real*> s.row[TOP]
     cdef const real* z
@@ -239,23 +259,11 @@ cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, 
             sum.add(x)
             z += apart
             j += 1
-        high = sum.lanes()
-        for k in range(0 if first == 0 else high.parts):
-            high.part[k] = load(<const double*> s.sum_without_pivot + i + k * lanes(<double> 0)) + high.part[k]
-        store_wide(s.sum_without_pivot + i, high)
+        add_to_sums(&sum, s.sum_without_pivot + i, s.sum_low + i if real is double else NULL, first == 0,
+                    stop == s.classes)
         store_widened(s.pivot_exp + i, taken)
         if whole:
-            high = exact.lanes()
-            low = exact.low_lanes()
-            for k in range(0 if first == 0 else high.parts):
-                before = load(<const double*> s.whole_sum + i + k * lanes(<double> 0))
-                total = before + high.part[k]
-                rounded = total - before
-                low.part[k] = (load(<const double*> s.whole_low + i + k * lanes(<double> 0)) + low.part[k]
-                               + ((before - (total - rounded)) + (high.part[k] - rounded)))
-                high.part[k] = total
-            store_wide(s.whole_sum + i, high)
-            store_wide(s.whole_low + i, low)
+            add_to_sums(&exact, s.whole_sum + i, s.whole_low + i, first == 0, False)
             store(tops + i, top)
         i += width
 
