@@ -347,6 +347,7 @@ Z, Y = np.zeros((3, 4), np.float32), np.zeros(3, int)
         ((Z.astype(complex), Y), TypeError, "logits must be float16.*complex"),
         ((Z.astype(int), Y), TypeError, "logits must be float16.*int"),
         ((jnp.zeros((3, 4), jnp.float8_e4m3fn), Y), TypeError, "logits must be float16.*float8"),
+        ((Z, Y, jnp.ones(3, jnp.float8_e5m2)), TypeError, "sample_weight must be real.*float8"),
         ((Z, Y[:, None]), ValueError, r"\(3, 1\).*class labels must have shape \(3,\)"),
         ((Z, Y.astype(np.float32)), TypeError, "target must be integer class labels.*float32"),
         ((Z, Y[:2]), ValueError, r"must have shape \(3,\)"),
