@@ -116,7 +116,8 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             grad = logits.new_empty(0)
             value = loss(z, y, **call)
         if type(value) is float:
-            value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
+            with np.errstate(over="ignore"):  # it may be beyond the range of float32
+                value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
         return torch.from_numpy(value), grad
 
     def compute(*inputs: Any) -> tuple[Tensor, Tensor]:

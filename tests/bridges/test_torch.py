@@ -264,6 +264,12 @@ def test_torch_16_bit_gradients_survive_a_gradient_scaler():
     torch.testing.assert_close(leaf.grad.double(), double.grad, rtol=2e-3, atol=2e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_torch_sums_beyond_float32_are_infinite():
+    logits, target = torch.tensor([[3e38, -3e38], [0, 0]]), torch.tensor([1, 0])
+    assert_same(both(*CROSS_ENTROPIES, logits, target, reduction="sum"))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_torch_autocast_returns_float32(dtype, reduction):
