@@ -51,14 +51,17 @@ PLAIN = (Tensor, torch.nn.Parameter)
 # Tensors as arrays --------------------------------------------------------------------------------
 
 
-def _array(tensor: Tensor) -> Array:
-    """View a tensor as an array of the same dtype, without a copy."""
+def _array(tensor: Tensor, name: str = "input") -> Array:
+    """View an argument as an array of the same dtype, without a copy."""
     array: Array
     if tensor.dtype == torch.bfloat16:
         bits = tensor.detach().resolve_neg().view(torch.int16).numpy()
         array = bits.view(checks_bridges.bfloat16("torch"))
     else:
-        array = tensor.numpy(force=True)
+        try:
+            array = tensor.numpy(force=True)
+        except TypeError:  # NumPy has no such type
+            checks_bridges.host_type(name, "of a type that NumPy has", tensor.dtype)
     return array
 
 
@@ -99,16 +102,17 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
         logits: Tensor, target: Tensor, where: Any, *options: Any
     ) -> tuple[Tensor, Tensor]:
         *given, values, with_grad = options
-        call = {} if where is None else {"where": _array(where)}
+        call = {} if where is None else {"where": _array(where, "where")}
         if len(attributes) < len(given):
             _add_weight(call, given.pop(0), logits, values[-1])
         make: Any = loss_of
         for position, value in enumerate(given):
             if value is not None:  # it may change, so a loss that has one is made again
-                given[position], make = _array(value), loss_of.__wrapped__
+                given[position] = _array(value, attributes[position])
+                make = loss_of.__wrapped__
         axis = (1 if logits.ndim > 1 else 0,) if rows else ()
         loss = make(*given, *values, *axis)
-        z, y = _array(logits), _array(target)
+        z, y = _array(logits), _array(target, "target")
         if with_grad:
             grad, out = _new_grad(logits, z)
             value, _ = loss.value_and_grad(z, y, out=out, **call)
@@ -213,7 +217,7 @@ def _add_weight(
     """Add element weights to the arguments of a call."""
     if weight is None:
         return
-    call["sample_weight"] = _array(weight)
+    call["sample_weight"] = _array(weight, "weight")
     if reduction == "mean":
         # torch's mean divides by the number of elements, not by the sum of the weights.
         mask = checks.where(call.get("where"), logits.shape)
