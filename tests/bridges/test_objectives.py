@@ -421,6 +421,21 @@ def test_least_integer_as_a_weight():
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("loss", [SOFTMAX[0], *SIGMOID], ids=repr)
+@pytest.mark.parametrize("weight", [1e39, 1e-46])
+def test_weights_beyond_the_range_of_the_scores(weight, loss, rng):
+    """A weight of float64 is not rounded to the float32 of the scores: mean and gradient show it."""
+    scores, labels = scores_and_labels(rng, rows=20)
+    one_hot, weights = np.eye(CLASSES)[labels], np.full(20, weight)
+    objective, single = Objective(loss), scores.astype(np.float32)
+    value = objective.value(single, one_hot, weights)
+    assert value == pytest.approx(objective.value(scores, one_hot), rel=1e-5)
+    grad, _ = objective.derivatives(single, one_hot, weights)
+    expected, _ = objective.derivatives(scores, one_hot, weights)
+    with np.errstate(over="ignore", under="ignore"):
+        np.testing.assert_allclose(grad, expected.astype(np.float32), rtol=1e-5, atol=3e-45)
+
+
 def test_soft_labels_are_probabilities(rng):
     scores, labels = scores_and_labels(rng)
     soft = rng.dirichlet(np.ones(CLASSES), size=labels.size)
