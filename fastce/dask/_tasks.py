@@ -250,7 +250,8 @@ def finish(
     with in_whole(slices, located):
         value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
-        return (value.astype(dtype_of_rows),)
+        with np.errstate(all="ignore"):  # of a number that the type of the rows cannot hold
+            return (value.astype(dtype_of_rows),)
     return (as_chunk(value, len(shape)),)
 
 

@@ -211,6 +211,16 @@ def test_a_sum_of_weights_that_overflows(loss, chunks, rng):
     assert not grad[3].any()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("chunks", [(3, 4), (3, 2)])
+def test_losses_beyond_float32_are_infinite(chunks):
+    loss = fastce.SoftmaxCrossEntropy(z_loss=1.0, reduction="none")
+    z, y = np.full((3, 4), 1e25, np.float32), [0, 1, 2]
+    value = fastce.dask.value(loss, da.from_array(z, chunks), y).compute(scheduler="sync")
+    np.testing.assert_array_equal(value, loss(z, y))
+    assert np.isposinf(value).all()
+
+
 @pytest.mark.parametrize("chunks", [(700_000, 2), (700_000, 1)])
 def test_four_million_weights_are_summed_to_the_last_digits(chunks, rng):
     z = da.from_array(rng.normal(size=(4_000_000, 2)), chunks)
