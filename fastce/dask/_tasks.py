@@ -206,6 +206,8 @@ def summarise_chunk(
 ) -> Any:
     first_class = slices[loss.axis].start
     with in_whole(slices, located):
+        if argmax:  # of `token_log_probs`, which ignores no label
+            checks.labels_in_range(y, classes)
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
         any_labels = np.zeros_like(packed[0], np.int64)  # as the kernels, which pass over NaN
