@@ -53,6 +53,10 @@ def as_chunk(value: Any, ndim: int) -> Any:
     return value if isinstance(value, np.ndarray) else np.full((1,) * ndim, value)
 
 
+def no_gradient(logits: Any) -> Any:
+    return np.zeros_like(logits, logits.dtype.newbyteorder("="))
+
+
 def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager[None]:
     """Let errors state positions in the whole arrays; None is a broadcast axis."""
     return positions.counted_from(
@@ -155,7 +159,7 @@ def value_and_grad(
     loss: Any, z: Any, y: Any, weight: Any, where: Any, denominator: Any
 ) -> tuple[Any, ...]:
     if not denominator:
-        return np.zeros((1,) * z.ndim), np.zeros_like(z)
+        return np.zeros((1,) * z.ndim), no_gradient(z)
     value, grad = loss.value_and_grad(
         z, y, sample_weight=weight, where=where, grad_output=1.0 / float(denominator)
     )
@@ -271,7 +275,7 @@ def gradient_of_chunk(
     located: Located,
 ) -> Any:
     if not denominator:
-        return np.zeros_like(z)
+        return no_gradient(z)
     with in_whole(slices, located):
         return sharded.gradient(
             z,

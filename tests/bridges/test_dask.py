@@ -211,6 +211,16 @@ def test_a_sum_of_weights_that_overflows(loss, chunks, rng):
     assert not grad[3].any()
 
 
+@pytest.mark.parametrize("chunks", [(17, 500), (17, 90)])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_gradients_have_the_type_that_dask_reports(ignored, chunks, problem):
+    """Also of logits in the other byte order, and if no row counts."""
+    z, y = problem
+    z, y = z.astype(">f4").rechunk(chunks), da.full_like(y, -100) if ignored else y
+    for lazy in fastce.dask.value_and_grad(fastce.SoftmaxCrossEntropy(), z, y):
+        assert lazy.compute(scheduler="sync").dtype.str == lazy.dtype.str
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("chunks", [(3, 4), (3, 2)])
 def test_losses_beyond_float32_are_infinite(chunks):
