@@ -312,8 +312,10 @@ def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
 
 
 def _over_classes(grad: Tensor, grad_output: Tensor) -> Tensor:
-    """Return the factors of per-row losses in the shape of the gradient."""
-    return grad_output if grad_output.ndim in (0, grad.ndim) else grad_output.unsqueeze(1)
+    """Return the factors of losses with as many axes as the gradient has."""
+    if grad_output.ndim == 0:  # as a number, it would stop a vmap over an empty batch
+        return grad_output.reshape((1,) * grad.ndim)
+    return grad_output if grad_output.ndim == grad.ndim else grad_output.unsqueeze(1)
 
 
 def _without_derivative(name: str) -> tuple[Any, Function]:
