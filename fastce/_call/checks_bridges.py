@@ -113,14 +113,14 @@ def summaries_fit(a: list[Array], b: list[Array]) -> None:
 
 
 def hessian(value: str, has_bound: bool) -> str:
-    if value not in ("positive", "exact", "upper"):
+    if not isinstance(value, str) or value not in ("positive", "exact", "upper"):
         raise ValueError(f"hessian must be 'positive', 'exact' or 'upper', got {shown(value)}")
     if value == "upper" and not has_bound:
         raise ValueError(
             "hessian must be 'positive' or 'exact' for a loss with z_loss or softcap, for which no"
             " upper bound is known, got 'upper'"
         )
-    return value
+    return str(value)  # a NumPy string would show in the objective's repr
 
 
 def boosting_scores(value: Any, softmax: str | None) -> Array:

@@ -214,8 +214,9 @@ def test_label_out_of_range_is_an_error(loss, rng):
 def test_errors_of_the_constructor():
     with pytest.raises(TypeError, match="loss must be one of SoftmaxCrossEntropy"):
         XGBoostObjective("focal")
-    with pytest.raises(ValueError, match="'positive', 'exact' or 'upper'"):
-        LightGBMObjective(SIGMOID[0], hessian="diagonal")
+    for wrong in ("diagonal", None, np.array(["exact", "upper"])):
+        with pytest.raises(ValueError, match="hessian must be 'positive', 'exact' or 'upper'"):
+            LightGBMObjective(SIGMOID[0], hessian=wrong)
     with pytest.raises(ValueError, match="floor"):
         CatBoostObjective(SIGMOID[0], floor=-1)
 
