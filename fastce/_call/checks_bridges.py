@@ -184,6 +184,8 @@ def start_target(
 ) -> Array:
     """Return the target of a constant score: labels (n,), or numbers in [0, 1]."""
     target = checks.real("target", value)
+    if target.ndim == 1 and classes == 1 and not is_softmax:
+        target = target[:, None]  # of one score per sample, as in `derivatives`
     if target.ndim == 1 and (is_softmax or classes is not None):
         return integral_labels(target)
     if target.ndim not in (1, 2) or not takes_probabilities:
