@@ -324,8 +324,9 @@ def unknown_exported_loss(name: str, options: dict[str, Any], error: Exception) 
 
 
 def not_a_jax_array(name: str, value: Any, reason: object = "") -> NoReturn:
+    of_dtype = f" of {value.dtype}" if hasattr(value, "dtype") else ""
     raise TypeError(
-        f"{name} must be an array, a list or a number, got {type(value).__name__}"
+        f"{name} must be an array, a list or a number, got {type(value).__name__}{of_dtype}"
         + (f" ({reason})" if reason else "")
     )
 

@@ -339,6 +339,8 @@ Z, Y = np.zeros((3, 4), np.float32), np.zeros(3, int)
         ((None, Y), TypeError, "logits must be an array, a list or a number, got NoneType"),
         ((jax.random.split(jax.random.key(0), 3), Y), TypeError, "logits must be an array"),
         (([[1.0, 2.0], [1.0]], Y), TypeError, "logits must be an array, .* got list"),
+        ((Z.astype(">f4"), Y), TypeError, "logits must be an array, .* got ndarray of >f4"),
+        ((Z, Y.astype(str)), TypeError, "target must be an array, .* got ndarray of <U"),
         ((Z, None), TypeError, "target must be an array, .* got NoneType"),
         ((Z, {"labels": Y}), TypeError, "target must be an array, .* got dict"),
         ((Z, Y, "balanced"), TypeError, "sample_weight must be an array, .* got str"),
