@@ -80,6 +80,12 @@ def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
     return torch.from_numpy(array), array
 
 
+def _new_losses(logits: Tensor) -> Tensor:
+    """Return memory for the losses of elements, in the order of axes that torch gives a result."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return torch.empty_like(logits, dtype=dtype)
+
+
 # The operators ------------------------------------------------------------------------------------
 
 
@@ -110,6 +116,8 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             if value is not None:  # it may change, so a loss that has one is made again
                 given[position] = _array(value, attributes[position])
                 make = loss_of.__wrapped__
+        if values[-1] == "none" and not rows and not logits.is_contiguous():
+            call["loss_out"] = _array(_new_losses(logits))
         axis = (1 if logits.ndim > 1 else 0,) if rows else ()
         loss = make(*given, *values, *axis)
         z, y = _array(logits), _array(target, "target")
@@ -130,11 +138,13 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
 
     def fake(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
         *_, text, with_grad = others
-        shape = list(logits.shape) if _values(text)[-1] == "none" else []
-        if shape and rows:
+        loss = _new_losses(logits)
+        if _values(text)[-1] != "none":
+            loss = loss.new_empty(())
+        elif rows:
+            shape = list(logits.shape)
             del shape[min(1, len(shape) - 1)]
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        loss = logits.new_empty(shape, dtype=dtype)
+            loss = loss.new_empty(shape)
         if not with_grad:
             return loss, logits.new_empty(0)
         return loss, torch.empty_like(logits, dtype=SAVED[logits.dtype])
