@@ -425,7 +425,7 @@ def test_least_integer_as_a_weight():
 @pytest.mark.parametrize("loss", [SOFTMAX[0], *SIGMOID], ids=repr)
 @pytest.mark.parametrize("weight", [1e39, 1e-46])
 def test_weights_beyond_the_range_of_the_scores(weight, loss, rng):
-    """A weight of float64 is not rounded to the float32 of the scores: mean and gradient show it."""
+    """A weight of float64 is not rounded to the float32 of the scores."""
     scores, labels = scores_and_labels(rng, rows=20)
     one_hot, weights = np.eye(CLASSES)[labels], np.full(20, weight)
     objective, single = Objective(loss), scores.astype(np.float32)
