@@ -41,6 +41,7 @@ BLOCK_BYTES = 4 << 20
 Gradients = tuple[Value, Array, Array, Array | None]
 
 
+@np.errstate(all="ignore")  # products and roundings that overflow are infinite or NaN
 def linear_cross_entropy(
     hidden: npt.ArrayLike,
     weight: npt.ArrayLike,
@@ -251,8 +252,7 @@ class _Gradients:
         total = next(products, 0)
         for product in products:
             total += product
-        with np.errstate(over="ignore"):  # of float16
-            self.grad_hidden[rows] = total
+        self.grad_hidden[rows] = total
         for classes in self._blocks():
             part = self.grad_weight[classes]
             part += np.matmul(grad[:, classes].T, hidden, out=self._block[: len(part)])
@@ -262,8 +262,7 @@ class _Gradients:
     def results(self, hidden: Array) -> tuple[Array, Array, Array | None]:
         """Return the gradients, in the shapes and the dtype of the arguments."""
         of_hidden: Array = self.grad_hidden.reshape(hidden.shape)
-        with np.errstate(over="ignore"):
-            weight = self.grad_weight.astype(hidden.dtype, copy=False)
-            bias = self.grad_bias
-            bias = None if bias is None else bias.astype(hidden.dtype, copy=False)
+        weight = self.grad_weight.astype(hidden.dtype, copy=False)
+        bias = self.grad_bias
+        bias = None if bias is None else bias.astype(hidden.dtype, copy=False)
         return of_hidden, weight, bias

@@ -235,6 +235,22 @@ def test_sums_over_rows_are_not_rounded_to_16_bits(dtype, chunks):
     np.testing.assert_array_equal(grad_bias, exact)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_numpy_neither_warns_nor_raises(dtype, chunks, rng):
+    """Whatever the numbers are: a row with infinity is NaN, and the others are as they were."""
+    hidden, weight, bias, target = layer(rng, dtype, 50)
+    hidden[3], hidden[4] = np.inf, np.finfo(dtype).tiny
+    loss = fastce.SoftmaxCrossEntropy(reduction="none", z_loss=1e-6)
+    with np.errstate(all="raise"):
+        losses, grad, *_ = linear_cross_entropy(hidden, weight, target, bias, loss=loss)
+    with np.errstate(all="ignore"):
+        expected = through_logits(hidden, weight, target, bias, loss)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-3
+    np.testing.assert_allclose(losses, expected[0], rtol=tolerance)
+    np.testing.assert_allclose(grad, expected[1], rtol=tolerance, atol=tolerance)
+    assert np.isnan(losses).nonzero()[0].tolist() == [3]
+
+
 def test_layouts(chunks, rng):
     hidden, weight, bias, target = layer(rng, np.float64, 90)
     expected = linear_cross_entropy(hidden, weight, target, bias)

@@ -438,7 +438,8 @@ def real(name: str, value: Any) -> Array:
 
 
 def is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    wide = array.dtype.itemsize > 1  # one of ml_dtypes' 8-bit types is of kind "f"
+    return (array.dtype.kind == "f" and wide) or array.dtype.name == "bfloat16"
 
 
 def is_logits(array: Array) -> bool:

@@ -113,14 +113,14 @@ def summaries_fit(a: list[Array], b: list[Array]) -> None:
 
 
 def hessian(value: str, has_bound: bool) -> str:
-    if value not in ("positive", "exact", "upper"):
+    if not isinstance(value, str) or value not in ("positive", "exact", "upper"):
         raise ValueError(f"hessian must be 'positive', 'exact' or 'upper', got {shown(value)}")
     if value == "upper" and not has_bound:
         raise ValueError(
             "hessian must be 'positive' or 'exact' for a loss with z_loss or softcap, for which no"
             " upper bound is known, got 'upper'"
         )
-    return value
+    return str(value)  # a NumPy string would show in the objective's repr
 
 
 def boosting_scores(value: Any, softmax: str | None) -> Array:
@@ -184,6 +184,8 @@ def start_target(
 ) -> Array:
     """Return the target of a constant score: labels (n,), or numbers in [0, 1]."""
     target = checks.real("target", value)
+    if target.ndim == 1 and classes == 1 and not is_softmax:
+        target = target[:, None]  # of one score per sample, as in `derivatives`
     if target.ndim == 1 and (is_softmax or classes is not None):
         return integral_labels(target)
     if target.ndim not in (1, 2) or not takes_probabilities:
@@ -322,8 +324,9 @@ def unknown_exported_loss(name: str, options: dict[str, Any], error: Exception) 
 
 
 def not_a_jax_array(name: str, value: Any, reason: object = "") -> NoReturn:
+    of_dtype = f" of {value.dtype}" if hasattr(value, "dtype") else ""
     raise TypeError(
-        f"{name} must be an array, a list or a number, got {type(value).__name__}"
+        f"{name} must be an array, a list or a number, got {type(value).__name__}{of_dtype}"
         + (f" ({reason})" if reason else "")
     )
 

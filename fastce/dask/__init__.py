@@ -108,7 +108,7 @@ def value_and_grad(
     value : dask array
         As `value` returns it.
     grad : dask array
-        With the shape, dtype and chunks of the logits.
+        With the shape, dtype and chunks of the logits, in native byte order.
 
     Raises
     ------

@@ -118,7 +118,7 @@ class Graph:
         return self._reduced(self.on_chunks(tasks.value))
 
     def value_and_grad(self) -> tuple[DaskArray, DaskArray]:
-        dtype = self.logits.dtype
+        dtype = self.logits.dtype.newbyteorder("=")
         if not self.is_split:
             both = self.on_chunks(tasks.value_and_grad, self._denominator)
             grad = da.map_blocks(tasks.pick, both, 1, dtype=dtype, meta=_nothing(both.ndim, dtype))

@@ -53,6 +53,10 @@ def as_chunk(value: Any, ndim: int) -> Any:
     return value if isinstance(value, np.ndarray) else np.full((1,) * ndim, value)
 
 
+def no_gradient(logits: Any) -> Any:
+    return np.zeros_like(logits, logits.dtype.newbyteorder("="))
+
+
 def in_whole(slices: Any, located: Located) -> contextlib.AbstractContextManager[None]:
     """Let errors state positions in the whole arrays; None is a broadcast axis."""
     return positions.counted_from(
@@ -155,7 +159,7 @@ def value_and_grad(
     loss: Any, z: Any, y: Any, weight: Any, where: Any, denominator: Any
 ) -> tuple[Any, ...]:
     if not denominator:
-        return np.zeros((1,) * z.ndim), np.zeros_like(z)
+        return np.zeros((1,) * z.ndim), no_gradient(z)
     value, grad = loss.value_and_grad(
         z, y, sample_weight=weight, where=where, grad_output=1.0 / float(denominator)
     )
@@ -206,6 +210,8 @@ def summarise_chunk(
 ) -> Any:
     first_class = slices[loss.axis].start
     with in_whole(slices, located):
+        if argmax:  # of `token_log_probs`, which ignores no label
+            checks.labels_in_range(y, classes)
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
         any_labels = np.zeros_like(packed[0], np.int64)  # as the kernels, which pass over NaN
@@ -250,7 +256,8 @@ def finish(
     with in_whole(slices, located):
         value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
-        return (value.astype(dtype_of_rows),)
+        with np.errstate(all="ignore"):  # of a number that the type of the rows cannot hold
+            return (value.astype(dtype_of_rows),)
     return (as_chunk(value, len(shape)),)
 
 
@@ -268,7 +275,7 @@ def gradient_of_chunk(
     located: Located,
 ) -> Any:
     if not denominator:
-        return np.zeros_like(z)
+        return no_gradient(z)
     with in_whole(slices, located):
         return sharded.gradient(
             z,

@@ -8,6 +8,7 @@ The structures are the parts of ``xla/ffi/api/c_api.h``, version 0, that are use
 same field names.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import math
@@ -231,7 +232,8 @@ def call(function: str, results: list[tuple[tuple[int, ...], Any]], *arguments: 
     evaluate = _ffi.ffi_call(TARGET, outlines, vmap_method="broadcast_all")
     axes = tuple(sorted(frozenset().union(*map(_varies_along, arguments))))
     arguments = tuple(_vary(array, axes) for array in arguments)
-    returned = evaluate(*arguments, function=function, digest=digest)
+    with _mesh_of(arguments):
+        returned = evaluate(*arguments, function=function, digest=digest)
     return [_vary(array, axes) for array in returned]
 
 
@@ -256,6 +258,18 @@ def _vary(array: Any, axes: tuple[str, ...]) -> Any:
     if hasattr(lax, "pcast"):
         return lax.pcast(array, missing, to="varying")
     return lax.pvary(array, missing)
+
+
+def _mesh_of(arguments: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:
+    """Return a context that gives results the mesh of the arguments, as `jax.set_mesh` does."""
+    sharding: Any = jax.sharding
+    if hasattr(sharding, "use_abstract_mesh"):
+        meshes = [jax.typeof(array).sharding.mesh for array in arguments]
+        for mesh in meshes:
+            if not mesh.empty:
+                context: contextlib.AbstractContextManager[Any] = sharding.use_abstract_mesh(mesh)
+                return context
+    return contextlib.nullcontext()
 
 
 def sharded_like(array: Any, like: Any) -> Any:

@@ -317,7 +317,7 @@ class Objective:
         # In the dtype of the scores they are read in place, which saves more than the copy costs.
         if target.dtype.kind == "f" or self.is_softmax:
             target = target.astype(scores.dtype, copy=False)
-        if weight is not None and weight.dtype.kind == "f":
+        if weight is not None and np.can_cast(weight.dtype, scores.dtype):
             weight = weight.astype(scores.dtype, copy=False)
         return scores, target, weight
 

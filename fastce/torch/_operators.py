@@ -51,14 +51,17 @@ PLAIN = (Tensor, torch.nn.Parameter)
 # Tensors as arrays --------------------------------------------------------------------------------
 
 
-def _array(tensor: Tensor) -> Array:
-    """View a tensor as an array of the same dtype, without a copy."""
+def _array(tensor: Tensor, name: str = "input") -> Array:
+    """View an argument as an array of the same dtype, without a copy."""
     array: Array
     if tensor.dtype == torch.bfloat16:
         bits = tensor.detach().resolve_neg().view(torch.int16).numpy()
         array = bits.view(checks_bridges.bfloat16("torch"))
     else:
-        array = tensor.numpy(force=True)
+        try:
+            array = tensor.numpy(force=True)
+        except TypeError:  # NumPy has no such type
+            checks_bridges.host_type(name, "of a type that NumPy has", tensor.dtype)
     return array
 
 
@@ -75,6 +78,12 @@ def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
     if logits.dtype == torch.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16), array
     return torch.from_numpy(array), array
+
+
+def _new_losses(logits: Tensor) -> Tensor:
+    """Return memory for the losses of elements, in the order of axes that torch gives a result."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return torch.empty_like(logits, dtype=dtype)
 
 
 # The operators ------------------------------------------------------------------------------------
@@ -99,16 +108,19 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
         logits: Tensor, target: Tensor, where: Any, *options: Any
     ) -> tuple[Tensor, Tensor]:
         *given, values, with_grad = options
-        call = {} if where is None else {"where": _array(where)}
+        call = {} if where is None else {"where": _array(where, "where")}
         if len(attributes) < len(given):
             _add_weight(call, given.pop(0), logits, values[-1])
         make: Any = loss_of
         for position, value in enumerate(given):
             if value is not None:  # it may change, so a loss that has one is made again
-                given[position], make = _array(value), loss_of.__wrapped__
+                given[position] = _array(value, attributes[position])
+                make = loss_of.__wrapped__
+        if values[-1] == "none" and not rows and not logits.is_contiguous():
+            call["loss_out"] = _array(_new_losses(logits))
         axis = (1 if logits.ndim > 1 else 0,) if rows else ()
         loss = make(*given, *values, *axis)
-        z, y = _array(logits), _array(target)
+        z, y = _array(logits), _array(target, "target")
         if with_grad:
             grad, out = _new_grad(logits, z)
             value, _ = loss.value_and_grad(z, y, out=out, **call)
@@ -116,7 +128,8 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             grad = logits.new_empty(0)
             value = loss(z, y, **call)
         if type(value) is float:
-            value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
+            with np.errstate(over="ignore"):  # it may be beyond the range of float32
+                value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
         return torch.from_numpy(value), grad
 
     def compute(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -125,11 +138,13 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
 
     def fake(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
         *_, text, with_grad = others
-        shape = list(logits.shape) if _values(text)[-1] == "none" else []
-        if shape and rows:
+        loss = _new_losses(logits)
+        if _values(text)[-1] != "none":
+            loss = loss.new_empty(())
+        elif rows:
+            shape = list(logits.shape)
             del shape[min(1, len(shape) - 1)]
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        loss = logits.new_empty(shape, dtype=dtype)
+            loss = loss.new_empty(shape)
         if not with_grad:
             return loss, logits.new_empty(0)
         return loss, torch.empty_like(logits, dtype=SAVED[logits.dtype])
@@ -212,7 +227,7 @@ def _add_weight(
     """Add element weights to the arguments of a call."""
     if weight is None:
         return
-    call["sample_weight"] = _array(weight)
+    call["sample_weight"] = _array(weight, "weight")
     if reduction == "mean":
         # torch's mean divides by the number of elements, not by the sum of the weights.
         mask = checks.where(call.get("where"), logits.shape)
@@ -307,8 +322,10 @@ def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
 
 
 def _over_classes(grad: Tensor, grad_output: Tensor) -> Tensor:
-    """Return the factors of per-row losses in the shape of the gradient."""
-    return grad_output if grad_output.ndim in (0, grad.ndim) else grad_output.unsqueeze(1)
+    """Return the factors of losses with as many axes as the gradient has."""
+    if grad_output.ndim == 0:  # as a number, it would stop a vmap over an empty batch
+        return grad_output.reshape((1,) * grad.ndim)
+    return grad_output if grad_output.ndim == grad.ndim else grad_output.unsqueeze(1)
 
 
 def _without_derivative(name: str) -> tuple[Any, Function]:

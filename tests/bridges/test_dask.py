@@ -211,6 +211,26 @@ def test_a_sum_of_weights_that_overflows(loss, chunks, rng):
     assert not grad[3].any()
 
 
+@pytest.mark.parametrize("chunks", [(17, 500), (17, 90)])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_gradients_have_the_type_that_dask_reports(ignored, chunks, problem):
+    """Also of logits in the other byte order, and if no row counts."""
+    z, y = problem
+    z, y = z.astype(">f4").rechunk(chunks), da.full_like(y, -100) if ignored else y
+    for lazy in fastce.dask.value_and_grad(fastce.SoftmaxCrossEntropy(), z, y):
+        assert lazy.compute(scheduler="sync").dtype.str == lazy.dtype.str
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("chunks", [(3, 4), (3, 2)])
+def test_losses_beyond_float32_are_infinite(chunks):
+    loss = fastce.SoftmaxCrossEntropy(z_loss=1.0, reduction="none")
+    z, y = np.full((3, 4), 1e25, np.float32), [0, 1, 2]
+    value = fastce.dask.value(loss, da.from_array(z, chunks), y).compute(scheduler="sync")
+    np.testing.assert_array_equal(value, loss(z, y))
+    assert np.isposinf(value).all()
+
+
 @pytest.mark.parametrize("chunks", [(700_000, 2), (700_000, 1)])
 def test_four_million_weights_are_summed_to_the_last_digits(chunks, rng):
     z = da.from_array(rng.normal(size=(4_000_000, 2)), chunks)

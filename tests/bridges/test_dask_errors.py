@@ -49,8 +49,10 @@ def test_errors_of_values(chunks, problem):
     for lazy in (value, grad, fastce.dask.token_log_probs(z, bad).lse):
         with pytest.raises(IndexError, match="label 500"):
             lazy.compute(scheduler="sync")
-    with pytest.raises(IndexError, match="label -100"):
-        fastce.dask.token_log_probs(z, y - y - 100).lse.compute(scheduler="sync")
+    for label in (-100, np.iinfo(np.int64).min):
+        lazy = fastce.dask.token_log_probs(z, da.full_like(y, label)).lse
+        with pytest.raises(IndexError, match=rf"label {label} at .* are 0 to 499$"):
+            lazy.compute(scheduler="sync")
 
 
 def positions(call, match):

@@ -125,11 +125,16 @@ check(halves[1].reshape(8, 5) / 2, grad)
 
 for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((2,), ("b",), axis_types=(kind,))
-    with jax.set_mesh(mesh):
-        rows, row = NamedSharding(mesh, P("b", None)), NamedSharding(mesh, P("b"))
-        zs, ys, ws = jax.device_put(z, rows), jax.device_put(y, row), jax.device_put(weight, row)
-        xs = jax.device_put(x, rows)
+    rows, row = NamedSharding(mesh, P("b", None)), NamedSharding(mesh, P("b"))
+    zs, ys, ws = jax.device_put(z, rows), jax.device_put(y, row), jax.device_put(weight, row)
+    xs = jax.device_put(x, rows)
 
+    # Compiled code needs no more than the mesh of its arrays.
+    for f in (ce, lambda z, y: losses(z, y).mean()):
+        check(jax.jit(jax.grad(f))(zs, ys), grad)
+        check(jax.jvp(lambda z: f(z, y), (zs,), (zs,))[1], slope)
+
+    with jax.set_mesh(mesh):
         # Sharded arrays, whose computations XLA spreads.
         for f in (ce, lambda z, y: losses(z, y).mean()):
             for g in (jax.grad(f), jax.jit(jax.grad(f))):

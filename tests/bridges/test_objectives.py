@@ -214,8 +214,9 @@ def test_label_out_of_range_is_an_error(loss, rng):
 def test_errors_of_the_constructor():
     with pytest.raises(TypeError, match="loss must be one of SoftmaxCrossEntropy"):
         XGBoostObjective("focal")
-    with pytest.raises(ValueError, match="'positive', 'exact' or 'upper'"):
-        LightGBMObjective(SIGMOID[0], hessian="diagonal")
+    for wrong in ("diagonal", None, np.array(["exact", "upper"])):
+        with pytest.raises(ValueError, match="hessian must be 'positive', 'exact' or 'upper'"):
+            LightGBMObjective(SIGMOID[0], hessian=wrong)
     with pytest.raises(ValueError, match="floor"):
         CatBoostObjective(SIGMOID[0], floor=-1)
 
@@ -419,6 +420,21 @@ def test_least_integer_as_a_weight():
     got = objective.derivatives([0.5, 1.0], [1, 0], weight)
     want = objective.derivatives([0.5, 1.0], [1, 0], weight.astype(float))
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("loss", [SOFTMAX[0], *SIGMOID], ids=repr)
+@pytest.mark.parametrize("weight", [1e39, 1e-46])
+def test_weights_beyond_the_range_of_the_scores(weight, loss, rng):
+    """A weight of float64 is not rounded to the float32 of the scores."""
+    scores, labels = scores_and_labels(rng, rows=20)
+    one_hot, weights = np.eye(CLASSES)[labels], np.full(20, weight)
+    objective, single = Objective(loss), scores.astype(np.float32)
+    value = objective.value(single, one_hot, weights)
+    assert value == pytest.approx(objective.value(scores, one_hot), rel=1e-5)
+    grad, _ = objective.derivatives(single, one_hot, weights)
+    expected, _ = objective.derivatives(scores, one_hot, weights)
+    with np.errstate(over="ignore", under="ignore"):
+        np.testing.assert_allclose(grad, expected.astype(np.float32), rtol=1e-5, atol=3e-45)
 
 
 def test_soft_labels_are_probabilities(rng):

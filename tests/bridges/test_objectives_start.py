@@ -92,6 +92,17 @@ def test_starts_of_columns(rng):
     np.testing.assert_allclose(objective.initial_score(labels, classes=CLASSES), alone, atol=1e-11)
 
 
+@pytest.mark.parametrize("loss", [SIGMOID[0], SIGMOID[2]], ids=repr)
+@pytest.mark.parametrize("target", [[0, 1, 1, 0, 1], [0.25, 1.0, 0.5]])
+def test_start_of_one_column(target, loss):
+    """Of scores (n, 1), whose labels are not classes but numbers in [0, 1]: no gradient is left."""
+    objective = Objective(loss)
+    start = objective.initial_score(target, classes=1)
+    assert start.tolist() == [objective.initial_score(target)]
+    grad, _ = objective.derivatives(np.tile(start, (len(target), 1)), target)
+    assert abs(grad.sum()) < 1e-10
+
+
 @pytest.mark.parametrize(("target", "sign"), [([0, 0, 0], -1), ([1, 1], 1)])
 def test_start_of_one_class_alone_is_the_bound(target, sign):
     start = XGBoostObjective(fastce.BCEWithLogits()).initial_score(target)

@@ -169,7 +169,7 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
     for ignored, half in ((np.int64(2), np.float32(0.5)), (torch.tensor(2), torch.tensor(0.5))):
         loss = bridge.cross_entropy(logits, target, ignore_index=ignored, label_smoothing=half)
         assert torch.equal(loss, expected)
-    halves = torch.rand(6, 5)
+    halves, eighth = torch.rand(6, 5), torch.float8_e5m2
     focal, sigmoid = bridge.softmax_focal_loss, bridge.sigmoid_focal_loss
     binary = bridge.binary_cross_entropy_with_logits
     for call, message in (
@@ -187,6 +187,11 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
         (lambda: bridge.cross_entropy(logits.to(torch.complex64), target), "input must be float16"),
         (lambda: bridge.cross_entropy(target[:, None], target), "input must be float16, .*int64"),
         (lambda: bridge.cross_entropy(logits, target, torch.ones(5).cfloat()), "weight .* complex"),
+        (lambda: bridge.cross_entropy(logits, target, torch.ones(5).to(eighth)), "weight .*float8"),
+        (lambda: binary(logits, halves.to(eighth)), "target must be of a type that NumPy .*float8"),
+        (lambda: binary(logits, halves, halves.to(eighth)), "weight must be of .*float8"),
+        (lambda: sigmoid(logits, halves, alpha=halves.to(eighth)), "alpha must be of .*float8"),
+        (lambda: binary(logits, halves, where=halves.to(eighth)), "where must be of .*float8"),
         (lambda: focal(logits, target, alpha=0.5), "alpha must be a torch tensor, got float"),
         (lambda: focal(logits, target, alpha=[0.5] * 5), "alpha must be a torch tensor, got list"),
         (lambda: bridge.SoftmaxFocalLoss(alpha=[0.5]), "alpha must be a torch tensor, got list"),
@@ -262,6 +267,12 @@ def test_torch_16_bit_gradients_survive_a_gradient_scaler():
     double = logits.double().requires_grad_()
     (16384.0 * functional.cross_entropy(double, target)).backward()
     torch.testing.assert_close(leaf.grad.double(), double.grad, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_torch_sums_beyond_float32_are_infinite():
+    logits, target = torch.tensor([[3e38, -3e38], [0, 0]]), torch.tensor([1, 0])
+    assert_same(both(*CROSS_ENTROPIES, logits, target, reduction="sum"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

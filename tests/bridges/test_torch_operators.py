@@ -8,7 +8,14 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as functional  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
-from torch_calls import DTYPES, assert_same, both, calls, logits_of  # noqa: E402
+from torch_calls import (  # noqa: E402
+    BINARY_CROSS_ENTROPIES,
+    DTYPES,
+    assert_same,
+    both,
+    calls,
+    logits_of,
+)
 
 import fastce.torch as bridge  # noqa: E402
 from fastce.torch import _operators as operators  # noqa: E402
@@ -144,6 +151,20 @@ def test_torch_bits_do_not_depend_on_the_dispatcher(dtype, monkeypatch):
             assert torch.equal(loss, expected)
             assert torch.equal(grad, expected_grad)
             assert grad.stride() == expected_grad.stride()
+
+
+def test_torch_graphs_know_in_which_order_losses_lie():
+    """Those of permuted logits, as in channels_last images, have the order of the logits."""
+    logits, target = logits_of(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+
+    def flat(function):
+        return lambda z, y: function(z, y, reduction="none").flatten().cumsum(0)
+
+    ours, theirs = (flat(function) for function in BINARY_CROSS_ENTROPIES)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    for view in (logits.to(memory_format=torch.channels_last), logits.mT.contiguous().mT):
+        assert_same(both(compiled, theirs, view, target))
+        assert bridge.sigmoid_focal_loss(view, target, reduction="none").stride() == view.stride()
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.jit

@@ -78,6 +78,7 @@ def test_torch_func_vmap():
         grads = torch.stack([plain_gradient(total, *example) for example in examples])
         of_each = torch.vmap(torch.func.grad(total), in_dims=(1, 0))
         torch.testing.assert_close(of_each(batch, targets), grads)
+        assert of_each(batch[:, :0], targets[:0]).shape == (0, *grads.shape[1:])
         grads = grads.movedim(0, 1)
         torch.testing.assert_close(torch.func.grad(total_of_all)(batch, targets), grads)
         torch.testing.assert_close(plain_gradient(total_of_all, batch, targets), grads)

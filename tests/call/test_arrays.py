@@ -186,6 +186,7 @@ def test_arrays_that_fail(loss):
         np.zeros((ROWS, CLASSES), "m8[s]"),
         np.zeros((ROWS, CLASSES), "S4"),
         np.zeros((ROWS, CLASSES), ml_dtypes.float8_e4m3fn),
+        np.zeros((ROWS, CLASSES), ml_dtypes.float8_e5m2),  # NumPy counts it among the floats
         np.zeros((ROWS, CLASSES), ml_dtypes.int4),
         np.zeros((ROWS, CLASSES), np.clongdouble),
     ],
@@ -198,6 +199,9 @@ def test_what_is_neither_logits_nor_target(loss, bad):
         made.value_and_grad(bad, y)
     with pytest.raises((TypeError, ValueError), match="target"):
         made.value_and_grad(z, bad)
+    if bad is not None:
+        with pytest.raises((TypeError, ValueError), match="sample_weight"):
+            made.value_and_grad(z, y, sample_weight=bad)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
