@@ -332,6 +332,13 @@ def test_nothing(shape, isa):
             assert kept.shape == np.sum(z, axis=axis, keepdims=True).shape
 
 
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"read_only"}))
+def test_sums_of_nothing_are_written_to_any_output(layout, isa):
+    out = LAYOUTS[layout](np.full((4, 6), 7.0))
+    assert fastce.logsumexp(np.zeros((4, 6, 0)), out=out) is out
+    np.testing.assert_array_equal(out, -INF)
+
+
 # Errors -------------------------------------------------------------------------------------------
 
 
