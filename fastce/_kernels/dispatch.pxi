@@ -36,8 +36,8 @@ cdef enum:
     #                          1.15 in runs of 16; 128 rows take 0.48 in one, 0.67 in runs of 64, 3.3 in runs of 16
     LEAST_SCRATCH_ROWS = 64  # fewest rows of a run with scratch, unless they exceed
     LARGEST_PLANE_BYTES = 10485760  # this size: allocations of 32 MB and more are mapped anew on each call
-    CLASSES_TOGETHER = 16    # of a run, summed while they are in the cache: a fixed number, because the bits of
-    #                          a row's sum must not depend on the size of its run
+    CLASSES_TOGETHER = 16    # of a run, summed while they are in the cache: an even number, because floats are
+    #                          added in pairs
     PART_ELEMENTS = 32768    # of some classes of a run of planes, which are filled and emptied one part after another
     STREAMED_ROW_BYTES = 65536  # largest row that is streamed from scratch past the caches
     ROWS_AHEAD = 2048        # elements from a logit to the one that is prefetched at the same time

@@ -194,28 +194,6 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
     return zero_where(is_pivot, y)
 
 
-cdef inline void add_to_sums(const wide_sum[real]* more, double* sums, double* lows, bint begins,
-                             bint ends) noexcept nogil:
-    # Adds the sums of some classes to those of the classes before, and their rounding errors to `lows`, unless that is
-    # NULL. After the last classes, with `ends`, the errors go into the sums.
-    cdef wide_vec[real] high = more.lanes(), low = more.low_lanes()
-    cdef vec[double] before, total, rounded
-    cdef int width = lanes(<double> 0), k
-    for k in range(0 if begins else high.parts):
-        before = load(<const double*> sums + k * width)
-        total = before + high.part[k]
-        rounded = total - before
-        if lows != NULL:
-            low.part[k] = (load(<const double*> lows + k * width) + low.part[k]
-                           + ((before - (total - rounded)) + (high.part[k] - rounded)))
-            if ends:  # the error of an infinite sum is NaN
-                total = select(less(abs(total), splat(<double> INFINITY)), total + low.part[k], total)
-        high.part[k] = total
-    store_wide(sums, high)
-    if lows != NULL and not ends:
-        store_wide(lows, low)
-
-
 cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
                              bint exactly, bint largest, bint whole) noexcept nogil:
     # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, adds
@@ -232,6 +210,10 @@ cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, 
     while i < rows:
         z = e + first * apart + i
         sum = exact = nothing
+        if first > 0:
+            sum.resume(s.sum_without_pivot + i, s.sum_low + i)
+        if first > 0 and whole:
+            exact.resume(s.whole_sum + i, s.whole_low + i)
         this_class = first_class
         pivot = load(pivots + i)
         taken = splat(<real> 0) if first == 0 else load_narrowed(s.pivot_exp + i, <real> 0)
@@ -259,11 +241,17 @@ cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, 
             sum.add(x)
             z += apart
             j += 1
-        add_to_sums(&sum, s.sum_without_pivot + i, s.sum_low + i if real is double else NULL, first == 0,
-                    stop == s.classes)
+        if stop < s.classes:
+            sum.pause(s.sum_without_pivot + i, s.sum_low + i)
+        else:
+            store_wide(s.sum_without_pivot + i, sum.lanes())
         store_widened(s.pivot_exp + i, taken)
+        if whole and stop < s.classes:
+            exact.pause(s.whole_sum + i, s.whole_low + i)
+        elif whole:
+            store_wide(s.whole_sum + i, exact.lanes())
+            store_wide(s.whole_low + i, exact.low_lanes())
         if whole:
-            add_to_sums(&exact, s.whole_sum + i, s.whole_low + i, first == 0, False)
             store(tops + i, top)
         i += width
 

@@ -20,6 +20,8 @@ cdef extern from "simd.hpp" namespace "simd" nogil:
     cdef cppclass wide_sum[T]:
         wide_sum()
         void add(vec[T])
+        void pause(double*, double*)
+        void resume(const double*, const double*)
         wide_vec[T] lanes()
         wide_vec[T] low_lanes()
         double total()

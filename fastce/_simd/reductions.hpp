@@ -217,7 +217,7 @@ FASTCE_INLINE vec<double> inverse_power(vec<double> x) {
 }
 
 // Running sums per lane: of float vectors in double, of double vectors in double with their rounding errors (Knuth's
-// two-sum).
+// two-sum). A sum that pauses can be resumed from what it stored.
 template <class T> class wide_sum;
 template <> class wide_sum<float> {
     wide_vec<float> sum;
@@ -231,6 +231,11 @@ public:
         const wide_vec<float> wide = widen_lanes(x);
         for (int i = 0; i < sum.parts; ++i)
             sum.part[i] = sum.part[i] + wide.part[i];
+    }
+    FASTCE_INLINE void pause(double *sums, double *) const { store_wide(sums, sum); }
+    FASTCE_INLINE void resume(const double *sums, const double *) {
+        for (int i = 0; i < sum.parts; ++i)
+            sum.part[i] = load(sums + i * vec<double>::lanes);
     }
     FASTCE_INLINE wide_vec<float> lanes() const { return sum; }
     FASTCE_INLINE wide_vec<float> low_lanes() const { return wide_sum().sum; } // there are no rounding errors
@@ -250,6 +255,14 @@ public:
         const vec<double> next = sum + x, rounded = next - sum;
         error = error + ((sum - (next - rounded)) + (x - rounded));
         sum = next;
+    }
+    FASTCE_INLINE void pause(double *sums, double *errors) const {
+        store(sums, sum);
+        store(errors, error);
+    }
+    FASTCE_INLINE void resume(const double *sums, const double *errors) {
+        sum = load(sums);
+        error = load(errors);
     }
     FASTCE_INLINE vec<double> corrected() const {  // the error of an infinite sum is NaN
         return select(equal(sum - sum, vec<double>(0.0)), sum + error, sum);
