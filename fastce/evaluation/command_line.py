@@ -102,10 +102,10 @@ def run(given: argparse.Namespace) -> None:
         result = temperature.after
     else:
         result = problem.evaluate(given.temperature)
-    if given.plot:
-        draw(given.plot, result, temperature)
     text = str(result) if temperature is None else f"{result}\n\n{temperature}"
-    print(as_json(result, temperature) if given.json else text)
+    print(as_json(result, temperature) if given.json else text, flush=True)
+    if given.plot:  # last, for a file may not be writable
+        draw(given.plot, result, temperature)
 
 
 class Problem(NamedTuple):

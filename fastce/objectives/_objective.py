@@ -185,6 +185,7 @@ class Objective:
         scores, target, weight = self._batch(scores, target, sample_weight)
         return float(self._mean(scores, target, sample_weight=weight))
 
+    @np.errstate(all="ignore")
     def value_of_probabilities(
         self, probabilities: npt.ArrayLike, target: npt.ArrayLike, sample_weight: Any = None
     ) -> float:
@@ -218,11 +219,11 @@ class Objective:
         0.490415
         """
         p = checks_bridges.predicted_probabilities(probabilities, self._softmax_name)
-        with np.errstate(divide="ignore"):
-            scores = np.log(p) if self.is_softmax else np.log(p) - np.log1p(-p)
+        scores = np.log(p) if self.is_softmax else np.log(p) - np.log1p(-p)
         least = _start.LEAST_SCORE
         return self.value(scores.clip(least, -least), target, sample_weight)
 
+    @np.errstate(all="ignore")
     def initial_score(
         self, target: npt.ArrayLike, sample_weight: Any = None, *, classes: int | None = None
     ) -> Any:
@@ -294,6 +295,7 @@ class Objective:
     def _softmax_name(self) -> str | None:
         return type(self.loss).__name__ if self.is_softmax else None
 
+    @np.errstate(all="ignore")  # rounded targets may become subnormal or 0
     def _batch(
         self, scores: Any, target: Any, sample_weight: Any
     ) -> tuple[Array, Array, Array | None]:

@@ -437,6 +437,18 @@ def test_weights_beyond_the_range_of_the_scores(weight, loss, rng):
         np.testing.assert_allclose(grad, expected.astype(np.float32), rtol=1e-5, atol=3e-45)
 
 
+def test_nothing_raises_what_the_caller_wants_of_numpy():
+    bce, softmax = Objective(fastce.BCEWithLogits()), Objective(fastce.SoftmaxCrossEntropy())
+    scores, tiny = np.zeros(2, np.float32), 1e-310
+    with np.errstate(all="raise"):
+        grad, _ = bce.derivatives(scores, [tiny, 1.0])
+        value = bce.value_of_probabilities([tiny, 0.5], [0, 1])
+        start = softmax.initial_score([0, 1, 1], [1e300, 1e-300, 1.0])
+    np.testing.assert_array_equal(grad, [0.5, -0.5])
+    np.testing.assert_allclose(value, np.log(2) / 2, rtol=1e-14)
+    np.testing.assert_allclose(start, [0, np.log(1e-15)], atol=1e-14)
+
+
 def test_soft_labels_are_probabilities(rng):
     scores, labels = scores_and_labels(rng)
     soft = rng.dirichlet(np.ones(CLASSES), size=labels.size)
