@@ -491,9 +491,8 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...], hint: str = "") 
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
-        raise ValueError(
-            f"{name} of shape {array.shape} does not broadcast to {shape}{hint}"
-        ) from None
+        got = f"{name} of shape {array.shape}"
+        raise ValueError(f"{got} does not broadcast to {shape}{hint}") from None
 
 
 def first_true(wrong: Array) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import pytest
 from batches import on_grid
 from cases import DTYPES
 from layouts import LAYOUTS
-from processes import peak
+from processes import ROOT, SUPPORT, output_of, peak
 
 import fastce
 from fastce._call import variants
@@ -139,8 +139,7 @@ def calls(turns):
     return turns * (len(good) + len(failing))
 
 
-@LINUX
-def test_a_hundred_thousand_calls_leak_nothing():
+def assert_calls_leak_nothing():
     done = calls(300)
     gc.collect()
     before, objects = resident(), len(gc.get_objects())
@@ -149,6 +148,13 @@ def test_a_hundred_thousand_calls_leak_nothing():
     gc.collect()
     assert len(gc.get_objects()) - objects < 100
     assert resident() - before < 2 << 20  # 20 bytes per call
+
+
+@LINUX
+def test_a_hundred_thousand_calls_leak_nothing():
+    """In a process of its own, without the threads and the memory of other tests."""
+    path = os.pathsep.join((ROOT, str(SUPPORT), str(Path(__file__).parent)))
+    output_of("import test_memory; test_memory.assert_calls_leak_nothing()", PYTHONPATH=path)
 
 
 def test_no_reference_is_kept_to_an_argument():
