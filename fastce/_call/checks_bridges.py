@@ -100,6 +100,13 @@ def summary_fits(name: str, fields: list[Array], shape: tuple[int, ...], loss: A
         )
 
 
+def mask_fits(name: str, fields: list[Array], has_mask: bool) -> None:
+    """Check that a summary with label smoothing counts the classes of a mask if there is one."""
+    if len(fields) in (5, 6) and (len(fields) == 6) != has_mask:
+        made, accepted = ("out", "None") if has_mask else ("", "that of summarise")
+        raise ValueError(f"where must be {accepted}: {name} was made with{made} a mask")
+
+
 def summaries_fit(a: list[Array], b: list[Array]) -> None:
     """Check the fields of two summaries that are to be merged."""
     if len(a) != len(b) or a[0].shape != b[0].shape:

@@ -367,6 +367,8 @@ def gradient(
     fields = checks_bridges.summary("part", part, loss)
     rows = Rows(summary, target, loss, classes, sample_weight, normalizer, grad_output)
     checks_bridges.summary_fits("part", fields, shard.shape, loss)
+    for name, of_name in (("part", fields), ("summary", rows.fields)):
+        checks_bridges.mask_fits(name, of_name, shard.mask is not None)
     inputs = [shard.target, shard.mask, rows.weight, *fields, *rows.fields]
     (given,) = checks.outputs(out, 1, shard.given, inputs)
     grad = new_like(shard.given) if given is None else given

@@ -440,6 +440,10 @@ def test_errors():
         sharded.finish(short, y, loss, classes=6)
     with pytest.raises(ValueError, match=r"\(1,\) does not fit a target of shape \(2,\)"):
         sharded.gradient(z, y, 0, short, part, loss, classes=6)
+    masked = sharded.summarise(z, y, 3, soft_loss, classes=6, where=np.ones((2, 3), bool))
+    for own, mask, made in ((soft, True, "None: part .*out a"), (masked, None, "that .* with a")):
+        with pytest.raises(ValueError, match=f"where must be {made} mask"):
+            sharded.gradient(z, y, 3, own, own, soft_loss, classes=6, where=mask)
     for wrong in ({"sample_weight": [np.nan, 1]}, {"normalizer": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             sharded.finish(part, y, loss, classes=6, **wrong)
