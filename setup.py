@@ -18,10 +18,10 @@ SOURCE = "fastce/_core.pyx"
 DEPENDS = [
     str(path) for suffix in ("hpp", "pxd", "pxi") for path in Path("fastce").rglob(f"*.{suffix}")
 ]
-# What is built for; a Mac with an Arm processor builds for x86-64, too.
+# The platform that is built for. A Mac with an Arm processor can build for x86-64.
 PLATFORM = sysconfig.get_platform()
 if PLATFORM.endswith("universal2"):
-    # Both at once, if Python's own flags are asked, but -mavx2 exists on one. So, this machine's.
+    # Python's own flags would build for both architectures at once, but -mavx2 exists for only one.
     PLATFORM = f"macosx-{platform.machine()}"
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 X86 = PLATFORM.endswith(("x86_64", "amd64"))
@@ -33,11 +33,11 @@ fastce is compiled from C++17, but no C++ compiler was found ({problem}). To ins
   Debian, Ubuntu: apt install g++ python3-dev      Fedora: dnf install gcc-c++ python3-devel
   macOS: xcode-select --install      Windows: "Desktop development with C++" of Visual Studio
 """
-SLOW = "fastce: without vectors, as MSVC builds them, kernels are 4 times slower: set CXX=clang-cl."
+SLOW = "fastce: kernels from MSVC have no vectors and are 4 times slower: set CXX=clang-cl."
 
 
 def kind_of_compiler(compiler) -> str:
-    """gcc, clang, clang-cl or msvc; by what it says of itself, as on macOS gcc is clang."""
+    """gcc, clang, clang-cl or msvc, from its output and not its name: on macOS, gcc is clang."""
     if compiler.compiler_type == "msvc":
         return "clang-cl" if "clang" in Path(os.environ.get("CXX", "cl")).stem else "msvc"
     command = [*compiler.compiler_cxx, "--version"]
@@ -48,32 +48,32 @@ def kind_of_compiler(compiler) -> str:
 def flags_of_compiler(kind: str) -> list[str]:
     if kind == "msvc":
         return ["/std:c++17", "/O2", "/fp:precise"]
-    # Errno and traps are the only parts of IEEE arithmetic that the kernels do without: -ffast-math
-    # would break NaN, and the rounding trick of exp. What is to be fused says so (fma in simd.hpp),
-    # and nothing else is, so that bits do not depend on the compiler.
+    # The kernels do without errno and floating-point traps, and need everything else in IEEE 754:
+    # -ffast-math would break NaN and the rounding trick of exp. Only an explicit fma (simd.hpp) is
+    # fused, so that bits do not depend on the compiler.
     flags = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-    # Of vectors as arguments (all such functions are inlined); of what Cython generates.
+    # No warnings about vectors as arguments, as all such functions are inlined, nor about functions
+    # that Cython generates.
     flags += ["-Wno-psabi", "-Wno-unused-function"]
     if kind == "clang-cl":
-        # LLVM for x86-64 runs on Arm as well, and would build for what it is itself.
+        # Without a target, LLVM for x86-64 would build for x86-64 when it runs on Arm.
         target = {"win-amd64": "x86_64", "win-arm64": "arm64", "win32": "i686"}[PLATFORM]
         return ["/std:c++17", "/clang:-O3", f"--target={target}-pc-windows-msvc", *flags]
-    # No -funroll-loops: it makes the modules half as large again, and no softmax loop faster.
+    # No -funroll-loops: the modules grow by half, and no softmax loop becomes faster.
     flags += ["-std=c++17", "-O3", "-fvisibility=hidden", "-g0"]
-    # Otherwise where a loop begins, and how fast it is, depends on the code before it: 4 million
-    # elements of BCE took 2.2 or 1.95 ms (python -m bench). LLVM cannot do it for Windows on Arm.
+    # Otherwise, the speed of a loop depends on the code before it: 4 million elements of BCE took
+    # 2.2 or 1.95 ms (python -m bench). LLVM cannot align loops for Windows on Arm.
     flags += ["-falign-functions=64", "-falign-loops=32"]
     if kind == "gcc":
-        # What is to be inlined says so: a loop that shares a function with all else that a row
-        # needs has too few registers. Clang would leave the standard library's functions out of
-        # line, and export them.
+        # Inline only what is marked so: a loop that shares a function with the other steps of a row
+        # has too few registers. Clang would then also export functions of the standard library.
         flags += ["-fno-inline-functions-called-once", "-fno-inline-functions"]
         flags.append("-fno-inline-small-functions")
     return flags
 
 
 def instruction_sets() -> dict[str, list[str]]:
-    """Modules, and the flags of each; all but two of Clang's flags are GCC's."""
+    """Return the modules to build and the flags of each."""
     modules: dict[str, list[str]] = {"_core": []}
     if X86:
         modules["_core_avx2"] = AVX2
@@ -82,8 +82,8 @@ def instruction_sets() -> dict[str, list[str]]:
             # For tests: 16 lanes without AVX-512, and no vector extension at all.
             modules["_core_wide"] = [*AVX2, "-DFASTCE_VECTOR_BYTES=64"]
             modules["_core_scalar"] = ["-DFASTCE_VECTOR_BYTES=0"]
-    # For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds no others; the baseline is always
-    # needed.
+    # For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds these modules only. The package
+    # needs _core.
     only = os.environ.get("FASTCE_BUILD_ONLY")
     return {name: modules[name] for name in only.split(",")} if only else modules
 
@@ -103,7 +103,7 @@ def extension(name: str) -> Extension:
 
 
 class Build(build_ext):
-    """Asks the compiler who it is, and gives each module the flags that it knows."""
+    """Identifies the compiler, and gives each module flags that this compiler knows."""
 
     def build_extensions(self) -> None:
         self.check_compiler()
@@ -117,23 +117,23 @@ class Build(build_ext):
         count = len(self.extensions)
         print(f"fastce: compiling {count} modules takes one to two minutes", flush=True)
         flags = flags_of_compiler(kind)
-        more = os.environ.get("FASTCE_FLAGS", "").split()  # of a sanitizer, say
+        more = os.environ.get("FASTCE_FLAGS", "").split()  # such as those of a sanitizer
         for module in self.extensions:
             self.generate(module)
             module.extra_compile_args = flags + INSTRUCTION_SETS[module.name.partition(".")[2]]
             if kind == "gcc" and module.name.endswith("avx512"):
-                # GCC warns of its own header, hundreds of times: what is undefined is meant so.
+                # GCC warns hundreds of times about vectors that its own header leaves undefined.
                 module.extra_compile_args += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
             module.extra_compile_args += more
             if kind != "msvc":
-                # A formula that is called for every vector must not become a function call: focal
-                # loss took 1.4 times as long where GCC decided so.
+                # A formula must not become a function call for every vector: focal loss took 1.4
+                # times as long when GCC decided against inlining.
                 inline = "inline __attribute__((always_inline))"
                 module.define_macros.append(("CYTHON_INLINE", inline))
         super().build_extensions()
 
     def check_compiler(self) -> None:
-        """Say what to install, in time: before minutes of work, and without a traceback."""
+        """If there is no compiler, say at once what to install, without a traceback."""
         try:
             if self.compiler.compiler_type == "msvc":
                 self.compiler.initialize()
@@ -148,15 +148,15 @@ class Build(build_ext):
             [module],
             build_dir=f"build/cython/{module.name.partition('.')[2]}",
             compiler_directives={"language_level": 3},
-            emit_linenums="FASTCE_FLAGS" in os.environ,  # what a sanitizer reports names our lines
+            emit_linenums="FASTCE_FLAGS" in os.environ,  # for the reports of sanitizers
             quiet=True,
         )
         module.sources, module.depends = made.sources, made.depends
 
 
-if __name__ == "__main__":  # tools take the flags from here
+if __name__ == "__main__":  # tools import the flags from this file
     setup(
         ext_modules=[extension(name) for name in INSTRUCTION_SETS],
         cmdclass={"build_ext": Build},
-        options={"build_ext": {"parallel": True}},  # as many compilers as there are processors
+        options={"build_ext": {"parallel": True}},  # one compiler for each processor
     )

@@ -19,8 +19,8 @@ Array = np.ndarray[Any, Any]
 class Answer(NamedTuple):
     """A value and perhaps a gradient, with the magnitude that errors are relative to.
 
-    The magnitude is the answer itself, except where the answer is a difference of two terms that
-    may be equal (p − q with probabilities as target): there it is the larger term.
+    The magnitude is the answer itself or, if the answer is a difference of two terms that may be
+    equal (p − q with probabilities as target), the larger term.
     """
 
     value: Array
@@ -55,7 +55,7 @@ def true_answer(problem: Problem) -> Answer:
 
 
 def as_longdouble(result: Any) -> Array:
-    """Any subject's array or number, exactly (torch tensors and 16-bit types by way of float64)."""
+    """Any subject's array or number, exactly (torch tensors and 16-bit types via float64)."""
     if hasattr(result, "detach"):
         result = result.detach().double().numpy()
     values = np.asarray(result)
@@ -131,7 +131,7 @@ class Yardstick:
 
 
 def rounded_differences(problem: Problem) -> tuple[Array | float, Array | float]:
-    """What the rounding of z_j − max z alone may do to value and gradient, absolute, in eps / 2.
+    """Bound the absolute error, in eps / 2, that rounding z_j − max z alone causes in both results.
 
     With m = max z, d_j = |z_j − m| and an error of at most d_j eps / 2 in z_j − m, to first order:
 

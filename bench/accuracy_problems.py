@@ -31,12 +31,12 @@ class Group:
     """Some rows (elements, for the sigmoid losses) of a problem."""
 
     kind: str
-    exact: bool  # the logits' differences are
+    exact: bool  # whether the logits' differences are exact
     rows: slice
 
 
 def make(cell: Cell, elements: int, seed: int = 0) -> tuple[Problem, list[Group]]:
-    """One problem with all kinds of logits, about ``elements`` of each, and what its rows are."""
+    """One problem with all kinds of logits, about ``elements`` of each, and its groups of rows."""
     rng = np.random.default_rng(seed)
     sigmoid = cell.target == "binary"
     logits, targets, groups, start = [], [], [], 0
@@ -87,7 +87,7 @@ def _rows(kind: str, rows: int, classes: int, rng: Rng) -> tuple[Array, Array]:
                 chosen = rng.choice(np.flatnonzero(z[row] > -1e8))
             label[row] = chosen
         return z, label
-    if kind == "zipf":  # log-frequencies of a vocabulary, in any order, and a label drawn by them
+    if kind == "zipf":  # log-frequencies of a vocabulary, in any order, and a label drawn from them
         ranks = 1 + rng.permuted(np.tile(np.arange(classes), (rows, 1)), axis=1)
         z = -rng.uniform(1, 1.5, (rows, 1)) * np.log(ranks)
         return z, np.argmax(z + rng.gumbel(size=z.shape), axis=1)

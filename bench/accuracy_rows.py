@@ -1,8 +1,8 @@
 """``python -m bench.accuracy_rows``: errors of the divergence and of evaluations, against mpmath.
 
-Writes ``results/accuracy_rows.md``. The divergence is that of a student from its teacher, from whom
-it differs by noise with mean zero; the statistics are those of a row that `fastce.evaluation` adds
-up. The truth has 40 digits, and begins from the numbers that fastce is given.
+Writes ``results/accuracy_rows.md``. The divergence is that of a student from its teacher, which
+differ by noise with mean zero; the statistics are those of a row that `fastce.evaluation` adds up.
+The truth is computed with 40 digits from the numbers that fastce is given.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from bench.subjects import OURS
 from fastce._call import variants
 
 CLASSES = (2, 10, 100, 1000, 131_072)
-CLASSES_16_BIT = (10, 1000)  # float32 underneath
+CLASSES_16_BIT = (10, 1000)  # computed in float32
 ELEMENTS = 2**15  # of each kind
 TARGET_ULP = 4.0
 ROUNDED_ONCE = 0.6  # ULP of a 16-bit gradient: half, and float32's own error
@@ -51,8 +51,8 @@ LOSSES = {
     ),
 }
 
-SAME_BITS = {"wide": "avx512", "scalar": "baseline"}  # built for tests: left out beside the other
-FASTCE = "fastce "  # and the variant, as a subject's name
+SAME_BITS = {"wide": "avx512", "scalar": "baseline"}  # for tests: left out if the other exists
+FASTCE = "fastce "  # followed by the variant: a subject's name
 PEERS = ("NumPy", "SciPy", "scikit-learn", "torch", "JAX")
 
 Found = dict[str, Any]
@@ -103,7 +103,7 @@ def answers(problem: Problem, names: list[str], peers: bool) -> Iterator[tuple[s
 
 
 def measure(loss: str, dtype: str, names: list[str]) -> list[Found]:
-    """One entry a number of classes, kind of logits and subject."""
+    """One entry per number of classes, kind of logits and subject."""
     found = []
     for problem, groups in problems(loss, dtype):
         results = dict(answers(problem, names, dtype in ("float32", "float64")))
@@ -173,7 +173,7 @@ def of_fastce(entries: list[Found]) -> list[Found]:
 
 
 def in_ulp(entries: list[Found]) -> str:
-    """ "loss / gradient", or "-" where there is nothing."""
+    """ "loss / gradient", or "-" if there are no entries."""
     texts = []
     for key in ("value", "gradient"):
         error = worst(entries, key)

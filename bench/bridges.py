@@ -35,7 +35,7 @@ def compare_on_each(
     """Time runs in turns, and print a table for each number of threads, each in its own process.
 
     The numbers come from the command line; the default is one, and all processors. ``cases`` is
-    called in a process that is held to its threads, and imports the modules that start any.
+    called in a process that is held to its threads; it imports the modules that start threads.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, len(available_cpus())])

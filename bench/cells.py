@@ -54,7 +54,7 @@ class Cell:
 
     @property
     def per_call(self) -> bool:
-        """Small enough that the time of a call says more than the time of an element."""
+        """Small enough that the time per call says more than the time per element."""
         return self.elements < 10_000
 
     @property
@@ -97,7 +97,7 @@ class Cell:
         return replace(self, shape=(2, self.classes, min(height, 64), min(width, 64)))
 
 
-# The class of each function, whose names both lists have in the same order.
+# The class of each function; both lists are in the same order.
 LOSSES = {
     name: getattr(losses, kind)
     for name, kind in zip(functions.__all__, losses.__all__, strict=True)

@@ -34,7 +34,7 @@ Measured = dict[str, Any]
 
 
 def ratios(runs: dict[str, Run], plain: str, budget: Budget) -> dict[str, tuple[float, float]]:
-    """Return the least seconds of each run, and how many times those of the plain one they are."""
+    """Return the least seconds of each run, and their ratio to those of the plain one."""
     seconds = least(runs, budget)
     return {name: (own, own / seconds[plain]) for name, own in seconds.items()}
 
@@ -66,7 +66,7 @@ def measure(group: Group, budget: Budget) -> tuple[list[Measured], list[Measured
 
 def scan(groups: Iterable[Group], budget: Budget) -> Measured:
     """Measure group after group, each before the next one is made."""
-    facts = machine.facts([1])  # before, so that the load is that of others
+    facts = machine.facts([1])  # first, so that the load is that of other programs
     cells, failed = [], []
     for group in groups:
         print(group.name, file=sys.stderr, flush=True)

@@ -63,7 +63,7 @@ REPLAY = Replay()
 
 @pytest.fixture(scope="session")
 def measured(request: pytest.FixtureRequest) -> Iterator[Callable[..., Measured]]:
-    """``measured(cell, threads, sweep)``: its subjects that were selected, timed once for all."""
+    """``measured(cell, threads, sweep)``: times of its selected subjects, measured once."""
     config = request.config
     workers: dict[int, ProcessPoolExecutor] = {}
     selected: dict[Any, list[str]] = {}
@@ -85,7 +85,7 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[..., Measured]
         budget = QUICK if config.option.quick else SWEEP if sweep else FULL
         if config.getoption("benchmark_disable", False):
             budget = DRY_RUN
-        # Errors do not depend on the number of threads: weighed once.
+        # Errors do not depend on the number of threads: they are measured once.
         weigh = not sweep and threads == config.option.threads[0]
         names = selected[cell, threads, sweep]
         return workers[threads].submit(measure, cell, threads, budget, names, weigh).result()
@@ -100,6 +100,6 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
 
 
 def pytest_benchmark_update_json(config: Any, output_json: dict[str, Any]) -> None:
-    """Add who was left out: a comparison with few peers must not pass for a full one."""
+    """Add the subjects left out: a comparison with few peers must not pass for a full one."""
     output_json["left_out"] = config.stash[LEFT_OUT]
     output_json["missing"] = subjects.load()

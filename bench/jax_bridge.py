@@ -13,7 +13,7 @@ from functools import partial
 from bench.bridges import Case, compare_on_each
 
 SHAPES = ((64, 10), (1000, 500), (8192, 1000), (1024, 32000))
-LARGE = 1 << 22  # elements: of 1024 x 32000 the callback hung
+LARGE = 1 << 22  # elements; with 1024 x 32000 the callback hung
 NAMES = ("fastce", "JAX", "callback")
 HEADER = """\
 | shape | fastce | JAX | callback | difference |

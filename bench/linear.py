@@ -40,7 +40,7 @@ def main() -> None:
         return logits @ weight, logits.T @ hidden
 
     def chunked_numpy(chunk=384):
-        """Rows in chunks, as they are written in NumPy."""
+        """Chunks of rows, as one writes it in NumPy."""
         loss, grad_hidden, grad_weight = 0.0, np.empty_like(hidden), np.zeros_like(weight)
         for start in range(0, len(hidden), chunk):
             x, y = hidden[start : start + chunk], target[start : start + chunk]

@@ -1,4 +1,4 @@
-"""Measure one cell in this process: prepare every subject, time them in turn, weigh their errors.
+"""Measure one cell in this process: prepare every subject, time them in turn, find their errors.
 
 Runs in a process that ``bench.threads.hold_to`` has held to its threads.
 """
@@ -33,7 +33,7 @@ def measure(
 ) -> Measured:
     """Times and, if ``weigh``, errors of the subjects of ``cell`` that are named.
 
-    What a subject raises is its reason for being left out; nothing is put in its place.
+    A subject that raises is left out, with the error as the reason; nothing replaces it.
     """
     subjects.load()
     taking_part = [s for s in subjects.subjects_of(cell) if s.name in names]

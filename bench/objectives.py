@@ -1,9 +1,9 @@
 """``python -m bench.objectives``: boosting objectives compared with hand-written and built-in ones.
 
-Two tables in Markdown. The first: time of one call of the objective, on raw scores in the host's
-type and memory order, fastce and the same formula in NumPy. The second: time of one boosting
-round of the real host with its built-in objective, with fastce and with NumPy; no host lets its own
-gradient be called alone. Trees are small there, so that the objective's share is large.
+Prints two tables in Markdown. The first has the time of one call of the objective, on raw scores in
+the host's type and memory order, for fastce and for the same formula in NumPy. The second has the
+time of one boosting round of the real host, with its built-in objective, with fastce and with
+NumPy, as no host exposes its own gradient. Trees are small, so that the objective's share is large.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOSSES = {
 }
 
 
-# The same in NumPy, as one writes it by hand ------------------------------------------------------
+# The same formulas in NumPy, written by hand ------------------------------------------------------
 
 
 def softmax_cross_entropy(scores, labels, factor):
@@ -148,7 +148,7 @@ def calls(rows: int, classes: int) -> None:
 
 # One round of the host ----------------------------------------------------------------------------
 
-# Each of these returns ``train(objective, rounds)``. Of two classes, `classes` is None.
+# Each of these returns ``train(objective, rounds)``. For two classes, `classes` is None.
 Train = Callable[[Any, int], Any]
 
 
@@ -203,8 +203,8 @@ def catboost_trainer(features: Any, labels: Any, classes: int | None, threads: i
     return train
 
 
-# Of each host: what trains with it, its objectives of fastce, and those that it has built in for
-# softmax and for binary cross-entropy.
+# For each host: its trainer, fastce's objective for it, and its built-in objectives for softmax and
+# for binary cross-entropy.
 HOSTS = {
     "XGBoost": (xgboost_trainer, XGBoostObjective, "multi:softprob", "binary:logistic"),
     "LightGBM": (lightgbm_trainer, LightGBMObjective, "multiclass", "binary"),
@@ -230,7 +230,7 @@ def rounds(rows: int, classes: int, threads: int, count: int = 5) -> None:
         built_in = {"softmax cross-entropy": softmax, "binary cross-entropy": binary}
         for name, loss in LOSSES.items():
             several = name.startswith("softmax")
-            # CatBoost asks for one row of several classes at a time: fewer of them do.
+            # For several classes, CatBoost passes one row at a time: fewer rows are enough.
             used = rows // 100 if several and host == "CatBoost" else rows
             labels = rng.integers(classes if several else 2, size=used)
             train = trainer(features[:used], labels, classes if several else None, threads)

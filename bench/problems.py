@@ -34,7 +34,7 @@ def floating_dtype(name: str) -> np.dtype[Any]:
 
 
 def working_dtype(name: str) -> np.dtype[Any]:
-    """The dtype that logits of this dtype are computed in, and their single losses returned in."""
+    """The dtype in which logits of this dtype are computed, and their single losses returned."""
     return np.dtype(np.float64 if name == "float64" else np.float32)
 
 
@@ -64,7 +64,7 @@ def make_problem(
     if cell.target == "probabilities":
         target = rng.standard_exponential(cell.shape, dtype=working)
         target /= target.sum(axis=cell.axis, keepdims=True)
-    if cell.target == "logits":  # of a teacher that is not far
+    if cell.target == "logits":  # of a teacher close to the student
         target = logits + rng.standard_normal(cell.shape, dtype=working)
         target = target.astype(given, copy=False)
     return Problem(cell, logits.astype(given, copy=False), target, reduction, threads)

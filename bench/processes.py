@@ -1,4 +1,4 @@
-"""Compare the cost model of a split with steps on 1, 2 and 4 MPI processes of this machine.
+"""Compare the cost model of a split with steps measured on 1, 2 and 4 local MPI processes.
 
 Computing is measured in processor time, which other programs hardly affect, and exchange in
 wall-clock time. The parameters of the model come from the run on one process.

@@ -39,7 +39,7 @@ without `out` and is not counted as a peer."""
 def table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int) -> str:
     """A Markdown table, aligned for reading as text too."""
     header, rows = list(header), [list(row) for row in rows]
-    # A column without its three dashes is no column.
+    # Markdown needs three dashes or more in each column.
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(row: list[str]) -> str:
@@ -181,7 +181,7 @@ def left_out(results: Measured) -> str:
 
 
 def speed_up_table(results: Measured) -> str:
-    """Time on the fewest threads over time on the most, subject by subject."""
+    """Time on the fewest threads divided by time on the most, per subject."""
     fewest, most = min(results["machine"]["threads"]), max(results["machine"]["threads"])
     by_cell: dict[str, dict[int, Measured]] = {}
     for m in results["cells"]:
@@ -247,7 +247,7 @@ def full(results: Measured) -> str:
 
 
 def read(file: Path) -> Measured:
-    """Read pytest-benchmark's JSON, or what ``write`` has made of it."""
+    """Read pytest-benchmark's JSON, or the file that ``write`` made from it."""
     data: Measured = json.loads(file.read_text(encoding="utf-8"))
     if "benchmarks" not in data:
         return data

@@ -1,4 +1,4 @@
-"""What a split costs: time and bytes of shards, of chunks on Dask, and of an array beyond memory.
+"""What a split costs: time and bytes of shards, Dask chunks, and an array larger than memory.
 
 Run: python -m bench.scale [shards] [overhead] [cluster] [--gigabytes 20] [--split rows]
 """
@@ -44,9 +44,9 @@ def steps_of_classes(
     classes: int = CLASSES,
     gather: Callable[[Any], Iterable[Any]] = lambda packed: [packed],
 ) -> tuple[dict[str, Run], Any]:
-    """What is computed for the classes from the first on, and what is sent to the other processes.
+    """The steps for the classes from ``first`` on, and what is sent to the other processes.
 
-    ``gather`` exchanges it, once, for that of all of them.
+    ``gather`` is called once with what is sent, and returns that of all processes.
     """
     place = (y, first)
     summarise = partial(sharded.summarise, logits, *place, loss, classes=classes)
@@ -85,7 +85,7 @@ def shards() -> None:
         print(f"| label_smoothing={smoothing} | {' | '.join(cells)} | {8 * len(sent)} |")
 
 
-# Dask beside a plain loop -------------------------------------------------------------------------
+# Dask compared with a plain loop ------------------------------------------------------------------
 
 
 def norms_of(grad: Any) -> Any:
@@ -94,13 +94,13 @@ def norms_of(grad: Any) -> Any:
 
 
 def norms_by_chunk(grad: Any) -> Any:
-    """The same on dask. (`drop_axis` would say it more plainly, but copies each chunk first.)"""
+    """The same on dask. (`drop_axis` would be more direct, but copies each chunk first.)"""
     meta = np.empty((0, 0), grad.dtype)
     return grad.map_blocks(norms_of, chunks=(grad.chunks[0], (1,)), dtype=grad.dtype, meta=meta)
 
 
 def overhead() -> None:
-    """Loss and gradient norms, chunk by chunk: dask's time over that of a loop of calls."""
+    """Loss and gradient norms, chunk by chunk: dask's time relative to a loop of calls."""
     fastce.set_num_threads(1)
     print("| chunks | threads | time of the | loop | dask | | graph as it is | |")
     print("|---|---|---|---|---|---|---|---|")
@@ -153,11 +153,11 @@ def overhead_of_chunks(chunks: int, rows: int) -> None:
                 print(f"| {' | '.join(cells)} |")
 
 
-# An array beyond memory ---------------------------------------------------------------------------
+# An array larger than memory ----------------------------------------------------------------------
 
 
 def made_up(block_info: Any = None) -> Any:
-    """A chunk of normal logits, made from its place in the array."""
+    """A chunk of normal logits, generated from its place in the array."""
     return chunk_at(block_info[None]["chunk-location"], block_info[None]["chunk-shape"])
 
 
@@ -167,7 +167,7 @@ def chunk_at(place: Any, shape: Any) -> Any:
 
 
 def peak_bytes(dask_worker: Any) -> tuple[int, int]:
-    """The most memory that a worker has had, and what it has sent to the others."""
+    """A worker's peak memory, and the bytes that it has sent to the others."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

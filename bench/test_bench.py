@@ -45,7 +45,7 @@ def test_speed(
     subject: str,
     sweep: str | None,
 ) -> None:
-    """Give pytest-benchmark the times of a subject, or fail or skip where it was left out."""
+    """Give pytest-benchmark the times of a subject, or fail or skip if it was left out."""
     found = measured(cell, threads, sweep)
     place = {"cell": cell.group, "threads": threads, "subject": subject, "sweep": sweep}
     if subject in found.left_out:

@@ -1,4 +1,4 @@
-"""From how many elements on a second thread pays: THREADED_ELEMENTS of fastce/_call/threads.py.
+"""How many elements make a second thread pay: THREADED_ELEMENTS of fastce/_call/threads.py.
 
 Run: python -m bench.threshold, on an idle machine of at least two CPUs. It calls each loss on one
 thread and on two, whatever the size, in turns, and prints the medians in microseconds.

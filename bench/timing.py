@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 
 SHORTEST_SAMPLE = 5e-3  # seconds: long compared with the clock's resolution and a timer interrupt
 WARMED_BELOW = 20e-3  # seconds: longer calls stream through the caches whatever came before
-PAUSE = 2e-3  # seconds: lets the worker threads of the run before stop spinning
+PAUSE = 2e-3  # seconds: lets worker threads of the previous run stop spinning
 
 
 class Budget(NamedTuple):

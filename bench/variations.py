@@ -26,7 +26,7 @@ METHODS = {1: "__call__", 2: "value_and_grad", 3: "value_grad_hess"}
 
 @dataclass(frozen=True, eq=False)
 class Variation:
-    """One call of a function of the package; that of a loss by an object that is made once."""
+    """One call of a function of the package, or of a loss object that is made once."""
 
     name: str
     bound: float
@@ -51,7 +51,7 @@ class Variation:
 
 
 def row_statistics(logits: Array, target: Array) -> Any:
-    """Read rows as `fastce.evaluation` does, and add nothing up."""
+    """Read rows as `fastce.evaluation` does, but add nothing up."""
     kernel = fastce.SoftmaxCrossEntropy().kernel()
     return tuple(kernel.read_tokens(logits, target, statistics=True, checked=True)[3])
 
@@ -67,7 +67,7 @@ class Inputs:
     def vary(
         self, name: str, bound: float, *, results: int = 2, one_shot: bool = False, **changes: Any
     ) -> Variation:
-        """Return the plain call but for ``changes``: of what it takes, or how it is made."""
+        """Return the plain call with ``changes`` to its arguments or to its options."""
         operation = changes.pop("operation", self.operation)
         arguments = changes.pop("logits", self.logits), changes.pop("target", self.target)
         changes.setdefault("out", (None, self.grad, (self.grad, self.hess))[results - 1])
@@ -82,7 +82,7 @@ class Inputs:
         return self.rng.uniform(0.5, 2, shape)
 
     def changed(self, change: Callable[[Array], Array]) -> Array:
-        """Return other logits of the same type: ``change`` takes them in float64."""
+        """Return changed logits of the same type; ``change`` gets them in float64."""
         return change(self.logits.astype(np.float64)).astype(self.logits.dtype)
 
 
@@ -244,7 +244,7 @@ def softmax_functions(a: Inputs) -> Iterator[Variation]:
 
 
 def divergences(a: Inputs) -> Iterator[Variation]:
-    """Of a teacher, whose logits are read, too."""
+    """Divergences from a teacher, whose logits are read, too."""
     kl, z = "softmax_kl_divergence", a.logits
     far = a.changed(lambda x: a.rng.permuted(x, axis=1))
     near = a.changed(lambda x: x + 0.1 * a.rng.standard_normal(x.shape))
@@ -324,7 +324,7 @@ def sigmoid_focal_variations(a: Inputs, soft: Array) -> Iterator[Variation]:
 
 
 def small_variations(a: Inputs) -> Iterator[Variation]:
-    """Of float32, 64 x 10: what is done around the kernels."""
+    """Calls of 64 x 10 in float32, which show the cost of what is done around the kernels."""
     z, rows, classes = a.logits, *a.logits.shape
     q, mask = np.full(z.shape, 1 / classes), np.ones(z.shape, bool)
     yield a.vary("plain", 1.0)
@@ -369,7 +369,7 @@ def small_elements(a: Inputs, mask: Array) -> Iterator[Variation]:
 
 @dataclass(frozen=True)
 class Group:
-    """Calls of one number of elements; the first is the one that the others are compared with."""
+    """Calls with the same number of elements; the others are compared with the first."""
 
     name: str
     elements: int
@@ -377,7 +377,7 @@ class Group:
 
 
 def groups(sections: Sequence[str], classes: Sequence[int], elements: int) -> Iterator[Group]:
-    """Make the groups of some sections one after another, for they hold large arrays."""
+    """Make the groups of some sections one after another, because they hold large arrays."""
     for count in classes if "softmax" in sections else ():
         for dtype in TYPES:
             a = softmax_inputs(dtype, count, elements)

@@ -50,7 +50,7 @@ toc_object_entries_show_parents = "hide"
 autodoc_typehints = "signature"
 maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
-# What is missing is mocked, so that the docstrings of its bridge appear all the same.
+# Missing packages are mocked, so that the docstrings of their bridges appear all the same.
 autodoc_mock_imports = [name for name in ("dask", "jax", "torch") if not find_spec(name)]
 if "torch" in autodoc_mock_imports:  # the operators inherit from its classes, and a mock has none
     autodoc_mock_imports.append("fastce.torch._operators")

@@ -43,7 +43,7 @@ def with_xgboost(client, x, y, chunked_x, chunked_y):
 
 
 def with_lightgbm(client, x, y, chunked_x, chunked_y):
-    """Likewise. LightGBM's workers estimate the number of samples in a leaf: it is not to count."""
+    """Likewise. LightGBM's workers only estimate the samples in a leaf: set no minimum."""
     import lightgbm
 
     focal = LightGBMObjective(LOSS)

@@ -27,7 +27,7 @@ capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 def c_function(name):
-    """A function of the C interface, its types read off its signature; pointers are addresses."""
+    """Return a C function with the argument types of its signature; pointers are addresses."""
     capsule = fastce._core.__pyx_capi__[name]
     signature = capsule_name(capsule)
     print(f"{name}: {signature.decode()}")
@@ -47,7 +47,7 @@ positives = target.sum(dtype=np.float64)  # what detectors divide the loss by
 status = sigmoid_focal_loss(
     *(logits.ctypes.data, target.ctypes.data, logits.size),
     *(None, 2.0, 0.25, 0.0),  # sample_weight, gamma, alpha, label_smoothing
-    *(1 / positives, grad.ctypes.data, None, ctypes.addressof(total)),  # grad_scale; loss: no
+    *(1 / positives, grad.ctypes.data, None, ctypes.addressof(total)),  # scale, grad, loss, total
 )
 assert status == 0
 print(f"loss per positive: {total.value / positives:.6f}")

@@ -33,7 +33,7 @@ def forward(params, x):
 
 
 def train(loss, params, x, target, steps=32, learning_rate=2e-3):
-    """Minimise the loss with Adam, in place; pause after each epoch of so many steps."""
+    """Minimise the loss with Adam, in place; yield after each epoch of `steps` steps."""
     rng, step = np.random.default_rng(0), 0
     mean, square = ([np.zeros_like(p) for p in params] for _ in range(2))
     for _ in range(EPOCHS):
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     images, y = load_digits(return_X_y=True)
     x = (images / 16).astype(np.float32)
     x, x_test, y, y_test = train_test_split(x, y, test_size=0.25, stratify=y, random_state=0)
-    few = 200  # of the images have a label for the narrow network
+    few = 200  # images with labels for the narrow network
 
     def accuracy(params):
         return np.mean(forward(params, x_test)[1].argmax(1) == y_test)

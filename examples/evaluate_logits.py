@@ -39,4 +39,4 @@ if __name__ == "__main__":
         print(f"{len(target)} tokens, vocabulary {logits.shape[1]}, {logits.dtype}")
         print(result)
         print(f"among the ten most probable tokens: {result.top_k(10):.1%}")
-        del logits  # unmap the file before its folder goes
+        del logits  # unmap the file before its folder is deleted

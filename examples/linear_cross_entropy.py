@@ -31,7 +31,7 @@ def whole_logits(hidden, weight, target, bias, loss):
 
 
 def train(step, hidden, target, steps=4, rate=5.0):
-    """Descend; return the losses, the seconds a step, and the peak of memory in MiB."""
+    """Descend; return the losses, the seconds per step, and the peak memory in MiB."""
     loss = fastce.SoftmaxCrossEntropy(z_loss=1e-4)
     weight, bias = np.zeros((VOCABULARY, FEATURES), np.float32), np.zeros(VOCABULARY, np.float32)
     history = []

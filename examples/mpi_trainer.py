@@ -26,14 +26,14 @@ BYTES = np.dtype(np.float64).itemsize
 
 
 def data(rows):
-    """Rows of noisy features of their class: the same on every process."""
+    """Return rows of noisy class features, and their classes: the same on every process."""
     rng = np.random.default_rng(7)
     y = rng.integers(CLASSES, size=rows)
     return rng.normal(size=(CLASSES, FEATURES))[y] + 0.1 * rng.normal(size=(rows, FEATURES)), y
 
 
 def share(count, comm):
-    """The range of `count` things that this process has."""
+    """Return the slice of `count` items that this process has."""
     return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
 
 

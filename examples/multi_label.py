@@ -1,8 +1,8 @@
 """Several labels per sample, some of them unknown: BCE with a mask instead of a guess.
 
 The tags of a handwritten digit: even, prime, closed loop, above five. An annotator has answered
-three questions in ten; the rest is 255. Treating "not answered" as "no" teaches the model that tags
-are rare. With `where`, an unknown tag does not count.
+three questions in ten; the rest are 255. Treating "not answered" as "no" teaches the model that
+tags are rare. With `where`, an unknown tag does not count.
 
 In a checkout: pip install . scikit-learn; python examples/multi_label.py
 """

@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 BATCH = 32
 POINTER, SIZE = c_size_t, c_ssize_t  # addresses, 0 for NULL
 softmax_cross_entropy = CFUNCTYPE(
-    c_int,  # status: 0 is good
+    c_int,  # status: 0 means success
     *(POINTER, SIZE, SIZE, SIZE, SIZE),  # logits, rows, classes, row_stride, class_stride
     *(POINTER, c_int, c_int64),  # labels, ignores, ignore_index
     *(POINTER, POINTER, c_double, c_double),  # class_weight, sample_weight, label_smoothing, z_loss
@@ -37,8 +37,8 @@ def train(x, y, classes, epochs, rate):
         for start in range(0, rows, BATCH):
             batch, labels = x[start : start + BATCH], y[start : start + BATCH]
             z = np.dot(batch, weights)
-            # The gradient replaces the logits. An address does not keep an array alive: z, y and
-            # total are in use after the call.
+            # The gradient replaces the logits. An address does not keep an array alive; z, y and
+            # total are still used after the call.
             status = softmax_cross_entropy(
                 *(z.ctypes.data, BATCH, classes, z.strides[0], z.strides[1]),
                 *(labels.ctypes.data, 0, 0),

@@ -16,7 +16,7 @@ POLES, STEPS, DISCOUNT = 32, 200, 0.99
 
 
 def moved(state, action):
-    """One step of 20 ms of the cart-pole of Barto, Sutton and Anderson (1983), for many at once."""
+    """Return the states of cart-poles (Barto, Sutton and Anderson, 1983) after a step of 20 ms."""
     _, v, angle, spin = state.T
     force = np.where(action == 1, 10.0, -10.0)
     sine, cosine = np.sin(angle), np.cos(angle)
@@ -41,7 +41,7 @@ def play(policy, rng):
 
 
 def advantages(stands):
-    """Discounted number of steps still to come, less its mean at that step, in units of one."""
+    """Discounted number of steps to come, minus its mean at that step, scaled to unit variance."""
     to_come = np.zeros(stands.shape)
     running = np.zeros(POLES)
     for t in reversed(range(STEPS)):
@@ -53,7 +53,7 @@ def advantages(stands):
 
 
 def train(rounds=40, rate=0.3):
-    """Yield the mean number of steps that a pole stands, round by round."""
+    """Yield the mean steps that a pole stands and the share of negative advantages, per round."""
     rng = np.random.default_rng(0)
     w1, w2 = rng.normal(0, 0.7, (4, 32)), np.zeros((32, 2))
     loss = fastce.SoftmaxCrossEntropy()

@@ -23,7 +23,7 @@ import fastce
 class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
     """Linear logits under a softmax loss, plus alpha/2 times the sum of squared weights.
 
-    `loss` is a softmax loss of fastce; None stands for cross-entropy. Its reduction must be "mean".
+    `loss` is a softmax loss of fastce; None means cross-entropy. Its reduction must be "mean".
     """
 
     def __init__(self, loss=None, *, alpha=1e-3, max_iter=1000, tol=1e-7):

@@ -55,12 +55,12 @@ def load():
     poor = rows["hlthp"].to_numpy()
     rows = rows.drop(columns=["hlthp", "hlthf", "hlthg"])  # poor, fair, good: one answer
     columns = [name for name in rows if name != "mdvis"]
-    person = rows.groupby(columns, sort=False).ngroup().to_numpy()  # or several, if all is equal
+    person = rows.groupby(columns, sort=False).ngroup().to_numpy()  # or several, if they are equal
     return rows.to_numpy(float), poor, person
 
 
 def average_precisions(candidate, train, test, start):
-    """After each number of ROUNDS."""
+    """Return the average precision on `test` after each number of rounds in ROUNDS."""
     settings, objective = (candidate, None) if isinstance(candidate, dict) else ({}, candidate)
     x_train, y_train = train
     data = xgboost.DMatrix(x_train, y_train, base_margin=np.full(len(y_train), start))

@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t
 cdef enum:
     FASTCE_OK = 0
     FASTCE_BAD_LABEL = 1     # a label is outside [0, classes) and is not ignore_index
-    FASTCE_NO_MEMORY = 2     # for the scratch space of the call
+    FASTCE_NO_MEMORY = 2     # the scratch space of the call could not be allocated
     FASTCE_BAD_TARGET = 3    # a target is outside [0, 1]
     FASTCE_BAD_ARGUMENT = 4  # an option out of range, a negative size, no classes, a NULL that is not allowed, or
     #                          strides with neither contiguous classes nor contiguous rows
@@ -67,7 +67,7 @@ cdef int softmax_focal_loss_float64(
     double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
     double* loss, double* total) noexcept nogil
 
-# `teacher` are logits of the teacher, rows x classes by strides of their own.
+# `teacher` holds the teacher's logits, rows x classes, with its own strides.
 
 cdef int softmax_kl_divergence_float32(
     const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: embedsignature=False, freethreading_compatible=True
-"""Kernels of fastce: compiled once per instruction set, from this source.
+"""Kernels of fastce, compiled from this source once per instruction set.
 
-Python never sees a pointer: a run holds the arrays of one call, and is told which rows to process. The
-arrays have been checked before (see _call/checks.py and _call/rows.py).
+Python never sees a pointer: a run holds the arrays of one call, and is told which rows to process. Arguments are
+checked before a kernel reads them: by the entries (see _kernels/entries.pxi), or by _call/.
 """
 
 from functools import partial
@@ -71,9 +71,9 @@ cdef extern from *:
     """
     #if FASTCE_GNU && defined(__x86_64__)
     #include <cpuid.h>
-    // Asked here, not by builtins: those need a library that clang-cl does not link, and do not all know F16C.
+    // Not by builtins: they need a library that clang-cl does not link, and not all of them know F16C.
     static inline int has_bits(unsigned number, unsigned bits) { return (number & bits) == bits; }
-    // What the operating system saves of a thread's registers.
+    // The kinds of registers that the operating system saves for each thread.
     static inline unsigned saved_state(void) {
         unsigned low, high;
         __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));

@@ -160,7 +160,7 @@ def softmax_kl_divergence(
     out: Any = None,
     loss_out: Array | None = None,
 ) -> tuple[Value, Array]:
-    """Return the KL divergence from a teacher's logits, and its gradient.
+    """Return the KL divergence from the softmax of a teacher's logits, and its gradient.
 
     This is ``SoftmaxKLDivergence(options).value_and_grad(logits, target, arguments)``.
 

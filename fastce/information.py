@@ -39,7 +39,7 @@ ATANH_COEFFICIENTS = [1 / (2 * k + 1) for k in range(13, 0, -1)]
 
 
 def sum_tolerance(*arrays: Array) -> float:
-    """Return how far from 1 a distribution may sum; the array with the lowest precision decides."""
+    """Return how far the sum of a distribution may be from 1; the least precise array decides."""
     return 0.05 if any(checks.is_float(a) and a.dtype.itemsize == 2 for a in arrays) else 1e-5
 
 

@@ -34,8 +34,8 @@ FEWEST_ROWS = 64
 # Chunks start at multiples of this, which fits the tiles of matrix products.
 ROWS_MULTIPLE = 16
 
-# Bytes of a block of Gᵀ X, which NumPy cannot add to an array in the product itself. It is added
-# while it is in cache.
+# Bytes of a block of Gᵀ X. NumPy's product cannot accumulate into an array, so a block is added to
+# the gradient while it is in cache.
 BLOCK_BYTES = 4 << 20
 
 Gradients = tuple[Value, Array, Array, Array | None]
@@ -134,7 +134,7 @@ def linear_cross_entropy(
         divisor = 1.0
     elif divisor is None:
         divisor = variants.core.denominator_of(total_weight, any_counts)
-        active[:] = any_counts  # of no row: the loss is NaN, and the gradients are 0
+        active[:] = any_counts  # if no row counts, the loss is NaN and the gradients are 0
 
     # The losses of the chunks are added up and divided at the end.
     one_by_one = chosen.reduction == "none"

@@ -32,7 +32,7 @@ class _SoftmaxLoss(Loss):
 
     _family = staticmethod(rows.softmax_family)
     takes_probabilities: ClassVar[bool] = False
-    takes_logits: ClassVar[bool] = False  # for a target, and nothing else
+    takes_logits: ClassVar[bool] = False  # as the target, and nothing else
     class_weight_name: ClassVar[str] = ""  # none
 
     @property
@@ -286,7 +286,7 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
             reduction=checks.reduction(self.reduction),
             axis=checks.axis(self.axis),
         )
-        # What multiplies the derivatives: see `largest_factor`.
+        # The gradient is multiplied by T, as by a weight; see `largest_factor`.
         self.__dict__["largest_factor"] = self._numbers["largest_factor"] = self.temperature
 
 
@@ -325,7 +325,7 @@ class BCEWithLogits(_SigmoidLoss):
         Factor w of the positive part; broadcasts to the logits. Finite, at least 0. It belongs to
         the loss: it does not enter the denominator of the mean.
     label_smoothing : float in [0, 1], default 0.0
-        The share ε of the target that is moved to 1/2.
+        The fraction ε by which targets move towards 1/2: y·(1−ε) + ε/2.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i` over all elements, where :math:`w_i` is the
         sample weight.
@@ -396,7 +396,7 @@ class SigmoidFocalLoss(_SigmoidLoss):
         Weight α of positives; negatives have 1−α. An array broadcasts to the logits, for example
         with one number per class along the last axis. None means no weights.
     label_smoothing : float in [0, 1], default 0.0
-        The share ε of the target that is moved to 1/2: y·(1−ε) + ε/2.
+        The fraction ε by which targets move towards 1/2: y·(1−ε) + ε/2.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i` over all elements, where :math:`w_i` is the
         sample weight.

@@ -109,6 +109,7 @@ def evaluation_curves(evaluations: Any, *, axes: Iterable[Axes] | None = None) -
     Returns
     -------
     list of matplotlib axes
+        The axes of the three panels.
 
     Raises
     ------

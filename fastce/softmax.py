@@ -59,6 +59,11 @@ def softmax(
         An argument has the wrong type, shape or value. For an axis that is out of range, the error
         is ``numpy.exceptions.AxisError``, which is a ValueError.
 
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax
+    functions", IMA Journal of Numerical Analysis 41(4), 2021.
+
     Examples
     --------
     >>> import numpy as np
@@ -81,7 +86,7 @@ def log_softmax(
     where: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    r"""Return the logarithm of the softmax, exact even if the probability is near 1.
+    r"""Return the logarithm of the softmax, accurate even if a probability is near 1.
 
     .. math:: \log p_j = z_j − \log \sum_k \exp z_k
 
@@ -110,6 +115,11 @@ def log_softmax(
     TypeError, ValueError
         An argument has the wrong type, shape or value. For an axis that is out of range, the error
         is ``numpy.exceptions.AxisError``, which is a ValueError.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax
+    functions", IMA Journal of Numerical Analysis 41(4), 2021.
 
     Examples
     --------
@@ -159,6 +169,11 @@ def logsumexp(
     TypeError, ValueError
         An argument has the wrong type, shape or value. For an axis that is out of range, the error
         is ``numpy.exceptions.AxisError``, which is a ValueError.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax
+    functions", IMA Journal of Numerical Analysis 41(4), 2021.
 
     Examples
     --------
@@ -214,10 +229,11 @@ def token_log_probs(
 ) -> TokenLogProbs:
     """Return the log-probability of the target, the log-sum-exp and the argmax of each row.
 
-    Use it to evaluate language models: perplexity is ``exp(-log_prob.mean())``, and
-    ``argmax == target`` shows where greedy decoding is right. The logits are read once and no
-    temporary of their size is allocated, so they may be memory-mapped or 16-bit. A row gives the
-    same bits in every batch with the same memory layout.
+    The log-probability of a target y is z_y − lse. To evaluate a language model, compute the
+    perplexity, ``exp(-log_prob.mean())``, and the tokens that greedy decoding gets right,
+    ``argmax == target``. The logits are read once and no temporary of their size is allocated, so
+    they may be memory-mapped or 16-bit. A row gives the same bits in every batch with the same
+    memory layout.
 
     Parameters
     ----------
@@ -287,7 +303,7 @@ def _run(
     wants_values: bool = False,
 ) -> None:
     """Write to ``out``. The arrays have been checked; the classes lie along all of ``axes``."""
-    # In memory order, and forwards, the classes usually have the strides of a single axis.
+    # In memory order with positive strides, the class axes can usually be read as a single axis.
     order = [i for i in range(logits.ndim) if i not in axes]
     order += sorted(axes, key=lambda i: -abs(logits.strides[i]))
     steps = [-1 if logits.strides[i] < 0 and i in axes else 1 for i in order]

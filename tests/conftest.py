@@ -45,7 +45,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what each variant was put to: a build with fewer of them tests less, and looks alike."""
+    """Print how many tests each variant passed: a build with fewer variants would look the same."""
     if passed_by_variant:
         terminalreporter.section("variants of the kernels")
     for variant, count in sorted(passed_by_variant.items()):

@@ -15,7 +15,7 @@ from bench.timing import WARMED_BELOW, Budget, interleave
 
 
 def test_runs_take_turns():
-    """The first calls say how many make a sample; then each run is timed once a round."""
+    """The first calls tell how many make a sample; then each run is timed once per round."""
     now, turns = 0.0, []
 
     def run(name, seconds):

@@ -1,4 +1,4 @@
-"""What setup.py builds, by the platform that is built for: it need not be the machine's own."""
+"""What setup.py builds for each target platform, which need not be the machine's own."""
 
 import platform
 import sysconfig

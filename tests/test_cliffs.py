@@ -1,4 +1,4 @@
-"""`python -m bench.cliffs`: what it asks, and what it writes. What it measures is not looked at."""
+"""`python -m bench.cliffs`: its calls, and what it writes. Its measurements are not checked."""
 
 import dataclasses
 import json

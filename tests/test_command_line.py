@@ -1,4 +1,4 @@
-"""`python -m fastce evaluate`, as a process on files and, where that says as much, in this one."""
+"""`python -m fastce evaluate` on files, as a process or, if that tests as much, in this one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_unknown_command():
     assert "usage: python -m fastce" in finished.stderr
 
 
-# The peak of memory since the program began; that of getrusage has the process before it in it.
+# Peak memory since the program began; that of getrusage includes the process that started it.
 LARGE = """
 import re, sys
 from fastce.evaluation import command_line
@@ -78,7 +78,7 @@ sys.exit(code)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is asked of Linux")
 def test_a_file_larger_than_the_memory_that_is_used(tmp_path):
-    """A sparse file of 1.5 GB, under 300 MB; the how-to page has one of 4 GB."""
+    """A sparse file of 1.5 GB, in under 300 MB; the how-to page has one of 4 GB."""
     rows, classes = 24_000, 32_000
     with open(tmp_path / "z.npy", "wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (rows, classes)}
@@ -133,7 +133,7 @@ def test_safetensors(problem, folder, capsys):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_blocks_of_several_axes(order, problem, folder, capsys, monkeypatch):
-    """Of a file that is read in blocks, whose ends are no ends of a sequence."""
+    """Of a file that is read in blocks, which do not end where a sequence ends."""
     z, y = problem
     monkeypatch.setattr(command_line, "BLOCK_BYTES", 7 * 4 * 33)
     np.save(folder / "z3.npy", np.asarray(z.reshape(9, 100, 7), order=order))
@@ -295,7 +295,7 @@ def test_damaged_files(kind, problem, folder, capsys, rng):
     [["--dtype", "float32", "--classes", "7"], ["--classes", "7"], ["--labels-dtype", "int64"]],
 )
 def test_options_of_raw_files(options, folder, capsys):
-    """They are not passed over where a file says what it holds."""
+    """They are not ignored if the file itself says what it holds."""
     assert "does not apply to" in refused(capsys, 2, "z.npy", "y.npy", *options)
     assert "does not apply to" in refused(capsys, 2, "z.npy", "y.npy", "--labels-key", "a")
 
@@ -308,7 +308,7 @@ def test_raw_numbers_of_other_kinds(dtype, folder, capsys):
 
 
 def test_a_picture_that_cannot_be_written(folder, capsys, monkeypatch):
-    """It is said before anything is read."""
+    """The error comes before anything is read."""
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(command_line, "read", None)
     assert "--plot must end in one of" in refused(capsys, 2, "z.npy", "y.npy", "--plot", "x.xyz")

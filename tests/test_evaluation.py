@@ -1,4 +1,4 @@
-"""Evaluations: against plain NumPy, by identities, and as things that merge and travel."""
+"""Evaluations: against plain NumPy, by identities, and as values that merge and travel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def problem(rng):
 
 
 def assert_same(a, b, rel=1e-12):
-    """Counts exactly, sums to rounding."""
+    """Counts exactly, sums up to rounding."""
     for name in ("rows", "ignored", "invalid", "correct", "bin_rows", "bin_correct", "rank_rows"):
         assert getattr(a, name) == getattr(b, name), name
     for name in SUMS:
@@ -135,7 +135,7 @@ def test_max_rank(problem):
 
 
 def test_entropy_is_the_loss_that_is_expected(rng):
-    """Over targets that are drawn from p; and KL = cross-entropy − entropy is what T does to it."""
+    """The expectation is over targets that are drawn from p."""
     z = rng.normal(size=(1, 5))
     p = fastce.softmax(z)[0]
     results = [evaluate(z, [j]) for j in range(5)]
@@ -341,7 +341,7 @@ def test_the_position_of_a_bad_label_is_in_the_whole_array(monkeypatch):
 
 
 def best_by_scipy(z, y):
-    """The root of the slope, which grows; a minimiser sees the loss to its rounding alone."""
+    """The root of the slope, which grows; a minimiser sees the loss only up to its rounding."""
 
     def slope(b):
         return np.sum(fastce.softmax(z * b) * z) - z[np.arange(len(y)), y].sum()
@@ -360,7 +360,7 @@ def test_fit_temperature_agrees_with_scipy(scale, dtype, problem):
     assert_same(temperature.before, evaluate(z.astype(float), y), rel=1e-9)
     after = evaluate(z.astype(float), y, temperature=temperature)
     assert_same(temperature.after, after, rel=1e-9)
-    # At the optimum the classifier expects the loss that it has.
+    # At the optimum, the expected loss is the actual loss.
     assert after.loss == pytest.approx(after.entropy, rel=1e-8)
     assert after.loss <= temperature.before.loss
 
@@ -417,13 +417,13 @@ def test_logits_without_a_best_temperature_of_any_scale(scale, problem):
 
 
 def test_one_row_that_is_surely_wrong():
-    """Next to 99 that are surely right, all of them flat at T = 1."""
+    """Next to 99 that are surely right; at T = 1, the loss of all of them is flat."""
     z, y = np.array([[1000.0, 0.0]] * 100), [0] * 99 + [1]
     assert fit_temperature(z, y) == pytest.approx(1000 / np.log(99), rel=1e-8)
 
 
 def test_a_weak_signal(rng):
-    """Targets that are hardly those of the logits: the best temperature is far from 1."""
+    """Targets that hardly depend on the logits: the best temperature is far from 1."""
     z = rng.normal(size=(20_000, 3))
     y = (z / 50 + rng.gumbel(size=z.shape)).argmax(axis=1)
     temperature = fit_temperature(z, y)

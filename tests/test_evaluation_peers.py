@@ -1,6 +1,6 @@
 """Calibration errors compared with torchmetrics and netcal, on a real classifier of digits.
 
-What scikit-learn computes too, tests/test_evaluation.py compares.
+For what scikit-learn computes as well, see tests/test_evaluation.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastce.evaluation import evaluate, fit_temperature
 
 @pytest.fixture(scope="module")
 def digits():
-    """Logits of a linear classifier that has seen too much of too little, and the labels."""
+    """Logits of a linear classifier that overfits a small training set, and the labels."""
     x, y = datasets.load_digits(return_X_y=True)
     seen, unseen, of_seen, labels = model_selection.train_test_split(
         x, y, test_size=0.7, random_state=0

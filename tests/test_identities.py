@@ -75,7 +75,7 @@ def test_alpha_at_its_ends_silences_a_side(gamma, isa, rng):
     ],
 )
 def test_symmetry_of_the_sides(name, options, isa, rng):
-    """(z, y) → (−z, 1 − y) leaves value and Hessian, and turns the gradient."""
+    """(z, y) → (−z, 1 − y) keeps value and Hessian, and negates the gradient."""
     z = on_grid(rng, 501).astype(np.float32)
     y = (rng.integers(5, size=501) / 4).astype(np.float32)
     loss = getattr(fastce, name)(reduction="none", **options)
@@ -116,7 +116,7 @@ def test_a_masked_class_equals_a_deleted_class(name, options, reduction, batch, 
 
 
 def assert_kept_alone(results, kept, deleted):
-    """What is left are the results without the others, and these are 0."""
+    """What is kept has the results of a call without the rest, and the rest is 0."""
     assert_close([x[kept] if np.ndim(x) else x for x in results], deleted)
     for x in results:
         assert not np.ndim(x) or not x[~kept].any()
@@ -164,9 +164,9 @@ DIVISIBLE += [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c", DIVISIBLE, ids=str)
 def test_microbatches_add_up_to_the_batch(c, dtype, isa):
-    """With `normalizer`, the denominator of the whole batch; then no bit of a derivative changes.
+    """With the denominator of the whole batch as `normalizer`, no bit of a derivative changes.
 
-    In every plan, tests/kernels/test_rows_alone_and_in_batches.py goes down to single rows.
+    For single rows, in every plan, see tests/kernels/test_rows_alone_and_in_batches.py.
     """
     rows = SIZES["block rows"] + 5
     batch = replace(c, shape=(rows, *c.shape[1:])).batch(dtype)
@@ -239,7 +239,7 @@ def test_the_three_methods_agree(c, isa):
     with_grad = loss.value_and_grad(batch.logits, batch.target, **call)
     with_hess = loss.value_grad_hess(batch.logits, batch.target, **call)
     np.testing.assert_array_equal(with_grad[0], value)
-    # With a Hessian by other loops; a power multiplies what their exponentials differ by.
+    # Other loops compute it with a Hessian; a power multiplies the difference of exponentials.
     np.testing.assert_allclose(with_hess[0], value, rtol=4 * EPS * (1 + getattr(loss, "gamma", 0)))
     bound = 2 * tolerances(c, Batch(batch.logits, batch.target, call))[1]
     assert_within(with_hess[1], with_grad[1].astype(float), bound, np.float32)

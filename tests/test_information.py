@@ -1,6 +1,6 @@
 """The functions on probabilities: equal to SciPy and mpmath, exact at 0, and strict on input.
 
-Those that broadcast together are drawn in test_random_public_calls.py.
+Arrays that broadcast together are drawn in test_random_public_calls.py.
 """
 
 import ml_dtypes
@@ -92,7 +92,7 @@ def test_zero_probabilities():
     p = [0.0, 0.25, 0.75]
     assert entropy([0.0, 1.0, 0.0]) == 0
     assert entropy(p) == pytest.approx(scipy.stats.entropy(p))
-    # An outcome that never happens costs nothing, whatever it was given.
+    # An outcome that never happens costs nothing, whatever its predicted probability.
     assert cross_entropy(p, p) == entropy(p)
     assert kl_divergence(p, p) == 0
     assert kl_divergence(p, [0.5, 0.25, 0.25]) == pytest.approx(0.75 * np.log(3))

@@ -32,7 +32,7 @@ def layer(rng, dtype, *shape):
 
 
 def through_logits(hidden, weight, target, bias, loss, **call):
-    """The same in float64, with the logits whole."""
+    """The same in float64, with whole logits."""
     x, w = hidden.astype(np.float64), weight.astype(np.float64)
     added = 0 if bias is None else bias.astype(np.float64)
     value, grad = loss.value_and_grad(x @ w.T + added, target, **call)
@@ -210,7 +210,7 @@ def test_16_bits_are_widened(dtype, reduction, chunks, rng):
         expected = linear_cross_entropy(x, w, target, wide_bias, loss=loss)
         np.testing.assert_allclose(results[0], expected[0], rtol=1e-6)
         assert np.asarray(results[0]).dtype == np.asarray(expected[0]).dtype
-        # In float32 up to one rounding in the end. Not of the logits, and not of the sums.
+        # As in float32, then rounded once: neither the logits nor the sums are rounded to 16 bits.
         info = ml_dtypes.finfo(dtype)
         rtol, least = 1.01 * float(info.eps) / 2, float(info.smallest_subnormal)
         for result, truth in zip(results[1:], expected[1:], strict=True):
@@ -223,7 +223,7 @@ def test_16_bits_are_widened(dtype, reduction, chunks, rng):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_sums_over_rows_are_not_rounded_to_16_bits(dtype, chunks):
-    """Added up in 16 bits, 6000 gradients of 1/2 end at 1024 or 128."""
+    """Added up in 16 bits, 6000 gradients of 1/2 would end at 1024 or 128."""
     loss = fastce.SoftmaxCrossEntropy(reduction="sum")
     hidden, weight = np.ones((6_000, 1), dtype), np.zeros((2, 1), dtype)
     bias = np.zeros(2, dtype)

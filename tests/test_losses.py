@@ -139,7 +139,7 @@ def test_functions_equal_the_losses(c):
 
 
 class Mutable:
-    """Like a tensor: an array whose hash is that of the object, so that it outlives a change."""
+    """Like a tensor: an array that is hashed by identity, so that a change keeps the hash."""
 
     def __init__(self, numbers):
         self.numbers = np.array(numbers)

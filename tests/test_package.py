@@ -46,7 +46,7 @@ def test_sources_without_compiled_modules_say_what_to_do(tmp_path):
 
 
 def test_import_time_is_small_beside_numpys():
-    """The best of a few runs, in time of the processor, without NumPy's share."""
+    """The best of a few runs, in processor time, without NumPy's share."""
     best = float("inf")
     code = (
         "import numpy, time; t = time.process_time(); import fastce; print(time.process_time() - t)"

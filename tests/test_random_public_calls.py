@@ -37,14 +37,14 @@ def drawn_layer(draw, rng, used, classes, dtype):
     bias = (rng.integers(-128, 129, size=classes) / 64).astype(dtype)
     if draw(st.integers(0, 3)) == 0:  # a class that is excluded, or two
         bias[rng.integers(classes, size=2)] = -np.inf
-    if draw(st.booleans()):  # rows without a softmax, or only such as do not count
+    if draw(st.booleans()):  # rows without a softmax, or only rows that do not count
         spoilt = (rng.random(rows) < 0.2) & (~used | draw(st.booleans()))
         hidden[spoilt] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
     return hidden, weight, bias if draw(st.booleans()) else None
 
 
 def products(a, b, bound_of_a):
-    """a @ b in extended precision, and a bound of it for terms that are rounded and added up."""
+    """a @ b in extended precision, and a bound on its error if terms are rounded and added up."""
     a, b = a.astype(np.longdouble), b.astype(np.longdouble)
     return a @ b, bound_of_a(np.abs(a)) @ np.abs(b)
 
@@ -85,7 +85,7 @@ def test_a_linear_layer_is_the_reference_and_the_chain_rule(data, small_chunks):
 
     used = np.ravel(used)
     grad, bound_of_grad = (x.reshape(-1, classes)[used] for x in (truth[1], bound[1]))
-    # As in assert_equals_the_reference, of a label that is excluded.
+    # As in assert_equals_the_reference, if the label is excluded.
     bound_of_grad = np.where(np.isnan(bound_of_grad), 1e-4 * np.abs(grad), bound_of_grad)
     hidden = hidden.reshape(used.size, hidden.shape[-1])[used]
     eps = float(np.finfo(computed_in).eps)
@@ -130,7 +130,7 @@ def drawn_distribution(draw, rng, shape, axis):
 
 @st.composite
 def distributions(draw):
-    """Two of them that broadcast together, often close to each other, and the axis."""
+    """Two distributions that broadcast together, often close to each other, and the axis."""
     shape, axis = draw(shapes(draw(st.one_of(st.integers(1, 40), st.just(1000)))))
     axis %= len(shape)
     rng = np.random.default_rng(draw(SEEDS))
@@ -160,7 +160,7 @@ def times(x, y):
 
 
 def assert_is_sum(found, terms, errors, axis, arrays):
-    """Added up in float64, and rounded to float32 if no array has more."""
+    """Added up in float64, and rounded to float32 if no array is wider."""
     narrow = all(x.dtype.itemsize <= 4 for x in arrays)
     dtype = np.dtype(np.float32 if narrow else np.float64)
     assert found.dtype == dtype
@@ -192,7 +192,7 @@ def test_entropies_and_divergences_are_their_sums(drawn):
     assert_is_sum(cross, times(x, -log(y)), none, axis, [p, q])
 
     # Two numbers within a factor of 5/3 have an exact or almost exact difference, so that nothing
-    # cancels; of others log p − log q does, and p·log(p/q) − p + q.
+    # cancels; for others, log p − log q cancels, and so does p·log(p/q) − p + q.
     with np.errstate(all="ignore"):
         ratio = np.log1p((x - y) / y)
         near = np.abs(x - y) <= (x + y) / 4
@@ -258,7 +258,7 @@ def test_an_evaluation_is_the_sum_of_its_rows(data, block_rows):
     if data.draw(st.booleans()):
         target = np.where(rng.random(target.shape) < 0.3, ignore_index, target)
     target = laid_out(data.draw, target)
-    # Powers of two, with which logits are divided exactly: ranks depend on their ties.
+    # Powers of two, which divide logits exactly: ranks depend on their ties.
     temperature = data.draw(st.sampled_from([1.0, 0.5, 4.0, 1024.0]))
     bins, max_rank = data.draw(st.integers(1, 20)), data.draw(st.sampled_from([1, 3, 100]))
     variant = data.draw(VARIANTS)
@@ -312,7 +312,7 @@ def test_an_evaluation_is_the_sum_of_its_rows(data, block_rows):
         error = error.sum() + y.size * EPS * of_rows + least if np.isfinite(of_rows) else 0
         assert total == of_rows or abs(total - of_rows) <= error, name
 
-    # Rows whose largest probability is an edge between bins, but for rounding, may be in either.
+    # Rows whose largest probability is, up to rounding, an edge of two bins, may be in either.
     confidence = [sum(x) for x in found.bin_confidence]
     for i, edge in enumerate(np.linspace(0, 1, bins + 1)[:-1]):
         smallest, largest = (top_prob * (1 + x * 2 * bound) for x in (-1, 1))

@@ -153,7 +153,7 @@ def in_precision(value, dtype):
 @pytest.mark.parametrize("options", CROSS_ENTROPY)
 @pytest.mark.parametrize("soft", [False, True])
 def test_cross_entropy(soft, options, row):
-    """Where nothing cancels, of a label, every digit is right, down to tails of 1e-26."""
+    """With a label, if nothing cancels, every digit is right, down to tails of 1e-26."""
     options, z = CROSS_ENTROPY[options], ROWS[row]
     target, q = 0, [1, 0, 0, 0]
     if soft:
@@ -172,7 +172,7 @@ def test_divergence(temperature, where, noise, row):
     teacher = [x + noise * step for x, step in zip(z, (0.5, -1.0, 0.25, 1.5), strict=True)]
     f = exact_divergence([mpmath.mpf(x) for x in teacher], mpmath.mpf(temperature), where)
     exact = derivatives(f, [mpmath.mpf(x) for x in z])
-    # What rounding takes from t - z is in all of it.
+    # The rounding error of t - z is in all results.
     options = {"temperature": temperature, "where": where}
     rtol = 1e-12 + 1e-14 / noise
     assert_equals(reference.softmax_kl_divergence, z, teacher, exact, rtol, **options)
@@ -259,7 +259,7 @@ def test_derivatives_against_differences(c, rng):
         slope, _ = differences(direction)
         assert abs(slope - np.sum(grad * direction)) <= (1e-16 + 20 * rounding) * size
 
-    # Rows, and elements of a sigmoid loss, do not act on each other: one class of all rows at once.
+    # Rows, and elements of a sigmoid loss, do not affect each other: one class of all rows at once.
     if not c.is_softmax:
         _, second = differences(np.ones_like(z))
         np.testing.assert_allclose(second, hess, rtol=0, atol=1e-16 + 20 * rounding)

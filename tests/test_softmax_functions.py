@@ -25,7 +25,7 @@ NAMES = (*LIKE_LOGITS, "logsumexp")
 MIB = 1 << 20
 
 
-# In the place of SciPy's --------------------------------------------------------------------------
+# SciPy's own tests --------------------------------------------------------------------------------
 
 
 def test_the_tests_of_scipy(tmp_path, record_property):
@@ -116,7 +116,7 @@ def test_outputs_with_several_axes(name, axis, isa, rng):
             np.full(shape, 7, np.float32)[(..., *(slice(None, None, -1),) * len(shape))],
         ):
             assert function(z, axis=axis, where=mask, out=out) is out
-            # By way of a buffer rows may be summed up in another order.
+            # Through a buffer, rows may be summed up in another order.
             np.testing.assert_allclose(out, expected, rtol=4e-7)
         np.testing.assert_array_equal(room[..., 0], 7)
         if name in LIKE_LOGITS:
@@ -245,7 +245,7 @@ def masked_rows(classes, dtype, rng):
     mask[4] = True
     mask[5] = np.arange(classes) == classes - 1
     z[6, 0], z[7, -1], z[8] = NAN, INF, -INF
-    mask[6:8] = False  # nothing of them is looked at
+    mask[6:8] = False  # nothing of them is read
     z[9, 0], z[10, 0] = NAN, INF
     mask[9:11, 0] = True
     mask[9:11, 1:] = False
@@ -262,7 +262,7 @@ def test_a_masked_logit_is_one_of_minus_infinity(name, classes, dtype, isa, rng)
     substituted = z.copy()
     substituted[~mask] = -INF
     without = function(substituted)
-    # All +inf is a row of its own test.
+    # Rows of +inf alone have a test of their own.
     np.testing.assert_array_equal(np.isnan(result)[np.arange(40) != 10],
                                   np.isnan(without)[np.arange(40) != 10])  # fmt: skip
     rest = np.setdiff1d(np.arange(40), [10])

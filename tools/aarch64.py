@@ -1,10 +1,10 @@
-"""Cross-compiles the package for 64-bit Arm, and runs tests of the kernels there, emulated.
+"""Cross-compiles the package for 64-bit Arm, and runs tests of the kernels in an emulator.
 
     python tools/aarch64.py                  the tests below
     python tools/aarch64.py tests/kernels    arguments are passed to pytest
 
-On Debian, with g++-aarch64-linux-gnu and qemu-user-static. Debian's arm64 Python and wheels for it
-are unpacked in a folder, where the emulator finds them. Nothing is installed, nor is root needed.
+Needs Debian with g++-aarch64-linux-gnu and qemu-user-static. Debian's arm64 Python and wheels for
+it are unpacked in a folder for the emulator. Nothing is installed, and root is not needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TESTS = [
         for name in ("softmax_losses", "sigmoid_losses", "edge_cases", "elementary", "guard_pages")
     ),
     "tests/call/test_layouts.py",
-    # It starts processes, which the emulator does not run.
+    # This test starts processes, which the emulator does not run.
     "--deselect=tests/kernels/test_guard_pages.py::test_one_element_too_far_is_a_fault",
 ]
 
@@ -42,7 +42,7 @@ def unpack_python(folder: Path) -> Path:
     root, status = folder / "root", folder / "status"
     (folder / "lists" / "partial").mkdir(parents=True)
     (folder / "archives" / "partial").mkdir(parents=True)
-    status.touch()  # of the packages installed: none
+    status.touch()  # lists no package as installed
     apt = ["apt-get", "-qq", "-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64"]
     apt += ["-o", f"Dir::State::status={status}", "-o", f"Dir::State::lists={folder}/lists"]
     apt += ["-o", f"Dir::Cache={folder}", "-o", "APT::Sandbox::User=root"]
@@ -50,7 +50,7 @@ def unpack_python(folder: Path) -> Path:
     run(*apt, "install", "--download-only", "--no-install-recommends", *PACKAGES)
     for package in (folder / "archives").glob("*.deb"):
         run("dpkg", "-x", package, root)
-    if not (root / "lib").exists():  # a link in newer releases, which none of these packages holds
+    if not (root / "lib").exists():  # in newer releases a link, which none of these packages has
         (root / "lib").symlink_to("usr/lib")
     return root
 

@@ -22,8 +22,8 @@ FOLDERS = ("fastce", "tests", "bench", "docs", "examples", "tools")  # tests imp
 PARTS = (*FOLDERS, "setup.py", "pyproject.toml", "CONTRIBUTING.md", "README.md", "LICENSE")
 LEFT_OUT = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", ".hypothesis", "_build")
 
-# Modules that the copy has not built would be found in the checkout, through an editable install:
-# kernels that are not broken, or have no sanitizer.
+# Through an editable install, modules that the copy lacks would be found in the checkout: kernels
+# without the planted fault, or without the sanitizer.
 NO_OTHER_COPY = """\
 import sys
 
@@ -54,7 +54,7 @@ def translate(setup: ModuleType, folder: Path) -> Path:
 
 
 def need(*tools: str) -> None:
-    """End the process if one of them is missing."""
+    """Exit if one of these tools is missing."""
     for tool in tools:
         if not shutil.which(tool):
             raise SystemExit(f"there is no {tool}")
@@ -94,7 +94,7 @@ def build(
     flags: Sequence[str] = (),
     **more: str,
 ) -> str:
-    """Build these variants in place, or all, with these flags after setup.py's own.
+    """Build these variants (default: all) in place, with these flags after setup.py's own.
 
     Return the output of the compiler. If the build fails, end the process with it.
     """

@@ -3,8 +3,8 @@
     python tools/clang.py               with clang++
     python tools/clang.py clang++-19    with another
 
-The bits have to be those of GCC, which tests/kernels/golden_bits.txt records. Further arguments are
-passed to pytest, in place of the tests below.
+The bits must be the same as GCC's, which tests/kernels/golden_bits.txt records. Further arguments
+are passed to pytest, in place of the tests below.
 """
 
 from __future__ import annotations

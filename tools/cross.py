@@ -38,8 +38,8 @@ FLAGS = [
     *("-O1", "-Wall", "-Wextra"),
     *build_copy.DEFINES,
 ]
-# What the host's configuration of Python and NumPy says, and these systems do not have. Windows has
-# 32 bits of long and 16 of wchar_t.
+# These systems lack some of what the host's configuration of Python and NumPy promises. On Windows,
+# long has 32 bits, and wchar_t 16.
 ENDIAN = """#ifndef BYTE_ORDER
 #define LITTLE_ENDIAN 1234
 #define BIG_ENDIAN 4321
@@ -63,7 +63,7 @@ def compile_for(target: str, flags: list[str], source: Path, folder: Path) -> st
     """Return the errors and warnings, or an empty string."""
     include = [] if "linux" in target else [folder / "not_linux"]
     include += [sysconfig.get_path("include"), numpy.get_include(), ROOT / "fastce" / "_simd"]
-    # As setup.py: clang-cl gets no alignment.
+    # As in setup.py, clang-cl gets no alignment flags.
     common = [x for x in FLAGS if "windows" not in target or not x.startswith("-falign")]
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *common, *flags]
     command += [f"-I{path}" for path in include]

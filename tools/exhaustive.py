@@ -1,11 +1,11 @@
 """Measure exp, log1p, log and tanh of functions.hpp on every float32 in their ranges.
 
     python -m tools.exhaustive                  # all of them, and write bench/results/exhaustive.md
-    python -m tools.exhaustive --only log1p     # one of them, written nowhere
+    python -m tools.exhaustive --only log1p     # one of them, without writing a file
 
 Each variant of the kernels that this machine runs is compared with NumPy's function in float64,
-whose own error is about 1e-9 ULP of float32. Where the truth is a normal number the error is
-measured in ULP of the truth; where it is subnormal, a result may also be 0. Takes about twenty
+whose own error is about 1e-9 ULP of float32. If the truth is a normal number, the error is
+measured in ULP of the truth; if it is subnormal, a result may also be 0. This takes about twenty
 minutes, so it is not part of the test suite; its last result is in the checkout.
 """
 
@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 
 def bits(x: float) -> int:
-    """Return the float32 nearest to `x` as an integer: these count up with |x|."""
+    """Return the bits of the float32 nearest to `x` as an integer, which grows with |x|."""
     return int(np.float32(x).view(np.uint32))
 
 
@@ -50,13 +50,13 @@ FUNCTIONS = [
     Function("exp_in_safe_range", np.exp, ((-0.0, -87.0), (0.0, 40.0)), "[−87, 40]"),
     Function("log1p", np.log1p, ((0.0, 1.0),), "[0, 1]"),
     Function("log", np.log, ((SMALLEST_NORMAL, 2.0**127),), "[2⁻¹²⁶, 2¹²⁷]"),
-    Function("tanh", np.tanh, ((0.0, np.inf),), "[0, ∞]"),  # odd to the bit: a test's matter
+    Function("tanh", np.tanh, ((0.0, np.inf),), "[0, ∞]"),  # exactly odd, as a test checks
 ]
 
 
 @dataclass
 class Worst:
-    """The largest error met so far, and where; results that are wrong altogether are counted."""
+    """The largest error so far and where it occurred, and the number of wrong results."""
 
     ulp: float = 0.0
     at: float = 0.0
@@ -65,7 +65,7 @@ class Worst:
 
 
 def measure(function: Function, cores: dict[str, Any]) -> tuple[dict[str, Worst], int]:
-    """Worst error of each variant over the ranges of `function`, and how many numbers they hold."""
+    """Worst error of each variant over the ranges of `function`, and the count of numbers."""
     worst = {name: Worst(same_as=set(cores)) for name in cores}
     count = 0
     for first, last in function.ranges:
@@ -80,7 +80,7 @@ def measure(function: Function, cores: dict[str, Any]) -> tuple[dict[str, Worst]
 def compare_chunk(
     function: Function, x: Array, cores: dict[str, Any], worst: dict[str, Worst]
 ) -> None:
-    """Compare all variants at `x` with the truth: those that give the same bits only once."""
+    """Compare all variants at `x` with the truth; those with the same bits only once."""
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         true = function.truth(x.astype(np.float64))
     groups: dict[bytes, set[str]] = defaultdict(set)  # variants that gave the same bits
@@ -89,7 +89,7 @@ def compare_chunk(
     for result_bits, names in groups.items():
         result = np.frombuffer(result_bits, np.float32)
         truth = true
-        if function.name == "exp_in_safe_range":  # in proportion to its value at 0
+        if function.name == "exp_in_safe_range":  # up to a factor: its value at 0
             core = cores[min(names)]
             truth = true * float(core.elementary(function.name, np.zeros(1, np.float32))[0])
         magnitude = np.abs(truth)
@@ -119,7 +119,7 @@ def row(function: Function, name: str, worst: Worst, count: int) -> str:
 
 
 def report(rows: list[str], seconds: float) -> str:
-    """The whole of the Markdown file."""
+    """The whole Markdown file."""
     head = f"""\
 # Elementary functions on every float32
 
@@ -151,7 +151,7 @@ def main() -> int:
             rows.append(row(function, name, found, count))
             print(rows[-1], flush=True)
             wrong += found.wrong
-        if only is None:  # after each function, so that a run broken off leaves what it has
+        if only is None:  # after each function, so that an interrupted run keeps its results
             OUTPUT.write_text(report(rows, time.monotonic() - started), encoding="utf-8")
     return int(wrong > 0)
 

@@ -1,7 +1,7 @@
-"""Draw the layers of the package, and what each part uses, from its imports, in CONTRIBUTING.md.
+"""Draw the layers of the package, and what each part uses, from the imports, in CONTRIBUTING.md.
 
 Run: python tools/layers.py. tests/kernels/test_includes.py checks the layers with the functions of
-this file, and that the picture is that of the imports.
+this file, and that the picture matches the imports.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def arrows() -> set[tuple[str, str]]:
 
 
 def used_by_reference() -> set[str]:
-    """What the reference imports of the rest of the package: nothing."""
+    """What the reference imports from the rest of the package, which should be nothing."""
     modules = [name for name in MODULES if part_of(name) == "reference"]
     return {b for a in modules for b in imported_by(a) if part_of(b) != "reference"}
 
@@ -109,7 +109,7 @@ def label_of(part: str) -> str:
 
 
 def picture() -> str:
-    """The package as a flow chart of Mermaid, which code hosts draw."""
+    """The package as a Mermaid flow chart, which code hosts render."""
     lines = ["flowchart TD"]
     for layer, parts in LAYERS.items():
         lines.append(f'  subgraph layer_{layer.split()[0]}["{layer}"]')

@@ -75,7 +75,7 @@ def survivors(chosen: list[Mutation]) -> list[str]:
         if not tests_pass(tree, files, show=True):
             raise SystemExit("the tests fail before anything is broken")
         print(f"unbroken, the tests pass: {', '.join(files)}", flush=True)
-        # Python first: it needs the unbroken build, and each kernel is built anew anyway.
+        # Python files first: they need the unbroken build, and each kernel is rebuilt anyway.
         for m in sorted(chosen, key=lambda m: not m.file.endswith(".py")):
             began = time.monotonic()
             unbroken = m.apply(tree)

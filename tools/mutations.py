@@ -1,7 +1,7 @@
 """The ways in which tools/mutate.py breaks the package, and the tests that have to notice.
 
-Each of them is another fault; what differs only in its place is here once. `PLANTED` has one fault
-for each sanitizer, which has to report it.
+Each is a different kind of fault: those that would differ only in place are listed once. `PLANTED`
+has one fault for each sanitizer, which has to report it.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@
 Each function is reduced to a smooth rest whose polynomial need not be exact to the last bit,
 because it is multiplied by something small:
 
-    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2, for expm1 too; / 8 or / 32 beside a table
+    exp r     = 1 + r + r² P(r)        |r| ≤ log(2) / 2, for expm1 too; / 8 or / 32 with a table
     2 atanh s = 2 s + s³ P(s²)         |s| ≤ (√2 − 1) / (√2 + 1), for log; ≤ 1/3, for log1p; ≤ 1/5
-    log1p r   = r + r² P(r)            |r| ≤ 1/62, beside a table
+    log1p r   = r + r² P(r)            |r| ≤ 1/62, with a table
 
 P interpolates the rest at the Chebyshev nodes of its interval, which comes within a small factor of
 the best polynomial; every coefficient is then rounded to the precision it is used in. The error
-printed is that of the function as a whole with such a P evaluated exactly, in ULP at 1: what is
-left to the evaluation's own roundings is measured by tests/kernels/test_elementary.py.
+printed is that of the whole function with such a P evaluated exactly, in ULP at 1;
+tests/kernels/test_elementary.py measures what the evaluation's own roundings add.
 
 Source of the method: L. N. Trefethen, "Approximation Theory and Approximation Practice", SIAM 2013,
 chapters 4 and 8.
@@ -109,7 +109,7 @@ class Polynomial:
 
 
 def literals_of(text: str, first: str, last: str) -> list[float]:
-    """Numbers that a text has in hexadecimal, from one mark to the next of another."""
+    """Hexadecimal numbers in a text, from the mark `first` to the next mark `last`."""
     start = text.index(first)
     found = re.findall(r"-?0x[0-9a-f]\.[0-9a-f]+p[-+]?\d+", text[start : text.index(last, start)])
     return [float.fromhex(literal) for literal in found]
@@ -126,13 +126,13 @@ def exp2_table() -> list[Number]:
 
 
 def exp2_table_low() -> list[Number]:
-    """What rounding took from them, in parts of them."""
+    """What rounding removed from 2^(i/16), relative to the rounded value."""
     exact = [mpf(2) ** (mpf(i) / 16) for i in range(16)]
     return [nearest_float((x - p) / x) for x, p in zip(exact, exp2_table(), strict=True)]
 
 
 def quarter_multiples() -> list[Number]:
-    """c 2^(i/4) for the float c of [1, 2) with which they are nearest to floats."""
+    """c 2^(i/4), with the float c in [1, 2) for which all of them are nearest to floats."""
     c = np.arange(2**23, 2**24) / 2**23
     farthest = np.zeros(c.size)
     for i in range(1, 4):
@@ -144,7 +144,7 @@ def quarter_multiples() -> list[Number]:
 
 def inverses() -> list[Number]:
     """Floats near 1 / (1 + i/31), from 1/2 to 1, whose logarithm is nearly a float."""
-    found = [mpf(1)]  # its logarithm is 0, and has to be
+    found = [mpf(1)]  # its logarithm must be exactly 0
     for i in range(1, 32):
         start = nearest_float(1 / (1 + mpf(i) / 31))
         step = mpf(2) ** -24
@@ -155,7 +155,7 @@ def inverses() -> list[Number]:
 
 
 def logarithms() -> list[Number]:
-    """−log of them."""
+    """−log of `inverses`, rounded."""
     return [nearest_float(-mpmath.log(c)) for c in inverses()]
 
 
@@ -200,12 +200,12 @@ def in_c(numbers: list[Number], dtype: type[np.floating], separator: str = ", ")
 
 
 def differences(header: str, tables: str) -> list[str]:
-    """Say where the headers' literals are not the ones computed here."""
+    """Describe where the headers' literals differ from the ones computed here."""
     found = [
         (name, np.float32, numbers(), literals_of(tables, f" {name}[", "};"))
         for name, numbers in TABLES_OF.items()
     ]
-    # Coefficients stand in a function's body from the lowest power up.
+    # A function's body has its coefficients from the lowest power up.
     found += [
         (p.name, p.dtype, p.coefficients(), literals_of(header, p.signature, "\n}")[::-1])
         for p in POLYNOMIALS

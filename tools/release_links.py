@@ -18,7 +18,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
 
 
 def absolute(text: str, repository: str, reference: str) -> str:
-    """Turn links to files into addresses of these files, and those of pictures into raw ones."""
+    """Turn links to files into their URLs, and links to pictures into raw URLs."""
 
     def replace(match: re.Match[str]) -> str:
         picture, label, path = match.groups()

@@ -72,8 +72,8 @@ class Kind:
     flags: tuple[str, ...] = ()
     preloaded: tuple[str, ...] = ()  # the sanitizer's libraries
     compiler: str = "gcc"
-    ours: str = ""  # what a report that counts matches
-    meant: str = "(?!)"  # and what it does not
+    ours: str = ""  # matches the reports that count
+    meant: str = "(?!)"  # except those that match this
 
 
 EVERY = ("_core", "_core_avx2", "_core_avx512")

@@ -1,6 +1,6 @@
-"""Who is timed. Each module holds one peer's versions, as its users write them.
+"""What is timed. Each module has one peer's versions, as its users write them.
 
-A module whose package is not installed is left out whole, and the report says so. A subject that
+A module whose package is not installed is left out entirely, and the report says so. A subject that
 cannot do a cell (an attribute, option or dtype is missing) is left out of that cell, and the
 report says so too.
 """
@@ -61,7 +61,7 @@ def subject(
 
 
 def load() -> dict[str, str]:
-    """Import every peer; what is missing, and why."""
+    """Import every peer; return what is missing, and why."""
     missing = {}
     for module in MODULES:
         try:

@@ -33,7 +33,7 @@ def _rows(z: Any, y: Any, losses: Any, gradient: Any, scale: Any) -> Any:
         total = scale * 0
         for j in range(classes):
             e = math.exp(z[i, j] - maximum)
-            if gradient is not None:  # decided when it is compiled
+            if gradient is not None:  # decided at compile time
                 gradient[i, j] = e
             total += e
         losses[i] = math.log(total) + maximum - z[i, y[i]]
@@ -101,6 +101,6 @@ def sigmoid_losses(problem: Problem) -> Run:
     z, cell = problem.logits, problem.cell
     function = _bce if cell.operation == "bce_with_logits" else _focal
     alpha = z.dtype.type(0.5 if cell.alpha is None else cell.alpha)
-    # A whole power is multiplication, if the compiler may see that it is whole.
+    # An integer power becomes multiplications, if the compiler can see that it is an integer.
     gamma: Any = int(cell.gamma) if cell.gamma == int(cell.gamma) else z.dtype.type(cell.gamma)
     return _run(problem, function, np.zeros_like(z), np.zeros_like(z), gamma, alpha)

@@ -1,7 +1,7 @@
 """scikit-learn: the Cython losses behind its linear models and its gradient boosting.
 
-They are private there, and measured because they are the closest relative. Their mean is taken
-the cheapest way that they offer, with weights of 1/n, and the weights are made beforehand.
+They are private there, but measured because they are the closest relatives. Their mean is taken in
+the cheapest way that they offer, with weights of 1/n, which are made beforehand.
 """
 
 from __future__ import annotations

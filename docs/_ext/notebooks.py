@@ -1,4 +1,4 @@
-"""Offers each page that runs as a Jupyter notebook too: its text, its code, and what it printed.
+"""Offers a Jupyter notebook of each page that has code: its text, code and output.
 
 The page stays the source. Its ```python blocks become code cells, an ```output block the output of
 the cell before it, and the rest Markdown, without what only this site can show.
@@ -30,7 +30,7 @@ def markdown(text):
 
 
 def cells_of(text):
-    """Return the cells of a page, or of what a directive holds."""
+    """Return the cells of a page, or of a directive's content."""
     cells, end = [], 0
     for fence in FENCE.finditer(text):
         cells += markdown(text[end : fence.start()])
@@ -41,7 +41,7 @@ def cells_of(text):
         elif kind == "output":
             printed = {"output_type": "stream", "name": "stdout"}
             cells[-1]["outputs"] = [printed | {"text": body.splitlines(keepends=True)}]
-        elif fence[1].startswith(":"):  # what it holds, below its title
+        elif fence[1].startswith(":"):  # its content, below its title
             title = TITLE.match(kind)[2]
             cells += [*markdown(f"**{title}**" if title else ""), *cells_of(OPTION.sub("", body))]
         elif not kind.startswith("{"):
@@ -61,7 +61,7 @@ def is_offered(text):
 
 
 def offer(app, name, template, context, doctree):
-    """Add the link to a page, and write what it leads to."""
+    """Add the link to a page, and write the notebook that it leads to."""
     source = Path(app.srcdir) / f"{name}.md"
     if app.builder.format != "html" or not source.exists():
         return

@@ -1,4 +1,4 @@
-"""The results of the benchmark's last full run, which stand in the checkout."""
+"""The results of the benchmark's last full run, which are in the checkout."""
 
 import json
 from pathlib import Path

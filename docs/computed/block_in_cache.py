@@ -7,7 +7,7 @@ CLASSES = 100
 
 
 def rows_of_block():
-    """As the kernel halves the number of rows until they fit."""
+    """Halve the number of rows until they fit, as the kernel does."""
     bounds = fastce._core.thresholds()
     rows = bounds["block rows"]
     while rows > bounds["least rows"] and rows * CLASSES * 4 > bounds["block bytes"]:

@@ -1,4 +1,4 @@
-"""What tests/kernels/test_elementary.py demands: the promise itself, not a copy of it."""
+"""The bounds of tests/kernels/test_elementary.py, imported from it instead of copied."""
 
 import sys
 from pathlib import Path

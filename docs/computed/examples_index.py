@@ -20,7 +20,7 @@ GROUPS = {
 }  # fmt: skip
 
 
-# Under other names on the package index.
+# Packages whose name on the package index is not their module's.
 PACKAGES = {"sklearn": "scikit-learn"}
 
 

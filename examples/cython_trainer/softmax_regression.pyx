@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Stochastic gradient descent for softmax regression, without Python and the GIL in the loop."""
+"""Stochastic gradient descent for softmax regression, without Python or the GIL in the loop."""
 
 import numpy as np
 

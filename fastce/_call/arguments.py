@@ -6,7 +6,7 @@ import numpy as np
 
 from fastce._call.layout import Array
 
-VALUE, GRADIENT, HESSIAN = 1, 2, 3  # how many results: the loss, with gradient, with both
+VALUE, GRADIENT, HESSIAN = 1, 2, 3  # number of results: the loss, + gradient, + Hessian
 
 
 class Call(NamedTuple):

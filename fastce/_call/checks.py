@@ -1,4 +1,4 @@
-"""Checks of arguments. An error names the argument, what came, and what is accepted.
+"""Checks of arguments. An error names the argument, what was passed, and what is accepted.
 
 A check returns its argument in the form that the rest of the package uses, and changes nothing.
 All checks of a call run before its first write.
@@ -28,7 +28,7 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 def reduction(value: str) -> str:
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {shown(value)}")
-    return str(value)  # a NumPy string, which the kernels do not accept
+    return str(value)  # the kernels do not accept NumPy's strings
 
 
 def integer(name: str, value: Any) -> int:
@@ -69,8 +69,8 @@ def number(
     if type(value) is float and low <= value <= high and above < value < math.inf:
         return value  # the common case; -inf is not greater than any bound
     try:
-        # float() would also read text, which has no __float__, take NumPy's times, and drop the
-        # imaginary part of its complex numbers and the mask of its masked ones.
+        # float() would also parse text, which has no __float__, accept NumPy's dates and times, and
+        # drop the imaginary part of its complex numbers and the mask of its masked ones.
         is_number = hasattr(value, "__float__") or hasattr(value, "__index__")
         kind = getattr(getattr(value, "dtype", None), "kind", "f")
         if not is_number or kind in "SUcmM" or isinstance(value, np.ma.MaskedArray):
@@ -236,7 +236,7 @@ def bad_probability(
 
 
 def sample_weight(value: Any, shape: tuple[int, ...]) -> Array | None:
-    """Return the weights broadcast to ``shape``, as they are stored."""
+    """Return the weights broadcast to ``shape``, in their own dtype (long doubles as float64)."""
     if value is None:
         return None
     array = native_float(real("sample_weight", value))
@@ -300,7 +300,7 @@ def grad_output(value: Any, shape: tuple[int, ...], reduction: str) -> float | A
 def outputs(
     value: Any, count: int, logits: Array, inputs: Sequence[Array | None]
 ) -> tuple[Array | None, ...]:
-    """Return ``count`` views of the arrays to write to; None stands for a new array."""
+    """Return ``count`` views of the arrays to write to; None means a new array."""
     if value is None:
         return (None,) * count
     if count == 1 and not isinstance(value, tuple):
@@ -448,7 +448,7 @@ def is_logits(array: Array) -> bool:
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Return a view of what NumPy makes of an argument; a masked array is refused."""
+    """Convert an argument to an array and return a view of it; masked arrays are rejected."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, which is not supported: pass its data and a weight"
@@ -457,13 +457,13 @@ def as_array(name: str, value: Any) -> Array:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} cannot be converted to an array: {error}") from error
-    except Exception as error:  # of the value itself: torch's, if a tensor requires a gradient
+    except Exception as error:  # of the value itself, such as a tensor that requires a gradient
         error.add_note(f"{name} cannot be converted to an array")
         raise
     if array.dtype.char == "g" and array.dtype.itemsize == 8:  # as on Windows and Apple silicon
         return array.view(np.dtype(np.float64).newbyteorder(array.dtype.byteorder))
-    # A view of our own keeps the shape that is checked: `array.shape = ...` may come from another
-    # thread, or from the __array__ of the next argument.
+    # A view of our own keeps the shape that is checked, even if another thread or the __array__ of
+    # the next argument assigns to `array.shape`.
     return array.view()
 
 

@@ -1,4 +1,4 @@
-"""Checks of the bridges to other packages and of split losses.
+"""Checks for the bridges to other packages and for sharded losses.
 
 They follow the rules of `checks`, which has the checks of the losses.
 """
@@ -18,7 +18,7 @@ from fastce._call.messages import shown
 
 
 def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
-    """Say how to install the optional package ``name``, which the extra ``extra`` brings."""
+    """Raise an error that says how to install ``name``, which is part of the extra ``extra``."""
     raise ImportError(
         f"{name} could not be imported ({error}): pip install 'fastce[{extra}]'"
     ) from error
@@ -26,7 +26,7 @@ def missing_host(name: str, extra: str, error: ImportError) -> NoReturn:
 
 @lru_cache
 def bfloat16(extra: str) -> np.dtype[Any]:
-    """Return NumPy's type for bfloat16, from a package that the extra brings."""
+    """Return NumPy's dtype for bfloat16, from ml_dtypes, which the extra installs."""
     try:
         import ml_dtypes
     except ImportError as error:
@@ -67,8 +67,8 @@ def shard_of_classes(first_class: Any, width: int, classes: Any) -> int:
 
 
 def summary(name: str, value: Any, loss: Any = None) -> list[Array]:
-    """Return the fields of a summary: of the loss, if there is one."""
-    # Of labels: 3, 5 with label smoothing, 6 with smoothing and a mask.
+    """Return the fields of a summary; if ``loss`` is given, their number must fit it."""
+    # With labels: 3, 5 with label smoothing, 6 with smoothing and a mask. Of a divergence: 7.
     counts: tuple[int, ...] = (3, 5, 6, 7)
     if loss is not None:
         counts = (7,) if loss.takes_logits else (3, 5, 6)
@@ -131,7 +131,7 @@ def hessian(value: str, has_bound: bool) -> str:
 
 
 def boosting_scores(value: Any, softmax: str | None) -> Array:
-    """Return raw scores: (n, K) for the softmax loss of that name, (n,) or (n, K) for sigmoids."""
+    """Return raw scores: (n, K) if ``softmax`` names a softmax loss, otherwise (n,) or (n, K)."""
     scores = checks.logits(value)
     if scores.ndim == 2 or (scores.ndim == 1 and softmax is None):
         return scores
@@ -170,7 +170,7 @@ def boosting_target(value: Any, scores: Array) -> Array:
 
 
 def given_weight(value: Any) -> Array | None:
-    """Return weights as an array; None also for an empty one, which XGBoost passes for none."""
+    """Return weights as an array, or None; XGBoost passes an empty array if there are none."""
     weight = None if value is None else checks.real("sample_weight", value)
     return None if weight is None or weight.size == 0 else weight
 
@@ -183,7 +183,7 @@ def boosting_weight(value: Any, scores: Array) -> Array | None:
             f"sample_weight must have shape {scores.shape[:1]}, got {weight.shape}, for scores of"
             f" shape {scores.shape}"
         )
-    return weight  # the loss looks at the numbers
+    return weight  # the loss checks the values
 
 
 def start_target(
@@ -192,7 +192,7 @@ def start_target(
     """Return the target of a constant score: labels (n,), or numbers in [0, 1]."""
     target = checks.real("target", value)
     if target.ndim == 1 and classes == 1 and not is_softmax:
-        target = target[:, None]  # of one score per sample, as in `derivatives`
+        target = target[:, None]  # one score per sample, as in `derivatives`
     if target.ndim == 1 and (is_softmax or classes is not None):
         return integral_labels(target)
     if target.ndim not in (1, 2) or not takes_probabilities:
@@ -250,7 +250,7 @@ def dropped_weights(host: str, options: str, instead: str) -> NoReturn:
 
 
 def scores_by_class(approxes: Any) -> Array:
-    """Return (n,) for one array of scores and (n, K) for K arrays, which CatBoost passes."""
+    """Return CatBoost's list of score arrays as one array: (n,) for one, (n, K) for K of them."""
     if len(approxes) == 1:
         return np.asarray(approxes[0])
     try:
@@ -260,7 +260,7 @@ def scores_by_class(approxes: Any) -> Array:
 
 
 def integral_labels(value: Any) -> Array:
-    """Return class labels of any dtype with integer values as integers."""
+    """Return integer-valued class labels of any dtype as integers."""
     array = checks.as_array("target", value)
     if array.dtype.kind in "iu":
         return array
@@ -375,7 +375,7 @@ def dask_logits(value: Any, array_type: type) -> None:
 
 
 def dask_array(name: str, value: Any) -> None:
-    """Check that a dask array has chunks of known sizes, which are plain NumPy arrays."""
+    """Check that the chunks of a dask array have known sizes and are plain NumPy arrays."""
     if any(math.isnan(size) for size in value.shape):
         raise ValueError(f"{name} must have known chunk sizes: call compute_chunk_sizes() first")
     if isinstance(value._meta, np.ma.MaskedArray):

@@ -37,7 +37,7 @@ def top_k(k: Any, max_rank: int, beyond: int) -> int:
 
 
 def mergeable(own: tuple[int, int], other: tuple[int, int]) -> None:
-    """Check that bins and ranks are those of the other evaluation."""
+    """Check that two evaluations have the same bins and the same max_rank."""
     for name, a, b in zip(("bins", "max_rank"), own, other, strict=True):
         if a != b:
             raise ValueError(f"evaluations must have the same {name}, got {a} and {b}")
@@ -59,7 +59,7 @@ class WrongUsage(Exception):
 
 
 def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...]) -> str:
-    """Return the name of the array of a file that is meant."""
+    """Return the name of the array to read from a file."""
     if key is not None:
         if key not in found:
             raise WrongUsage(f"{path} has no array {key!r}: it has {', '.join(found)}")
@@ -114,7 +114,7 @@ def picture(path: str, accepted: Iterable[str]) -> None:
 
 
 def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:
-    """Return NumPy's type for one of safetensors'."""
+    """Return NumPy's dtype for a dtype of safetensors."""
     if kind == "BF16":
         return checks_bridges.bfloat16("evaluation")
     letter, bits = kind[0], kind[1:]

@@ -22,7 +22,7 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
         raise ValueError(f"{name} of shape {values.shape} has no outcomes along axis {axis}")
     checks.largest_weight(name, values, "a probability distribution")
     total = values.sum(axis=axis, keepdims=True)
-    wrong = abs(total - 1) > tolerance  # so is an infinite sum
+    wrong = abs(total - 1) > tolerance  # also if the sum overflows
     if wrong.any():
         at = checks.first_true(wrong)
         along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))

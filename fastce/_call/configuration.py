@@ -21,7 +21,7 @@ def show_config() -> None:
     fastce            ...
     instruction set   ...
     """
-    # The name of the baseline's vectors, which every processor of the architecture has.
+    # The vector extension of the baseline, which every processor of the architecture has.
     extension = {"x86_64": "SSE2, ", "amd64": "SSE2, ", "aarch64": "NEON, ", "arm64": "NEON, "}
     vectors = variants.selected == "baseline" and variants.core.LANES > 1
     named = extension.get(platform.machine().lower(), "") if vectors else ""

@@ -17,7 +17,7 @@ def checked_elements(
     sample_weight: Any = None,
     where: Any = None,
 ) -> tuple[Array, Array, Array | None, Array | None, list[Array | None]]:
-    """Check the arguments that a loss of elements has wherever it is computed.
+    """Check the arguments of a sigmoid loss that its NumPy, JAX and Dask versions share.
 
     Returns them, and the loss's factors of the positive and the negative part of each element.
     """

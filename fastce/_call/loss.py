@@ -23,7 +23,7 @@ class Loss:
     """
 
     reduction: str
-    largest_factor: float  # the largest weight in an array option; 1 if there is none
+    largest_factor: float  # the largest weight in an array option, else 1; T for a divergence
     _family: ClassVar[Callable[..., tuple[Any, ...]]]
     _kind: ClassVar[str]  # the name that the kernels know the loss by
     _numbers: dict[str, Any]  # the options that kernels take as they are: all but arrays
@@ -120,8 +120,8 @@ class Loss:
         Parameters
         ----------
         logits : array_like of float16, bfloat16, float32 or float64
-            Any shape and strides. Softmax losses need a class axis. 16-bit logits are computed in
-            float32.
+            Any shape and strides. Softmax losses need a class axis. 16-bit logits are converted to
+            float32 for the computation.
         target : array_like
             For softmax losses, integer class labels, with the shape of the logits without the class
             axis. Softmax cross-entropy also accepts an array of the logits' shape: probabilities,
@@ -130,9 +130,9 @@ class Loss:
             numbers in [0, 1] of the logits' shape.
         sample_weight : array_like, optional
             Finite weights that broadcast to the shape of the labels (sigmoid losses: of the
-            logits). If a weight is 0, the logits and the target of that sample are not read, but a
-            class label must still be valid. Weights may be negative, but the weights of a mean must
-            have a positive sum.
+            logits). If a weight is 0, the logits and probabilities of that sample are not read, but
+            its class label must still be valid. Weights may be negative, but the weights of a mean
+            must have a positive sum.
         where : array_like of bool, optional
             A mask that broadcasts to the logits. For softmax losses, False masks a class of a
             sample: it has probability 0 and receives no label smoothing. For sigmoid losses, False
@@ -217,7 +217,7 @@ class Loss:
         return hash((type(self), self._key()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Only by the public name of the class: modules of this package may move.
+        # A pickle names only the public class, because modules of this package may move.
         return partial(type(self), **self._options()), ()
 
 
@@ -232,7 +232,7 @@ def _new(cls: Any, options: tuple[Any, ...]) -> Any:
 
 @lru_cache(maxsize=64, typed=True)  # a loss is a value: one object serves all equal calls
 def _kept(cls: Any, *options: Any) -> Any:
-    # An array may change, and a tensor's hash would not, nor that of a tuple that holds one.
+    # Arrays and tensors may change, but the hash of a tensor, or of a tuple with one, would not.
     if not {type(value) for value in options} <= {int, float, str, bool, type(None)}:
         raise TypeError
     return _new(cls, options)

@@ -1,4 +1,4 @@
-"""How the messages of errors show what came."""
+"""How error messages show the value that was passed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MOST_CHARACTERS = 100
 
 
 def shown(value: object) -> str:
-    """Return the start of `repr(value)`; its type if it has none, as an int of 5,000 digits."""
+    """Return `repr(value)`, cut short, or its type if repr fails, as for an int of 5,000 digits."""
     try:
         text = repr(value)
     except Exception:

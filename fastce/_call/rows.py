@@ -31,7 +31,7 @@ def checked_rows(
     *,
     only_labels: bool = False,
 ) -> RowArguments:
-    """Check the arguments that a loss of rows has wherever it is computed."""
+    """Check the arguments of a softmax loss that its NumPy, JAX and Dask versions share."""
     z = checks.logits(logits)
     axis = checks.class_axis(z, loss.axis)
     y, has_labels = checks_softmax.target_of_rows(loss, target, z, axis, only_labels=only_labels)

@@ -46,7 +46,7 @@ def _has_threads() -> bool:
         return False
     # An interpreter that ends before its threads causes a fatal error; the main one ends last.
     current, main = (
-        ctypes.pythonapi[f"PyInterpreterState_{which}"]  # by item: a function of our own
+        ctypes.pythonapi[f"PyInterpreterState_{which}"]  # not an attribute, which would be shared
         for which in ("Get", "Main")
     )
     current.restype = main.restype = ctypes.c_void_p
@@ -65,6 +65,11 @@ def get_num_threads() -> int:
     Returns
     -------
     int
+
+    Raises
+    ------
+    ValueError
+        FASTCE_NUM_THREADS is needed and is not a positive integer.
 
     Examples
     --------
@@ -148,7 +153,7 @@ def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
 
 
 def total(parts: list[float]) -> float:
-    """Add up exactly, in any order. fsum raises for +inf and -inf, where NaN is right."""
+    """Add up exactly, in any order. The sum of +inf and -inf, for which fsum raises, is NaN."""
     try:
         return math.fsum(parts)
     except (OverflowError, ValueError):
@@ -203,14 +208,14 @@ class _Call:
             raise
 
     def lose_helpers(self) -> None:
-        """In a child that was forked meanwhile, fail if a helper was at work, and wait for none."""
+        """In a forked child, fail if a helper was at work, and wait for none."""
         for claim in self._claims:
             if claim.lose():
                 self.errors.append(RuntimeError("the process was forked in the middle of a call"))
 
 
 class _Claim:
-    """Decides once whether a helper works on a call or nobody does: whoever asks first is entered.
+    """Decides once whether a helper works on a call or nobody does: the first to claim it wins.
 
     An interrupt can come between any two steps of `wait`, even between acquiring a lock and the
     body of its ``with`` (from Python 3.14 on). So `wait` can start again: its steps are idempotent.
@@ -219,7 +224,7 @@ class _Claim:
     __slots__ = ("by", "ended")
 
     def __init__(self) -> None:
-        self.by = {"": ""}  # has room for another key, which then takes no memory
+        self.by = {"": ""}  # leaves room for a second key, which then allocates nothing
         self.ended = allocate_lock()
         self.ended.acquire()
 
@@ -286,7 +291,7 @@ def _forget_threads() -> None:
     _forget_pool()
 
 
-# Neither __del__ nor a callback of a weak reference serves here: Python discards what a signal
+# Neither __del__ nor a weak reference's callback is used here: Python discards what a signal
 # handler raises in them, and with it the user's Ctrl-C.
 _pool = _Pool()
 _running: set[_Call] = set()

@@ -26,7 +26,7 @@ cdef int storage_of(cnp.ndarray array) except -1:
     return storage
 
 
-# For the arrays of a shard; it is not needed once their run takes arrays as SoftmaxRun does.
+# For ShardRun only: unnecessary once that takes arrays as SoftmaxRun does.
 cdef Matrix matrix_of(array) except *:
     # A (rows, classes) or (outer, inner, classes) array.
     cdef Matrix matrix

@@ -21,21 +21,20 @@ cdef enum:  # which loss of the softmax family
     FOCAL = 1
     LOG_SUM_EXP = 2  # its gradient is softmax
     LOG_SOFTMAX = 3  # written to the gradient's array
-    DIVERGENCE = 4   # from the logits in place of probabilities
+    DIVERGENCE = 4   # a teacher's logits take the place of probabilities
 
 KINDS = {"cross_entropy": CROSS_ENTROPY, "focal": FOCAL, "logsumexp": LOG_SUM_EXP,
          "log_softmax": LOG_SOFTMAX, "kl_divergence": DIVERGENCE}
 
 # The number of rows that are finished together. They fill several vectors of every instruction set, so that the
-# logarithms of one vector overlap with those of another, and each stage is called less often. Twice as many gain
-# nothing. Half as many are slower, most of all with few classes (`python -m bench.cliffs --only softmax --classes
-# 2,10`).
+# logarithms of one vector overlap with those of another, and each stage is called less often. Doubling the number
+# gains nothing. Halving it costs time, most with few classes (`python -m bench.cliffs --only softmax --classes 2,10`).
 cdef enum:
     BLOCK_ROWS = 128
 
 
 cdef struct Matrix:
-    # A rows x classes array as it lies in memory. Row r starts at
+    # The layout in memory of a rows x classes array. Row r starts at
     # data + (r // inner) * outer_stride + (r % inner) * row_stride; all strides are in bytes.
     char* data
     int storage
@@ -62,7 +61,7 @@ cdef struct Scalars:
 
 
 cdef struct Batch:
-    # What the loss is ...
+    # The loss and its options.
     int kind
     double label_smoothing
     double z_loss
@@ -72,7 +71,7 @@ cdef struct Batch:
     double softcap            # 0: none
     const double* class_weight  # weight or alpha, NULL for ones
     const void* soft_weight   # label_smoothing / K * weight in the working precision, or NULL
-    # ... and what this batch is.
+    # The batch.
     Py_ssize_t classes
     Matrix logits
     Labels labels             # data NULL: none
@@ -92,14 +91,14 @@ cdef struct Batch:
     double* target_logit
     double* soft_gap
     double* statistics        # one array over all rows per statistic of statistics.pxi, or NULL
-    Py_ssize_t statistics_apart  # from one of these arrays to the next
+    Py_ssize_t statistics_apart  # elements from one of these arrays to the next
     double* summaries         # likewise, the summaries of these classes (divergence_shards.pxi), or NULL
     const double* whole_rows  # the merged summaries of all shards if the classes are one shard's, else NULL
     Py_ssize_t summaries_apart
 
 
 cdef int set_loss(Batch* batch, str kind, dict given) except -1:
-    # Sets what the loss is, from Python's names and numbers.
+    # Sets the loss and its options from Python's names and numbers.
     batch.kind = KINDS[kind]
     batch.label_smoothing = given.pop("label_smoothing", 0.0)
     batch.z_loss = given.pop("z_loss", 0.0)
@@ -140,7 +139,7 @@ cdef struct RowBlock:
     long long label[BLOCK_ROWS]       # -1: none, or the row does not count
     bint active[BLOCK_ROWS]
     bint all_active
-    bint all_places_active            # likewise, of the last rows of longer blocks before this one, too
+    bint all_places_active            # the same, including what earlier, longer blocks left after the last row
     bint has_default_scalars                    # whether weight, factor and active are still as begin_batch set them
 
 

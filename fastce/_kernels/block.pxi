@@ -4,9 +4,9 @@
 # A run of rows passes through three stages:
 #   1. Its logits become exponentials. Logits in exp's safe range are used as they are, so an exponential does not
 #      depend on the row that it belongs to. Rows out of range are computed again, relative to their maximum.
-#   2. Each row is summed without one of its exponentials, its pivot, so that nothing cancels: the target, or the
-#      largest exponential if classes besides the target also need the sum of all others. From these sums,
-#      finish_rows computes the loss and the coefficients of the third stage.
+#   2. Each row is summed without one of its exponentials, the pivot, so that nothing cancels. The pivot is the target,
+#      or the largest exponential if other classes also need the sum of all others. From these sums, finish_rows
+#      computes the loss and the coefficients of the third stage.
 #   3. Exponentials become derivatives, which are written to their arrays.
 # Scratch is packed row by row or class by class (packing.pxi). The layout of memory decides only how scratch is filled
 # and emptied.
@@ -28,7 +28,7 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     s.logits = u
     s.logits_class_apart = s.class_apart
     s.logits_row_apart = s.row_apart
-    if lies_as_scratch(s, &batch.logits, tag):  # the first change copies them there
+    if lies_as_scratch(s, &batch.logits, tag):  # the first operation below writes its result to scratch
         origin = <const real*> row_address(&batch.logits, row)
         source_apart = batch.logits.class_stride // size
     else:
@@ -56,8 +56,8 @@ cdef void fill_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
 
 cdef void load_labels_of_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows,
                              real tag) noexcept nogil:
-    # Loads labels, also as floating-point numbers to compare with class indices. The block of a label that is out of
-    # range reports it.
+    # Loads labels, also as floating-point numbers to compare with class indices. A label that is out of range is
+    # reported later, by its block.
     cdef real* label = <real*> s.row[LABEL]
     cdef real* pivot = <real*> s.row[PIVOT_CLASS]
     cdef Py_ssize_t first = 0, count, i
@@ -93,7 +93,7 @@ cdef inline void advance(Matrix* matrix, Py_ssize_t classes) noexcept nogil:
 
 cdef void set_part(const Batch* batch, const Scratch* s, Py_ssize_t first, Batch* part_batch, Scratch* part_scratch,
                    real tag) noexcept nogil:
-    # Classes from `first` on of a run of planes, which can be filled or written as if there were no others.
+    # A part of a run of planes: its classes from `first` on, which can be filled or written as a run by themselves.
     cdef Py_ssize_t scratch_first = first * s.class_apart
     part_batch[0] = batch[0]
     advance(&part_batch.logits, first)
@@ -199,7 +199,7 @@ cdef void largest_logits(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssiz
 
 cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t first, Py_ssize_t rows,
                       RowBlock* block, real* e, double* total) noexcept nogil:
-    # Stage 2 of rows from `first` of a run.
+    # Stage 2 for the rows of a run from `first` on.
     cdef bint only_sum = wants_only_their_sum(batch), wants_grad = batch.grad.data != NULL
     cdef Py_ssize_t i
     cdef int status = begin_rows(batch, row + first, rows, s.labels + first if s.has_labels else NULL,
@@ -225,8 +225,8 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     else:
         if batch.others:
             for i in range(rows):
-                # A row without exponentials counts as -1, one less than a row whose only exponential is its maximum.
-                # The sum tells it from a row of NaN alone.
+                # In a row without exponentials this is -1, one less than if the only exponential is its maximum. The
+                # sum, which is not NaN, distinguishes such a row from one of NaN only.
                 block.sum_without_pivot[i] = (-1.0 if block.maximum[i] == -INFINITY and s.pivot_exp[first + i] == 0.0
                                               and block.sum_without_pivot[i] == 0.0
                                               else block.sum_without_pivot[i] / s.pivot_exp[first + i])

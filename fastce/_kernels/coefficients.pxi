@@ -1,8 +1,8 @@
-# Stage 2 of a run, last part: the soft targets of a block, and the coefficients of stage 3.
+# Stage 2 of a run, last part: the soft targets of a block, and the coefficients for stage 3.
 # Needs run_passes.pxi, pivots.pxi.
 
 cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
-    # The soft target mass of a run whose rows have their own: t_c = w_c ((1 - label_smoothing) q_c + share). A masked
+    # The soft target mass of a run, if each row has its own: t_c = w_c ((1 - label_smoothing) q_c + share). A masked
     # class takes no part in label smoothing. If it has a probability, the loss is +inf, as it is for a masked label.
     cdef real* t = <real*> s.t
     cdef real* share = <real*> s.row[SHARE]
@@ -32,7 +32,7 @@ cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_
 
 cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                          real tag) noexcept nogil:
-    # The mass of each row's soft targets, their sum of t (m - u), and the mass at the label, for a block.
+    # For each row of a block: the mass of its soft targets, the sum of t (m - u), and the mass at its label.
     cdef real* reference = <real*> s.row[REFERENCE] + first
     cdef const real* t = <const real*> s.targets
     cdef const real* u = <const real*> s.logits
@@ -88,7 +88,7 @@ cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, R
 
 cdef inline bint any_extreme(const RowBlock* block, Py_ssize_t rows, double chain, const double* units,
                              double* factors, real tag) noexcept nogil:
-    # The factors that turn exponentials into the gradient, and whether any of them is not a normal number.
+    # Sets the factors that turn exponentials into the gradient. Returns whether any of them is not a normal number.
     cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
     cdef vec[double] zero = splat(0.0), whole, factor, size
     cdef mask[double] extreme = less(zero, zero)
@@ -143,8 +143,8 @@ cdef void set_whole_sums(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, co
 
 cdef void find_masked_derivatives(const Batch* batch, const Scratch* s, const RowBlock* block,
                                   Py_ssize_t rows) noexcept nogil:
-    # Finds the rows with labels in which the derivative of a masked class may be anything other than 0, its
-    # exponential, times a finite number: because a coefficient is not finite, or because the label is masked.
+    # Finds the rows in which derivatives of masked classes must be cleared. Usually they are 0 already: an exponential
+    # of 0 times a finite coefficient. But a coefficient may be infinite or NaN, or the label may be masked.
     cdef double coefficients
     cdef Py_ssize_t i
     for i in range(rows):

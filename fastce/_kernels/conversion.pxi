@@ -2,8 +2,8 @@
 # Needs batch.pxi.
 
 cdef void widen_to_float(const char* source, int storage, float* to, Py_ssize_t count) noexcept nogil:
-    # From storages whose numbers become floats without rounding. The rest of a last vector is converted whole, with
-    # what is in its buffer, and copied as far as it goes; so it is in narrow().
+    # From storages whose numbers become floats without rounding. The last numbers, if they do not fill a vector, are
+    # converted in a buffer, whose other lanes are uninitialised. narrow() does the same.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]
@@ -52,7 +52,7 @@ cdef void widen(const char* source, int storage, real* to, Py_ssize_t count) noe
 
 
 cdef void narrow(const real* source, char* to, int storage, Py_ssize_t count) noexcept nogil:
-    # Converts them back, rounding to nearest.
+    # The reverse of widen, rounding to nearest.
     cdef Py_ssize_t i = 0
     cdef float buffer[16]
     cdef half pending_half[16]

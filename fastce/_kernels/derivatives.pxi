@@ -98,7 +98,7 @@ cdef void mend_hessian_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock
 
 
 cdef void mend_hessian_by_classes(Scratch* s, Py_ssize_t rows, const real* e) noexcept nogil:
-    # Finds the same for a run packed class by class, for as many rows at once as a vector has lanes. A pass writes it.
+    # Computes the same for a run packed class by class, one vector of rows at a time. The pass Curved writes it.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] one = splat(<real> 1), nearly = splat(nearly_all(<real> 0)), this_class, pivot, top, where_top, y
     cdef vec[real] unit, others_of_top
@@ -123,7 +123,7 @@ cdef void mend_hessian_by_classes(Scratch* s, Py_ssize_t rows, const real* e) no
             where_top = splat(<real> -1)
             sum = nothing
             for j in range(s.classes):
-                y = load(e + j * s.exps_apart + i)  # uninitialised after the last row: only rows are mended
+                y = load(e + j * s.exps_apart + i)  # uninitialised after the last row, where nothing is mended
                 is_pivot = equal(pivot, this_class)
                 is_top = equal(y, top)
                 where_top = select(is_top, select(is_pivot, where_top, this_class), where_top)
@@ -148,7 +148,7 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef bint streams = s.streams
     cdef Py_ssize_t j
     cdef bint direct = lies_as_scratch(s, &batch.grad, <real> 0) and not streams
-    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # where e may point already
+    cdef real* grad = <real*> row_address(&batch.grad, row) if direct else e  # e may point there already
     cdef real* hess = NULL
     cdef const real* t = <const real*> s.targets
     cdef Py_ssize_t hess_apart = s.class_apart

@@ -1,12 +1,12 @@
-# KL divergence of the softmax of two arrays of logits: blocks of rows, and how memory of any layout fills and empties
-# them.
+# KL divergence of the softmax of two arrays of logits: blocks of rows, and how they are filled from and written to
+# memory of any layout.
 # Needs rows.pxi, dispatch.pxi, packing.pxi, scratch.pxi, divergence_rows.pxi, divergence_results.pxi,
 # divergence_careful.pxi, divergence_shards.pxi.
 
 cdef struct Pairs:
     # Scratch of one call, and the numbers of a block of rows.
-    Scratch fill             # with which memory of any layout fills and empties rows
-    Py_ssize_t rows          # of a block at most
+    Scratch fill             # for the copies between rows and memory of any layout
+    Py_ssize_t rows          # of a block, at most
     Py_ssize_t pitch         # elements from one row to the next in scratch, if packed by rows
     void* student            # logits of a block that cannot be read in place
     void* teacher
@@ -18,7 +18,7 @@ cdef struct Pairs:
 
 
 cdef inline bint is_in_place(const Pairs* d, const Matrix* matrix, Py_ssize_t rows, real tag) noexcept nogil:
-    # Whether a block can be read or written where it lies: vectors of rows must be whole.
+    # Whether a block can be read or written in place. Vectors of rows must be whole.
     if d.fill.by_classes:
         return rows % lanes(tag) == 0 and lies_as_scratch(&d.fill, matrix, tag)
     return matrix.storage == native_storage(tag) and matrix.class_stride == <Py_ssize_t> sizeof(real)
@@ -97,8 +97,8 @@ cdef Matrix logits_of_block(const Pairs* d, const Matrix* matrix, void* scratch,
 
 cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* teacher, const Matrix* grad,
                            Py_ssize_t rows, real tag) noexcept nogil:
-    # The rows, or vectors of rows, of a block whose logits lie in two matrices, and the gradient perhaps in a third;
-    # returns how many there are.
+    # Sets the lines of a block, its rows or vectors of rows, given the matrices of the logits and, if it is written in
+    # place, of the gradient. Returns their number.
     cdef Py_ssize_t size = sizeof(real), width = lanes(tag), row = 0, count = 0
     cdef Line* line
     while row < rows:
@@ -134,7 +134,7 @@ cdef Py_ssize_t find_lines(const Pairs* d, const Matrix* student, const Matrix* 
 
 
 cdef void take_care(const Batch* batch, const Pairs* d, const Line* line, Py_ssize_t row, real tag) noexcept nogil:
-    # Computes those rows of a line again that need it, or the rows of shards.
+    # Computes the rows of a line that need care: with a mask or shards, all of them.
     cdef PairRows* rows = d.numbers
     cdef double inverse_temperature = 1.0 / batch.temperature
     cdef double whole[SUMMARY]
@@ -164,7 +164,7 @@ cdef void take_care(const Batch* batch, const Pairs* d, const Line* line, Py_ssi
 
 cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t lines,
                        RowBlock* block, real tag) noexcept nogil:
-    # The changes of a block, its losses, and what shards tell of it.
+    # The changes of a block, its losses, and its summaries for shards.
     cdef PairRows* numbers = d.numbers
     cdef double temperature = batch.temperature, inverse_temperature = 1.0 / batch.temperature
     cdef double squared = temperature * temperature
@@ -205,7 +205,7 @@ cdef void change_block(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ss
 
 cdef void write_gradient(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t lines,
                          bint direct, bint all_count, real tag) noexcept nogil:
-    # To its memory, or to scratch: by way of it past the caches.
+    # Writes the gradient in place or through scratch, from which it may be streamed past the caches.
     cdef Py_ssize_t size = sizeof(real), apart, first, streamed = 0, i
     cdef bint streams = batch.streams and not d.fill.by_classes and lies_as_scratch(&d.fill, &batch.grad, tag)
     cdef real* to = <real*> row_address(&batch.grad, row)
@@ -214,7 +214,7 @@ cdef void write_gradient(const Batch* batch, const Pairs* d, Py_ssize_t row, Py_
     for i in range(lines):
         grad = <real*> d.lines[i].to
         apart = d.lines[i].to_apart // size
-        if not direct:  # rows of scratch are contiguous when it is emptied
+        if not direct:  # empty_scratch expects contiguous rows
             grad = <real*> d.c + d.lines[i].row * d.fill.row_apart
         if not streams:
             gradient_of_line(d.lines + i, d.numbers, all_count, grad, apart, tag)
@@ -254,7 +254,7 @@ cdef int do_divergence(const Batch* batch, Pairs* d, Py_ssize_t row, Py_ssize_t 
         empty_scratch(&d.fill, <const real*> d.e, &batch.hess, row, rows)
     if batch.grad.data != NULL:
         write_gradient(batch, d, row, rows, lines, direct, block.all_active and d.fill.mask == NULL, tag)
-    # One by one, so that the sum does not depend on where a block begins.
+    # Losses are added one by one, so that their sum does not depend on where a block begins.
     end_rows(batch, row, rows, block, True, tag, total)
     return OK
 

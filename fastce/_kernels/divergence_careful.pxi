@@ -1,5 +1,5 @@
-# The changes of rows that take care: from the exponentials of both, relative to the largest logits, and from
-# differences without a rounding error. Of a vector of rows only some may need it; the others keep their numbers.
+# The changes of rows that need care: from the exponentials of teacher and student, relative to their largest logits,
+# and from differences without a rounding error. If only some rows of a vector need it, the others keep their numbers.
 # Needs divergence_rows.pxi.
 
 cdef void find_highest(const Line* line, PairRows* rows, real tag) noexcept nogil:
@@ -19,7 +19,7 @@ cdef inline vec[real] relative_exp(vec[real] x, vec[real] top, vec[real] inverse
 
 cdef inline void put_chosen(const Line* line, const PairRows* rows, const wide_sum[real]* sum,
                             double* to) noexcept nogil:
-    # The sums of the rows that take care.
+    # Stores the sums of the rows that need care.
     cdef double sums[BLOCK_ROWS]
     cdef Py_ssize_t i
     sums[line.row] = 0.0
@@ -39,7 +39,7 @@ cdef void weigh_carefully(const Line* line, double inverse_temperature, PairRows
     cdef wide_sum[real] teacher_sum, student_sum
     cdef real* a = <real*> line.a
     cdef Py_ssize_t i
-    teacher = zero_where(equal(teacher, none), teacher)  # the sum of no class is 0
+    teacher = zero_where(equal(teacher, none), teacher)  # so that the sum over no classes is 0
     student = zero_where(equal(student, none), student)
     for i in range(steps_of(line)):
         x = relative_exp(vector_of(line, line.t, line.t_apart, i, <real> -INFINITY), teacher, inverse)
@@ -55,7 +55,7 @@ cdef void weigh_carefully(const Line* line, double inverse_temperature, PairRows
 
 
 cdef inline void two_sum(double a, double b, double* high, double* low) noexcept nogil:
-    # a + b as its rounded value and what rounding took (Knuth).
+    # a + b as its rounded value and the rounding error (Knuth).
     cdef double sum = a + b, b_part = sum - a
     low[0] = (a - (sum - b_part)) + (b - b_part) if fabs(sum) < INFINITY else 0.0
     high[0] = sum
@@ -86,8 +86,8 @@ cdef void center_carefully(PairRows* rows, Py_ssize_t i, double temperature, rea
 
 cdef void change_carefully(const Line* line, double inverse_temperature, PairRows* rows, const real* b,
                            real tag) noexcept nogil:
-    # If s_j is not small, c_j is the difference of the student's exponential, scaled, and the teacher's, in which
-    # nothing cancels.
+    # If s_j is not small, c_j is the scaled exponential of the student minus that of the teacher, in which nothing
+    # cancels.
     cdef vec[real] inverse = splat(<real> inverse_temperature), none = splat(<real> -INFINITY)
     cdef vec[real] limit = splat(<real> largest_logit(tag)), one = splat(<real> 1), zero = splat(<real> 0)
     cdef vec[real] excluded = zero

@@ -10,7 +10,7 @@ cdef inline vec[real] counted(const Line* line, Py_ssize_t i, vec[real] active, 
 
 cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_count, real* grad, Py_ssize_t grad_apart,
                            real tag) noexcept nogil:
-    # (q - p) times T and the factor.
+    # Writes (q - p) times T and the factor.
     cdef const real* a = <const real*> line.a
     cdef const real* c = <const real*> line.c
     cdef vec[real] ratio = for_rows(line, &rows.ratio[0], tag), slope = for_rows(line, &rows.slope[0], tag)
@@ -36,8 +36,8 @@ cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_coun
 
 cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_temperature, real* e, real* hess,
                           real tag) noexcept nogil:
-    # q_j (1 - q_j), from the sum of all others for each class: no 1 - q is formed. `hess` may be e. Logits are relative
-    # to 0 if they are in exp's range.
+    # q_j (1 - q_j). The sum of all others is computed for each class, so no 1 - q is formed. `hess` may be e. Logits in
+    # exp's range are relative to 0, others to the largest of their row.
     cdef vec[real] one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
     cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor, active
     cdef wide_sum[real] sum, ties
@@ -76,7 +76,7 @@ cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_tempe
     others = for_rows(line, &rows.others[0], tag)
     factor = for_rows(line, &rows.factor[0], tag)
     active = for_rows(line, &rows.active[0], tag)
-    top = top * unit  # like that of the largest logit, so that their difference is 0
+    top = top * unit  # as y is below for the largest logit, so that their difference is 0
     for i in range(steps_of(line)):
         y = load(<const real*> e + i * line.apart) * unit
         y = counted(line, i, active, (y * (others + (top - y))) * factor)

@@ -14,30 +14,29 @@
 #     q_j - p_j = (c_j - a_j x) / (A + C)
 #     sum_j p_j (expm1(l_j) - l_j) = B / A - (x - L),  x = expm1(L)
 # Both terms of the last line are >= 0. The second is small compared with the first if the center is the mean of
-# t_j - z_j under p; or, in a row that is dominated by one class, the difference of that class. There s_j is exactly 0,
-# so that its gradient depends on all other classes only. Where x is large, the loss is L - sum_j p_j s_j: with a small
-# center, from the mean of z_j - t_j; with a large one, which cancels that mean, from the s_j themselves.
+# t_j - z_j under p; or, in a row that is dominated by one class, the difference of that class. Its s_j is then exactly
+# 0, and its gradient depends only on the other classes. If x is large, the loss is L - sum_j p_j s_j: with a small
+# center, from the mean of z_j - t_j; with a large one, which would cancel that mean, by summing the s_j themselves.
 #
-# If the center is much larger than the differences that it leaves, z_j - t_j is taken with its rounding error. This
-# suits rows whose numbers are in the range of exp. All others are computed again with care (divergence_careful.pxi).
+# If the center is much larger than the differences that it leaves, z_j - t_j is taken with its rounding error. All this
+# is for rows whose numbers are in the range of exp. Others are computed again with care (divergence_careful.pxi).
 
 cdef enum:
-    VECTORS_TOGETHER = 8   # added before they are widened
+    VECTORS_TOGETHER = 8   # vectors that are added before they are widened
 
 
 cdef double DOMINANT = 0.9      # share of a class that dominates its row
-cdef double LARGE_CENTER = 2.0  # over T: beyond it, differences are taken with their rounding errors from the start
+cdef double LARGE_CENTER = 2.0  # center over T, above which differences are taken with their rounding errors at once
 
 
 cdef struct Line:
-    # The elements that the passes take at once: those of one row; or, packed class by class, those of as many rows as a
-    # vector has lanes.
+    # The elements that a pass runs over: those of one row or, packed class by class, those of one vector of rows.
     const void* z
     const void* t
     void* a
     void* c
     char* to                   # where the gradient is written, or c
-    const unsigned char* kept  # or NULL
+    const unsigned char* kept  # the mask, or NULL
     Py_ssize_t z_apart         # elements from one vector to the next
     Py_ssize_t t_apart
     Py_ssize_t apart           # of the others
@@ -45,28 +44,28 @@ cdef struct Line:
     Py_ssize_t z_ahead         # bytes to what weigh_line or change_line prefetches
     Py_ssize_t t_ahead
     Py_ssize_t vectors         # whole ones
-    Py_ssize_t rest            # elements that are left
+    Py_ssize_t rest            # elements after these
     bint by_classes
-    Py_ssize_t row             # the first one, in its block
+    Py_ssize_t row             # the first row, within its block
     Py_ssize_t rows
 
 
 cdef struct PairRows:
     # The numbers of each row of a block.
     double weights[BLOCK_ROWS]          # A
-    double first[BLOCK_ROWS]            # z_0 - t_0: if all differences are equal, so is the center, exactly
+    double first[BLOCK_ROWS]            # z_0 - t_0: if all differences are equal, the center is exactly -first
     double moments[BLOCK_ROWS]          # sum of a_j (z_j - t_j - first)
     double changes[BLOCK_ROWS]          # C
     double terms[BLOCK_ROWS]            # B
     double means[BLOCK_ROWS]            # sum of a_j s_j, if differences are taken with their rounding errors
     double lowest[BLOCK_ROWS]           # of the teacher's logits
     double highest[BLOCK_ROWS]
-    double student_highest[BLOCK_ROWS]  # of a row that is computed with care, like the next two
+    double student_highest[BLOCK_ROWS]  # only of rows that are computed with care, like the next three
     double student[BLOCK_ROWS]          # sum of the student's exponentials
     double excess[BLOCK_ROWS]           # infinity if the student excludes a class that the teacher does not, else 0
-    double scale[BLOCK_ROWS]            # what makes the student's exponentials a_j + c_j
+    double scale[BLOCK_ROWS]            # the factor that turns the student's exponentials into a_j + c_j
     double top[BLOCK_ROWS]              # the largest a_j
-    double center[BLOCK_ROWS]           # the sum of two numbers of the working precision
+    double center[BLOCK_ROWS]           # the center is the sum of two numbers of the working precision
     double center_low[BLOCK_ROWS]
     double exact[BLOCK_ROWS]            # 1 or 0: whether differences are taken with their rounding errors
     double again[BLOCK_ROWS]            # 1 or 0: whether the row turned out to need that
@@ -74,7 +73,7 @@ cdef struct PairRows:
     double careful[BLOCK_ROWS]          # 1 or 0
     double active[BLOCK_ROWS]           # 1 or 0
     double ratio[BLOCK_ROWS]            # x
-    double slope[BLOCK_ROWS]            # what makes c_j - a_j x, times the next number, the gradient
+    double slope[BLOCK_ROWS]            # the factor that turns (c_j - a_j x) slope_unit into the gradient
     double slope_unit[BLOCK_ROWS]       # 1, or a power of two if the slope alone would not be a normal number
     double factor[BLOCK_ROWS]           # of the Hessian, like the next three
     double unit[BLOCK_ROWS]
@@ -85,14 +84,14 @@ cdef struct PairRows:
 # Lines. ---------------------------------------------------------------------------------------------------------
 
 cdef inline vec[real] for_rows(const Line* line, const double* numbers, real tag) noexcept nogil:
-    # A number of each row, for a vector of its elements.
+    # A number of each row, in the lanes of its elements.
     return load_narrowed(numbers + line.row, tag) if line.by_classes else splat(<real> numbers[line.row])
 
 
 cdef inline void put_sum(const Line* line, const wide_sum[real]* sum, double* to) noexcept nogil:
     if line.by_classes:
         store_wide(to + line.row, sum.lanes())
-    else:  # of a part of a row, which may be one of several
+    else:  # the line may be one of several parts of a row
         to[line.row] += sum.total()
 
 
@@ -106,7 +105,7 @@ cdef inline void put_maximum(const Line* line, vec[real] most, double* to) noexc
 cdef inline void begin_numbers(PairRows* rows, Py_ssize_t i, bint counts, bint by_classes) noexcept nogil:
     rows.active[i] = rows.careful[i] = 1.0 if counts else 0.0
     rows.excess[i] = 0.0
-    if not by_classes:  # then numbers are those of all parts
+    if not by_classes:  # numbers are added up over the parts of a row
         rows.weights[i] = rows.moments[i] = rows.changes[i] = rows.terms[i] = rows.means[i] = rows.spread[i] = 0.0
         rows.lowest[i] = rows.highest[i] = rows.student_highest[i] = -INFINITY
 
@@ -165,7 +164,7 @@ cdef inline void weigh_vectors(const Line* line, double inverse_temperature, bin
         x = weigh(zero, load_first(t, line.rest, read(t)), first, inverse, scales, &weights, &moments, &low, &high)
         store(a, x)
         x = load_first(<const real*> a, line.rest, <real> 0)
-        store(a, x)  # what follows has no weight
+        store(a, x)  # past the end, no element has a weight
         weight_sum.add(x)
         moment_sum.add(x * ((load_first(z, line.rest, <real> 0) - load_first(t, line.rest, <real> 0)) - first))
     put_sum(line, &weight_sum, &rows.weights[0])
@@ -175,7 +174,7 @@ cdef inline void weigh_vectors(const Line* line, double inverse_temperature, bin
 
 
 cdef inline void find_first(const Line* line, PairRows* rows, real tag) noexcept nogil:
-    # 0 if it is not finite: such rows take care.
+    # 0 if the difference is not finite: such rows are computed with care.
     cdef Py_ssize_t i
     cdef double first
     for i in range(line.row, line.row + line.rows if steps_of(line) else line.row):
@@ -193,14 +192,14 @@ cdef void weigh_line(const Line* line, double inverse_temperature, PairRows* row
 
 
 cdef inline vec[double] rounded(vec[double] x, real tag) noexcept nogil:
-    # To the digits of the working precision, by arithmetic (Dekker's split). GCC 12 leaves out a cast to float and back
-    # where two of them become a vector.
+    # Rounds to the working precision by arithmetic (Dekker's split): GCC 12 drops casts to float and back when it joins
+    # two of them into a vector.
     cdef vec[double] c = x * splat(536870913.0)  # 2^29 + 1
     return c - (c - x) if real is float else x
 
 
 cdef bint find_centers(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
-    # The centers of rows in range; whether some rows are dominated by one class.
+    # Sets the centers of rows in range. Returns whether some rows are dominated by one class.
     cdef vec[double] inverse = splat(inverse_temperature), one = splat(1.0), zero = splat(0.0), low, high, a, w, top
     cdef vec[double] center
     cdef mask[double] fits, dominated, any_dominated = less(zero, zero)
@@ -315,10 +314,10 @@ cdef inline void change_vectors(const Line* line, double inverse_temperature, bi
             prefetch(<const char*> t + t_ahead)
             prefetch_to_write(to)
             i += 1
-            if i < vectors:  # after the last vector, that one again
+            if i < vectors:  # the last vector is computed twice
                 z += z_apart
                 t += t_apart
-            # One vector ahead: neither half of the work waits for the other.
+            # One vector ahead, so that neither half of the work waits for the other.
             following = centered(load(z), load(t), &center[0], exactly, inverse, scales, exact, &spread)
             following_parts = reduce_exponent(following)
             store(c, change(s, s_parts, load(a), exact, &changes, &terms, &means))
@@ -365,7 +364,7 @@ cdef void change_line(const Line* line, double inverse_temperature, PairRows* ro
 
 
 cdef void change_again(const Line* line, double inverse_temperature, PairRows* rows, real tag) noexcept nogil:
-    # With the rounding errors of differences, if a row turned out to need them.
+    # Computes c_j again with the rounding errors of differences, if a row turned out to need them.
     cdef bint any_again = False
     cdef Py_ssize_t i
     for i in range(line.row, line.row + line.rows):
@@ -377,9 +376,9 @@ cdef void change_again(const Line* line, double inverse_temperature, PairRows* r
 
 
 cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
-    # Rows whose differences are out of exp's range. And, returning whether there are any, those whose center is large
-    # beside all differences, or beside the typical one: under p without the largest class, or the largest one if hardly
-    # anything is left without that.
+    # Marks rows whose differences are out of exp's range as careful. Returns whether others must be computed again,
+    # because their center is large compared with the typical difference under p without the largest class, or with all
+    # differences if hardly any weight is left without that class.
     cdef vec[double] zero = splat(0.0), active, others, center, spread, terms
     cdef mask[double] fits, small, large, any_large = less(zero, zero)
     cdef Py_ssize_t i = 0, whole = count - count % lanes(<double> 0)
@@ -409,7 +408,7 @@ cdef bint find_careful(PairRows* rows, Py_ssize_t count, double inverse_temperat
 
 cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, const double* factor, double* value,
                        real tag) noexcept nogil:
-    # Losses, and the coefficients of the gradient. Rounding may make a loss slightly negative, so it is at least 0.
+    # Losses, and the coefficients of the gradient. Rounding may make a loss slightly negative, so it is clamped to 0.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), squared = splat(temperature * temperature)
     cdef vec[double] smallest = splat(smallest_factor(tag)), largest = splat(0.5 / smallest_factor(tag))
     cdef vec[double] inverse, x, logarithm, rest, mean, loss, slope, size, total, unit
@@ -439,7 +438,7 @@ cdef void finish_pairs(PairRows* rows, Py_ssize_t count, double temperature, con
 
 
 cdef inline Line part_of(const Line* line, Py_ssize_t first, real tag) noexcept nogil:
-    # Of a long row: its vectors from one on.
+    # The part of a long row that begins at vector `first`.
     cdef Line part = line[0]
     cdef Py_ssize_t skipped = first * lanes(tag)
     part.z = <const real*> line.z + skipped
@@ -458,8 +457,8 @@ cdef inline Line part_of(const Line* line, Py_ssize_t first, real tag) noexcept 
 
 cdef void change_long_row(const Line* line, double temperature, const double* factor, PairRows* rows, double* value,
                           real tag) noexcept nogil:
-    # Part by part, so that the logits are still in the first-level cache when the changes are computed. The center is
-    # that of the first part, unless that of the whole row turns out to be much better.
+    # Works part by part, so that the logits are still in the cache when the changes are computed. The center is that of
+    # the first part, unless that of the whole row turns out to be much better.
     cdef Py_ssize_t first = 0
     cdef double inverse_temperature = 1.0 / temperature, center, center_low, exact, moved
     cdef Line part

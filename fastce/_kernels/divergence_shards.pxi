@@ -1,24 +1,24 @@
-# The KL divergence of rows whose classes are spread over shards: what a shard tells of its part of a row, how two parts
-# merge, and from the merged whole to the gradient of one shard.
+# The KL divergence of rows whose classes are spread over shards: the summary of a shard's part of a row, the merging of
+# two summaries, and the gradient of one shard from the merged summary.
 # Needs divergence_careful.pxi.
 #
-# Of its classes a shard tells the two softmaxes' sums, each relative to its largest logit; the log-ratio r of these
-# sums, log sum exp(z_j / T) - log sum exp(t_j / T); and the divergence D of the two softmaxes over its classes alone.
+# The summary of a shard's classes has the sums of both softmaxes, each relative to its largest logit; their log-ratio
+# r, log sum exp(z_j / T) - log sum exp(t_j / T); and the divergence D of the two softmaxes over its classes alone.
 # Two parts have the shares P_1, P_2 of the teacher's probability and Q_1, Q_2 of the student's. With l_s = log Q_s -
 # log P_s the chain rule of the divergence,
 #     D = P_1 D_1 + P_2 D_2 + P_1 (expm1(l_1) - l_1) + P_2 (expm1(l_2) - l_2),
 # has no term below 0. If part 1 has the larger share of the teacher, and d = r_2 - r_1,
 #     r = r_1 + log1p(v),    v = P_2 expm1(d) = P_1 Q_2 / Q_1 - P_2,    l_1 = -log1p(v),    l_2 = d - log1p(v)
-# where nothing cancels: v >= -1/2, and log1p(v) lies between 0 and d, next to d only if d is large. In that case r is
-# r_2 + log(P_2 / Q_2). For logits of the student that all lie 100 above the teacher's, r is 100 and a small number of
-# which all digits count; so it is kept as the sum of two numbers.
+# where nothing cancels: v >= -1/2, and log1p(v) lies between 0 and d, near d only if d is large. In that case r is
+# r_2 + log(P_2 / Q_2). If all logits of the student are 100 above the teacher's, r is 100 plus a small number whose
+# digits all count, so it is kept as the sum of two numbers.
 
-cdef enum:  # numbers of a row, in double; all NaN if a part has none of the softmaxes because of NaN or +inf
-    TEACHER_MAXIMUM = 0    # the largest logit over T; -inf of no class
+cdef enum:  # numbers of a row, in double; all NaN if a part lacks one of the softmaxes because of NaN or +inf
+    TEACHER_MAXIMUM = 0    # the largest logit over T; -inf without any class
     TEACHER_SUM = 1        # of exp((t_j - max t) / T)
     STUDENT_MAXIMUM = 2
     STUDENT_SUM = 3
-    LOG_RATIO = 4          # 0 if one of the sums is
+    LOG_RATIO = 4          # 0 if one of the sums is 0
     LOG_RATIO_LOW = 5
     PART_DIVERGENCE = 6    # +inf if the student excludes a class that the teacher allows
     SUMMARY = 7
@@ -31,7 +31,7 @@ cdef inline void two_product(double a, double b, double* high, double* low) noex
 
 
 cdef inline void two_quotient(double a, double b, double* high, double* low) noexcept nogil:
-    # a / b as its rounded value and what rounding took, so that b times both is a.
+    # a / b as its rounded value and the rounding error, so that b times their sum is a.
     cdef double quotient = a / b, product, error
     two_product(quotient, b, &product, &error)
     low[0] = ((a - product) - error) / b if fabs(product) < INFINITY else 0.0
@@ -84,7 +84,7 @@ cdef inline void no_summary(double* to) noexcept nogil:
 
 cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, double temperature, real tag,
                         double* to) noexcept nogil:
-    # From the sums of a row that took care, over these classes, and their divergence.
+    # From the sums over these classes of a row that was computed with care, and their divergence.
     cdef double inverse_temperature = 1.0 / temperature
     cdef double teacher = rows.highest[i] * inverse_temperature, student = rows.student_highest[i] * inverse_temperature
     cdef double center, center_low
@@ -108,14 +108,14 @@ cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, d
 # Two parts. -----------------------------------------------------------------------------------------------------
 
 cdef inline double share_of(const double* summary, int which, double maximum) noexcept nogil:
-    # The sum that stands behind its maximum, relative to another maximum.
+    # The sum that belongs to the maximum summary[which], relative to another maximum.
     if summary[which] == maximum:
         return summary[which + 1]
     return summary[which + 1] * exp(splat(summary[which] - maximum))[0]
 
 
 cdef void merge_summaries(const double* a, const double* b, double* to) noexcept nogil:
-    # Each of SUMMARY numbers.
+    # Each argument has SUMMARY numbers.
     cdef const double* swapped
     cdef double teacher = a[TEACHER_MAXIMUM] if a[TEACHER_MAXIMUM] > b[TEACHER_MAXIMUM] else b[TEACHER_MAXIMUM]
     cdef double student = a[STUDENT_MAXIMUM] if a[STUDENT_MAXIMUM] > b[STUDENT_MAXIMUM] else b[STUDENT_MAXIMUM]
@@ -143,7 +143,7 @@ cdef void merge_summaries(const double* a, const double* b, double* to) noexcept
     to[TEACHER_SUM] = teacher_sum
     to[STUDENT_MAXIMUM] = student
     to[STUDENT_SUM] = student_sum
-    if teacher_sum == 0.0:  # what the student has here counts beside other parts
+    if teacher_sum == 0.0:  # the student's sum counts once other parts are merged
         return
     if a[PART_DIVERGENCE] == INFINITY or b[PART_DIVERGENCE] == INFINITY:
         to[PART_DIVERGENCE] = INFINITY
@@ -161,7 +161,7 @@ cdef void merge_summaries(const double* a, const double* b, double* to) noexcept
         two_sum(b[LOG_RATIO], b[LOG_RATIO_LOW] + log_ratio, &to[LOG_RATIO], &to[LOG_RATIO_LOW])
         log_ratio += d + d_low
     elif student_a <= 1e-290 * student_b:
-        # All of the student is in b, which the teacher has next to nothing of: nothing cancels.
+        # All of the student is in b, where the teacher has next to nothing: nothing cancels.
         value = (student - teacher) + log(splat(student_sum / teacher_sum))[0]
         two_sum(value, 0.0, &to[LOG_RATIO], &to[LOG_RATIO_LOW])
         log_ratio = value - a[LOG_RATIO]
@@ -177,14 +177,14 @@ cdef void merge_summaries(const double* a, const double* b, double* to) noexcept
     value = p_a * a[PART_DIVERGENCE] + p_b * b[PART_DIVERGENCE]
     value += divergence_term(p_a, student_a / student_sum, -log_ratio)
     if b[TEACHER_SUM] == 0.0:
-        value += q_b  # the limit
+        value += q_b  # the limit for p_b = 0
     else:
         value += divergence_term(p_b, q_b, (d - log_ratio) + d_low)
     to[PART_DIVERGENCE] = value if value > 0.0 else 0.0
 
 
 cdef void merge_rows(const double* a, const double* b, Py_ssize_t rows, double* to) noexcept nogil:
-    # Of SUMMARY contiguous arrays.
+    # Each argument has SUMMARY contiguous arrays.
     cdef double of_a[SUMMARY]
     cdef double of_b[SUMMARY]
     cdef double merged[SUMMARY]
@@ -202,7 +202,7 @@ cdef void merge_rows(const double* a, const double* b, Py_ssize_t rows, double* 
 # From the whole to one shard. -----------------------------------------------------------------------------------
 
 cdef inline bint has_both(const double* whole) noexcept nogil:
-    # Whether a row has both softmaxes. If one logit is NaN, so is a sum, but not the largest of the others.
+    # Whether a row has both softmaxes. If a logit is NaN, so is the sum, but not the maximum.
     return (fabs(whole[TEACHER_MAXIMUM]) < INFINITY and fabs(whole[STUDENT_MAXIMUM]) < INFINITY
             and whole[TEACHER_SUM] == whole[TEACHER_SUM] and whole[STUDENT_SUM] == whole[STUDENT_SUM])
 
@@ -218,7 +218,7 @@ cdef inline real nearest_logit(double x, real limit) noexcept nogil:
 
 cdef void take_highest(PairRows* rows, Py_ssize_t i, const double* whole, double temperature,
                        real tag) noexcept nogil:
-    # What the exponentials of a shard are relative to.
+    # Sets the logits that the exponentials of a shard are relative to.
     cdef real limit = <real> largest_logit(tag)
     rows.highest[i] = nearest_logit(whole[TEACHER_MAXIMUM] * temperature, limit)
     rows.student_highest[i] = nearest_logit(whole[STUDENT_MAXIMUM] * temperature, limit)
@@ -226,8 +226,8 @@ cdef void take_highest(PairRows* rows, Py_ssize_t i, const double* whole, double
 
 cdef double center_shard(PairRows* rows, Py_ssize_t i, const double* whole, double temperature,
                          real tag) noexcept nogil:
-    # Sums and center are those of the whole row. The center is -T r; returns what it has not of r, for it is rounded to
-    # the working precision: a change of all classes.
+    # Sets the sums and the center to those of the whole row. The center is -T r, rounded to the working precision.
+    # Returns what rounding takes from r: a change of all classes.
     cdef double inverse_temperature = 1.0 / temperature, high, low, ratio = 0.0
     cdef double student = sum_relative_to(whole, STUDENT_MAXIMUM, rows.student_highest[i], inverse_temperature)
     rows.weights[i] = sum_relative_to(whole, TEACHER_MAXIMUM, rows.highest[i], inverse_temperature)

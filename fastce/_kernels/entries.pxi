@@ -1,8 +1,8 @@
-# Shared by the entries of both families. A kernel's evaluate() is the only way in. It takes NumPy's own arrays and
-# Python's numbers, and chooses the denominator of the mean, the precision, the outputs and the tasks. If an argument is
-# wrong or of another type, it returns None and has written nothing. Then _call/rows.py or _call/elements.py raises the
-# error, or converts the argument and calls evaluate() again with `checked`, which raises errors about the numbers in
-# arrays.
+# Shared by the entries of both families. Every call of a loss enters through evaluate(). It takes NumPy's own arrays
+# and Python's numbers, and chooses the denominator of the mean, the precision, the outputs and the tasks. If an
+# argument is wrong or of another type, it returns None and has written nothing. Then _call/rows.py or _call/elements.py
+# raises the error, or converts the argument and calls evaluate() again with `checked`, which raises errors about the
+# numbers in arrays.
 # Needs batch.pxi.
 
 cdef enum:

@@ -19,7 +19,7 @@ cdef inline void exponentials_of_segment(const real* u, Py_ssize_t count, real* 
             prefetch_to_write(to + i * sizeof(real) + cache_line)
         x = finite_x = load(u + i)
         y = finite_y = load(u + i + width)
-        if holes:  # 0 is in range; exponentials of holes are garbage until the end, so that none has to wait for this
+        if holes:  # 0 is in range; exponentials of holes are garbage until cleared below, so that exp need not wait
             x_is_hole = equal(x, none)
             y_is_hole = equal(y, none)
             finite_x = zero_where(x_is_hole, x)
@@ -128,7 +128,7 @@ cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint neg
     prefetch(u + ROWS_AHEAD)
     if classes <= width:
         return max(unless_hole(load_rest(u, classes, <real> -INFINITY), negated), least)  # least instead of NaN
-    most[0] = max(unless_hole(load(u + classes - width), negated), least)  # the rest, and a few others again
+    most[0] = max(unless_hole(load(u + classes - width), negated), least)  # the rest, overlapping others
     for k in range(1, 4):
         most[k] = least
     while j + 5 * width <= classes:
@@ -145,7 +145,7 @@ cdef inline vec[real] maximum_of_row(const real* u, Py_ssize_t classes, bint neg
 
 cdef void maxima_of_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, bint negated, real* to) noexcept nogil:
     # The largest logit of each row, or with `negated` the smallest one that is not -inf, for as many rows at once as a
-    # vector has lanes. The rows lie one after another.
+    # vector has lanes. The rows are contiguous.
     cdef int width = lanes(<real> 0), k
     cdef vec[real] x
     cdef vec[real] most[16]
@@ -187,8 +187,8 @@ cdef void positions_in_rows(const real* u, Py_ssize_t rows, Py_ssize_t classes, 
 
 
 cdef inline void exponentials_of_row(const real* u, Py_ssize_t classes, real highest, real* e) noexcept nogil:
-    # Exponentials of a row that is out of range: relative to its maximum, and raised. If a row has no finite logit,
-    # they are relative to 0. That of +inf is 1, raised.
+    # Exponentials of a row that is out of range: relative to its maximum, and raised. If the maximum is -inf, they are
+    # relative to 0. That of +inf is 1, raised.
     cdef int width = lanes(<real> 0)
     cdef vec[real] m = splat(highest if highest > -INFINITY else <real> 0), x
     cdef vec[real] one = splat(<real> (1.0 / inverse_exp_scale(<real> 0)))

@@ -12,7 +12,7 @@
 
 cdef inline void divide_sums(RowBlock* block, Py_ssize_t rows, const double* pivots, bint of_rest,
                              bint double_precision) noexcept nogil:
-    # 1 / S, what log(S / pivot) is computed from, and for the focal loss 1 / sum_without_label unless that is 0. For a
+    # 1 / S, the inputs of log_of_total, and for the focal loss 1 / sum_without_label unless that is 0. For a
     # float32 result, one division gives all three: products of their divisors are normal numbers in double, and its
     # rounding errors do not matter. Divisions and logarithms have separate loops: with shorter chains of operations, a
     # processor works on more of them at once.

@@ -29,7 +29,7 @@ cdef void raise_numbers(real* hess, const real* grad, Py_ssize_t count, real fac
     cdef Py_ssize_t i = 0
     environment.enter()
     while i < count:
-        if floor > 0:  # infinity times 0 is no floor
+        if floor > 0:  # infinity times 0 would be NaN
             x = load_rest(grad + i, count - i, <real> 0)
             at_least = max(splat(least), abs(x) * splat(floor))
         x = load_rest(<const real*> hess + i, count - i, <real> 0)

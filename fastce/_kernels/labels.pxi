@@ -154,7 +154,7 @@ cdef int weigh_labels(const Batch* batch, Py_ssize_t rows, WeightSum* weights,
         if unweighted:
             unweighted_rows += count
             for i in range(count if any_ignored else 0):
-                unweighted_rows += labels[i] >> 63  # -1 for each
+                unweighted_rows += labels[i] >> 63  # -1 for each ignored row
             first += count
             continue
         read_scalars(&batch.sample_weight, first, count, &weight[0])

@@ -1,4 +1,4 @@
-# Rows so long that each is a run by itself: stages 1 and 2 take them chunk by chunk, while a chunk is in the
+# Rows so long that each is a run by itself: stages 1 and 2 process them chunk by chunk, while a chunk is in the
 # first-level cache.
 # Needs exponentials.pxi, statistics.pxi.
 
@@ -81,7 +81,7 @@ cdef bint sum_in_chunks(const Scratch* s, real* e, int taken, bint is_sure, bint
 
 
 cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block, real* e) noexcept nogil:
-    # Computes the exponentials of a row that is used, its pivot, and the sum without it.
+    # Computes the exponentials of a row that counts, its pivot, and the sum without it.
     cdef const real* u = <const real*> s.logits
     cdef bint exactly = batch.kind == FOCAL
     cdef real lowest = 0, highest = 0
@@ -115,7 +115,7 @@ cdef void find_pivot_of_long_row(const Batch* batch, Scratch* s, RowBlock* block
 
 
 cdef void soft_sums_of_long_row(const Scratch* s, real reference, double* mass, double* distance_sum) noexcept nogil:
-    # The mass of the row's soft targets, and their sum of t (m - u).
+    # The mass of the row's soft targets, and the sum of t (m - u).
     cdef const real* u = <const real*> s.logits
     cdef const real* t = <const real*> s.targets
     cdef vec[real] m = splat(reference)

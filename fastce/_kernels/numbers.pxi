@@ -198,7 +198,7 @@ cdef void move_run(char* from_, Py_ssize_t from_stride, char* to, Py_ssize_t to_
 
 cdef void move_numbers(const Numbers* numbers, int axes, Py_ssize_t first, Py_ssize_t count, char* buffer,
                        bint to_array) noexcept nogil:
-    # Copies the items from `first` on of the leading axes, to the array or to the buffer.
+    # Copies `count` items of the leading axes, from item `first` on, to the array or to the buffer.
     cdef Py_ssize_t size, stride, outer, inner, run, rest, period = 1, done = 0
     cdef int itemsize = numbers.itemsize, k
     cdef char* at

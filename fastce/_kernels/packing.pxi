@@ -5,8 +5,8 @@ cdef enum:  # numbers of rows, in the working precision, that the passes over sc
     SOFTMAX_COEFFICIENT = 0  # of the exponential
     TARGET_COEFFICIENT = 1   # of the soft target mass
     UNIT = 2                 # a power of two that brings the row's sum into [1, 2)
-    SUM_WITHOUT_PIVOT = 3    # times the unit, like the pivot's exponential. For a Hessian whose pivot is the target,
-    PIVOT = 4                # instead the rounding error of the whole sum, and the whole sum
+    SUM_WITHOUT_PIVOT = 3    # times the unit; for a Hessian whose pivot is the target, the whole sum's rounding error
+    PIVOT = 4                # the pivot's exponential, times the unit; for such a Hessian, the whole sum
     HESSIAN_PRODUCT = 5
     HESSIAN_SQUARE = 6
     REFERENCE = 7            # the logit that the others are relative to
@@ -29,9 +29,9 @@ cdef struct Scratch:
     RowBlock* block     # aligned to cache lines, which the stack is not
     Py_ssize_t classes
     Py_ssize_t first_class   # 0, unless this is a part of a run
-    Py_ssize_t part_classes  # of a part: one that fits the cache is filled, and emptied, at a time
-    bint fills_parts    # whether logits come into scratch that way
-    bint drops_logits   # and are not needed afterwards, unless they turn out to be out of range
+    Py_ssize_t part_classes  # of a part, which fits the cache: parts are filled and emptied one after another
+    bint fills_parts    # whether scratch is filled with logits part by part
+    bint drops_logits   # and whether these are not needed afterwards, unless they turn out to be out of range
     Py_ssize_t rows     # of a run, at most
     Py_ssize_t class_apart
     Py_ssize_t row_apart
@@ -44,7 +44,7 @@ cdef struct Scratch:
     void* hess          # the Hessian, unless it is written in place
     bint direct_hess
     void* stage         # a run between two packings
-    void* weight        # class weights, packed in the same way
+    void* weight        # class weights; packed by rows, repeated for each row
     unsigned char* mask
     unsigned char* clears  # per row packed by rows: whether masked derivatives must still be cleared; NULL: in all rows
     void* row[ROW_NUMBERS]
@@ -87,7 +87,7 @@ cdef struct Scratch:
     bint expects_holes  # whether some of the next run may be -inf
     bint holes          # whether some of this run may be
     bint in_range       # whether all its logits are in exp's safe range
-    bint none_low       # whether none is known to be below the range, except -inf
+    bint none_low       # whether it is known that none is below the range, except -inf
     Py_ssize_t dominated_count
     Py_ssize_t moved[BLOCK_ROWS]  # rows of a block whose pivot is not the target
     Py_ssize_t moved_count
@@ -166,7 +166,7 @@ cdef void from_rows(const char* source, Py_ssize_t row_stride, Py_ssize_t rows, 
 
 cdef void gather(const Scratch* s, const Matrix* matrix, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t size,
                  char* to) noexcept nogil:
-    # Copies a run in its storage, packed like scratch but without gaps between classes or rows.
+    # Copies a run without conversion, packed like scratch but without gaps between classes or rows.
     cdef const char* source = row_address(matrix, row)
     cdef Py_ssize_t i
     if s.by_classes:

@@ -5,13 +5,13 @@ cdef double LARGEST_FLOAT = 3.4e38
 
 
 cdef inline bint are_in_safe_range(real minimum, real maximum) noexcept nogil:
-    # If the extremes over several rows are in exp's safe range, so are those of each row. False for logits without a
-    # finite one, whose minimum is above their maximum.
+    # If the extremes over several rows are in exp's safe range, so are those of each row. False if all logits are NaN:
+    # then the minimum is above the maximum.
     return safe_range_lowest(maximum) <= minimum <= maximum <= safe_range_highest(maximum)
 
 
 cdef inline vec[real] load_rest(const real* x, Py_ssize_t count, real fill) noexcept nogil:
-    # A vector or, at the end, the numbers that are left and as many others as it takes to fill one.
+    # A vector or, at the end, the numbers that are left, padded with `fill`.
     return load(x) if count >= lanes(fill) else load_first(x, count, fill)
 
 

@@ -3,7 +3,7 @@
 
 cdef inline void take_out_pivots(real* e, Py_ssize_t classes, const long long* pivot, Py_ssize_t rows,
                                  double* pivot_exp, double* target_exp) noexcept nogil:
-    # Takes the pivots out of rows that lie one after another, so that their sums are those of all others. They are also
+    # Takes the pivots out of contiguous rows, so that the sums of the rows are those of all others. They are also
     # stored in `target_exp`, unless that is NULL: most pivots are targets.
     cdef real pivots[BLOCK_ROWS]
     cdef wide_vec[real] wide
@@ -40,8 +40,8 @@ cdef inline void numbers_at(const real* x, Py_ssize_t class_apart, Py_ssize_t ro
 
 cdef inline void numbers_of_classes(const Scratch* s, const real* x, Py_ssize_t apart, const real* which,
                                     const long long* indices, Py_ssize_t rows, double* to) noexcept nogil:
-    # The same for elements packed class by class. With few classes it compares class indices, for as many rows at once
-    # as there are lanes.
+    # The same for elements packed class by class. With few classes it compares class indices, a vector of rows at
+    # a time.
     cdef vec[real] one = splat(<real> 1), this_class, row_class, y
     cdef Py_ssize_t i = 0, j
     if s.classes > INTERLEAVED_CLASSES:

@@ -49,7 +49,7 @@ cdef int begin_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t rows, const
         weight = load(&block.weight[i])
         unused = equal(weight, zero)
         any_unused = any_unused | unused
-        # Not just weight * scale: the scale is infinite if no row counts.
+        # Not just weight * scale: the scale is NaN if no row counts.
         store(&block.factor[i], zero_where(unused, weight * scale * load(&block.factor[i])))
         # Left over from an earlier row, which may have been infinite or NaN.
         store(&block.soft_at_target[i], zero_where(unused, load(&block.soft_at_target[i])))

@@ -104,7 +104,7 @@ cdef inline real nearly_all(real tag) noexcept nogil:
 
 
 cdef inline mask[real] dominates(vec[real] x, const vec[real]* c, row_pass kind) noexcept nogil:
-    # The lanes with an exponential, not the pivot, so large that the sum of all others loses digits as a difference.
+    # The lanes whose exponential, unless it is the pivot, is so large that the difference from the sum loses digits.
     cdef vec[real] e = x * c[0]
     if row_pass is Curved:
         return less((c[1] + (c[2] - e)) * splat(nearly_all(<real> 0)), e)
@@ -151,7 +151,7 @@ cdef inline vec[real] of_class(const real** row, Py_ssize_t i, vec[real] x, vec[
                                const real* label, const real* at_label, const real* top_class, const real* at_top,
                                const real* active, const unsigned char* mask, row_pass kind) noexcept nogil:
     # A pass over one class of the rows from i on. The derivative at the label is found by comparison: writing it
-    # afterwards would miss the cache. Rows without a label, a top or a mask, or that all count, have NULL for it.
+    # afterwards would miss the cache. Pointers are NULL if there are no labels, tops or mask, or if all rows count.
     cdef int which[6]
     cdef int count = coefficients_of(kind, &which[0]), k
     cdef vec[real] c[6]
@@ -254,8 +254,8 @@ cdef void over_rows(Scratch* s, Py_ssize_t rows, const real* x, const real* t, r
                 elif i < stop:
                     x_i = load_first(x + i, min_size(stop - i, width), <real> 0)
                     store_first(to + i, min_size(stop - i, width), passed(x_i, t_i, &spread[0], kind))
-                # Without a branch, which would be hard to predict. What is noted after the last row, of an old x,
-                # belongs to no row: mend_hessian_by_rows passes over it.
+                # Without a branch, which would be hard to predict. An entry past the last row, from an old x, belongs
+                # to no row: mend_hessian_by_rows skips it.
                 if row_pass is Curved:
                     s.dominated[s.dominated_count] = <int> i
                     s.dominated_count += any(dominates(x_i, &spread[0], kind))

@@ -30,7 +30,7 @@ cdef inline bint has_own_targets(const Batch* batch) noexcept nogil:
 
 
 cdef inline bint changes_derivatives(const Batch* batch) noexcept nogil:
-    # Whether the chain rule of the cap, or a mask, comes after the coefficients.
+    # Whether derivatives are changed after the pass that computes them, by the chain rule of the cap or by a mask.
     # A loss has gradient 0 at a masked class. log_softmax is -inf there, and softmax is NaN if all are masked.
     return batch.softcap != 0.0 or (batch.kind != LOG_SUM_EXP and batch.kind != LOG_SOFTMAX and batch.mask.data != NULL)
 
@@ -42,7 +42,7 @@ cdef inline bint takes_probabilities_as_they_lie(const Batch* batch, const Scrat
 
 
 cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag) noexcept nogil:
-    # Whether the elements of a run lie only in the arrays of the call, with exponentials in the gradient.
+    # Whether a run uses only the arrays of the call for its elements, with exponentials in the gradient.
     return (is_plain(batch) and batch.kind != LOG_SOFTMAX and batch.grad.data != NULL
             and batch.grad.data != batch.logits.data and lies_as_scratch(s, &batch.logits, tag)
             and lies_as_scratch(s, &batch.grad, tag)
@@ -51,7 +51,7 @@ cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag
 
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
-    # Whether a label has target mass of its own, in addition to that of all classes from smoothing.
+    # Whether every label has target mass of its own, in addition to that of all classes from smoothing.
     cdef Py_ssize_t j = 0
     while batch.class_weight != NULL and j < batch.classes:
         if any(equal(load_rest(batch.class_weight + j, batch.classes - j, 1.0), splat(0.0))):
@@ -169,7 +169,7 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
                      and (s.rows == 1 if not s.by_classes else s.rows * classes * size > PLANE_BYTES))
     s.is_long = not s.by_classes and classes * size > LARGEST_BLOCK_BYTES
     s.keeps_exponentials = not s.is_long or batch.grad.data != NULL or batch.kind == FOCAL
-    # Long planes are not a power of two apart: the classes of a row would compete for the same cache sets.
+    # Long planes must not be a power of two apart: the classes of a row would compete for the same cache sets.
     s.class_apart = 1 if not s.by_classes else s.rows if s.rows * size <= 4 * cache_line else s.rows + 16
     s.row_apart = 1 if s.by_classes else classes
     s.part_classes = classes

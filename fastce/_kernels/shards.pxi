@@ -14,7 +14,7 @@ cdef double LARGEST_REFERENCE = 600.0
 
 
 cdef struct Shard:
-    # One number per whole row ...
+    # One number per whole row.
     const double* maximum
     const double* others
     const double* target_logit
@@ -22,14 +22,14 @@ cdef struct Shard:
     const double* soft_gap
     const double* kept             # number of unmasked classes; NULL without a mask
     const double* soft_weight      # label_smoothing / K * weight of all classes, or NULL
-    # ... and the classes of this shard.
+    # The classes of this shard.
     const double* own_maximum      # of each row
     Py_ssize_t first_class
     Py_ssize_t width
 
 
 cdef struct ShardWork:
-    # Scratch of one call; every buffer has room for CHUNK elements and a line of cache.
+    # Scratch of one call; every buffer has room for CHUNK elements and a cache line.
     void* u
     void* slope           # du/dz, if capped
     void* e
@@ -83,7 +83,7 @@ cdef const real* shard_logits(const Batch* batch, const char* logits, const unsi
         cap(<const real*> u, u, <real*> work.slope, count, batch.logit_scale, batch.softcap)
     elif batch.logit_scale != 1.0:
         multiply(<const real*> u, <real> batch.logit_scale, u, count)
-    while mask != NULL and j < count:  # whole vectors: after the last class nobody wrote mask or logits, or reads them
+    while mask != NULL and j < count:  # whole vectors: after the last class, mask and u are uninitialised and unused
         store(u + j, select(load_mask(mask + j, tag), load(<const real*> u + j), splat(<real> -INFINITY)))
         j += lanes(tag)
     return u

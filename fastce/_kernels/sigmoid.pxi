@@ -53,8 +53,8 @@ cdef enum:
 
 
 cdef inline vec[real] log1p_of(vec[real] e, options kind) noexcept nogil:
-    # In float64 the square of a number below 1e-154 would underflow, which is slow. Such numbers, which an Ordinary
-    # chunk does not contain, are their own logarithms.
+    # In float64 the square of a number below 1e-154 would underflow, which is slow. For such numbers,
+    # which an Ordinary chunk does not contain, log1p(e) is e.
     cdef vec[real] least
     if options is Ordinary or real is float:
         return log1p(e)

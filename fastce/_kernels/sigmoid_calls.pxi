@@ -36,7 +36,7 @@ cdef class SigmoidKernel:
 
         Known types are Python's numbers and NumPy's own arrays, of any numeric type and strides, provided that
         the logits are in C order. Nothing has been written if None is returned. ``checked``: all but the numbers
-        in arrays has been checked, and outputs of any strides are given; ``fresh``: they hold nothing yet.
+        in arrays has been checked, and outputs may have any strides; ``fresh``: they hold nothing yet.
         """
         cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
         cdef Elements* e = &run.elements

@@ -20,7 +20,7 @@ cdef struct Elements:
 cdef struct Chunk:
     # One chunk as the loops process it, all in the working precision.
     void* z
-    void* e         # exp(-|z|); later powers of focal loss, and single losses if they are wanted
+    void* e         # exp(-|z|); later powers of focal loss, and per-element losses if they are wanted
     void* smaller   # sigma(-|z|), if it has a separate loop
     void* log_term  # log1p(e), likewise
     void* y
@@ -33,7 +33,7 @@ cdef struct Chunk:
     void* streamed  # where the gradient is streamed to, one stride after it is computed, or NULL
     double label_smoothing
     double scale
-    bint has_values     # whether single losses are wanted
+    bint has_values     # whether per-element losses are wanted
     bint has_positive_weight  # whether pos_weight or alpha is given
     bint maybe_bad_target        # whether a target may lie outside [0, 1]
     bint not_ordinary  # whether this chunk, or one before it, is not Ordinary
@@ -79,6 +79,6 @@ cdef void options_of_chunk(const Elements* arrays, Py_ssize_t first, Py_ssize_t 
                                              place(memory, 6, tag))
     if anew or not (is_constant(&arrays.sample_weight) and is_constant(&arrays.mask)):
         chunk.weight = <void*> weights_of_chunk(arrays, first, begin, count, place(memory, 7, tag), factor)
-        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` has overwritten it
+        anew |= arrays.mask.data != NULL and arrays.sample_weight.data != NULL  # `used` has overwritten `factor`
     if anew or not is_constant(&arrays.grad_output):
         chunk.factor = option_chunk(&arrays.grad_output, first, begin, count, factor)

@@ -61,7 +61,7 @@ cdef struct Plain:
 
 
 cdef struct General:
-    # Any options, and single losses. An option that is not given is a buffer of ones.
+    # Any options, and per-element losses. An option that is not given is a buffer of ones.
     char unused
 
 

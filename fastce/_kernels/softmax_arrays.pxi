@@ -25,7 +25,7 @@ cdef inline object as_array(object given):
         return None
     try:
         return np.asarray(given)
-    except ValueError:  # of lists alone; anything else may come from a signal handler
+    except ValueError:  # from lists only; other exceptions may come from a signal handler
         return None
 
 
@@ -71,7 +71,7 @@ cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes
     classes = size[0] if joined else 1
     matrix.class_stride = stride[0] if classes != 1 else item
     joined = join_axes(array, axis, axis + class_axes, False, &size[0], &stride[0])
-    # The distance between planes is counted in numbers. In a field of packed records it need not be a whole number.
+    # The distance between planes is counted in items. In a field of packed records it may not be a whole number.
     if joined > 2 or matrix.class_stride % item != 0:
         return False
     matrix.data = <char*> cnp.PyArray_DATA(array)

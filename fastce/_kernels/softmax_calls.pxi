@@ -60,7 +60,7 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         return run
 
     def summarise(self, logits, teacher, where=None):
-        """Return one shard's summary of the divergence of each row, whose numbers divergence_shards.pxi names.
+        """Return one shard's summary of the divergence of each row; divergence_shards.pxi names its numbers.
 
         All arguments have been checked, and the class axis is the last.
         """

@@ -54,7 +54,7 @@ cdef class SoftmaxRun:
     def __dealloc__(self):
         free(self.axes)
 
-    # The parts of a call. False, or None for an output, if the argument has to be converted first or is wrong.
+    # The parts of a call. They return False, or None for an output, if an argument is wrong or has to be converted.
 
     cdef bint begin(self, SoftmaxOptions kernel, object logits, int axis, int class_axes) except -1:
         cdef cnp.ndarray z
@@ -328,7 +328,7 @@ cdef class SoftmaxRun:
         raise_changed("target")
 
     cpdef double largest_of(self, int which, Py_ssize_t start, Py_ssize_t stop):
-        """Return the largest sample_weight or grad_output of some rows, without its sign; NaN if one is not finite."""
+        """Return the largest absolute sample_weight or grad_output of some rows; NaN if one is not finite."""
         cdef const Scalars* given = self.scalars(which)
         cdef double buffer[BUFFER]
         cdef Scalars scalars = given[0]

@@ -13,7 +13,7 @@ cdef enum:  # statistics of a row, in double; NaN if the row has no softmax
     RANK = 3           # classes ranked before the target: larger logits, and equal ones with a higher index
     VARIANCE = 4
     STATISTICS = 5
-    MOMENTS = 4        # the first ones, which are sums at first
+    MOMENTS = 4        # the first four, which finish_statistics computes from sums stored in their place
 
 
 cdef struct RowMoments:
@@ -36,7 +36,7 @@ cdef inline double unit_for(double reference, double largest_exp, bint in_range,
 
 
 cdef inline void begin_moments(RowMoments* moments, double reference, double unit, bint holes) noexcept nogil:
-    # All except the label and its logit.
+    # Sets all except the label and its logit.
     moments.reference = reference
     moments.distance = moments.square_distance = moments.square = moments.rank = 0.0
     moments.unit = unit
@@ -162,8 +162,8 @@ cdef inline void put_moments(const RowMoments* moments, double pivot, double* to
 
 cdef void moments_by_classes(const Scratch* s, Py_ssize_t first, Py_ssize_t rows, const RowBlock* block,
                              const real* e, double* to) noexcept nogil:
-    # Moments of the rows from `first` on, of a run packed class by class. After the last row, they are those of
-    # exponentials and pivots that nobody wrote; write_statistics copies those of rows alone.
+    # Moments of the rows from `first` on, of a run packed class by class. After the last row, they come from
+    # uninitialised exponentials and pivots; write_statistics does not copy them.
     cdef const real* u = <const real*> s.logits + first * s.logits_row_apart
     cdef const real* reference = <const real*> s.row[REFERENCE] + first
     cdef const real* label = <const real*> s.row[LABEL] + first
@@ -225,7 +225,7 @@ cdef void moments_by_rows(const Scratch* s, Py_ssize_t rows, const RowBlock* blo
         units[k] = 1.0
     for k in range(32):
         of_rows[k] = splat(0.0)
-    for row in range(rows):  # all before they are read: a vector would wait for the number stored into it
+    for row in range(rows):  # all before any is read: loading a vector would wait for a number just stored
         e[row * s.classes + s.pivot[row]] = 0
     row = 0
     while row < rows:

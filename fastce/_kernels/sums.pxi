@@ -73,7 +73,7 @@ cdef inline vec[double] row_sum(const float* x, const float* t, vec[float] refer
 
 cdef inline void add_doubles(const double* x, const double* t, vec[double] reference, Py_ssize_t count, bint exactly,
                              bint distances, wide_sum[double]* sum) noexcept nogil:
-    # The sum carries its rounding errors; with `exactly`, even those of adding pairs first.
+    # The sum carries its rounding errors, except those of adding pairs first, which `exactly` avoids.
     cdef int width = lanes(<double> 0)
     cdef Py_ssize_t whole = count - count % width, j = 0
     sum.add(first_terms(x + whole, t + whole, reference, count - whole, distances))
@@ -196,9 +196,9 @@ cdef inline vec[real] without_pivot(vec[real] y, vec[real] pivot, vec[real] this
 
 cdef inline void add_classes(const Scratch* s, const real* e, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t rows,
                              bint exactly, bint largest, bint whole) noexcept nogil:
-    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, adds
-    # them also to sums without rounding in float, with the rounding errors in double, and finds the largest one. After
-    # the last row, the last vector reads uninitialised exponentials, and stores sums that are not used.
+    # Adds some classes of a run packed class by class to the sums of its rows, without the pivots. With `whole`, also
+    # adds them to sums that are never rounded to float and carry their rounding errors in double, and finds the largest
+    # one. After the last row, the last vector reads uninitialised exponentials, and stores sums that are not used.
     cdef int width = lanes(<real> 0)
     cdef Py_ssize_t apart = s.exps_apart, i = 0, j
     cdef vec[real] one = splat(<real> 1), first_class = splat(<real> first), this_class, pivot, taken, x, y
@@ -271,7 +271,7 @@ cdef void soft_sums_by_classes(const real* u, Py_ssize_t u_apart, const real* t,
                                const real* reference, Py_ssize_t classes, Py_ssize_t rows, double* mass,
                                double* distances) noexcept nogil:
     # Sums of a run packed class by class: of t, unless all rows have the same t, and of t (m - u). After the last
-    # row, t may be uninitialised; what the formulas make of it is in no array of the call.
+    # row, t may be uninitialised; results computed from it are not written to any array of the call.
     cdef wide_sum[real] nothing, mass_sum, distance_sum
     cdef vec[real] m, x, y, t_x, t_y
     cdef int width = lanes(<real> 0)

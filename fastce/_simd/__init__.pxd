@@ -1,4 +1,4 @@
-"""Declarations of simd.hpp for the kernels; what each function promises is said there."""
+"""Declarations of simd.hpp for the kernels; the headers document each function."""
 
 cdef extern from "simd.hpp" namespace "simd" nogil:
     cdef cppclass mask[T]:

@@ -10,7 +10,7 @@ namespace simd {
 
 // ----------------------------------------------------------------------------------- prefetching
 
-// Prefetch a cache line: one to be read into the second-level cache, one to be written into the first.
+// Prefetch a cache line: into the second-level cache to be read, into the first-level cache to be written.
 enum { cache_line = 64 };
 FASTCE_INLINE void prefetch(const void *at) {
 #if FASTCE_GNU

@@ -6,7 +6,7 @@
 namespace {
 namespace simd {
 
-// IEEE half and bfloat16 as they lie in memory. Both widen to float without loss; narrowing rounds to
+// IEEE half and bfloat16 as stored in memory. Both widen to float without loss; narrowing rounds to
 // nearest, ties to even, and keeps NaN.
 struct half { std::uint16_t bits; };
 struct bfloat16 { std::uint16_t bits; };

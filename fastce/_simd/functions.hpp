@@ -120,7 +120,7 @@ struct lookup_table {
     alignas(FASTCE_VECTOR_BYTES) std::uint32_t bits[vec<float>::lanes];
 };
 // Every lane's entry; and its bits, minus its part of a power of two, so that adding all of n to the exponent is right.
-// Computed by the compiler: left to itself, GCC 12 builds such a vector from numbers, one by one, each time.
+// Evaluated at compile time: left to itself, GCC 12 would build such a vector number by number on each use.
 template <int size> constexpr lookup_table make_lookup_table(const float (&entries)[size]) {
     lookup_table table = {};
     for (int lane = 0; lane < vec<float>::lanes; ++lane) {
@@ -229,7 +229,7 @@ template <class T> FASTCE_INLINE vec<T> normal_exp(vec<T> x) {
 //           double 6.5 ULP (test_elementary)
 //   Source  that of `exp`
 // With e^r - 1 = r + r^2 P(r) and x = k ln2 + r, the rest is 2^k r^2 P(r) + (2^k - 1) r + (2^k - 1 - k ln2): if k is 0,
-// the first term alone; otherwise nothing cancels as far as it would in e^x - 1 and x.
+// the first term alone; otherwise less cancels than in (e^x - 1) - x.
 // It is computed in two parts, so that a loop can do the first one for a vector while it does the second for the vector
 // before it.
 template <class T> struct reduced {
@@ -275,8 +275,8 @@ template <class T> FASTCE_INLINE vec<T> expm1(vec<T> x) {
 //   Range   from safe_range_lowest to safe_range_highest, NaN too
 //   Error   float 0.67 ULP with vectors of 64 bytes, 0.93 with AVX2, 1.09 without FMA (tools.exhaustive);
 //           double 1.1 ULP (test_elementary)
-//   Source  exp_by_table; S. Gal's choice of table entries (see tables.hpp): multiples of a unit that are floats, so
-//           that the entries of a table of 4 have no rounding error
+//   Source  exp_by_table; S. Gal's choice of table entries (see tables.hpp): multiples of a unit that are nearly
+//           floats, so that the entries of a table of 4 have next to no rounding error
 template <class T> FASTCE_INLINE double safe_range_unit(T) { return 1.0; }
 template <class T> FASTCE_INLINE vec<T> exp_in_safe_range(vec<T> x) { return normal_exp(x); }
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 32
@@ -286,7 +286,7 @@ template <> FASTCE_INLINE vec<float> exp_in_safe_range(vec<float> x) {
 }
 #endif
 // The same with fewer operations.
-//   Error   float 4.5 ULP with vectors of 64 bytes, half of it from 40 down to -40; otherwise that of
+//   Error   float 4.5 ULP with vectors of 64 bytes, half of that for |x| <= 40; otherwise that of
 //           `exp_in_safe_range` (test_elementary)
 template <class T> FASTCE_INLINE vec<T> rough_exp_in_safe_range(vec<T> x) { return exp_in_safe_range(x); }
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 64
@@ -306,7 +306,7 @@ template <class T> FASTCE_INLINE vec<T> raised_exp(vec<T> x) {
     return exp_times_power(x, vec<T>(T(0)), constants<T>::raised);
 }
 template <class T> FASTCE_INLINE double inverse_exp_scale(T) { return constants<T>::inverse_exp_scale(); }
-// From here on, a factor is a normal number. It is finite up to a quarter of the inverse.
+// The smallest factor that is a normal number. Factors are finite below four times its inverse.
 template <class T> FASTCE_INLINE double smallest_factor(T) { return double(std::numeric_limits<T>::min()); }
 
 // log(1 + x).
@@ -314,7 +314,7 @@ template <class T> FASTCE_INLINE double smallest_factor(T) { return double(std::
 //   Range   float 0 <= x <= 1, which is all that softplus and its tail need; double 0 <= x < 2^53. NaN passes through.
 //   Error   float 1.25 ULP with vectors of 64 bytes, 1.55 with AVX2, 1.43 without FMA (tools.exhaustive);
 //           double 1.6 ULP (test_elementary)
-//   Source  of each form, below
+//   Source  given with each form below
 template <class T> vec<T> log1p(vec<T> x);
 #if defined(__FMA__) && FASTCE_VECTOR_BYTES == 64
 // If an instruction looks up one of 32 numbers: log(1 + x) = log(1 + r) - log c with r = (1 + x) c - 1, c near 1 / (1 +

@@ -34,7 +34,7 @@ template <class T> FASTCE_INLINE void write(T *to, T x) { std::memcpy(to, &x, si
 
 // The first `count` <= lanes elements, and `fill` in the other lanes; nothing after them is read.
 #if FASTCE_VECTOR_BYTES == 16
-// Lane by lane, for memcpy of a variable length is a function call.
+// Lane by lane, because memcpy of a variable length is a function call.
 template <class T> FASTCE_INLINE vec<T> load_first(const T *from, std::ptrdiff_t count, T fill) {
     enum { lanes = vec<T>::lanes };
     vec<T> x(fill);
@@ -60,7 +60,7 @@ template <class T> FASTCE_INLINE void store_first(T *to, std::ptrdiff_t count, v
         write(to + 2, x[lanes / 2]);
 }
 #else
-// Tells the compiler that a count is one of lanes, so that it does not warn of longer copies.
+// Tells the compiler that a count does not exceed the number of lanes, so that it does not warn of longer copies.
 template <class T> FASTCE_INLINE std::size_t bytes_of(std::ptrdiff_t count) {
     if (count < 0 || count > vec<T>::lanes)
         __builtin_unreachable();
@@ -97,7 +97,7 @@ template <> FASTCE_INLINE vec<double> load_first(const double *from, std::ptrdif
     return vec<double>(_mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(from, first),
                                         _mm256_castsi256_pd(first)));
 }
-// By halves: a masked store takes 12 cycles and more on Zen.
+// By halves: a masked store takes 12 cycles or more on Zen.
 FASTCE_INLINE void store_half(double *to, std::ptrdiff_t count, __m128d x) {
     if (count & 1)
         _mm_store_sd(to, x);

@@ -18,7 +18,7 @@ FASTCE_INLINE vec<double> power_of_fraction(vec<double> q, double gamma) {
     typedef constants<double> c;
     const vec<double> zero(0.0), two(2.0), exponent(gamma);
     const double third = 2.0 / 3.0, rest_of_third = 0x1.5555555555555p-55;
-    const mask<double> tiny = less(q, vec<double>(0x1p-900));  // subnormal numbers have another exponent
+    const mask<double> tiny = less(q, vec<double>(0x1p-900));  // scaled first, because parts_of takes normal numbers
     const parts<double> u = parts_of(select(tiny, q * 0x1p128, q));
     const vec<double> k = u.k + select(tiny, vec<double>(-128.0), zero);
     const vec<double> f = u.scaled - vec<double>(1.0), divisor = f + two;

@@ -6,8 +6,8 @@
 namespace {
 namespace simd {
 
-// Lanes as doubles, in one vector of doubles or two. If it takes two, by intrinsics: GCC splits a loop over lanes into
-// single conversions.
+// Lanes as doubles, in one vector of doubles or two. Two are made by intrinsics, because GCC splits a loop over lanes
+// into single conversions.
 template <class T> struct wide_vec {
     enum { parts = int(vec<T>::lanes) / int(vec<double>::lanes) };
     vec<double> part[parts];
@@ -57,7 +57,7 @@ template <class T> FASTCE_INLINE vec<T> narrow_lanes(wide_vec<T> wide) {
         lane[i] = T(wide.part[i / vec<double>::lanes][i % vec<double>::lanes]);
     return load(lane);
 }
-// The sums of a lane of the first half and the same lane of the second half, as doubles.
+// The sum of each lane of the first half and the same lane of the second half, as doubles.
 FASTCE_INLINE vec<double> folded(vec<float> x) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return _mm512_cvtps_pd(_mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1)));
@@ -200,7 +200,7 @@ template <class T> FASTCE_INLINE double reduce_add(vec<T> x) {
 }
 #endif
 
-// The next number above x. Infinity and NaN stay.
+// The next number above x. Infinity and NaN are returned as they are.
 template <class T> FASTCE_INLINE T next_above(T x) {
     typedef typename bits_of<T>::type integer;
     if (!(x < std::numeric_limits<T>::infinity()))
@@ -314,8 +314,8 @@ public:
     FASTCE_INLINE bits_watch() : largest(bits{}) {}
     FASTCE_INLINE void see(vec<T> x) { see_bits(bit_cast<bits>(x.v)); }
     FASTCE_INLINE bool exceeds(T limit) const { return exceeds_bits(bit_cast<integer>(limit)); }
-    // Watches for a number that is not 0 but closer to 0 than the limit. The negated integers are smallest for 0, and
-    // otherwise the smaller, the farther the number is from 0.
+    // Watches for a number that is not 0 but closer to 0 than the limit. The negated integers are smallest for 0;
+    // otherwise they decrease with the distance from 0.
     FASTCE_INLINE void see_nonzero(vec<T> x) { see_bits(-bit_cast<bits>(x.v)); }
     FASTCE_INLINE bool any_nonzero_below(T limit) const { return exceeds_bits(-bit_cast<integer>(limit)); }
 };

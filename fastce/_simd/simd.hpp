@@ -220,8 +220,8 @@ template <class T> FASTCE_INLINE vec<T> abs(vec<T> x) {
     return vec<T>(bit_cast<typename vec<T>::native>(
         bits(bit_cast<bits>(x.v) & std::numeric_limits<integer>::max())));
 }
-// The larger of |x| and `most`, which is not negative; and the lower of x and `least` if one is negative, otherwise any
-// of both. With AVX-512 by integers, whose units multiplications do not occupy. NaN may pass through.
+// The larger of |x| and `most`, which is not negative; and the lower of x and `least` if one is negative, otherwise
+// either. AVX-512 compares integers, in units that multiplications do not occupy. NaN may pass through.
 template <class T> FASTCE_INLINE vec<T> max_magnitude(vec<T> x, vec<T> most) {
 #if FASTCE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     typedef typename native_of<T>::bits bits;

@@ -1,4 +1,4 @@
-// Rows to SIMD vectors that run over rows, and back. Included by simd.hpp.
+// Transposition of rows to SIMD vectors over rows, and back. Included by simd.hpp.
 #pragma once
 
 #include "simd.hpp"
@@ -6,7 +6,7 @@
 namespace {
 namespace simd {
 
-// A vector loads from several rows: its 16-byte piece q holds elements of rows q * quad to q * quad + quad - 1, where a
+// A vector is loaded from several rows: its 16-byte piece q holds elements of rows q * quad to q * quad + quad - 1. A
 // quad is the number of elements in 16 bytes. Loading pieces from memory avoids the exchanges across pieces that
 // transposing whole vectors needs (24 instead of 32 operations for 8 x 8 floats), and classes are processed in fours
 // (twos for double) instead of eights.

@@ -53,14 +53,13 @@ def value(
         have a positive sum.
     where : dask array or array_like of bool, optional
         Broadcasts to the logits, and masks classes or elements as for the loss.
-    normalizer : float > 0 or dask array without axes, optional
+    normalizer : float > 0 or 0-d dask array, optional
         Replaces the denominator of the mean.
 
     Returns
     -------
     dask array
-        A float64 array without axes. With ``reduction="none"``, the losses, chunked like the
-        target.
+        A 0-d float64 array. With ``reduction="none"``, the losses, chunked like the target.
 
     Raises
     ------
@@ -180,7 +179,7 @@ def evaluate(
 
 
 def token_log_probs(logits: DaskArray, target: Any, *, axis: int = -1) -> TokenLogProbs:
-    """Return lazily the log-probability of the target, the log-sum-exp and the argmax of each row.
+    """Return the log-probability of the target, log-sum-exp and argmax of each row, lazily.
 
     Parameters
     ----------

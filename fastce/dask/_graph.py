@@ -91,7 +91,7 @@ class Graph:
             self.loss_of_chunk = replace(self.loss_of_chunk, **{name: None})
 
     def _argument(self, value: Any, axes: tuple[int, ...]) -> Argument:
-        """Return an array that broadcasts to some axes of the logits, in their chunks."""
+        """Return an array that broadcasts to some axes of the logits, chunked like them."""
         if value is None:
             return None, None
         axes = axes[len(axes) - value.ndim :]
@@ -104,7 +104,7 @@ class Graph:
         return da.from_array(value, chunks), axes
 
     def _normalizer(self, value: Any) -> Any:
-        """Return None, a float, or a dask array without axes, which is checked when computed."""
+        """Return None, a float, or a 0-d dask array, which is checked when it is computed."""
         if not isinstance(value, da.Array):
             return checks.normalizer(value)
         checks_bridges.dask_scalar("normalizer", value.shape)
@@ -148,7 +148,7 @@ class Graph:
 
     @functools.cached_property
     def _denominator(self) -> Argument:
-        """The denominator: a float, or a dask array without axes."""
+        """The denominator: a float, or a 0-d dask array."""
         if self.loss.reduction != "mean":
             return 1.0, None
         if self.normalizer is not None:
@@ -264,7 +264,7 @@ class Graph:
         )
 
     def _slices(self, axes: tuple[int, ...], broadcast: Any = ()) -> Argument:
-        """Return an argument that gives a task the place of its chunk; 0 along broadcast axes."""
+        """Return an argument that gives a task its chunk's position; 0 along broadcast axes."""
         chunks = tuple((1,) if i in broadcast else self.logits.chunks[i] for i in axes)
         return ArraySliceDep(chunks), axes
 
@@ -281,7 +281,7 @@ class Graph:
         return located
 
     def rows_of(self, results: DaskArray, i: int, dtype: Any) -> DaskArray:
-        """Return the i-th of the tuples that the chunks hold: one number per row."""
+        """Return the i-th item of the tuples that the chunks hold: one number per row."""
         return da.blockwise(
             tasks.pick,
             self.rows,

@@ -3,9 +3,9 @@
 They take and return NumPy arrays, or tuples of them, and are pickled by name. Their `loss` is the
 sum over the chunk, or the losses themselves; the graph divides by the denominator.
 
-`slices` give the place of the chunk in the whole array, along each axis of the task. `located` maps
-the name of an argument to the slices of its axes, so that an error names a position in the whole
-array.
+`slices` give the position of the chunk in the whole array, along each axis of the task. `located`
+maps the name of an argument to the slices of its axes, so that an error names a position in the
+whole array.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def token_log_probs_of_rows(loss: Any, z: Any, y: Any, *unused: Any) -> tuple[An
 def checked_options(
     axis: Any, ignore_index: Any, temperature: Any, bins: Any, max_rank: Any
 ) -> dict[str, Any]:
-    """Check the options of an evaluation, on no rows at all."""
+    """Check the options of an evaluation by evaluating no rows."""
     options = {"ignore_index": ignore_index, "bins": bins, "max_rank": max_rank}
     options["temperature"] = temperature
     evaluate(np.zeros((0, 1)), np.zeros(0, int), **options)
@@ -214,7 +214,7 @@ def summarise_chunk(
             checks.labels_in_range(y, classes)
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
-        any_labels = np.zeros_like(packed[0], np.int64)  # as the kernels, which pass over NaN
+        any_labels = np.zeros_like(packed[0], np.int64)  # the kernels' argmax skips NaN
         found = token_log_probs(z, any_labels, axis=loss.axis).argmax
         packed = np.concatenate([packed, [first_class + found]])
     return np.moveaxis(packed, 0, -1)[..., None, :]
@@ -256,7 +256,7 @@ def finish(
     with in_whole(slices, located):
         value = sharded.finish(unpacked(total), y, loss, classes=classes, sample_weight=weight)
     if loss.reduction == "none":
-        with np.errstate(all="ignore"):  # of a number that the type of the rows cannot hold
+        with np.errstate(all="ignore"):  # a number may be out of range for the rows' dtype
             return (value.astype(dtype_of_rows),)
     return (as_chunk(value, len(shape)),)
 
@@ -302,6 +302,6 @@ def token_log_probs_of_total(
     located: Located,
 ) -> tuple[Any, ...]:
     losses, lse = Rows(unpacked(total[..., :3]), y, loss, classes).losses()
-    with np.errstate(all="ignore"):  # of a number that the type of the rows cannot hold
+    with np.errstate(all="ignore"):  # a number may be out of range for the rows' dtype
         log_prob, lse = (x.astype(dtype_of_rows).reshape(y.shape) for x in (-losses, lse))
     return log_prob, lse, total[..., 3].astype(np.int64)

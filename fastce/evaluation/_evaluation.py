@@ -84,6 +84,12 @@ class Evaluation:
         The numbers of rows with 0, 1, ... classes before the target; the last number counts all
         others.
 
+    References
+    ----------
+    G. W. Brier, "Verification of Forecasts Expressed in Terms of Probability", Monthly Weather
+    Review 78(1), 1950; M. P. Naeini, G. F. Cooper, M. Hauskrecht, "Obtaining Well Calibrated
+    Probabilities Using Bayesian Binning", AAAI 2015 (calibration errors).
+
     Examples
     --------
     >>> import numpy as np
@@ -212,7 +218,7 @@ class Evaluation:
         Returns
         -------
         matplotlib figure
-            Of three axes; `fastce.plots.evaluation_curves` draws several evaluations into one.
+            With three axes; `fastce.plots.evaluation_curves` draws several evaluations in one.
 
         Raises
         ------
@@ -315,7 +321,7 @@ class Evaluation:
         return found
 
     def _check(self) -> None:
-        """Raise an error, for `from_json`, if no rows can add up to this evaluation."""
+        """Raise an error, for `from_json`, if no rows could have this evaluation."""
         sums = [getattr(self, f.name) for f in fields(self) if f.name.endswith("_sum")]
         for high, low in (*sums, *self.bin_confidence):
             math.isfinite(high + low)

@@ -15,7 +15,7 @@ import numpy as np
 from fastce._call import checks_bridges, checks_evaluation
 from fastce._call.layout import Array
 
-# What NumPy lets through from a damaged file, and zipfile from an archive that it cannot read.
+# What NumPy raises for a damaged file, and zipfile for an archive that it cannot read.
 UNREADABLE = (
     *(EOFError, ValueError, tokenize.TokenError),
     *(RuntimeError, zipfile.BadZipFile, zlib.error),
@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
 
 def opened(path: str, names: tuple[str, ...], key: dict[str, Any], raw: dict[str, Any]) -> Rows:
-    """Open an array by its file's suffix: if the file has several, that of ``key`` or a name.
+    """Open an array in the format that the suffix names; ``key`` or ``names`` pick one of several.
 
     A file with another suffix is raw: numbers of one dtype, several per row or one. ``key`` and
     ``raw`` are options of the command line and their values.
@@ -69,7 +69,7 @@ def in_npz(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as arrays:
             found = list(arrays)
-            # A file in it that is no array is read as bytes, which are neither logits nor labels.
+            # A member that is not an array is read as bytes, which are neither logits nor labels.
             return in_memory(np.asarray(arrays[checks_evaluation.chosen(path, found, key, names)]))
     except UNREADABLE as error:
         checks_evaluation.unreadable(path, ".npz", error)
@@ -106,7 +106,7 @@ def in_npy(path: str) -> Rows:
         except UNREADABLE as error:
             checks_evaluation.unreadable(path, ".npy", error)
         offset = file.tell()
-    if not dtype.hasobject:  # pickled objects, which are refused by their dtype, are of any size
+    if not dtype.hasobject:  # pickled objects have any size, and are rejected later by their dtype
         checks_evaluation.whole_file(path, offset + math.prod(shape) * dtype.itemsize)
     if fortran_order and len(shape) > 1:
         return in_memory(np.load(path, mmap_mode="r"))
@@ -133,7 +133,7 @@ def in_safetensors(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     dtype = checks_evaluation.tensor_dtype(path, kind)
-    if 0 in shape:  # safetensors takes no range of nothing
+    if 0 in shape:  # safetensors cannot slice an empty array
         return in_memory(np.empty(shape, dtype))
 
     def read(start: int, stop: int) -> Array:

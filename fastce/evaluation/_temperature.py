@@ -12,12 +12,12 @@ from fastce._call import checks_evaluation as checks
 from fastce.evaluation._evaluate import checked, read
 from fastce.evaluation._evaluation import Evaluation, added, readable
 
-TOLERANCE = 1e-9  # of the temperature, relative: the next step would be about its square
+TOLERANCE = 1e-9  # relative change of the temperature; the next would be about its square
 MOST_STEPS = 100
 FLAT = 1e-12  # variance of the logits over T below which probabilities hardly change with T
 NOISE = 1e-13  # a slope that rounding leaves, for losses of about 1
 SMALLEST, LARGEST = 1e-306, 1e306  # temperatures whose reciprocals are finite and normal numbers
-FAR = 1e4  # how far the temperature moves if the loss is flat and falling
+FAR = 1e4  # least factor of the temperature if the loss is flat and falling
 
 
 class Temperature(float):
@@ -101,9 +101,9 @@ def fit_temperature(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As for `evaluate`; also if no temperature is best. The loss may keep falling as T tends to
-        0, because each target has the largest logit of its row, or as T grows, because the logits
-        favour other classes. Or it is infinite or NaN, or does not depend on T.
+        As for `evaluate`; also if no temperature minimises the loss. It may keep falling as T tends
+        to 0, because each target has the largest logit of its row, or as T grows, because the
+        logits favour other classes. Or it is infinite or NaN, or does not depend on T.
 
     References
     ----------
@@ -132,13 +132,13 @@ def fit_temperature(
 
 
 def minimise(evaluate_at: Callable[[float], Evaluation]) -> Temperature:
-    """Fit a temperature, given what evaluates one."""
+    """Fit a temperature, given a function that evaluates one."""
     before = now = evaluate_at(1.0)
     has_minimum(before)
     temperature, last, scale = 1.0, math.inf, 0.0
     for reads in range(1, MOST_STEPS + 1):
         # With b = 1/T: the derivative of the loss with respect to log b, and b² times the second
-        # one with respect to b.
+        # derivative with respect to b.
         entropy = -now.entropy_sum[0], -now.entropy_sum[1]
         slope = sum(added(now.loss_sum, entropy)) / now.rows
         curvature = sum(now.variance_sum) / now.rows
@@ -173,11 +173,11 @@ def flat_step(
 ) -> tuple[float, float]:
     """Return the step of log T if probabilities hardly change, and how far the logits are apart.
 
-    Either all are close to 0 and 1 (or to ties), or close to those of equal logits. In the second
-    case the standard deviation of the logits over T is that of the logits, the scale, over T. If
-    the scale was the same for another T, the slope is that of the limit.
+    Either the probabilities are close to 0 and 1 (or to ties), or to those of equal logits. In the
+    second case, T times the standard deviation of the logits over T is that of the logits, the
+    scale. If the previous T gave about the same scale, the slope has its limiting form.
     """
-    own = math.sqrt(curvature) * temperature  # the variance may be too large for a number
+    own = math.sqrt(curvature) * temperature  # the variance might overflow
     if slope > NOISE:
         if own > 0 and 0.7 < scale / own < 1.4:
             checks.no_temperature("it keeps falling as the temperature " + limit(1.0))
@@ -191,7 +191,7 @@ def flat_step(
         checks.no_temperature("it keeps falling as the temperature " + limit(-1.0))
     if slope < -NOISE:
         return newton_step(slope, curvature), own
-    return 0.5 * math.log(curvature), own  # to logits of which the slope can be seen
+    return 0.5 * math.log(curvature), own  # to a T at which the slope can be seen
 
 
 def limit(step: float) -> str:

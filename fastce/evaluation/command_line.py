@@ -104,7 +104,7 @@ def run(given: argparse.Namespace) -> None:
         result = problem.evaluate(given.temperature)
     text = str(result) if temperature is None else f"{result}\n\n{temperature}"
     print(as_json(result, temperature) if given.json else text, flush=True)
-    if given.plot:  # last, for a file may not be writable
+    if given.plot:  # last, because the file may not be writable
         draw(given.plot, result, temperature)
 
 
@@ -129,7 +129,7 @@ class Problem(NamedTuple):
         nothing = np.empty((0, logits.shape[-1]), logits.dtype), np.empty(0, labels.dtype)
         try:
             *_, options = checked(*nothing, -1, given.ignore_index, given.bins, given.max_rank)
-        except ValueError as error:  # of the options: the arrays are of the wrong type at most
+        except ValueError as error:  # of the options: arrays of a wrong type raise TypeError
             raise WrongUsage(error) from None
         return cls(logits.flat(1), labels.flat(0), options)
 
@@ -158,7 +158,7 @@ def progress(count: int) -> Iterator[Any]:
     except ImportError:
         yield lambda rows: None
         return
-    # None: only on a terminal
+    # disable=None shows it only on a terminal.
     with tqdm(
         total=count, unit=" rows", unit_scale=True, delay=1, disable=None, leave=False
     ) as bar:
@@ -178,7 +178,7 @@ def as_json(result: Evaluation, temperature: Temperature | None) -> str:
 
 
 def can_draw(path: str) -> None:
-    """Check this before files are read, which may take minutes."""
+    """Check that a figure can be drawn, before reading files, which may take minutes."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:

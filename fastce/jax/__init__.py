@@ -45,7 +45,7 @@ def function(loss: Loss) -> Callable[..., Any]:
     Parameters
     ----------
     loss : any loss of fastce
-        With its options, including the reduction. Compiled and exported code contains it.
+        With its options, including the reduction. Compiled and exported code contains the loss.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def _read(description: str) -> _ffi.Function:
         """Write loss and, if there is room for it, gradient; a vmap's axes come first."""
         if arrays[0].ndim > rank:
             for i in range(len(arrays[0])):
-                at = (i, ...)  # without axes, too, a view
+                at = (i, ...)  # a view, even if no axis is left
                 evaluate([array[at] for array in arrays], [out[at] for out in outs])
             return
         given = dict(zip(names, arrays, strict=True))
@@ -261,6 +261,6 @@ def _shape_of_losses(loss: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _outline(array: Any) -> Array:
-    # A number stands in for a size that export leaves open; only equal sizes share it.
+    # A number stands in for each size that export leaves open, the same for equal sizes.
     shape = [n if isinstance(n, int) else 1000 + hash(n) % 1000 for n in array.shape]
     return layout.stand_in(shape, array.dtype)

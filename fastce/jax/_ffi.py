@@ -27,7 +27,7 @@ from fastce._call.layout import Array
 Function = Callable[[list[Array], list[Array]], None]
 
 TARGET = "fastce_call"
-API_MAJOR, API_MINOR = 0, 1  # the first with all that is used here; XLA checks if it supports it
+API_MAJOR, API_MINOR = 0, 1  # the first with everything used here; XLA checks that it supports it
 METADATA = 1  # the extension with which XLA asks for the version, instead of making a call
 EXECUTE = 3  # the stage in which the arrays hold numbers
 INTERNAL = 13  # the code of an internal error
@@ -202,7 +202,7 @@ def _handle(pointer: Any) -> int | None:
         if function is None:
             function = _functions[digest] = _read(frame.attrs.function())
         function(frame.args.arrays(), frame.rets.arrays())
-    except BaseException as error:  # none can go through XLA
+    except BaseException as error:  # exceptions cannot pass through XLA
         message = f"{type(error).__name__}: {error}".encode()
         made = Error(ctypes.sizeof(Error), None, message, INTERNAL)
         failure: int = frame.api.contents.XLA_FFI_Error_Create(made)
@@ -222,7 +222,7 @@ def read_functions(read: Callable[[str], Function]) -> None:
 
 
 def call(function: str, results: list[tuple[tuple[int, ...], Any]], *arguments: Any) -> Any:
-    """Return the results, of the given shapes and types, of a function that is given as a text.
+    """Call the function that a text describes, and return results of the given shapes and types.
 
     A vmap adds axes in front of all arrays.
     """
@@ -243,7 +243,7 @@ def call(function: str, results: list[tuple[tuple[int, ...], Any]], *arguments: 
 
 def _varies_along(array: Any) -> frozenset[str]:
     array_type: Any = jax.typeof(array) if hasattr(jax, "typeof") else None
-    manual = getattr(array_type, "mat", None)  # from JAX 0.10 on; before, the type had it itself
+    manual = getattr(array_type, "mat", None)  # since JAX 0.10; before, the type had `vma`
     varying: frozenset[str] = (
         getattr(array_type, "vma", frozenset()) if manual is None else manual.varying
     )
@@ -273,7 +273,7 @@ def _mesh_of(arguments: tuple[Any, ...]) -> contextlib.AbstractContextManager[An
 
 
 def sharded_like(array: Any, like: Any) -> Any:
-    """Return an array with the sharding of another, if JAX has that in the type of an array."""
+    """Return an array with the sharding of another, if JAX keeps it in the type of an array."""
     if not hasattr(jax, "typeof"):
         return array
     wanted: Any = jax.typeof(like)

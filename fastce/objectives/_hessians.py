@@ -69,9 +69,9 @@ def row_derivatives(
 ) -> tuple[Array, Array]:
     """Return gradient (K,) and Hessian (K, K) of one sample; with max(b, 0) for b if clipped.
 
-    ``scores`` (1, K) and ``label`` (1,) go to a SoftmaxCrossEntropy without z_loss and softcap, or
-    to a SoftmaxFocalLoss, of reduction "sum". Of a plain cross-entropy the gradient is −v and the
-    Hessian's diagonal p_j (1−p_j), both with all digits: with them the matrix is made.
+    ``loss`` is a SoftmaxCrossEntropy without z_loss and softcap, or a SoftmaxFocalLoss, with
+    reduction "sum"; ``scores`` are (1, K), and ``label`` (1,). The matrix is computed from the
+    gradient −v and the diagonal p_j (1−p_j) of plain cross-entropy, which have all their digits.
     """
     y = label.item()
     _, (grad,), (hess,) = loss.value_grad_hess(scores, label)
@@ -96,7 +96,7 @@ def row_derivatives(
             matrix *= factor
     elif q:
         a = abs(float(grad[y])) / q
-        b_q_q = float(hess[y]) - a * q * p[y]  # b·q²: q² alone may be too small a number
+        b_q_q = float(hess[y]) - a * q * p[y]  # b·q²: q² alone may underflow
         matrix *= a
         if b_q_q > 0 or not is_clipped:
             v /= q

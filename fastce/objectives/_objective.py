@@ -90,7 +90,7 @@ class Objective:
             _mean=replace(loss, reduction="mean"),
         )
 
-    if TYPE_CHECKING:  # set above, past the frozen dataclass
+    if TYPE_CHECKING:  # set above, bypassing the frozen dataclass
         _sum: Any
         _mean: Any
 
@@ -137,7 +137,7 @@ class Objective:
         Returns
         -------
         grad, hess : array
-            With the shape, dtype and memory order of the scores; of float32 for 16-bit scores.
+            With the shape, dtype and memory order of the scores; float32 for 16-bit scores.
 
         Raises
         ------
@@ -191,8 +191,9 @@ class Objective:
     ) -> float:
         """Return the weighted mean of the losses, given probabilities instead of raw scores.
 
-        With a built-in objective, a host predicts probabilities. They are converted back to scores.
-        A probability near 0 or 1 carries less information than a score, so the losses of confident
+        With a built-in objective, a host predicts probabilities. They are converted back to scores:
+        log-odds, or log p for softmax losses, so that `z_loss` and `softcap` see an lse of 0. A
+        probability near 0 or 1 carries less information than a score, so the losses of confident
         predictions are less accurate. Probabilities below 1e-15 count as 1e-15.
 
         Parameters
@@ -249,10 +250,10 @@ class Objective:
         float or array
             A float for one score per sample, otherwise (K,). Each class has a probability of at
             least 1e-15; a class without samples, or with a negative sum of weights, has exactly
-            that. Without any samples, all classes are equal.
-            Pass it to the host once per sample: as ``base_margin`` of XGBoost's DMatrix (for new
-            samples too), ``init_score`` of LightGBM's Dataset, or ``baseline`` of CatBoost's Pool.
-            The latter two do not store it in the model, so add it to the predictions.
+            this. Without any samples, all classes are equal.
+            Pass the score to the host once per sample: as ``base_margin`` of XGBoost's DMatrix (for
+            new samples too), ``init_score`` of LightGBM's Dataset, or ``baseline`` of CatBoost's
+            Pool. The latter two do not store it in the model, so add it to the predictions.
 
         Raises
         ------
@@ -316,7 +317,7 @@ class Objective:
                 )
             if weight is not None and weight.ndim == 1 and not self.is_softmax:
                 weight = weight[:, None]
-        # In the dtype of the scores they are read in place, which saves more than the copy costs.
+        # In the dtype of the scores, both are read in place, which saves more than a copy costs.
         if target.dtype.kind == "f" or self.is_softmax:
             target = target.astype(scores.dtype, copy=False)
         if weight is not None and np.can_cast(weight.dtype, scores.dtype):

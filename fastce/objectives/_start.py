@@ -30,7 +30,7 @@ from fastce.softmax import log_softmax
 LEAST_SHARE = 1e-15
 LEAST_SCORE = math.log(LEAST_SHARE)
 
-# Halvings of the range of scores, which leave less than 1e-14 of it.
+# Halvings of the range of scores, after which it is shorter than 1e-14.
 HALVINGS = 53
 
 # The number of scores at which a function is evaluated before its range is halved. Their distance
@@ -145,7 +145,7 @@ def _cross_entropy_start(loss: SoftmaxCrossEntropy, mass: Array, total: float) -
 
 
 def _bounded_start(loss: SoftmaxCrossEntropy, u: Array, mass: Array) -> Array:
-    """Return the best shift of ``u``, clipped to the bounds of its range.
+    """Return ``u`` plus the best shift, clipped to the bounds of its range.
 
     For a given lse, the minimum of −Σ m_c u_c within the bounds is at u_c = log m_c + shift,
     clipped, so that only the shift remains to be found.
@@ -192,9 +192,9 @@ def _focal_start(loss: SoftmaxFocalLoss, mass: Array) -> Array:
         middle = (low + high) / 2
         (multiplier,) = multipliers(np.array([middle]), mass[[largest]])
         t = odds_of_others(multiplier)
-        # The sum of the others against 1 − p of the largest, which has the digits of small numbers.
+        # Compare the sum of the others with 1 − p of the largest, which is accurate if it is small.
         is_too_much = (1 / (1 + np.exp(-t))).sum() > 1 / (1 + math.exp(middle))
         low, high = (low, middle) if is_too_much else (middle, high)
-    # log p is log σ(t); the rest of the halving is divided out.
+    # log p is log σ(t); log_softmax removes the error that bisection leaves in the sum.
     odds = np.insert(t, largest, (low + high) / 2)
     return np.asarray(log_softmax(-np.logaddexp(0, -odds)))

@@ -67,7 +67,7 @@ def _rows(
     ignore_index: int,
     axis: int,
 ) -> tuple[Array, Array, Array, Array]:
-    """Bring the class axis last.
+    """Move the class axis to the end.
 
     Returns the logits, the target as probabilities (one-hot for labels), the classes that `where`
     leaves in, and the rows that are not ignored.
@@ -88,7 +88,7 @@ def _rows(
 def _reduce_rows(
     loss: Array, grad: Array, hess: Array, kept: Array, used: Array, axis: int, **how: Any
 ) -> Result:
-    """Reduce the losses of rows, and bring the class axis of the derivatives back.
+    """Reduce the losses of rows, and move the class axis of the derivatives back.
 
     The derivatives of a class that `where` leaves out are 0.
     """
@@ -141,7 +141,7 @@ def softmax_cross_entropy(
     lse = sm.log_sum_exp
 
     w = _to_real(np.ones(z.shape[-1]) if weight is None else weight)
-    # All in the logits' precision: many classes add up many small t, each with the same rounding.
+    # All in the logits' precision: the equal rounding errors of many small t would add up.
     classes = np.sum(kept, axis=-1, keepdims=True, dtype=z.dtype)
     t = w * ((1 - label_smoothing) * q.astype(z.dtype) + _times(label_smoothing, kept / classes))
 
@@ -194,7 +194,7 @@ def softmax_focal_loss(
     a = modulation * (gamma * ratio - 1)
     grad = a * np.where(one_hot, q, -sm.p)
 
-    # (δ_jy − p_j)² = q² r_j², where r_j ≤ 1: so that q^(γ−1), infinite for γ < 1, never appears.
+    # (δ_jy − p_j)² = q² r_j² with r_j ≤ 1, so q^(γ−1), which can be infinite, never appears.
     r = np.where(one_hot, 1, np.where(sm.p == 0, 0, sm.p / q))
     p_b_q2 = modulation * q * gamma * (p_log_p + 2 * p - (gamma - 1) * p * ratio)
     hess = p_b_q2 * r**2 - a * sm.p * sm.one_minus_p
@@ -242,7 +242,7 @@ def softmax_kl_divergence(
 
     estimate = teacher.log_sum_exp - student.log_sum_exp
     delta = np.where((p > 0) & (q > 0), (t - z) / temperature - estimate, np.inf)
-    near = (np.abs(delta) < 1) & (np.abs(estimate) < 1e6)  # beyond, rounding swallows δ
+    near = (np.abs(delta) < 1) & (np.abs(estimate) < 1e6)  # beyond, δ is lost to rounding
     change = np.where(near, p * np.expm1(np.where(near, -delta, 0)), q - p)
     delta = delta + np.log1p(np.sum(change, axis=-1, keepdims=True))
     change = np.where(near, p * np.expm1(np.where(near, -delta, 0)), q - p)

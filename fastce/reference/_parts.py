@@ -1,4 +1,4 @@
-"""What the losses of the reference are built of."""
+"""The building blocks of the reference losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = tuple[Any, Array, Array]
 
 
 def _to_real(values: npt.ArrayLike) -> Array:
-    """Take `values` to float64, or leave them longdouble."""
+    """Convert `values` to float64, or keep longdouble."""
     values = np.asarray(values)
     return values.astype(np.longdouble if values.dtype == np.longdouble else np.float64)
 
@@ -24,16 +24,16 @@ def _left_in(where: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array:
 
 
 def _times(weight: Any, value: Array) -> Array:
-    """Multiply; a weight of 0 gives 0, however infinite the value."""
+    """Multiply; a weight of 0 gives 0, even if the value is infinite."""
     product: Array = np.where(np.equal(weight, 0), 0, weight * value)
     return product
 
 
 def _sum_of_others(x: Array) -> Array:
-    """Sum, for each j, all x of the row but x_j.
+    """For each j, sum all x of the row except x_j.
 
-    The largest x is held apart: others_j = rest + (largest − x_j), where rest is the sum of all but
-    the largest. For the largest itself that is rest, with nothing lost to rounding.
+    With rest, the sum of all but the largest x, others_j = rest + (largest − x_j). For the largest
+    itself that is rest, with nothing lost to rounding.
     """
     largest = np.max(x, axis=-1, keepdims=True)
     is_largest = np.arange(x.shape[-1]) == np.argmax(x, axis=-1)[..., None]
@@ -63,12 +63,12 @@ class _Softmax(NamedTuple):
 def _softmax_of(u: Array) -> _Softmax:
     """Compute the softmax of each row.
 
-    A row with NaN or +inf, or of −inf alone, has none, and all of it becomes NaN: inf − inf is NaN.
+    A row with NaN or +inf, or only −inf, has none, and all of it becomes NaN: inf − inf is NaN.
     """
     largest = np.max(u, axis=-1, keepdims=True)
     exps = np.exp(u - largest)
     others = _sum_of_others(exps)
-    tail = np.min(others, axis=-1, keepdims=True)  # S − 1: of all exps but one that is exactly 1
+    tail = np.min(others, axis=-1, keepdims=True)  # S − 1, summed without one exp that is exactly 1
     log_total = np.log1p(tail)
     return _Softmax(exps, others, 1 + tail, largest + log_total, log_total + (largest - u))
 
@@ -104,7 +104,7 @@ def _reduce(
     normalizer: float | None = None,
     grad_output: npt.ArrayLike | None = None,
 ) -> Result:
-    """Weigh the samples and reduce them: mean = Σ wᵢ ℓᵢ / Σ wᵢ.
+    """Weight the samples and reduce them: mean = Σ wᵢ ℓᵢ / Σ wᵢ.
 
     `class_weight` is the part of wᵢ that the loss contains already. A sample that is not used, or
     has weight 0, gives 0 whatever it holds, and counts 0 in the denominator.

@@ -25,7 +25,7 @@ class RowStatistics(NamedTuple):
     other_squares: Array
     r""":math:`\sum p_j^2` over all classes except the first one of the largest logit."""
     rank: Array
-    """How many classes come before the target: larger logits, and equal ones of a higher index."""
+    """How many classes come before the target: larger logits, or equal ones with a higher index."""
     variance: Array
     """The variance of the logits under p."""
 
@@ -36,7 +36,7 @@ def row_statistics(
 ) -> RowStatistics:
     r"""Compute the statistics of each row that an evaluation needs, along the last axis.
 
-    With :math:`u = z/T`, the largest logit m of u, :math:`p = \mathrm{softmax}(u)` and the
+    With :math:`u = z/T`, its maximum m, :math:`p = \mathrm{softmax}(u)` and the
     distances :math:`d_j = m − u_j`, so that no terms cancel:
 
     .. math:: H &= \lse − m + \sum_j p_j d_j \\

@@ -33,6 +33,11 @@ student's. Parts are merged by the chain rule of the divergence,
 
 whose terms are all at least 0. So the merged divergence is never negative either, and stays
 accurate if teacher and student are nearly equal.
+
+References
+----------
+M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax", 2018 (merging of maxima and
+sums).
 """
 
 from typing import Any, NamedTuple

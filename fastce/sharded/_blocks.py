@@ -30,14 +30,14 @@ def matrices(arrays: dict[str, Array]) -> dict[str, Array] | None:
 
 def gather(array: Array, axes: int, start: int, stop: int, dtype: Any) -> Array:
     """Copy the rows [start, stop) of the leading ``axes`` to a new contiguous array."""
-    with np.errstate(all="ignore"):  # of a number that the working precision cannot hold
+    with np.errstate(all="ignore"):  # a number may be out of range for the new dtype
         rows: Array = array[_positions(array, axes, start, stop)]
         return rows.astype(dtype, order="C")
 
 
 def scatter(block: Array, array: Array, axes: int, start: int, stop: int) -> None:
     """Copy a contiguous block back to the rows [start, stop)."""
-    with np.errstate(all="ignore"):  # of a number that the array's type cannot hold
+    with np.errstate(all="ignore"):  # a number may be out of range for the array's dtype
         array[_positions(array, axes, start, stop)] = block
 
 

@@ -139,7 +139,7 @@ class Shard:
                 # ε is spread over the unmasked classes of all shards of the row. Their number is
                 # known only at the end, so the sums are computed as if none were masked.
                 fields[3] = np.einsum("...c,c->...", self.mask, soft).reshape(-1)
-                fields[4] *= kept / self.width  # the kernel spread it over those of this shard
+                fields[4] *= kept / self.width  # the kernel spread ε over those of this shard
                 fields[5] = kept
         return fields
 
@@ -148,8 +148,8 @@ class Shard:
     ) -> None:
         """Compute the gradient in ``real``, or in float64 if scaled logits overflow it.
 
-        ``run`` turns arrays into a function that does some of their rows; ``rows`` are the arrays
-        with one number per row.
+        ``run`` turns arrays into a function that processes a range of their rows; ``rows`` are the
+        arrays with one number per row.
         """
         count, axes = self.target.size, self.target.ndim
         if count == 0 or self.width == 0:

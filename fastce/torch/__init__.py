@@ -263,11 +263,11 @@ def sigmoid_focal_loss(
         Numbers in [0, 1].
     gamma : float >= 0, default 2.0
         The larger it is, the less a well-predicted element counts.
-    alpha : float in [0, 1], Tensor of them, or None, default 0.25
+    alpha : float or Tensor in [0, 1], or None, default 0.25
         Weight of positives; negatives have 1−alpha. A tensor broadcasts to `input`. None means no
         weights.
     label_smoothing : float in [0, 1], default 0.0
-        The share of the target that is moved to 1/2.
+        The fraction by which targets move towards 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"
         How to combine the losses of the elements. The default of torchvision is "none".
     where : Tensor of bool, optional

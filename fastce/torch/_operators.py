@@ -6,9 +6,9 @@ empty without ``with_grad``. Options that are not tensors are passed in one stri
 "gamma=2.0, ignore_index=-100, reduction='mean'": each argument of an operator takes half a
 microsecond.
 
-Operators have no derivatives of their own. Two autograd functions provide them: the one for eager
-calls is quick and gives the gradient away; the other has the form that torch.compile and the
-transforms of torch.func require.
+torch.compile uses the derivatives that the operators have themselves. Elsewhere, two autograd
+functions replace these: the one for eager calls is fast and does not keep the gradient; the other
+has the form that the transforms of torch.func require.
 """
 
 # If torch is not installed, its classes have no type:
@@ -31,7 +31,7 @@ from fastce._call.layout import Array
 
 Function = Callable[..., Any]
 
-# Of no types of their own.
+# Modules without type annotations.
 forward_ad: Any = torch.autograd.forward_ad
 jit: Any = torch.jit
 
@@ -81,7 +81,7 @@ def _new_grad(logits: Tensor, array: Array) -> tuple[Tensor, Array]:
 
 
 def _new_losses(logits: Tensor) -> Tensor:
-    """Return memory for the losses of elements, in the order of axes that torch gives a result."""
+    """Return memory for the losses of elements, in the memory order that torch gives results."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return torch.empty_like(logits, dtype=dtype)
 
@@ -113,7 +113,7 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
             _add_weight(call, given.pop(0), logits, values[-1])
         make: Any = loss_of
         for position, value in enumerate(given):
-            if value is not None:  # it may change, so a loss that has one is made again
+            if value is not None:  # an array may change, so its loss is not cached
                 given[position] = _array(value, attributes[position])
                 make = loss_of.__wrapped__
         if values[-1] == "none" and not rows and not logits.is_contiguous():
@@ -172,7 +172,7 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
         is_compiling = torch.compiler.is_compiling()
         if is_compiling and forward_ad.unpack_dual(logits).tangent is not None:
             raise RuntimeError(f"{qualified} has no derivative in forward mode")
-        is_traced = jit.is_tracing()  # once more without gradients, to compare
+        is_traced = jit.is_tracing()  # torch traces again without gradients, to compare
         with_grad = logits.requires_grad and (is_traced or torch.is_grad_enabled())
         # Under autocast, torch's losses convert 16-bit logits to float32.
         autocast = logits.dtype.itemsize == 2 and torch.is_autocast_enabled("cpu")
@@ -280,7 +280,7 @@ def _eager(name: str, count: int) -> Function:
     class Loss(torch.autograd.Function):
         """The first backward pass returns the gradient; later ones compute it again.
 
-        A gradient that was given away may have been written to in ways that torch does not see.
+        A gradient that was returned may have been written to in ways that torch does not see.
         """
 
         @staticmethod
@@ -317,12 +317,12 @@ def _product(grad: Tensor, grad_output: Tensor) -> Tensor:
         if grad_output.ndim == 0 and grad_output.item() == 1:
             return grad
         return grad.mul_(grad_output)
-    except RuntimeError:  # traced, it has no value; in a vmap over the backward pass, several
+    except RuntimeError:  # it has no value in a trace, and several in a vmap over the backward pass
         return grad * grad_output
 
 
 def _over_classes(grad: Tensor, grad_output: Tensor) -> Tensor:
-    """Return the factors of losses with as many axes as the gradient has."""
+    """Return grad_output with as many axes as the gradient."""
     if grad_output.ndim == 0:  # as a number, it would stop a vmap over an empty batch
         return grad_output.reshape((1,) * grad.ndim)
     return grad_output if grad_output.ndim == grad.ndim else grad_output.unsqueeze(1)
@@ -365,7 +365,7 @@ def _transformable(name: str, operator: Function, names: list[str]) -> Function:
     refused, gradient = _without_derivative(name)
 
     class Loss(torch.autograd.Function):
-        """The loss, and the gradient to save; a vmap takes one call after another."""
+        """The loss, and the gradient to save; a vmap makes one call after another."""
 
         @staticmethod
         def forward(*inputs: Any) -> Any:
@@ -390,7 +390,7 @@ def _transformable(name: str, operator: Function, names: list[str]) -> Function:
             *values, with_grad = inputs
             with_grad = with_grad or (torch.is_grad_enabled() and values[0].requires_grad)
             size = info.batch_size
-            columns = [  # of an empty batch, one call with zeros gives the shapes
+            columns = [  # for an empty batch, one call with zeros gives the shapes
                 [value] * max(size, 1) if axis is None else value.unbind(axis) or [value.sum(axis)]
                 for value, axis in zip(values, in_dims[:-1], strict=True)
             ]
@@ -412,7 +412,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad_output: Tensor, _: Any) -> Any:
     """Return the gradients of the operator itself, which torch.compile puts into its graph."""
     logits, grad = ctx.saved_tensors
-    if not ctx.with_grad:  # as in a vmap in a graph, which hides what its logits require
+    if not ctx.with_grad:  # as in a vmap in a graph, which hides that its logits require one
         raise RuntimeError("the loss was computed without the gradient that is now wanted")
     grad = (grad * _over_classes(grad, grad_output)).to(logits.dtype)
     return grad, *[None] * ctx.others

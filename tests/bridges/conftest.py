@@ -22,7 +22,7 @@ def several():
 
 @pytest.fixture(scope="session")
 def two():
-    """The same, of two classes."""
+    """The same, for two classes."""
     return boosting.samples(np.random.default_rng(2), 2)
 
 

@@ -25,7 +25,7 @@ CHUNKED = [c for c in CASES if not set(c.call) - {"sample_weight", "where", "nor
 
 
 def chunkings(c, batch):
-    """Chunks of the logits: whole, over samples, and without probabilities over classes too."""
+    """Chunks of the logits: whole, over samples and, except with probabilities, over classes."""
     shape = batch.logits.shape
     thirds = tuple(-(-size // 3) for size in shape)
     yield "whole", shape
@@ -153,7 +153,7 @@ def test_array_options_of_sigmoid_losses(alpha, chunks, problem, rng):
 
 
 def weighted(rng, loss, chunks, weight):
-    """Lazy results of some rows with weights, and what the loss says to that."""
+    """Lazy results of rows with weights, and a function that computes them without dask."""
     z = on_grid(rng, (60, 9))
     y = (z > 0) if isinstance(loss, fastce.BCEWithLogits) else rng.integers(9, size=60)
     if isinstance(loss, fastce.SoftmaxKLDivergence):
@@ -175,7 +175,7 @@ WEIGHTED = [
 
 @pytest.mark.parametrize(("loss", "chunks"), WEIGHTED)
 def test_negative_weights(loss, chunks, rng):
-    """Of whole chunks, too: only the sum over all of them must be positive."""
+    """Even for whole chunks: only the sum over all of them must be positive."""
     weight = np.where(np.arange(60) < 25, -1.0, rng.uniform(1, 2, size=60))
     lazy, plainly = weighted(rng, loss, chunks, weight)
     value, grad = dask.compute(*lazy, scheduler="sync")
@@ -186,7 +186,7 @@ def test_negative_weights(loss, chunks, rng):
 
 @pytest.mark.parametrize(("loss", "chunks"), WEIGHTED)
 def test_a_sum_of_weights_that_is_not_positive(loss, chunks, rng):
-    """It is an error when it is computed, but NaN where there is no weight at all."""
+    """It is an error when the result is computed. If all weights are 0, the result is NaN."""
     for weight in (-np.ones(60), np.tile([1.0, -1.0], 30), np.repeat([1.0, -1.0], 30)):
         lazy, plainly = weighted(rng, loss, chunks, weight)
         with pytest.raises(ValueError, match=r"sum of the weights.*got") as error:
@@ -214,7 +214,7 @@ def test_a_sum_of_weights_that_overflows(loss, chunks, rng):
 @pytest.mark.parametrize("chunks", [(17, 500), (17, 90)])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_gradients_have_the_type_that_dask_reports(ignored, chunks, problem):
-    """Also of logits in the other byte order, and if no row counts."""
+    """Also for logits in the other byte order, and if no row counts."""
     z, y = problem
     z, y = z.astype(">f4").rechunk(chunks), da.full_like(y, -100) if ignored else y
     for lazy in fastce.dask.value_and_grad(fastce.SoftmaxCrossEntropy(), z, y):
@@ -246,7 +246,7 @@ def test_four_million_weights_are_summed_to_the_last_digits(chunks, rng):
 
 
 def test_half_of_four_million_weights_are_summed_to_the_last_digits(rng):
-    """NumPy adds up what a mask leaves in one by one: some 1e-11 off."""
+    """NumPy adds up one by one what a mask keeps, which is off by some 1e-11."""
     z, where = rng.normal(size=4_000_000), rng.random(4_000_000) < 0.5
     bce = fastce.BCEWithLogits()
     weight, y = np.full(4_000_000, 0.1), np.zeros(4_000_000, bool)
@@ -275,7 +275,7 @@ def test_a_normalizer_that_is_computed_later(problem):
 @pytest.mark.parametrize("chunks", [(10, 4_000), (40, 500), (10, 500)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_no_task_holds_more_than_a_chunk_and_its_outputs(chunks, smoothing):
-    """No task takes in more than one chunk, or gives more than a chunk and its rows' numbers."""
+    """No task reads more than one chunk, or returns more than a chunk and its rows' numbers."""
     loss = fastce.SoftmaxCrossEntropy(label_smoothing=smoothing)
     z = da.random.default_rng(1).normal(size=(80, 4_000), chunks=chunks)
     y = np.zeros(80, int)

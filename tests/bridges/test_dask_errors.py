@@ -1,4 +1,4 @@
-"""Wrong arguments of `fastce.dask`: at once for a shape or type, when computed for a value."""
+"""Errors of `fastce.dask`: at once for a wrong shape or type, when computed for a wrong value."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_errors_of_values(chunks, problem):
 
 
 def positions(call, match):
-    """Raise from both of the lazy results, on a chunk that is not the first."""
+    """Each lazy result raises, from a chunk that is not the first."""
     for lazy in call:
         with pytest.raises((IndexError, ValueError), match=match):
             lazy.compute(scheduler="sync")
@@ -98,7 +98,7 @@ def test_positions_of_probabilities(loss, chunks, problem):
         call = fastce.dask.value_and_grad(loss, z, target)
         positions(call, r"target must .*got -1.0 at position \(40, 300\)")
     weight = np.ones((60, 500) if chunks[1] == 90 else 60)
-    weight[40] = 0  # then the target is not looked at
+    weight[40] = 0  # then the target is not checked
     for lazy in fastce.dask.value_and_grad(loss, z, y, sample_weight=weight):
         assert np.isfinite(lazy.compute(scheduler="sync")).all()
     at = (41, 300)[: weight.ndim]

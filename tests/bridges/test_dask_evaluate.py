@@ -37,7 +37,7 @@ def test_axes_and_options(problem):
     ).compute(scheduler="sync")
     assert result.rank_rows == expected.rank_rows
     assert result.ignored == expected.ignored
-    # Other kernels read rows along another axis, and round float32 in another way.
+    # Other kernels read rows along another axis, and round float32 differently.
     assert result.loss == pytest.approx(expected.loss, rel=1e-7)
 
 

@@ -85,7 +85,7 @@ def test_survives_the_death_of_a_worker(where, chunks, problem, client, tmp_path
     assert bits(results) == expected
 
 
-# From cradle to grave -----------------------------------------------------------------------------
+# Persisting, pickling, names ----------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("default")
@@ -119,7 +119,7 @@ def test_an_error_of_a_worker_arrives_whole(problem, client):
 
 
 def test_names_tell_losses_apart(problem):
-    """A scheduler takes results of one name for the same."""
+    """A scheduler treats results with the same name as one."""
     z, y = problem
     losses = [
         fastce.SoftmaxCrossEntropy(),

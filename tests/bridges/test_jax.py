@@ -245,7 +245,7 @@ def test_masked_classes_in_jax(batch, rng):
     )
     np.testing.assert_allclose(found, theirs, rtol=1e-4, atol=1e-7)
     assert not found[~allowed].any()
-    # One mask for all, which broadcasts, of which vmap makes a batch.
+    # One mask for all, which broadcasts; vmap makes a batch of it.
     none_of_last = jnp.arange(7) < 6
     mapped = jax.vmap(lambda z, y: losses(z, y, where=none_of_last))(logits, target % 6)
     np.testing.assert_allclose(mapped, expected(logits[:, :6], target % 6, None), rtol=1e-5)

@@ -67,7 +67,7 @@ def version_that_xla_is_told():
     extension.extension_base.type = _ffi.METADATA
     extension.metadata = ctypes.pointer(metadata)
     frame = _ffi.CallFrame(extension_start=ctypes.addressof(extension))
-    # XLA's own version, of which nothing may come back.
+    # XLA's own version, which must not be returned.
     frame.api = ctypes.pointer(_ffi.Api(api_version=_ffi.Version(0, None, 7, 9)))
     assert _ffi._handle(ctypes.pointer(frame)) is None
     return metadata.api_version.major_version, metadata.api_version.minor_version

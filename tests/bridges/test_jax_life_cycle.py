@@ -1,4 +1,4 @@
-"""fastce.jax in what JAX does with functions: training, sharding, export, caches, processes."""
+"""What JAX does with functions, on fastce.jax: training, sharding, export, caches, processes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_training(loop, wrap, data):
 def test_donated_logits_are_read_before_they_are_overwritten(rng):
     ce = fastce.SoftmaxCrossEntropy()
     given, labels = rng.normal(size=(300, 70)).astype(np.float32), rng.integers(0, 70, 300)
-    # The gradient is of the donated array's shape and type: XLA may put it there.
+    # The gradient has the donated array's shape and type: XLA may put it there.
     compiled = jax.jit(jax.value_and_grad(bridge.function(ce)), donate_argnums=0)
     for _ in range(3):
         logits = jnp.array(given)

@@ -81,7 +81,7 @@ def test_default_hessian_is_positive_and_exact_is_not_touched(host, loss, rng):
 
 
 def test_focal_hessians_are_negative_somewhere(rng):
-    """Else the tests of positive Hessians show nothing."""
+    """Otherwise the tests of positive Hessians would show nothing."""
     scores, labels = scores_and_labels(rng, size=8.0)
     _, hess = XGBoostObjective(SOFTMAX[2], hessian="exact").derivatives(scores, labels)
     assert hess.min() < -0.01
@@ -175,7 +175,7 @@ def test_one_vs_rest_is_bce_of_one_hot_labels(rng):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_weights_count_once(host, rng):
-    """Two of the same sample are one of weight 2."""
+    """A sample of weight 2 counts like two of the same."""
     scores, labels = scores_and_labels(rng)
     objective = host(fastce.SoftmaxFocalLoss(gamma=2.0))
     grad, hess = objective.derivatives(scores, labels)
@@ -321,7 +321,7 @@ def test_weight_of_a_wrong_shape_is_an_error(kind, weight, method):
 
 
 def test_lists_that_are_no_arrays_are_named():
-    """XGBoost passes an empty array for no weights: the size is asked for before anything else."""
+    """XGBoost passes an empty array for no weights: the size is checked before anything else."""
     ragged, named = [[1.0], [1.0, 2.0]], "sample_weight cannot be converted to an array"
     objective = Objective(SOFTMAX[0])
     with pytest.raises(ValueError, match=named):
@@ -414,7 +414,7 @@ def test_negative_weight_takes_a_sample_away(loss, hessian, host, rng):
 
 
 def test_least_integer_as_a_weight():
-    """Its absolute value is beyond its type."""
+    """Its absolute value does not fit in its type."""
     objective = Objective(fastce.BCEWithLogits())
     weight = np.array([-128, 5], np.int8)
     got = objective.derivatives([0.5, 1.0], [1, 0], weight)

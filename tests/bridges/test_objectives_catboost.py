@@ -22,7 +22,7 @@ from boosting import (
 import fastce
 from fastce.objectives import CatBoostObjective
 
-# CatBoost's defaults for custom objectives are others: here they are set alike.
+# CatBoost has other defaults for custom objectives: here both get the same settings.
 SETTINGS = {
     "iterations": ROUNDS,
     "learning_rate": 0.5,
@@ -45,7 +45,7 @@ class TestPeerCatBoost:
     @pytest.mark.parametrize("kind", ["two", "several"])
     def test_model_and_metric_equal_the_built_in(self, catboost, two, several, kind, weighted):
         features, labels, weight = {"two": two, "several": several}[kind]
-        if kind == "several":  # one Python call a row
+        if kind == "several":  # one Python call per row
             features, labels, weight = features[:300], labels[:300], weight[:300]
         weight = weight if weighted else None
         loss = fastce.BCEWithLogits() if kind == "two" else fastce.SoftmaxCrossEntropy()
@@ -95,7 +95,7 @@ class TestPeerCatBoost:
         count = 4_000_000
         zeros = np.zeros(count)
         error, total = objective.evaluate((zeros,), zeros, np.full(count, 0.1))
-        # NumPy's sum, of 4 million numbers in double: 2.0 is off by 9e-15, 2.4 by less than 5e-16.
+        # NumPy's sum of 4 million doubles is off by 9e-15 in 2.0, and by less than 5e-16 in 2.4.
         assert total == pytest.approx(0.1 * count, rel=2e-14)
         assert objective.get_final_error(error, total) == pytest.approx(np.log(2), rel=2e-14)
         parts = objective.evaluate((zeros[:4],), zeros[:4], np.full(4, 1e308))
@@ -112,12 +112,12 @@ class TestPeerCatBoost:
 
 
 class TestLifeCycle:
-    """What the host does with an objective; a test would notice a change of what the docs say."""
+    """What the host does with an objective: if the docs are no longer true, a test notices."""
 
     def classifier(self, catboost, loss=BINARY, names=(0, 1), **options):
         objective = CatBoostObjective(loss)
         if names is not None:
-            options["class_names"] = tuple(names)  # clone() wants it: CatBoost copies a list
+            options["class_names"] = tuple(names)  # clone() needs it: CatBoost copies a list
         return catboost.CatBoostClassifier(
             loss_function=objective, eval_metric=objective, **(SETTINGS | options)
         )
@@ -144,7 +144,7 @@ class TestLifeCycle:
         assert means[-1] < means[0]
 
     def test_clone_grid_search_and_score(self, catboost, two):
-        """Scikit-learn looks for the same objects in a clone, and CatBoost copies lists."""
+        """Scikit-learn expects the same objects in a clone, but CatBoost copies lists."""
         base, selection = (pytest.importorskip(f"sklearn.{m}") for m in ("base", "model_selection"))
         features, labels, _ = two
         model = self.classifier(catboost)

@@ -21,7 +21,7 @@ from boosting import (
 import fastce
 from fastce.objectives import LightGBMObjective
 
-# The loss, LightGBM's own objective, and what a setting says of the number of classes.
+# The loss, LightGBM's own objective, and the setting for the number of classes.
 OF_KIND = {
     "two": (BINARY, "binary", {}),
     "several": (CROSS_ENTROPY, "multiclass", {"num_class": CLASSES}),
@@ -44,7 +44,7 @@ def trained(lightgbm, settings, data, rounds, feval=None):
 
 
 def scores_of(lightgbm, settings, samples, rounds, **options):
-    """Return the raw scores of a booster on the samples that it has been trained with."""
+    """Return the raw scores of a booster on the samples that it was trained on."""
     features, labels, weight = samples
     data = lightgbm.Dataset(features, labels, weight=weight, **options)
     return lightgbm.train(settings, data, rounds).predict(features, raw_score=True)
@@ -138,8 +138,8 @@ class TestPeerLightGBM:
         settings = self.SETTINGS | {"num_class": CLASSES}
         own = {"objective": objective, "metric": "None"}
         _, ours = trained(lightgbm, settings | own, data, 4, objective.metric)
-        # Of a custom objective LightGBM's own metric takes raw scores for probabilities, so that
-        # ours is compared with a built-in run.
+        # With a custom objective, LightGBM's own metric takes raw scores for probabilities, so ours
+        # is compared with a built-in run.
         builtin = {"objective": "multiclass", "boost_from_average": False}
         _, theirs = trained(lightgbm, settings | builtin, data, 4)
         np.testing.assert_allclose(
@@ -150,7 +150,7 @@ class TestPeerLightGBM:
 @pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 class TestLifeCycle:
-    """What the host does with an objective; a test would notice a change of what the docs say."""
+    """What the host does with an objective: if the docs are no longer true, a test notices."""
 
     NATIVE: ClassVar = {"num_leaves": 7, "num_threads": 1, "verbose": -1, "metric": "None"}
 
@@ -158,7 +158,7 @@ class TestLifeCycle:
         return classifier(lightgbm, LightGBMObjective(loss), **options)
 
     def test_early_stopping_obeys_the_metric(self, lightgbm, two):
-        """By default the classifier stops where LightGBM's own metric is best, of raw scores."""
+        """By default the classifier stops where LightGBM's own metric of raw scores is best."""
         objective, history = LightGBMObjective(fastce.BCEWithLogits(pos_weight=5.0)), {}
         (x, y, _), (x_valid, y_valid, _) = halves(two)
         train = lightgbm.Dataset(x, y)
@@ -267,7 +267,7 @@ class TestLifeCycle:
     @pytest.mark.parametrize("kind", ["two", "several"])
     def test_metric_beside_an_objective_of_the_host(self, lightgbm, request, kind):
         features, labels, weight = request.getfixturevalue(kind)
-        # One data set for all, because LightGBM keeps the first parameters of it.
+        # One data set for all, because LightGBM keeps the parameters of its first use.
         data = lightgbm.Dataset(features, labels, weight=weight, free_raw_data=False)
         loss, builtin, count = OF_KIND[kind]
         objective = LightGBMObjective(loss)
@@ -294,7 +294,7 @@ class TestLifeCycle:
         np.testing.assert_allclose(ours, own, rtol=1e-6)
 
     def test_soft_labels_by_a_function_of_ones_own(self, lightgbm, several):
-        """A Dataset holds one label a sample: probabilities stay outside."""
+        """A Dataset holds one label per sample: probabilities stay outside."""
         features, labels, _ = several
         objective = LightGBMObjective(CROSS_ENTROPY)
         soft = 0.9 * np.eye(CLASSES)[labels] + 0.1 / CLASSES

@@ -20,7 +20,7 @@ from fastce.objectives import LightGBMObjective, XGBoostObjective
 
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
-pytest.importorskip("pyarrow")  # dask.dataframe, which both hosts import, wants it
+pytest.importorskip("pyarrow")  # dask.dataframe, which both hosts import, needs it
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -32,7 +32,7 @@ LOSSES = [
     fastce.BCEWithLogits(),
     fastce.SigmoidFocalLoss(gamma=2.0),
 ]
-# The same objectives of the hosts' own. Both start at a score of 0: a probability of 0.5.
+# The hosts' own versions of these objectives. Both start at a score of 0: a probability of 0.5.
 OF_XGBOOST = {
     fastce.SoftmaxCrossEntropy(): {"objective": "multi:softprob", "base_score": 0.0},
     fastce.BCEWithLogits(): {"objective": "binary:logistic", "base_score": 0.5},
@@ -49,8 +49,8 @@ def client():
 def problem(loss: Any, is_weighted: bool) -> dict[str, Any]:
     """Features, labels and weights, for a loss.
 
-    The hosts make bins of the features from a sketch or a sample, and several workers make others
-    than one machine. Of a few whole numbers, all of which every worker has, each is a bin.
+    The hosts bin the features by a sketch or a sample, so several workers make other bins than one
+    machine. Features with few values, all of which every worker has, get one bin per value.
     """
     rng = np.random.default_rng(1)
     x = rng.integers(10, size=(ROWS, 5)).astype(np.float64)
@@ -67,7 +67,7 @@ def number_of_classes(loss: Any) -> int:
 
 
 def spread(client: Any, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return the arrays in chunks of rows that lie on both workers."""
+    """Return the arrays in chunks of rows, spread over both workers."""
     chunked = {
         name: client.persist(da.from_array(array, (ROWS // CHUNKS, *array.shape[1:])))
         for name, array in arrays.items()
@@ -154,8 +154,8 @@ class TestXGBoost:
 def settings_of_lightgbm(loss: Any) -> dict[str, Any]:
     """Return settings with which several workers and one machine grow the same trees.
 
-    LightGBM's workers estimate from the Hessians how many samples a leaf has, one machine counts
-    them: the models are equal where no number of samples is asked for (min_child_samples).
+    LightGBM's workers estimate from the Hessians how many samples a leaf has; one machine counts
+    them. The models are equal if there is no minimum (min_child_samples).
     """
     settings = {"n_estimators": ROUNDS, "num_leaves": 7, "verbose": -1, "min_data_in_bin": 1}
     settings |= {"min_child_samples": 0, "min_child_weight": 1.0, "boost_from_average": False}
@@ -165,9 +165,9 @@ def settings_of_lightgbm(loss: Any) -> dict[str, Any]:
 def scores_on_dask(objective: Any, loss: Any, arrays: dict[str, Any], directory: Path) -> Any:
     """Train on two worker processes, and return the raw scores of the training data.
 
-    LightGBM's workers lose each other in one training of ten or so, with its own objectives as with
-    others, and then raise or wait for ever: https://github.com/lightgbm-org/LightGBM/issues/4074.
-    Hence a process for each training, and another attempt where it fails.
+    LightGBM's workers lose each other in about one training of ten, even with its own objectives,
+    and then raise or wait for ever: https://github.com/lightgbm-org/LightGBM/issues/4074.
+    Hence each training has its own process, and is repeated if it fails.
     """
     pytest.importorskip("lightgbm")
     job, result = directory / "job.pickle", directory / "scores.npy"

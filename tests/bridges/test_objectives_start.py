@@ -1,4 +1,4 @@
-"""Initial scores are the best of the constants, as a minimiser of SciPy's finds it too."""
+"""Initial scores are the best constants, as SciPy's minimisers confirm."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVERY_SIGMOID = [
 
 
 def weights(kind, rng, labels):
-    """Positive ones, or some negative ones, of which the sum over each class stays positive."""
+    """Positive weights, or some negative ones with a positive sum over each class."""
     if kind == "none":
         return None
     weight = rng.uniform(0.5, 2, labels.size)
@@ -43,7 +43,7 @@ def weights(kind, rng, labels):
     return weight
 
 
-# One score a sample -------------------------------------------------------------------------------
+# One score per sample -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["none", "positive", "negative"])
@@ -95,7 +95,7 @@ def test_starts_of_columns(rng):
 @pytest.mark.parametrize("loss", [SIGMOID[0], SIGMOID[2]], ids=repr)
 @pytest.mark.parametrize("target", [[0, 1, 1, 0, 1], [0.25, 1.0, 0.5]])
 def test_start_of_one_column(target, loss):
-    """Of scores (n, 1), whose labels are not classes but numbers in [0, 1]: no gradient is left."""
+    """For scores (n, 1), whose labels are not classes but numbers in [0, 1]: the gradient is 0."""
     objective = Objective(loss)
     start = objective.initial_score(target, classes=1)
     assert start.tolist() == [objective.initial_score(target)]
@@ -113,7 +113,7 @@ def test_start_of_one_class_alone_is_the_bound(target, sign):
 
 
 def best_of_softmax(loss, mass):
-    """Minimise over shares by SciPy, from several points; of the reference's losses."""
+    """Minimise the reference's losses with SciPy, from several points."""
     classes = mass.size
     scale = getattr(loss, "logit_scale", 1.0)
     every = np.arange(classes)
@@ -142,7 +142,7 @@ def best_of_softmax(loss, mass):
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [1, 3, 4], [2]], ids=str)
 @pytest.mark.parametrize("loss", EVERY_SOFTMAX, ids=repr)
 def test_softmax_start_is_the_minimum(loss, labels, kind, rng):
-    """Classes may be absent, or one alone; the shares of 1e-15 that they keep cost so much."""
+    """Classes may be absent, even all but one; the tolerance allows for their shares of 1e-15."""
     y = np.array(labels)[rng.integers(len(labels), size=300) * rng.integers(2, size=300)]
     weight = weights(kind, rng, y)
     with warnings.catch_warnings():
@@ -248,7 +248,7 @@ def test_weights_whose_sum_overflows(loss):
 
 @pytest.mark.parametrize("loss", [SIGMOID[0], SOFTMAX[0]], ids=repr)
 def test_many_weights_lose_no_digits(loss):
-    """One by one, 4 million of them would be 5e-11 off."""
+    """Added up one by one, 4 million of them would be off by 5e-11."""
     labels = np.arange(4_000_000) % 4 == 3
     start = Objective(loss).initial_score(labels, np.full(labels.size, 0.1))
     want = np.log([0.75, 0.25]) if loss in SOFTMAX else -np.log(3)

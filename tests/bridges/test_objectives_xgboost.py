@@ -51,7 +51,7 @@ class TestPeerXGBoost:
         weight = weight if weighted else None
         data = xgboost.DMatrix(features, labels, weight=weight)
         objective = XGBoostObjective(fastce.BCEWithLogits())
-        # XGBoost, too, starts at the log-odds; of a custom objective, base_score is the raw score.
+        # XGBoost, too, starts at the log-odds; for a custom objective, base_score is a raw score.
         start = objective.initial_score(labels, weight)
         theirs = xgboost.train(NATIVE | {"objective": "binary:logistic"}, data, 20)
         ours = xgboost.train(NATIVE | {"base_score": start}, data, 20, obj=objective)
@@ -117,7 +117,7 @@ class TestPeerXGBoost:
         self.same(ours, theirs, data)
 
     def test_focal_trains_where_a_plain_hessian_does_not(self, xgboost, two):
-        """From a rare class's log-odds, each positive sample's second derivative is negative."""
+        """At a rare class's log-odds, each positive sample's second derivative is negative."""
         features, labels, _ = two
         kept = (labels == 0) | (np.arange(labels.size) % 80 == 0)
         features, labels = features[kept], labels[kept]
@@ -138,7 +138,7 @@ class TestPeerXGBoost:
 
 
 class TestLifeCycle:
-    """What the host does with an objective; a test would notice a change of what the docs say."""
+    """What the host does with an objective: if the docs are no longer true, a test notices."""
 
     def classifier(self, xgboost, loss=FOCAL, **options):
         return classifier(xgboost, XGBoostObjective(loss), **options)
@@ -208,7 +208,7 @@ class TestLifeCycle:
         features, labels, _ = request.getfixturevalue(kind)
         model = self.classifier(xgboost, BINARY if kind == "two" else FOCAL).fit(features, labels)
         scores = model.predict(features, output_margin=True)
-        assert np.any((scores > 0) != (scores > 0.5))  # else it would show nothing
+        assert np.any((scores > 0) != (scores > 0.5))  # otherwise it would show nothing
         assert_predictions(model, scores, features, labels, rtol=1e-5)
 
     def test_where_boosting_starts(self, xgboost, two):

@@ -1,4 +1,4 @@
-"""Rows whose classes are split over shards give what whole rows give, to rounding."""
+"""Rows whose classes are split over shards give what whole rows give, up to rounding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_equals_the_reference(c, dtype):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_mask_whose_axes_join_in_memory_where_those_of_the_logits_do_not(axis, rng):
-    """The two were once described as matrices of their own, of which one has an axis more."""
+    """The two were once described as separate matrices, one with an axis more than the other."""
     z = on_grid(rng, (4, 5, 6)).astype(np.float32)
     y = rng.integers(z.shape[axis], size=np.delete(z.shape, axis))
     mask = rng.random(z.shape) < 0.7
@@ -57,7 +57,7 @@ def test_a_mask_whose_axes_join_in_memory_where_those_of_the_logits_do_not(axis,
 @pytest.mark.parametrize("logits", [on_grid, confident, far_apart])
 @pytest.mark.parametrize("classes", [2, 3, 10, 33, 257, 4097])
 def test_few_ulp_in_every_split(classes, logits, dtype, limit, isa, rng):
-    """As unsplit, 4 ULP; each merge rounds twice more, in float64, which float64 shows."""
+    """4 ULP, as unsplit; each merge rounds twice more in float64, which float64 results show."""
     z = logits(rng, (19, classes)).astype(dtype)
     y = np.where(rng.random(19) < 0.5, np.argmax(z, axis=1), rng.integers(classes, size=19))
     wide = z.astype(np.float64 if dtype == "float32" else np.longdouble)
@@ -88,7 +88,7 @@ def test_every_order_of_merging_gives_the_same(options, rng):
                 np.testing.assert_allclose(a, b, rtol=1e-14)
 
 
-LOSSES = {  # each with the numbers of a row that move
+LOSSES = {  # each with the count of numbers per row that are sent
     "plain": (fastce.SoftmaxCrossEntropy(), 3),
     "smoothing": (fastce.SoftmaxCrossEntropy(label_smoothing=0.1), 5),
     "focal": (fastce.SoftmaxFocalLoss(), 3),
@@ -179,7 +179,7 @@ def test_negative_weights(rng):
             with pytest.raises(ValueError, match=rf"sum of the weights.*{str(total)[:8]}"):
                 evaluate(loss, z, y, [0, 4, 10], sample_weight=factor)
             part = sharded.total_weight(y, loss, classes=10, sample_weight=factor)
-            assert part == pytest.approx(total)  # of some rows of a batch, it may be negative
+            assert part == pytest.approx(total)  # of a part of the rows, it may be negative
             call = {"sample_weight": factor, "normalizer": 3.0}
             value, grad = evaluate(loss, z, y, [0, 4, 10], **call)
             expected, expected_grad = loss.value_and_grad(z, y, **call)
@@ -251,7 +251,7 @@ def test_infinite_and_missing_logits(axis, dtype, loss_class, options, isa, rng)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [0, 1, 2, 3, 9, 40])
 def test_a_shard_of_missing_logits_is_no_empty_shard(width, dtype, isa):
-    """All its logits are NaN, so the row's loss and gradient are. Rows lie both ways in memory."""
+    """All its logits are NaN, so the row's loss and gradient are. Both memory orders."""
     z = np.zeros((50, width + 5)).astype(DTYPES[dtype])
     z[:, 3 : 3 + width] = np.nan
     y, bounds = np.full(50, 1), [0, 3, 3 + width, width + 5]
@@ -279,7 +279,7 @@ def test_masked_targets_and_rows(options, dtype, rng):
 
 
 def test_weights_of_0_leave_z_loss_in_a_sum(rng):
-    """They take the labels' part away, and are not what a sum divides by."""
+    """They remove the labels' part, but a sum is not divided by them."""
     options = {"weight": [0.0, 0.0, 1.0], "z_loss": 0.1}
     loss = fastce.SoftmaxCrossEntropy(reduction="sum", **options)
     z, y = on_grid(rng, (4, 3)), np.array([0, 1, 0, 1])
@@ -292,7 +292,7 @@ def test_weights_of_0_leave_z_loss_in_a_sum(rng):
 @pytest.mark.parametrize("dtype", [*DTYPES, ">f4"])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 8.0}])
 def test_classes_of_planes(options, dtype, isa, rng):
-    """Shards whose classes are far apart are written many rows together, in either order."""
+    """Shards whose classes are far apart are written many rows at a time, in either order."""
     loss = fastce.SoftmaxCrossEntropy(axis=1, reduction="sum", **options)
     z, y = on_grid(rng, (2, 300, 3, 47)).astype(dtype), rng.integers(300, size=(2, 3, 47))
     part = sharded.summarise(z, y, 0, loss, classes=300)
@@ -321,7 +321,7 @@ def test_no_rows_and_no_weight():
 @pytest.mark.parametrize("scale", [1 / 0.7, -1 / 0.7, 1e20])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 20.0}])
 def test_scaled_logits_beyond_float32(scale, options):
-    """As in the unsplit loss they are taken in float64."""
+    """They are computed in float64, as in the unsplit loss."""
     loss = fastce.SoftmaxCrossEntropy(logit_scale=scale, reduction="none", **options)
     z = np.array([[2.5e38, 1, 2, 3, 2.49e38], [2.5e38, -2.5e38, 0, 0, 0], [1e-5, 2, 3, 4, 5]])
     z, y = z.astype(np.float32), np.array([0, 1, 3])

@@ -46,7 +46,7 @@ def test_never_negative(noise, dtype, isa, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("margin", [3.0, 30.0, 600.0, 60_000.0])
 def test_a_student_that_is_sure_of_a_class_in_doubt(margin, dtype, isa):
-    """That class has half of the teacher: its digits do not depend on the margin."""
+    """The teacher is in doubt about that class: its digits do not depend on the margin."""
     teacher = np.array([[0, 0, -1, -3]], dtype)
     for place, temperature in itertools.product(range(4), (1.0, 3.0)):
         student = np.array([[0, -1, 1, 0]], dtype)
@@ -63,7 +63,7 @@ def test_a_student_that_is_sure_of_a_class_in_doubt(margin, dtype, isa):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("margin", [20.3, 27.7, 60.1])
 def test_a_confident_pair_keeps_its_tail(margin, dtype, isa):
-    """All but a tail lies in one class, whose gradient is what other shards leave."""
+    """All but a tail lies in one class, whose gradient is what the other shards leave."""
     student, teacher = np.array([[margin, 0, -1]], dtype), np.array([[margin + 1.3, 0, -1]], dtype)
     kl = fastce.SoftmaxKLDivergence(reduction="none")
     loss, grad = evaluate(kl, student, teacher, [0, 1, 2, 3])
@@ -79,9 +79,9 @@ def test_edges_are_those_of_whole_rows(dtype, isa, rng):
     student[0, 3:] = teacher[0, 3:] = -INF  # a whole shard that both exclude
     student[1, 1] = -INF  # a class that the teacher allows
     teacher[2, 1] = -INF  # and the other way round
-    teacher[3, :3] = -INF  # a shard without the teacher
-    student[4, :3] = -INF  # a shard without the student: infinite
-    teacher[5, :3] = student[5, 3:] = -INF  # neither is where the other one is
+    teacher[3, :3] = -INF  # a shard that only the teacher excludes
+    student[4, :3] = -INF  # one that only the student excludes: infinite
+    teacher[5, :3] = student[5, 3:] = -INF  # neither allows what the other allows
     student[6], teacher[7] = -INF, -INF  # no softmax
     student[8, 5], teacher[9, 0] = np.nan, np.nan
     student[10, 0], teacher[11, 5] = INF, INF

@@ -49,7 +49,7 @@ def test_cross_entropy_is_torchs(shape, options, reduction, dtype):
     if "weight" in options:
         options = options | {"weight": torch.linspace(0.0, 2.0, 7).to(dtype)}
     if options.get("ignore_index") == target.flatten()[0] and target.ndim == 0:
-        target = target - 1  # else nothing counts
+        target = target - 1  # otherwise nothing counts
     assert_same(both(*CROSS_ENTROPIES, logits, target, reduction=reduction, **options))
 
 

@@ -54,7 +54,7 @@ def test_torch_modules_are_copied_with_their_options(copied):
 
 
 def test_torch_state_dicts_load_safely():
-    """With torch.load's default, which takes tensors alone; into a module of other weights."""
+    """With torch.load's default, which loads only tensors, into a module with other weights."""
     logits = torch.randn(6, 5)
     for module, target in modules():
         expected = module(logits, target)
@@ -84,7 +84,7 @@ def test_torch_modules_take_a_type_with_the_model():
 
 
 class Batches(torch.utils.data.Dataset):
-    """Features and labels, each with its loss, which the process that loads it computes."""
+    """Features and labels, each with its loss, which the loading process computes."""
 
     def __init__(self):
         generator = torch.Generator().manual_seed(1)
@@ -105,7 +105,7 @@ class Batches(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # where the run has imported JAX
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # if the run has imported JAX
 def test_torch_losses_in_a_data_loader(start):
     """Their tensors, gradients among them, come back through shared memory."""
     data = Batches()
@@ -172,7 +172,7 @@ def test_torch_checkpointed_losses(use_reentrant):
 
 
 def test_torch_saved_tensors_may_be_packed():
-    """As by save_on_cpu: what a second backward pass computes anew comes out of the packing."""
+    """As by save_on_cpu: a second backward pass recomputes from the unpacked tensors."""
     logits, labels = logits_of(4, 3), torch.tensor([0, 1, 2, 0])
     packed = []
 

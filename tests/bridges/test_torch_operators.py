@@ -43,7 +43,7 @@ def test_torch_opcheck():
 
 @pytest.fixture(params=["directly", "by the operator"])
 def way(request, monkeypatch):
-    """Both ways that a call outside of transforms may take: no tensor is plain in the second."""
+    """Both paths of a call outside of transforms; on the second, no tensor counts as plain."""
     if request.param == "by the operator":
         monkeypatch.setattr(operators, "PLAIN", ())
 
@@ -56,7 +56,7 @@ def test_torch_gradcheck():
 
 @pytest.mark.usefixtures("way")
 def test_second_torch_derivative_raises():
-    """Where it is taken: create_graph alone takes none."""
+    """Only when it is taken: create_graph alone takes none."""
     for loss, logits, target in calls(torch.float32):
         value = loss(logits, target).sum()
         (grad,) = torch.autograd.grad(value, logits, create_graph=True)
@@ -91,7 +91,7 @@ def test_torch_gradients_share_no_memory(dtype):
         if dtype != torch.bfloat16:
             third.numpy()[...] = 5
         assert torch.equal(torch.autograd.grad(value, logits, ones, retain_graph=True)[0], kept)
-        for _ in range(3):  # what is added up in logits.grad is nobody else's either
+        for _ in range(3):  # what is added up in logits.grad is not shared either
             value.backward(ones, retain_graph=True)
         torch.testing.assert_close(logits.grad, 3 * kept)
         value.backward(ones)
@@ -100,7 +100,7 @@ def test_torch_gradients_share_no_memory(dtype):
 
 
 def test_torch_writes_before_the_backward_pass():
-    """As torch's: the logits may be written to before the first backward pass, not the second."""
+    """As in torch: the logits may be written to before the first backward pass, not the second."""
     logits, labels = logits_of(4, 3), torch.tensor([0, 1, 2, 0])
     (expected,) = torch.autograd.grad(functional.cross_entropy(logits, labels), logits)
     inner = 1 * logits
@@ -114,7 +114,7 @@ def test_torch_writes_before_the_backward_pass():
 
 @pytest.mark.usefixtures("way")
 def test_torch_batch_of_gradients():
-    """torch's vmap, old and new, goes over the backward pass: grad_output has several values."""
+    """torch's vmap, old and new, maps the backward pass over several values of grad_output."""
     logits, labels = logits_of(4, 3), torch.tensor([0, 1, 2, 0])
     for reduction, factors in (("mean", torch.tensor([1.0, 2.0])), ("none", torch.eye(4))):
         loss = bridge.cross_entropy(logits, labels, reduction=reduction)
@@ -154,7 +154,7 @@ def test_torch_bits_do_not_depend_on_the_dispatcher(dtype, monkeypatch):
 
 
 def test_torch_graphs_know_in_which_order_losses_lie():
-    """Those of permuted logits, as in channels_last images, have the order of the logits."""
+    """Those of permuted logits, as in channels_last images, are in the order of the logits."""
     logits, target = logits_of(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
 
     def flat(function):

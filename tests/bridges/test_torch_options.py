@@ -21,7 +21,7 @@ def reduced(losses, reduction, count=None):
 
 
 def assert_as_formula(formula, function, module, logits, target, *, where=None, **options):
-    """Of a function and of its module, which take the same options."""
+    """Check a function and its module, which take the same options."""
 
     def by_function(z, y):
         return function(z, y, where=where, **options)
@@ -77,7 +77,7 @@ def test_torch_softmax_losses_of_some_classes(gamma, reduction):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_torch_binary_cross_entropy_of_some_elements(weighted, reduction):
-    """The mean is over the elements that take part; a target of another is not looked at."""
+    """The mean is over the elements that take part; the targets of others are not checked."""
     logits, target = logits_of(6, 5, dtype=torch.float64), torch.rand(6, 5, dtype=torch.float64)
     where = torch.rand(6, 1) < 0.5
     where[0], where[1] = True, False
@@ -99,7 +99,7 @@ def test_torch_binary_cross_entropy_of_some_elements(weighted, reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_torch_negative_weights_of_elements_are_torchs(reduction):
-    """Even with a sum that is negative: torch's mean does not divide by it."""
+    """Even if their sum is negative: torch's mean does not divide by it."""
     logits, target = logits_of(6, 5), torch.rand(6, 5)
     for weight in (torch.tensor(-0.5), torch.linspace(-2, 1, 5), -torch.rand(6, 1)):
         options = {"weight": weight, "reduction": reduction}
@@ -108,7 +108,7 @@ def test_torch_negative_weights_of_elements_are_torchs(reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_torch_sigmoid_focal_alpha_of_each_class(reduction):
-    """And of some elements."""
+    """Also with a mask."""
     logits, target = logits_of(6, 5, dtype=torch.float64), torch.rand(6, 5).round().double()
     where = torch.rand(6, 5) < 0.7
     for alpha in (torch.linspace(0, 1, 5), torch.rand(6, 1).double(), torch.tensor(0.3), 0.3):
@@ -132,7 +132,7 @@ def test_torch_buffers_hold_tensors_alone():
 
 
 def test_torch_options_are_those_of_the_losses():
-    """Bit for bit: the bridge only brings them there, their defaults included."""
+    """Bit for bit: the bridge only passes them on, including their defaults."""
     logits, labels = torch.randn(6, 5), torch.tensor([0, 4, 3, 2, 1, 3])
     halves, z = torch.rand(6, 5), logits.numpy()
     alpha, soft = torch.linspace(0.5, 1.5, 5), {"gamma": 1.0, "alpha": 0.4, "label_smoothing": 0.1}

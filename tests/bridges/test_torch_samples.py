@@ -46,7 +46,7 @@ def assert_same(name, sample, options):
     ("name", "total"), [("cross_entropy", 21), ("binary_cross_entropy_with_logits", 26)]
 )
 def test_torchs_own_samples(name, total, dtype, operators):
-    """All of them. A negative weight of a class is refused, and its size is not."""
+    """All of them. A negative class weight is refused; its absolute value is not."""
     torch.manual_seed(20240607)
     samples = list(operators[f"nn.functional.{name}"].sample_inputs("cpu", dtype))
     negative, refused = set(), set()

@@ -1,4 +1,4 @@
-"""Transforms of torch.func over fastce.torch: derivatives, vmap, and what has none."""
+"""Transforms of torch.func over fastce.torch: derivatives, vmap, and what is not supported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sum_of_squares(loss):
 
 
 def plain_gradient(loss, logits, *target):
-    """As it is found past torch.func: other tests compare it with torch's."""
+    """The gradient without torch.func; other tests compare it with torch's."""
     leaf = logits.detach().requires_grad_()
     return torch.autograd.grad(loss(leaf, *target), leaf)[0]
 
@@ -126,7 +126,7 @@ def test_torch_func_second_derivatives_raise():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 def test_torch_forward_mode_raises():
-    """It must: torch takes what has no forward derivative for a constant."""
+    """It must: torch treats what has no forward derivative as a constant."""
     forward_ad = torch.autograd.forward_ad
     for loss, logits, _ in losses_of_logits():
         with pytest.raises(RuntimeError, match="has no derivative in forward mode"):
@@ -138,7 +138,7 @@ def test_torch_forward_mode_raises():
         value = loss(logits)
         scale = torch.tensor(3.0, dtype=value.dtype)
         _, tangent = torch.func.jvp(lambda s, z=logits, f=loss: s * f(z), (scale,), (scale,))
-        assert torch.equal(tangent, 3 * value)  # of logits that stay as they are
+        assert torch.equal(tangent, 3 * value)  # the logits are constant
 
 
 @pytest.mark.filterwarnings("ignore")

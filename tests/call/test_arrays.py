@@ -80,7 +80,7 @@ def test_as_many_dimensions_as_numpy_has(loss):
 
 
 def test_two_billion_elements_through_zero_strides():
-    """2.8·10⁹ elements in one row: right, in seconds, and without a copy."""
+    """2.8·10⁹ elements, all copies of one row: right, in seconds, and without a copy in memory."""
     row = np.arange(140, dtype=np.float32) / 32
     z = np.broadcast_to(row, (20_000_000, 140))
     y = np.broadcast_to(np.int8(3), 20_000_000)
@@ -113,7 +113,7 @@ def test_two_billion_independent_elements_through_zero_strides(loss):
 
 
 class Liar:
-    """Says that it has another shape and type than its array."""
+    """Claims to have another shape and type than its array."""
 
     shape = (10**9, 3)
     dtype = np.dtype(np.float32)
@@ -216,7 +216,7 @@ def test_ragged_lists_and_masked_arrays(loss):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_fields_of_records_and_mapped_files(loss, dtype):
-    """Logits, target and output in one record, in a file: nothing is where vectors like it."""
+    """Logits, target and output in one record, in a file: nothing is aligned for vectors."""
     z, y = small_batch(loss, dtype)
     expected = getattr(fastce, loss)().value_and_grad(z, y)
     label = ("y", "<i2") if loss in SOFTMAX else ("y", "<i2", CLASSES)
@@ -255,7 +255,7 @@ def test_signalling_nans_do_not_signal(loss):
 
 
 def test_messages_are_short_whatever_comes():
-    """An error shows what came, but not a million numbers of it."""
+    """An error shows the value that came, but not a million numbers."""
     huge = np.zeros(1_000_000)
     attempts = [
         lambda: fastce.SoftmaxCrossEntropy()(np.zeros((4, 3)), huge),

@@ -1,6 +1,6 @@
 """The fast path into the compiled entry gives the bits of calls that Python checks first.
 
-A subclass of NumPy's array is one that the entry declines. Each test counts the calls that were.
+The entry declines subclasses of NumPy's array. Each test counts the declined calls.
 """
 
 from __future__ import annotations

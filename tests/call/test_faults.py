@@ -1,6 +1,6 @@
 """Faults of the machine during a call: memory that runs out, interrupts, threads that die, forks.
 
-Each ends in an error or in the right result, never in a hang; and all is as before afterwards.
+Each ends in an error or in the right result, never in a hang; then everything works as before.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ SPARE_REFERENCES = """
 
 @pytest.fixture(scope="module")
 def preloaded(tmp_path_factory):
-    """A library whose allocations fail on demand; what has to be in the environment to use it."""
+    """The environment that loads a library whose allocations fail on demand."""
     library = tmp_path_factory.mktemp("faults") / "allocations.so"
     compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
     command = [*compiler.split(), "-shared", "-fPIC", "-O1", "-o", str(library)]
@@ -104,7 +104,7 @@ def preloaded(tmp_path_factory):
 
 @GLIBC
 def test_each_allocation_of_a_call_fails_in_turn(preloaded):
-    """Objects of Python, arrays of NumPy and scratch of kernels alike; one at a time, then none."""
+    """Python objects, NumPy arrays and the kernels' scratch alike; one at a time, then none."""
     code = (
         CALLS
         + SPARE_REFERENCES
@@ -138,7 +138,7 @@ def test_each_allocation_of_a_call_fails_in_turn(preloaded):
     failures, errors = map(int, output_of(code, timeout=300, **preloaded))
     print(f"{failures} allocations failed, {errors} of the calls raised")
     assert failures > 200
-    assert errors > failures // 2  # others are of memory that can be done without
+    assert errors > failures // 2  # calls can do without the others
 
 
 # Interrupts ---------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_each_allocation_of_a_call_fails_in_turn(preloaded):
 @TIMERS
 @pytest.mark.parametrize("kind", ["in tasks", "at once"])
 def test_interrupts_at_random_points(kind):
-    """Whatever they interrupt: nothing writes afterwards, and the next call is as any other."""
+    """Whatever they interrupt: nothing is written afterwards, and the next call is as usual."""
     code = (
         LARGE_CALL
         + """
@@ -203,8 +203,8 @@ def test_interrupts_at_random_points(kind):
 def test_an_interrupt_at_each_step_of_a_call():
     """Where Python looks for signals: as a function begins, and after each call of a C function.
 
-    None is lost, as it would be in a callback of a weak reference, and no helper works on. The call
-    also starts its threads; if it has not started all of them, the next call does.
+    None is lost, as it would be in a callback of a weak reference, and no helper keeps working. The
+    call also starts its threads; if it has not started all of them, the next call does.
     """
     code = (
         LARGE_CALL
@@ -300,7 +300,7 @@ def test_a_process_that_exits_in_the_middle_of_a_call():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a stack that Linux refuses")
 @pytest.mark.parametrize("threads_before", [0, 1])
 def test_threads_that_the_system_refuses(threads_before):
-    """All of them, or those after the first: who is there does the work."""
+    """All of them, or all but the first: the threads that exist do the work."""
     code = (
         LARGE_CALL
         + """
@@ -384,11 +384,11 @@ FORK = """
 @FORKS
 @pytest.mark.parametrize("at", [0.05, 0.3, 0.9])
 def test_a_fork_in_the_middle_of_a_call(at):
-    """The child goes on inside the call, but its helper does not: it says so, and does not wait.
+    """The child continues inside the call without its helper: it raises, and does not wait.
 
     Tasks take the caller 0.2 s and the helper 0.5 s, so that the caller ends the last of its four
     at 0.8 s and the helper the second of its two at 1 s. The fork comes in the caller's first task,
-    in its second, or when it waits. All that could meet is 0.1 s apart.
+    in its second, or when it waits. Whatever could coincide is 0.1 s apart.
     """
     code = (
         LARGE_CALL
@@ -428,7 +428,7 @@ def test_a_fork_in_the_middle_of_a_call(at):
 @TIMERS
 @FORKS
 def test_forks_at_random_points():
-    """The child goes on inside the call, without its helpers: it computes the rest, or says so."""
+    """The child continues inside the call without its helpers: it computes the rest, or raises."""
     code = (
         LARGE_CALL
         + FORK

@@ -1,4 +1,4 @@
-"""gevent puts greenlets in the place of threads: no call waits for one, whenever that happens."""
+"""gevent replaces threads with greenlets: no call waits for one, whenever that happens."""
 
 from __future__ import annotations
 

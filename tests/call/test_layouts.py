@@ -1,4 +1,4 @@
-"""Arrays that lie in memory in every way that NumPy allows give the result of any others."""
+"""Arrays in every memory layout that NumPy allows give the same results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_any_layout(c, layout, dtype, isa):
 @pytest.mark.parametrize("classes", [2, 5, 13, 70])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_each_array_in_an_order_of_its_own(dtype, classes, orders, isa, rng):
-    """Rows that end within a vector, of logits, target and outputs."""
+    """The rows of logits, target and outputs end within a vector."""
     z = on_grid(rng, (71, classes)).astype(dtype)
     q = rng.dirichlet(np.ones(classes), 71).astype(dtype)
     loss = fastce.SoftmaxCrossEntropy(reduction="none", label_smoothing=0.1)
@@ -66,7 +66,7 @@ def test_each_array_in_an_order_of_its_own(dtype, classes, orders, isa, rng):
 @pytest.mark.parametrize("layout", ["C", "fortran", "every_third_element", "byte_swapped"])
 @pytest.mark.parametrize("classes", [100, 40_000])
 def test_probabilities_of_a_type_and_layout_of_their_own(classes, layout, dtype, isa, rng):
-    """Those of a long row were taken for numbers of the logits' type, side by side."""
+    """Those of a long row were once read as contiguous numbers of the logits' type."""
     z = on_grid(rng, (3, classes)).astype(np.float32)
     q = rng.integers(3, size=z.shape).astype(dtype)
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
@@ -79,7 +79,7 @@ def test_probabilities_of_a_type_and_layout_of_their_own(classes, layout, dtype,
 @pytest.mark.parametrize("classes", [2, 5, 40, 300])
 @pytest.mark.parametrize("rows", [1, 3, 70])
 def test_planes_of_packed_records(rows, classes, isa, rng):
-    """Rows follow one another, and their classes are no whole number of logits apart."""
+    """Rows are contiguous, and the distance between classes is no multiple of a logit's size."""
     records = np.zeros(classes, [("pad", "i1"), ("z", "f4", (rows,))])
     records["z"] = on_grid(rng, (classes, rows))
     z, y = records["z"].T, rng.integers(classes, size=rows)
@@ -90,7 +90,7 @@ def test_planes_of_packed_records(rows, classes, isa, rng):
 
 @pytest.mark.parametrize("layout", [*sorted(LAYOUTS.keys() - {"read_only"}), "one block"])
 def test_an_output_of_any_layout_changes_no_bit(layout, isa, rng):
-    """Neither of what it gets nor of the losses, however the logits lie."""
+    """Neither of what is written to it nor of the losses, whatever the layout of the logits."""
     for z in (on_grid(rng, (70, 9, 5)), np.moveaxis(on_grid(rng, (9, 5, 70)), 2, 0)):
         z = z.astype(np.float32)
         y = rng.integers(5, size=z.shape[:2])
@@ -154,7 +154,7 @@ REPEATS = {
 @pytest.mark.parametrize("argument", ["logits", "target", "both", "sample_weight", "where", "all"])
 @pytest.mark.parametrize("loss", SIGMOID)
 def test_layout_does_not_change_a_bit_of_an_element(loss, argument, layout, threads, rng):
-    """Blocks that are read in place, gathered once, or gathered each time, side by side."""
+    """A call mixes blocks that are read in place, gathered once, or gathered each time."""
     threads(2)
     shape = (7, 60_000)  # enough for threads
     arrays = {

@@ -1,4 +1,4 @@
-"""Memory: what a call takes beyond its outputs, what it leaves behind, and when there is none."""
+"""Memory: what a call needs beyond its outputs, what it leaves behind, and lack of memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_peak_memory_is_the_outputs_and_little_more(layout, dtype, rng):
 @pytest.mark.parametrize("name", ["BCEWithLogits", "SigmoidFocalLoss"])
 @pytest.mark.parametrize("soft", [False, True])
 def test_peak_memory_of_the_sigmoid_family(name, soft, rng):
-    """The small arguments are broadcast without being built large."""
+    """The small arguments are broadcast without being expanded in memory."""
     z = rng.normal(size=(2048, 1024)).astype(np.float32)
     y = rng.random(z.shape) if soft else rng.integers(2, size=z.shape).astype(np.uint8)
     call = {

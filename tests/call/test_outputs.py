@@ -20,7 +20,7 @@ INF, NAN = np.inf, np.nan
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_output_between_the_logits_is_no_overlap(loss):
-    """Its elements lie between those of the input: they overlap in extent alone."""
+    """Its elements lie between those of the input: only their extents overlap."""
     z, y = small_batch(loss)
     room = np.zeros((ROWS, 2 * CLASSES), np.float32)
     logits, out = room[:, ::2], room[:, 1::2]
@@ -60,7 +60,7 @@ def test_output_that_overlaps_any_input(loss, position, which):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_logits_again_but_read_otherwise(loss):
-    """out=logits is one array, not one address."""
+    """out=logits means the same array, not the same address."""
     z, y = small_batch(loss)
     square = np.zeros((3, 3), np.float32)
     labels = y[:3]
@@ -94,7 +94,7 @@ def test_outputs_that_are_no_arrays(loss, out):
 
 
 class LyingOutput(np.ndarray):
-    """Says that it is larger than its memory, contiguous, and free to be written to."""
+    """Claims to be larger than its memory, contiguous and writable."""
 
     class Flags:
         writeable = c_contiguous = True
@@ -146,7 +146,7 @@ def test_a_subclass_of_an_array_is_handed_back_itself(loss):
 
 
 class Reshaping:
-    """Changes the shape of another array while it is converted itself."""
+    """Changes the shape of another array while it is itself converted."""
 
     def __init__(self, array, shape, other):
         self.array, self.shape, self.other = array, shape, other

@@ -41,7 +41,7 @@ X86 = pytest.mark.skipif(
 
 
 class Environment(ctypes.Structure):
-    """fenv_t of x86-64 Linux: 28 bytes of the old unit, and MXCSR."""
+    """fenv_t of x86-64 Linux: 28 bytes of the x87 unit, and MXCSR."""
 
     _fields_ = (("x87", ctypes.c_uint8 * 28), ("mxcsr", ctypes.c_uint32))
 
@@ -56,7 +56,7 @@ def libm():
 
 
 def every_kernel():
-    """Calls that raise all the flags there are: overflow, division by zero, invalid, inexact."""
+    """Calls whose arithmetic raises every flag: overflow, division by zero, invalid, inexact."""
     z = np.array([[1e4, -1e4, 0], [np.inf, 0, 0], [np.nan, 1, 2], [1e-40, 88, 300]])
     losses = (fastce.SoftmaxCrossEntropy(), fastce.SoftmaxFocalLoss(gamma=0.5))
     for dtype in (np.float16, np.float32, np.float64):
@@ -74,7 +74,7 @@ def every_kernel():
 
 @X86
 def test_no_exception_flag_is_raised(libm, isa):
-    """Nor inexact, which the arithmetic of Python itself raises."""
+    """Inexact is not checked, because Python's own arithmetic raises it."""
     for call in every_kernel():
         libm.feclearexcept(0x3D)
         call()
@@ -86,7 +86,7 @@ def test_no_exception_flag_is_raised(libm, isa):
     "mode", [0, FLUSH_TO_ZERO | DENORMALS_ARE_ZERO, ROUND_UPWARD << 3], ids=["plain", "flush", "up"]
 )
 def test_the_kernels_leave_control_word_and_flags(libm, mode, isa, rng):
-    """Whatever the modes and the flags are, and neither changes a bit of the result."""
+    """Whatever the modes and the flags are; and neither changes a bit of the result."""
     z = on_grid(rng, (40, 10)).astype(np.float32) * np.float32(8)
     y = np.zeros(40, np.int64)
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
@@ -95,7 +95,7 @@ def test_the_kernels_leave_control_word_and_flags(libm, mode, isa, rng):
     run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=grad, loss=value)
     before, after = Environment(), Environment()
     libm.fegetenv(ctypes.byref(before))
-    before.mxcsr |= mode | DIVIDE_BY_ZERO  # a flag that is up already stays up
+    before.mxcsr |= mode | DIVIDE_BY_ZERO  # a flag that is already raised stays so
     libm.fesetenv(ctypes.byref(before))
     run(0, 40)
     libm.fegetenv(ctypes.byref(after))
@@ -144,7 +144,7 @@ def test_no_warning_whatever_the_values(c, dtype, isa, rng):
 @pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # where the run has imported JAX
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_forked_child_computes_the_same_bits(busy, threads):
-    """Also one that is forked while another thread is in a large call."""
+    """Also if it is forked while another thread is in a large call."""
     z, y = large_batch()
     loss = fastce.SoftmaxCrossEntropy()
     threads(3)
@@ -179,7 +179,7 @@ def test_a_forked_child_computes_the_same_bits(busy, threads):
 
 
 def evaluate_large(seed):
-    """In a process of a pool."""
+    """Runs in a process of a pool."""
     z, y = large_batch()
     value, grad = fastce.SoftmaxCrossEntropy().value_and_grad(z, (y + seed) % 10)
     return value, grad.tobytes()

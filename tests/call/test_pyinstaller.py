@@ -1,4 +1,4 @@
-"""PyInstaller makes a program of its own, which has every variant of the kernels."""
+"""A program that PyInstaller has made has every variant of the kernels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(*fastce._call.variants.available())
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
-    """A folder with the program, made of the package in this tree, and the log of what is in it."""
+    """A folder with the program, made from the package in this tree, and a log of its contents."""
     folder = tmp_path_factory.mktemp("frozen")
     (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     # An editable installation may be of another tree: what PYTHONPATH names comes first.

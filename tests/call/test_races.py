@@ -1,7 +1,7 @@
 """Arrays that another thread changes during a call, and calls from many threads at once.
 
-A race may spoil numbers, or raise RuntimeError. It must not reach memory that is not the call's:
-outputs lie between pages without access, and sanitizers watch the same tests.
+A race may spoil numbers, or raise RuntimeError. It must not touch memory that is not the call's:
+outputs lie between pages without access, and sanitizers run the same tests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def rewritten(array, *values):
 
 
 def raced(call, refusals=()):
-    """A call in a race ends with a result, or the checks saw it, or the kernel."""
+    """A call in a race returns a result, or the checks or the kernel notice the race."""
     with contextlib.suppress(*refusals):
         try:
             call()
@@ -57,7 +57,7 @@ def raced(call, refusals=()):
 @pytest.mark.parametrize("classes", [10, 500])
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint64"])
 def test_labels_rewritten_after_their_check(dtype, classes, isa):
-    """Without a second look at each label, this writes out of bounds within a few calls."""
+    """Without a second check of each label, this writes out of bounds within a few calls."""
     rows = 40_000 // classes
     arena = Arena(slots=3, pages=-(-rows * classes * 4 // 4096) + 1)
     z = arena.copy(np.zeros((rows, classes), np.float32), at_end=True)
@@ -74,7 +74,7 @@ def test_labels_rewritten_after_their_check(dtype, classes, isa):
         while calls < 20 or turns[0] < 20:  # or there was no race
             calls += 1
             raced(lambda: loss.value_and_grad(z, y, out=out), refusals=(IndexError,))
-            # Past the checks, to the kernel at once.
+            # Past the checks, directly to the kernel.
             run = variants.core.SoftmaxRun(kernel, 1.0, z, labels=y, grad=out, loss=losses)
             raced(lambda run=run: run(0, rows))
     y[...] = far[0]
@@ -157,7 +157,7 @@ def test_the_number_of_threads_changes_during_calls(threads, rng):
 
 
 def in_turns(pool, evaluate, batches, expected, count):
-    """Eight callers at once, each beginning with another batch: is all as expected?"""
+    """Submit eight callers, each starting with another batch; each returns whether all is right."""
     start = threading.Barrier(8)
 
     def caller(first):
@@ -171,7 +171,7 @@ def in_turns(pool, evaluate, batches, expected, count):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_one_loss_smooths_labels_of_different_numbers_of_classes_at_once(weighted, rng):
     """Each thread changes classes and precision from call to call, so that what a loss keeps of its
-    last call is always another's. What it prepares at its first call is prepared by any thread."""
+    last call is always another thread's. Any thread may be the one that prepares a new loss."""
     weight = np.linspace(0.5, 2.0, 9) if weighted else None
     sizes = (9,) if weighted else (2, 9, 40, 700)
     batches = [

@@ -1,6 +1,6 @@
 """Random arguments and options: each call ends in a result or in a clear error.
 
-The search is the same in every run; `tools/fuzz.py` goes on from there for as long as it is given.
+The search is the same in every run; `tools/fuzz.py` goes on from there for a given time.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def test_any_option_ends_in_a_loss_or_a_clear_error(data):
     assert loss in repr(made)
 
 
-# Of other functions, arguments that fit, some of which are replaced. A number of bins is not: it
-# may be as large as memory.
+# Valid arguments of other functions, some of which are replaced. A number of bins is not: it could
+# fill the memory.
 FITTING = {
     fastce.linear_cross_entropy: {
         "hidden": np.ones((3, 2)),

@@ -20,7 +20,7 @@ from fastce._call import threads
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer signals")
 @pytest.mark.parametrize("change", [False, True])
 def test_a_signal_handler_during_a_call(change):
-    """It interrupts a call at any point, also where that hands work to other threads."""
+    """It interrupts a call at any point, also where the call hands work to other threads."""
     code = (
         LARGE_CALL
         + """
@@ -48,7 +48,7 @@ def test_a_signal_handler_during_a_call(change):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer signals")
 def test_an_interrupt_leaves_no_helper_at_work():
-    """It comes when the caller has done its own tasks, and waits for the others."""
+    """It comes when the caller has done its own tasks and is waiting for the others."""
     main, written = threading.get_ident(), []
 
     def work(start, stop):
@@ -141,7 +141,7 @@ def test_a_daemon_thread_that_calls_until_the_process_ends():
 
 
 def test_an_output_is_the_callers_alone_when_the_call_returns(threads):
-    """No thread that comes late holds an array: NumPy resizes only what nobody else has."""
+    """No late thread holds a reference: NumPy resizes only arrays without other references."""
     threads(3)
     z, y = np.zeros((60_000, 10), np.float32), np.zeros(60_000, int)
     before = [sys.getrefcount(x) for x in (z, y)]
@@ -155,7 +155,7 @@ def test_an_output_is_the_callers_alone_when_the_call_returns(threads):
 )
 @pytest.mark.parametrize("imported", [False, True])
 def test_a_subinterpreter(imported):
-    """It computes on its one thread if it is the first to import fastce, and else says no."""
+    """It computes on its one thread if it imports fastce first; otherwise the import fails."""
     code = """
     import warnings
     import _xxsubinterpreters as interpreters

@@ -75,9 +75,9 @@ def test_a_float64_target_is_rounded_before_it_is_checked(isa):
 
 
 def layouts(rng, shape, make):
-    """(name, argument): of the shape (rows, planes, columns), or broadcast to it.
+    """Yield (name, argument), of the shape (rows, planes, columns) or broadcast to it.
 
-    Arrays of subclasses, and those that no output can be, the kernels do not take at once.
+    Without arrays of subclasses and arrays that cannot be outputs, which the kernels decline.
     """
     full = make(rng, shape)
     yield "contiguous", full
@@ -141,7 +141,7 @@ def test_layouts_of_arrays(dtype, which, shape, isa, rng):
     for arrays in zip(*of_arrays, strict=True):
         laid_out = [array for _, array in arrays]
         if laid_out[0].shape != shape or laid_out[0].ndim != 3:
-            continue  # what is broadcast is an option
+            continue  # only options are broadcast
         logits = laid_out[0] if which in ("logits", "all") else z
         target = laid_out[1] if which in ("target", "all") else y
         out = tuple(laid_out[2:]) if which in ("out", "all") else None
@@ -151,7 +151,7 @@ def test_layouts_of_arrays(dtype, which, shape, isa, rng):
 
 
 def test_calls_that_go_to_the_kernels_at_once(isa, rng):
-    """Whatever the option, arrays in C order take the direct way; a call of 64 x 10 lives of it."""
+    """Whatever the option, arrays in C order go there directly: a call of 64 x 10 depends on it."""
     z, y = batch(rng, (64, 10))
     padded = np.zeros((64, 12), np.float32)
     row, column = np.ones(10), np.ones((64, 1), np.float32)

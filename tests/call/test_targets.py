@@ -1,4 +1,4 @@
-"""Labels and probabilities: which are taken, which are refused, and which are not looked at."""
+"""Labels and probabilities: which are accepted, which are refused, and which are not checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOCK = SIZES["block rows"]
 )
 @pytest.mark.parametrize("layout", ["rows", "class-major", "every second row"])
 def test_a_softmax_target_that_is_no_probability(bad, dtype, target_dtype, layout, rng):
-    """The error names the position; nothing was written. Sums are not asked for."""
+    """The error names the position, and nothing is written. Sums are not checked."""
     z = on_grid(rng, (71, 13)).astype(dtype)
     q = probabilities(rng, z, -1).astype(target_dtype)
     if layout == "class-major":
@@ -128,7 +128,7 @@ def test_a_bad_label_names_ignore_index(loss, ignore_index):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("unlabelled", [255.0, NAN, -1.0, INF])
 def test_elements_that_do_not_count_are_not_looked_at(loss, dtype, unlabelled, isa, rng):
-    """255 or NaN as "no label" is common in segmentation. Chunks and their logits may hold any."""
+    """In segmentation, 255 or NaN often means "no label". Logits there may be anything, too."""
     z = on_grid(rng, (40, 133)).astype(dtype)
     y = rng.integers(2, size=z.shape).astype(dtype)
     left_out = rng.random(z.shape) < 0.3
@@ -184,7 +184,7 @@ def test_labels_of_every_integer_type(dtype, isa, rng):
 
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
 def test_a_label_with_a_sign_does_not_wrap(dtype):
-    """−100 is ignored, also where 156 or 65436 is a class."""
+    """−100 is ignored, even if 156 or 65436 is a class."""
     classes = 200 if dtype == "int8" else 65_500
     y = np.array([3, -100, 7], dtype)
     z = np.zeros((3, classes), np.float32)
@@ -241,7 +241,7 @@ def test_labels_at_the_limits(loss, dtype, label):
 @pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_ignore_index_at_the_limits(loss, dtype):
-    """Any label of any type can be the one that is ignored, and no other number is."""
+    """Any label of any type can be ignore_index, and no other number is ignored."""
     z, y = small_batch(loss)
     info = np.iinfo(dtype)
     for ignored in {info.min, min(info.max, 2**63 - 1)}:

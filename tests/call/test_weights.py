@@ -97,7 +97,7 @@ def test_weights_of_zero_are_nan_however_signed(loss):
 
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_weights_of_ignored_rows_do_not_count(loss):
-    """Nothing is left of −1 on an ignored row; a mean of nothing is NaN, no error."""
+    """A weight of −1 on an ignored row does not count; a mean of nothing is NaN, not an error."""
     z, y = small_batch(loss)
     y = np.where(np.arange(6) == 2, -100, y)
     weight = weights_for(loss, [0, 0, -1, 0, 0, 0])
@@ -156,7 +156,7 @@ def test_sample_weights_of_every_right_kind(loss, good):
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4", ">f8", ml_dtypes.bfloat16])
 @pytest.mark.parametrize("bad", [NAN, -NAN, INF, -INF])
 def test_one_bad_weight_among_good_ones(dtype, bad, isa):
-    """Wherever it is, a vector of NumPy's does not pass it over."""
+    """It is found in every position, also within a vector of NumPy's."""
     for count in (1, 2, 9, 33, 70):
         for position in range(count):
             weight = np.ones(count, dtype)
@@ -168,7 +168,7 @@ def test_one_bad_weight_among_good_ones(dtype, bad, isa):
 
 @pytest.mark.parametrize("loss", SIGMOID)
 def test_weights_are_checked_without_an_array_of_their_size(loss):
-    """A stride of 0 repeats a weight without end; others are looked at where they lie."""
+    """With a stride of 0, a weight repeats without end; other weights are checked in place."""
     huge = (2, 1 << 40)
     logits, target = np.broadcast_to(np.float32(0), huge), np.broadcast_to(np.False_, huge)
     for bad in (-INF, NAN, INF):

@@ -89,7 +89,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *PAGES]
 
 
 def test_tests_that_documents_name_exist():
-    """Files by path or by name, and functions; a changelog names what was."""
+    """Files by path or by name, and functions; only a changelog may name what is gone."""
     files = sorted((ROOT / "tests").rglob("*.py"))
     paths = {str(path.relative_to(ROOT)).replace("\\", "/") for path in files}
     names = {name for path in files for name in (path.name, path.stem)}
@@ -110,7 +110,7 @@ def test_tests_that_documents_name_exist():
 
 
 def test_readme_shows_the_last_benchmark(monkeypatch):
-    """`python -m bench.readme` mends it."""
+    """`python -m bench.readme` updates it."""
     monkeypatch.syspath_prepend(str(ROOT))
     from bench import readme
 

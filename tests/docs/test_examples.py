@@ -1,4 +1,4 @@
-"""Every example runs, from another directory, and says what it promises."""
+"""Every example runs, from another directory, and prints what it promises."""
 
 import ast
 import importlib
@@ -28,7 +28,7 @@ def imported_packages(source):
     return names
 
 
-# What examples need besides what they import: dask.dataframe, for XGBoost on Dask, wants pyarrow.
+# What examples need besides what they import: dask.dataframe, for XGBoost on Dask, needs pyarrow.
 ALSO_NEEDED = {"boosting_on_dask.py": {"pyarrow"}}
 
 
@@ -134,7 +134,7 @@ def check_boosting_on_dask(printed, tmp_path):
 
 
 def check_xgboost_focal(printed, tmp_path):
-    """Focal loss ranks about as the built-in objective does; the published mistake guesses."""
+    """Focal loss ranks about as well as the built-in objective; the published mistake guesses."""
     mean = {
         name: float(value)
         for name, value in re.findall(r"^  (.+?) +([\d.]+) ± [\d.]+$", printed, re.M)
@@ -179,7 +179,7 @@ def check_torch_swap(printed, tmp_path):
 
 
 def check_linear_cross_entropy(printed, tmp_path):
-    """The losses of the whole logits, in a part of their memory."""
+    """The same losses as with the whole logits, in a fraction of the memory."""
     logits = float(re.search(r"the logits would take (\d+) MiB", printed)[1])
     rows = re.findall(r"losses ([\d. ]+); +(\d+) MiB at the peak", printed)
     (losses, memory), (whole_losses, whole_memory) = rows

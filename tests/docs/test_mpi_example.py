@@ -19,7 +19,7 @@ pytest.importorskip("mpi4py")
 
 TRAINER = Path(__file__).parents[2] / "examples" / "mpi_trainer.py"
 
-# MPIs that mind being root, or more processes than processors, are told not to.
+# For MPIs that refuse to run as root, or more processes than processors.
 PERMISSIONS = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -81,7 +81,7 @@ def test_equals_a_single_process(split, processes, mpiexec, trainer, expected, t
     assert merged.entropy == pytest.approx(whole.entropy, rel=1e-9)
     assert f"{processes} processes" in printed
 
-    # What moves: three float64 a row, or the gradient by the weights.
+    # What is sent: three float64 per row, or the gradient with respect to the weights.
     rows, features, classes = trainer["ROWS"], trainer["FEATURES"], trainer["CLASSES"]
     assert sent == 8 * (3 * rows if split == "classes" else features * classes)
     (numbers,) = re.findall(r"([\d.]+) numbers per row", printed)

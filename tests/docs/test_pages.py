@@ -146,7 +146,7 @@ def test_blocks_share_names_and_errors_name_the_line(tmp_path):
 
 
 def test_a_page_is_made_again_when_results_change():
-    """Whatever reads them, directly or by way of what it imports."""
+    """Whatever reads them, directly or through an import."""
     scripts = load(DOCS / "_ext" / "script_sources.py")
     results = {ROOT / "bench/results/results.json", ROOT / "bench/results/accuracy.md"}
     for name in ("speed", "error_by_classes", "accuracy_peers"):

@@ -24,8 +24,8 @@ ELEMENTS = 2**12  # of each kind of logits
 CLASSES = (2, 3, 10, 64, 100, 1000)
 MANY_CLASSES = 131_072
 
-# Where the bound is not kept: the multiple of it that is, measured and rounded up, for value and
-# gradient. 1 is the aim; nothing may be added here.
+# Where the bound is not kept: the multiple of it that is kept, measured and rounded up, for value
+# and gradient. The aim is 1; nothing may be added here.
 ABOVE = {
     ("softmax cross-entropy, label_smoothing=0.1", "float64"): (2.1, 1.6),
     ("softmax cross-entropy, probabilities", "float64"): (1, 2.2),
@@ -107,7 +107,7 @@ def test_rounding_errors_of_equal_classes_do_not_add_up(layout, dtype, isa):
 
 
 def test_the_bound_is_not_met_by_a_naive_loss():
-    """What is measured tells p − q from the formula that keeps the tails."""
+    """The measure distinguishes p − q from the formula that keeps the tails."""
     problem, groups = measured_case("softmax cross-entropy", "float32", 10)
     z, label = problem.logits, problem.target
     with np.errstate(all="ignore"):

@@ -32,7 +32,7 @@ DTYPES = ("float32", "float64")
 
 
 def expressible(c):
-    """Whether the C interface has all that the case asks for."""
+    """Whether the C interface has all that the case needs."""
     softmax_options = {"reduction", "axis", "weight", "alpha", "ignore_index", "label_smoothing"}
     batch = c.batch()
     return (
@@ -189,7 +189,7 @@ def test_a_bad_target_is_reported_and_nothing_written(isa, name, bad, rng):
 
 
 def assert_bad(name, arguments, change, grad, total):
-    """With the change, the status says so and nothing is written; without it, all is well."""
+    """With the change, the status reports it and nothing is written; without it, the call works."""
     call = function(name)
     assert call(*(arguments | change).values()) == BAD_ARGUMENT
     assert total.value == -1.0

@@ -16,7 +16,7 @@ FROZEN = Path(__file__).with_name("c_interface.txt")
 
 
 def broken(frozen, now):
-    """Say of each function that was promised what is wrong with it; new ones are welcome."""
+    """Describe what is wrong with each promised function; new ones are welcome."""
     return [
         f"{name}: {now.get(name, 'missing')}, where {signature} is promised"
         for name, signature in frozen.items()

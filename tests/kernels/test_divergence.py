@@ -1,4 +1,4 @@
-"""KL divergence of two arrays of logits: digits where both are nearly equal, and its edges."""
+"""KL divergence of two arrays of logits: accuracy if both are nearly equal, and edge cases."""
 
 from __future__ import annotations
 

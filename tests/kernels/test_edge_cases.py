@@ -43,7 +43,7 @@ def test_minus_infinity_beside_the_target(loss, options, evaluate):
         assert np.isfinite(x).all()
         assert not x[~np.isfinite(z)].any()
     if "softcap" not in options:
-        # Such a row is out of exp's range, and relative to its maximum.
+        # A finite row is out of exp's range here, and computed relative to its maximum.
         for a, b in zip((value, grad, hess), evaluate(loss, finite, y, options), strict=True):
             np.testing.assert_allclose(a, b, rtol=8 * np.finfo(np.float32).eps)
 
@@ -71,7 +71,7 @@ def test_minus_infinity_at_the_target(loss, options, evaluate):
 )
 @pytest.mark.parametrize(("loss", "options"), SOFTMAX_OPTIONS)
 def test_a_row_without_a_softmax_is_nan(loss, options, row, evaluate):
-    """And it alone."""
+    """No other row is."""
     z = np.array([[0, 1, 2], row, [2, 1, 0]], np.float32)
     value, grad, hess = evaluate(loss, z, [0, 2, 1], {**options, "reduction": "none"})
     for x in (value, grad, hess):
@@ -119,7 +119,7 @@ def test_soft_bce_at_infinity_is_the_limit(evaluate):
     np.testing.assert_allclose(grad, [0.75, -0.25], rtol=1e-7)
 
 
-# Of a target, label 0 or an element of 1, that counts nothing.
+# Options that give the target (label 0, or an element of 1) a weight of 0.
 WEIGHT_0 = {
     "SoftmaxCrossEntropy": {"weight": [0.0, 1.0, 1.0]},
     "SoftmaxFocalLoss": {"alpha": [0.0, 1.0, 1.0]},
@@ -155,7 +155,7 @@ def test_a_loss_weight_of_zero_does_not_hide_nan(loss, evaluate):
 
 
 def test_a_denominator_of_zero(evaluate):
-    """Class weights of 0 for all that is left are like nothing left: NaN, and no gradient."""
+    """If only class weights of 0 are left, nothing counts: NaN, and no gradient."""
     z, y = small_batch("SoftmaxCrossEntropy")
     value, grad, hess = evaluate("SoftmaxCrossEntropy", z, y, {"weight": [0.0, 0.0, 0.0]})
     assert np.isnan(value)
@@ -205,7 +205,7 @@ def test_a_masked_target_is_impossible_and_a_masked_row_is_nan(loss, evaluate):
 def test_a_masked_class_has_no_gradient_in_any_row(
     loss, options, classes, axis, target, dtype, evaluate, rng
 ):
-    """Nor in one without a softmax: no loss depends on a masked logit."""
+    """Not even in one without a softmax: no loss depends on a masked logit."""
     z = on_grid(rng, (37, classes)).astype(dtype)
     where = rng.random(z.shape) < 0.7
     where[:, :2] = True
@@ -235,7 +235,7 @@ def test_a_masked_class_has_no_gradient_in_any_row(
 @pytest.mark.parametrize("classes", [3, 40, 100, 130, 200, 300])
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_each_row_looks_at_its_own_mask(loss, classes, dtype, evaluate, rng):
-    """Kernels read some rows before they write one: its place in the block is not its row."""
+    """Kernels read some rows before they write one: a row's place in the block is not its index."""
     z = on_grid(rng, (38, classes)).astype(dtype)
     where, y = rng.random(z.shape) < 0.7, np.arange(38) % classes
     where[:, 0] = True
@@ -300,7 +300,7 @@ def test_the_gradient_of_an_ignored_row_has_no_sign(loss, classes, isa, rng):
 @pytest.mark.parametrize("classes", [3, 40, 300])
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_an_ignored_row_forgets_the_rows_before_it(loss, classes, poison, evaluate, rng):
-    """Kernels take rows block by block; what one block held is no matter of the next."""
+    """Kernels take rows block by block; what one block held must not affect the next."""
     block = max(rows_of_run(classes, "rows", "float32")[0], SIZES["block rows"])
     z = on_grid(rng, (block + 37, classes)).astype(np.float32)
     y = rng.integers(classes, size=len(z))
@@ -422,7 +422,7 @@ def assert_as_the_reference(loss, dtype, z, y, options, **call):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("loss", "options"), SOFTMAX_OPTIONS)
 def test_rows_at_the_edge(loss, options, dtype, row, isa, rng):
-    """Also of rows that are ignored or weigh nothing, where they change nothing."""
+    """Also in rows that are ignored or have weight 0, which change nothing."""
     for classes in (3, 300):
         z = on_grid(rng, (6, classes))
         z[[1, 3, 5]] = np.resize(EDGE_ROWS[row], classes)

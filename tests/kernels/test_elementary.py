@@ -129,7 +129,7 @@ def test_log_of_a_quotient(isa, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_moderate_exp_is_in_proportion(isa, dtype, rng):
-    """A row's exponentials, up to a factor that is that of 0."""
+    """A row's exponentials, up to a factor: the result at 0."""
     lowest, highest = {np.float32: (-87, 40), np.float64: (-100, 100)}[dtype]
     x = samples("exp", dtype, rng).clip(lowest, highest)
     unit = elementary("exp_in_safe_range", np.zeros(1, dtype))[0]
@@ -178,7 +178,7 @@ def test_special_values(isa, dtype, name, x, expected):
 
 @pytest.mark.parametrize("gamma", [0.3, 0.5, 1.5, 3.7, 40.0, 2000.0])
 def test_power_of_fraction(isa, gamma, rng):
-    """Where the power is a normal number; a logarithm as a double has it would cost 400 ULP."""
+    """Where the power is a normal number; a logarithm rounded to a double would cost 400 ULP."""
     n = SAMPLES // 5
     kinds = [
         rng.uniform(0, 1, n),
@@ -193,7 +193,7 @@ def test_power_of_fraction(isa, gamma, rng):
         with mpmath.workprec(120):
             exact = np.array([float(mpmath.mpf(float(x)) ** mpmath.mpf(gamma)) for x in q])
     power = variants.core.elementary("power_of_fraction", q, gamma)
-    assert ulps(power, exact, np.float64) <= (1.7 if EXTENDED else 2.2)  # that truth is rounded
+    assert ulps(power, exact, np.float64) <= (1.7 if EXTENDED else 2.2)  # 2.2: a rounded truth
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_exp_is_0_or_right_where_it_is_subnormal(isa, dtype):
     x = np.linspace(float(last_normal) - 40, float(last_normal), 10_000).astype(dtype)
     result, exact = elementary("exp", x), np.exp(x.astype(np.longdouble))
     assert np.all((result == 0) | (np.abs(result - exact) <= info.smallest_subnormal))
-    # Not a single number of the range that is promised is flushed.
+    # No number of the promised range is flushed.
     normal = np.nextafter(dtype(last_normal), dtype(0))
     assert elementary("exp", np.array([normal]))[0] >= info.smallest_normal
 
@@ -266,9 +266,9 @@ def test_an_element_does_not_depend_on_its_place(isa, name, dtype, rng):
 
 
 def test_variants_with_fused_multiply_agree_bit_for_bit(rng):
-    """The width of a vector changes no bit, but for a table of float32 that is as long as a vector.
+    """The width of a vector changes no bit, except by a float32 table that is as long as a vector.
 
-    AVX-512 also takes doubles apart by instructions of its own, at another sqrt(2).
+    AVX-512 also splits doubles by instructions of its own, at another sqrt(2).
     """
     fused = {np.float32: {"wide", "avx512"}, np.float64: {"avx2", "wide"}}
     for name, dtype in WORST_ULP:

@@ -1,6 +1,6 @@
-"""Exponentials of moderate logits are made as they are, those of others relative to their maximum.
+"""Exponentials of moderate logits are computed directly, those of others relative to their maximum.
 
-Which is decided for each row, or for each chunk of a long one, by its extremes alone: no neighbour,
+This is decided for each row, or for each chunk of a long one, by its extremes alone: no neighbour,
 no output and no place in memory may change a bit, and neither way may cost accuracy.
 """
 
@@ -17,7 +17,7 @@ BLOCK = SIZES["block rows"]
 LONG = SIZES["largest block bytes"] // 4  # more classes of float32 are summed up in chunks
 SHAPES = [(BLOCK + 6, 10), (35, 7), (13, 33), (19, 65), (26, 300), (9, LONG // 2)]
 SHAPES += [(5, LONG // 2 + 1), (5, LONG + 1), (5, LONG + SIZES["chunk"] + 1)]
-EXTREMES = {  # the logits of a moderate row lie between
+EXTREMES = {  # the logits of a moderate row lie between these
     np.float32: (-87.0, 40.0),
     np.float64: (-100.0, 100.0),
 }
@@ -28,7 +28,7 @@ REFERENCES = {
 
 
 def logits_around_the_bounds(shape, dtype, rng):
-    """Each row's extremes far beyond a bound, at it, or an eighth beside it, all on a grid."""
+    """Rows with extremes far beyond a bound, at it, or an eighth away from it; all on a grid."""
     lowest, largest = EXTREMES[dtype]
     z = rng.integers(-80, 80, shape) / 8
     for row in range(shape[0]):
@@ -50,7 +50,7 @@ def logits_around_the_bounds(shape, dtype, rng):
 
 
 def batch(shape, dtype, rng):
-    """Logits around the bounds and labels, every other one of which is the likeliest."""
+    """Logits around the bounds, and labels, every other one of which is the likeliest class."""
     z = logits_around_the_bounds(shape, dtype, rng)
     y = rng.integers(shape[1], size=shape[0])
     y[::2] = z[::2].argmax(axis=1)
@@ -58,7 +58,7 @@ def batch(shape, dtype, rng):
 
 
 def assert_accurate(loss, value, grad, z, y):
-    """Within 4 units of the last place, focal loss 12; by rows."""
+    """Within 4 ULP, or 12 for focal loss; the arrays are by rows."""
     truth = REFERENCES[loss](z.astype(np.longdouble), y, reduction="none")
     info = np.finfo(z.dtype)
     rtol = info.eps * (4 if loss is fastce.SoftmaxCrossEntropy else 12)
@@ -82,7 +82,7 @@ def test_either_side_of_the_bounds(loss, shape, dtype, isa, rng):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("loss", REFERENCES)
 def test_no_neighbour_changes_a_bit(loss, shape, dtype, isa, rng):
-    """Alone, in place, strided, beside ignored rows of NaN: a row is what it is."""
+    """Alone, in place, strided, or next to ignored rows of NaN: a row gives the same bits."""
     z, y = batch(shape, dtype, rng)
     made = loss(reduction="none")
     value, grad = made.value_and_grad(z, y)
@@ -131,7 +131,7 @@ def test_planes(loss, shape, dtype, isa, rng):
     total = loss(axis=0, reduction="sum")(z, y)
     np.testing.assert_allclose(total, value.astype(float).sum(), rtol=2e-7)
     for row in range(0, shape[0], 1 + shape[0] // 50):
-        # Twice: a single row's classes are contiguous, and go another way.
+        # Twice: a single row's classes are contiguous, and take another path.
         one = made.value_and_grad(np.repeat(z[:, row : row + 1], 2, axis=1), y[[row, row]])
         np.testing.assert_array_equal(one[0][0], value[row])
         np.testing.assert_array_equal(one[1][:, 0], grad[:, row])
@@ -147,7 +147,7 @@ def test_planes(loss, shape, dtype, isa, rng):
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 @pytest.mark.parametrize("layout", ["rows", "planes"])
 def test_extreme_factors_beside_others(layout, factor, isa, rng):
-    """Some rows' factor is no normal number, their gradients are; other rows are as without."""
+    """Some rows' factors are not normal numbers, but their gradients are; others are unaffected."""
     z = rng.normal(size=(30, 10)).astype(np.float32)
     z[::2] += np.where(factor < 1, 30, -60).astype(np.float32)
     y = rng.integers(10, size=30)
@@ -165,7 +165,7 @@ def test_extreme_factors_beside_others(layout, factor, isa, rng):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_sum_of_losses_is_that_of_each(shape, isa, rng):
-    """Of few classes their logarithms are taken together."""
+    """With few classes, the logarithms of several rows are taken together."""
     z, y = batch(shape, np.float32, rng)
     y[1], z[1] = -100, np.nan
     each = fastce.SoftmaxCrossEntropy(reduction="none")(z, y).astype(float)
@@ -180,7 +180,7 @@ def test_the_sum_of_losses_is_that_of_each(shape, isa, rng):
 @pytest.mark.parametrize(("at_target", "elsewhere"), [(-87, 40), (-87, -86), (40, -87), (40, 39)])
 @pytest.mark.parametrize("rows", [1, 3, 64, 1000])
 def test_the_sum_of_extreme_losses(rows, at_target, elsewhere, isa):
-    """The product of their logarithms' arguments would leave double, at either end."""
+    """The product of their logarithms' arguments would overflow or underflow a double."""
     z = np.full((rows, 10), elsewhere, np.float32)
     z[:, 3] = at_target
     y = np.full(rows, 3)
@@ -196,7 +196,7 @@ def test_the_sum_of_extreme_losses(rows, at_target, elsewhere, isa):
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_extreme_factors(shape, dtype, factor, isa, rng):
-    """A row's factor may be no normal number, as a double either, where its gradients are."""
+    """A row's factor may not be a normal number, even in double, although its gradients are."""
     z, y = batch(shape, dtype, rng)
     given = np.where(np.arange(shape[0]) % 2, dtype(factor), dtype(1))
     loss = fastce.SoftmaxCrossEntropy(reduction="none")
@@ -211,7 +211,7 @@ def test_extreme_factors(shape, dtype, factor, isa, rng):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_exactly_one_beside_the_maximum(shape, isa, rng):
-    """With a Hessian, or soft targets: what is left beside a right prediction keeps its digits."""
+    """With a Hessian, or soft targets: what is left next to a right prediction keeps its digits."""
     z = np.full(shape, -30.0, np.float32)
     z += rng.integers(8, size=shape).astype(np.float32)
     y = rng.integers(shape[1], size=shape[0])

@@ -1,4 +1,4 @@
-"""Weights, factors and options that the working precision does not hold."""
+"""Weights, factors and options that the working precision cannot represent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FACTORS = {
 
 
 def assert_as_rounded(results, truth):
-    """What the reference gives in float64, rounded once, but for what is next to nothing."""
+    """What the reference gives in float64, rounded once, except for what is next to nothing."""
     for i, (a, b) in enumerate(zip(results, truth, strict=True)):
         with np.errstate(all="ignore"):
             b = b.astype(np.float32) if np.ndim(b) else b
@@ -109,7 +109,7 @@ EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_extreme_factors_warn_of_nothing(loss, dtype, x):
-    """They may overflow or vanish in the result; NumPy's error state never hears of it."""
+    """They may overflow or vanish in the result, but raise no error in NumPy's error state."""
     z, y = small_batch(loss, dtype)
     soft = y if loss in SOFTMAX else np.where(y, min(x, 1.0), 0.0)
     options = {

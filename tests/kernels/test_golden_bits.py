@@ -1,4 +1,4 @@
-"""The same bits from each compiler: it may fuse, reorder and split nothing."""
+"""The same bits from every compiler: none may fuse, reorder or split operations."""
 
 from __future__ import annotations
 

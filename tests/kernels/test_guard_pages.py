@@ -42,7 +42,7 @@ def shapes(layout, dtype):
 
 
 def placed(arena, array, layout, at_end):
-    """A copy of an array in the arena, beside one of its pages without access."""
+    """A copy of an array in the arena, next to one of its pages without access."""
     if array.ndim != 2 or layout == "rows":
         return arena.copy(array, at_end=at_end)
     if layout == "planes":
@@ -166,7 +166,7 @@ def test_functions(layout, dtype, isa, arena, rng):
 
 @pytest.mark.parametrize(("scratch", "most", "least"), LONG_PLANES)
 def test_long_planes(scratch, most, least, isa, rng):
-    """A full run and a row more, beside each threshold: more memory than the tests above have."""
+    """A full run and a row more, around each threshold: more memory than the tests above have."""
     for rows, classes in long_planes(scratch, most, least):
         arena = Arena(slots=4, pages=rows * classes * 4 // mmap.PAGESIZE + 1)
         z = rng.normal(size=(rows, classes)).astype(np.float32)
@@ -182,7 +182,7 @@ def test_long_planes(scratch, most, least, isa, rng):
 @pytest.mark.parametrize("place", ["array[array.size]", "array[-1]"])
 @pytest.mark.parametrize("at_end", [True, False])
 def test_one_element_too_far_is_a_fault(place, at_end):
-    """The guard works, or the tests above prove nothing."""
+    """Unless the guard works, the tests above prove nothing."""
     code = f"""
 import ctypes, sys
 sys.path[:0] = {sys.path!r}

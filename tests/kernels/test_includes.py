@@ -36,7 +36,7 @@ def code_of(name: str) -> str:
 
 @cache
 def needs_of(name: str) -> list[str]:
-    """The files that the head of one names."""
+    """The files that a file's head names."""
     head = re.match(r"(?:#.*\n)*", (KERNELS / name).read_text(encoding="utf-8"))[0]
     text = re.sub(r"\n# ?", " ", head)
     needs = re.search(r"\bNeeds ((?:\w+\.pxi(?:, )?)+)\.", text)
@@ -44,7 +44,7 @@ def needs_of(name: str) -> list[str]:
 
 
 def reachable(name: str) -> set[str]:
-    """What a file needs, and what that needs."""
+    """What a file needs, directly or indirectly."""
     return set(needs_of(name)).union(*map(reachable, needs_of(name)))
 
 
@@ -52,7 +52,7 @@ def reachable(name: str) -> set[str]:
 def defined_in(name: str) -> dict[str, str]:
     """The kind of each name that a file defines: a type, a constant, or a function."""
     kinds = {}
-    members = ""  # of what the lines are that are indented
+    members = ""  # what indented lines are members of
     for line in code_of(name).splitlines():
         if line[:1] not in ("", " ", ")"):
             members = ""
@@ -75,7 +75,7 @@ USE = {"type": r"(?:\*| *[\])>(]| +\w|, )", "constant": r"\b", "function": r" *\
 
 
 def used_by(name: str) -> dict[str, set[str]]:
-    """The names that a file uses of others, by the file that defines them."""
+    """The names from other files that a file uses, by the file that defines them."""
     used: dict[str, set[str]] = {}
     for other in INCLUDED:
         for word, kind in defined_in(other).items():
@@ -113,7 +113,7 @@ def test_a_head_names_what_the_file_needs(name):
 
 
 def all_imported_by(modules: set[str]) -> set[str]:
-    """What modules import, and what that imports, the compiled ones left out."""
+    """What modules import, directly or indirectly, without compiled modules."""
     found, new = set(), modules
     while new:
         found |= new
@@ -137,7 +137,7 @@ def test_the_reference_imports_nothing_of_the_package():
 
 
 def test_the_core_and_what_it_calls_need_no_variant():
-    """They are imported while the compiled module is, and before there is a variant to choose."""
+    """They are imported while the compiled module is, before a variant can be chosen."""
     called = called_by_core()
     assert called <= set(MODULES)
     calls = [*reversed(LAYERS)].index("calls")
@@ -156,7 +156,7 @@ def test_the_picture_is_that_of_the_imports():
 
 def test_folders_and_files_stay_small():
     """At most 20 entries at the top of the package, and 500 lines in a file."""
-    made = re.compile(r"__pycache__|.*\.(so|pyd|pyc)|py\.typed")  # not read by anybody
+    made = re.compile(r"__pycache__|.*\.(so|pyd|pyc)|py\.typed")  # not read by people
     assert len([path for path in PACKAGE.iterdir() if not made.fullmatch(path.name)]) <= 20
     for path in PACKAGE.rglob("*.*"):
         if path.suffix in (".py", ".pyx", ".pxd", ".pxi", ".hpp"):

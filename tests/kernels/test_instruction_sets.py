@@ -1,4 +1,4 @@
-"""Each variant is compiled for its instruction set: read off the machine code itself.
+"""Each variant is compiled for its instruction set, as its machine code shows.
 
 A module that is to run on any x86-64 processor must hold no newer instruction, whatever the
 compiler was told for its neighbours; and a module for newer processors must make use of them.
@@ -26,7 +26,7 @@ FILES = {
 }
 FOR_TESTS = ("wide", "scalar")
 
-# What x86-64 processors have learnt since SSE2 without the prefix v, as far as compilers emit it.
+# Instructions of x86-64 that are newer than SSE2, as far as compilers emit them.
 SINCE_SSE2 = re.compile(
     r"""add?subp[sd]|h(add|sub)p[sd]|mov(d|sh|sl)dup|lddqu                             # SSE3
     |pabs[bwd]|palignr|pshufb|ph(add|sub)(s?w|d)|pmaddubsw|pmulhrsw|psign[bwd]        # SSSE3
@@ -111,7 +111,7 @@ def test_avx512_module_uses_vectors_of_64_bytes():
 @needs_objdump
 @pytest.mark.parametrize("name", FILES)
 def test_no_function_can_be_taken_from_another_variant(name):
-    """The loader may merge symbols of one name: only the module's entry is seen from outside."""
+    """The loader may merge symbols of one name: only the module's entry point is exported."""
     defined = [
         line.split()[-1]
         for line in objdump("--dynamic-syms", FILES[name])

@@ -26,7 +26,7 @@ def test_plans_of_rows(dtype, isa):
         assert variants.core.plan_of(z) == plan
         assert variants.core.plan_of(z[::-1]) == plan
         assert variants.core.plan_of(np.zeros((3, classes + 5), dtype)[:, :classes]) == plan
-    for classes in (few + 1, many):  # classes apart are gathered, however many there are
+    for classes in (few + 1, many):  # strided classes are gathered, however many there are
         z = np.zeros((2, 2 * classes), dtype)[:, ::2]
         assert variants.core.plan_of(z) == "block by rows"
 
@@ -47,10 +47,10 @@ def test_what_python_lays_out_first(isa):
 
 
 def test_class_indices_of_planes_are_exact_in_float32(isa):
-    """Where planes compare them as float32 numbers, which are whole up to 2^24."""
+    """Planes compare them as float32 numbers, which represent integers exactly up to 2^24."""
     for classes, plan in ((1 << 24) - 1, "block by planes"), (1 << 24, "block by rows"):
         z = np.lib.stride_tricks.as_strided(np.zeros(4, np.float32), (classes, 2), (8, 4))
-        assert variants.core.plan_of(z, 0) == plan  # which looks at no number
+        assert variants.core.plan_of(z, 0) == plan  # without reading a number
 
 
 def planes(rng, classes, rows, ignored=0):

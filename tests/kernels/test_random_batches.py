@@ -20,7 +20,7 @@ MARK = 77
 
 
 def outputs(draw, logits):
-    """Two outputs for the derivatives, of any kind that there is."""
+    """Two outputs for the derivatives, of any kind."""
     kind = draw(
         st.sampled_from(["fresh", "float32", "backwards", "spread", "swapped", "logits", "none"])
     )

@@ -1,4 +1,4 @@
-"""Random calls of all that is no loss of whole rows in Python: functions, statistics, shards, C.
+"""Random calls of everything but the losses in Python: functions, statistics, shards, C.
 
 The search is the same in every run; `make fuzz` goes on from there.
 """
@@ -94,7 +94,7 @@ def test_shards_equal_the_reference(data):
 
 
 def in_terms_of_c(c, batch):
-    """The case without what the C interface does not have."""
+    """The case without what the C interface lacks."""
     lacking = {"logit_scale", "softcap", *({"alpha"} if not c.is_softmax else ())}
     options = {name: x for name, x in c.options.items() if name not in lacking}
     call = {name: x for name, x in batch.call.items() if name == "sample_weight"}

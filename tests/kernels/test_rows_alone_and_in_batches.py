@@ -1,7 +1,7 @@
 """A row's result does not depend on the other rows, bit for bit, in any loss or function.
 
 Every kind of row is put in every position of a block, in every plan, type, loss, option and result.
-What has been run is recorded, and a test demands that it is all that there is.
+The combinations that have run are recorded, and a test demands that none is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sizes import class_counts
 import fastce
 from fastce._call import variants
 
-# How rows whose classes are apart are packed depends on no type.
+# How rows with strided classes are packed does not depend on the type.
 SWEEPS = [
     (dtype, layout)
     for dtype, layout in itertools.product(DTYPES, LAYOUTS)
@@ -53,7 +53,7 @@ def test_an_element_alone_is_the_element_in_a_batch(dtype, layout, isa):
 
 
 def test_every_combination_that_exists_is_executed(isa):
-    """By the two tests above, in this process; they are run here if they were not chosen."""
+    """By the two tests above, in this process; they are run here if they were not selected."""
     executed = Counter()
     for dtype, layout in SWEEPS:
         executed += sweep(isa, dtype, layout)
@@ -91,7 +91,7 @@ def test_random_rows_alone(data):
 
 @pytest.mark.parametrize("classes", [2, 7, 17, 100])
 def test_the_argmax_of_a_row_with_nan_is_the_largest_of_its_numbers(classes, isa):
-    """Many rows at once kept NaN in some lanes: which number was found depended on the others."""
+    """Reading many rows at once kept NaN in some lanes: the result depended on the other rows."""
     z = np.random.default_rng(classes).normal(size=(67, classes))
     z[:, classes // 2] = np.nan
     for dtype in (np.float32, np.float64):
@@ -105,7 +105,7 @@ def test_the_argmax_of_a_row_with_nan_is_the_largest_of_its_numbers(classes, isa
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", ">f4"])
 @pytest.mark.parametrize("classes", [1, 3, 100, 300])
 def test_no_floating_point_error_is_signalled(classes, dtype, isa):
-    """Nor with classes along several axes, or backwards; the tests above see to the others."""
+    """Not even with classes along several axes, or backwards; the tests above cover the rest."""
     rng = np.random.default_rng(classes)
     rows = edge_rows(classes, "float32" if dtype in ("bfloat16", ">f4") else dtype, rng)
     z = rows.logits.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)

@@ -1,7 +1,7 @@
 """Chunks of the sigmoid kernels that are not ordinary: other exponentials and loops, the same bits.
 
 An ordinary chunk has logits whose exponentials are normal numbers and, for focal loss, targets of 0
-and 1. A call with a mask that hides nothing never takes a chunk for ordinary. Only the sum of
+and 1. A call with a mask that hides nothing treats no chunk as ordinary. Only the sum of
 losses may differ there: without options, BCE adds up a logarithm of a product.
 """
 
@@ -106,7 +106,7 @@ def test_equal_losses_add_up(logit, target, isa):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_infinities_of_every_chunk(name, isa, rng):
-    """Where a logit in every chunk is infinite, as masks make them, the limits come out."""
+    """If every chunk has infinite logits, as masks make them, the results are the limits."""
     build, truth, options = LOSSES[name]
     z, y = arrays(np.float32, rng)
     z[::97] = -np.inf

@@ -238,7 +238,7 @@ def test_any_number_of_maxima(classes, dtype, isa, rng):
 
 
 def test_rows_do_not_depend_on_those_before_them(isa):
-    """A factor so small that exponentials are lowered first is no matter for other rows."""
+    """A factor so small that exponentials are lowered first does not affect other rows."""
     z = np.zeros((33, 10), np.float32)
     z[[6, 32]] = -95
     z[[6, 32], 0] = 0
@@ -319,7 +319,7 @@ def test_focal_is_finite_at_both_ends(gamma, dtype, isa):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("classes", [5, 100, 257, 1000, 5000])
 def test_exponentials_that_round_to_one_are_added_once(dtype, classes, isa, rng):
-    """Logits so near to each other that most are no maximum and have an exponential of 1."""
+    """Logits so close that most have an exponential of 1 without being the maximum."""
     z = (1e-30 * rng.standard_normal((9, classes))).astype(dtype)
     z[1::2, ::3] = -20.0
     y = rng.integers(classes, size=9)
@@ -334,7 +334,7 @@ def test_exponentials_that_round_to_one_are_added_once(dtype, classes, isa, rng)
 
 @pytest.mark.parametrize("classes", [3, 6, 10])
 def test_focal_hessian_of_a_masked_label(classes, isa, rng):
-    """The pivot is another class then, and in half of the rows nothing else: no rounding error."""
+    """The pivot is then another class, in half of the rows the only one: no rounding error."""
     z, target = rng.uniform(-30, 30, (64, classes)).astype(np.float32), np.full(64, 1)
     where = np.zeros((64, classes), bool)
     where[:, 0] = where[::2, 2] = True

@@ -1,4 +1,4 @@
-"""What the kernel tells of a row besides its loss: against the reference, and by identities."""
+"""What the kernel computes of a row besides its loss: against the reference, and by identities."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_row_without_a_softmax_is_nan(classes, bad, isa, rng):
 
 @pytest.mark.parametrize("classes", [5, 300, 5000])
 def test_moments_are_derivatives_by_the_temperature(classes, isa, rng):
-    """In float64, of the loss by log b: loss − entropy; and b² d²/db² is the variance."""
+    """In float64: d loss / d log b is loss − entropy, and b² d² loss / db² is the variance."""
     z = rng.normal(scale=2, size=(4, classes))
     y = rng.integers(classes, size=4)
     (log_prob, lse, _), found = statistics(z, y)

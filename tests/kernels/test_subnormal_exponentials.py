@@ -1,7 +1,7 @@
 """Softmax rows with and without exponentials too small for a normal number: the same bits.
 
 Exponentials are raised by a power of two, so that they are normal numbers down to a distance from
-the maximum of 131.7 (float32) or 1063.3 (float64). The loops that do not ask end at 131 and 1063.
+the maximum of 131.7 (float32) or 1063.3 (float64). The loops that do not check end at 131 and 1063.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SHAPES = [(70, 2), (70, 3), (130, 10), (70, 100), (3, 300), (2, 5000)]
 def test_what_does_not_count_changes_nothing(dtype, shape, beyond, isa, rng):
     """One logit far below its row's maximum leaves other rows as they are, to the bit.
 
-    Its own may now have exponentials relative to the maximum, of rounded differences of up to 32.
+    Its own row may then have exponentials relative to the maximum, of rounded differences up to 32.
     """
     z, y = rng.normal(0, 3, shape).astype(dtype), np.zeros(shape[0], np.int64)
     row, column = shape[0] - 1, shape[1] - 1
     z[row, 0] = 20.0
     loss = fastce.SoftmaxCrossEntropy()
-    z[row, column] = 20.0 - 100.0  # lost beside the others already, but for two classes
+    z[row, column] = 20.0 - 100.0  # already lost next to the others, unless there are two classes
     _, before = loss.value_and_grad(z, y)
     _, expected, _ = reference.softmax_cross_entropy(z, y)
     rtol = 2e-5 if dtype == np.float32 else 1e-12
@@ -48,20 +48,20 @@ def test_what_does_not_count_changes_nothing(dtype, shape, beyond, isa, rng):
 @pytest.mark.parametrize("distance", [130.5, 131.0, 131.25, 131.5, 131.625])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_tail_of_tiny_exponentials(shape, distance, isa):
-    """The loss of a right prediction is their sum, whichever loop has made them."""
+    """The loss of a right prediction is their sum, whichever loop has computed them."""
     z, y = np.full(shape, -distance, np.float32), np.zeros(shape[0], np.int64)
     z[:, 0] = 0
     total = fastce.SoftmaxCrossEntropy(reduction="sum")
     tail = (shape[1] - 1) * np.exp(-distance)
     np.testing.assert_allclose(total(z[:1], y[:1]), tail, rtol=1e-6)  # -distance is exact
-    z[1:, 1:] = -np.inf  # so that no loop is left that does not ask; their losses are 0
+    z[1:, 1:] = -np.inf  # so that only loops that check are left; their losses are 0
     np.testing.assert_allclose(total(z, y), tail, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", LAST)
 def test_infinite_rows_beside_ordinary_ones(dtype, shape, isa, rng):
-    """What has no finite maximum has its limit, and leaves the rows beside it as they are."""
+    """A row without a finite maximum has its limit, and leaves the other rows as they are."""
     z = rng.normal(0, 3, shape).astype(dtype)
     before = fastce.logsumexp(z)
     for row, fill in ((0, -np.inf), (1, np.inf)):

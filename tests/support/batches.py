@@ -34,7 +34,7 @@ def equal(rng, shape):
 
 
 def some_excluded(rng, shape):
-    """The same classes of all rows are -inf."""
+    """The same classes are -inf in all rows."""
     return np.where(np.arange(shape[-1]) % 5 == 2, -np.inf, on_grid(rng, shape))
 
 
@@ -96,12 +96,12 @@ def one_hot_booleans(rng, logits, axis):
 
 
 def teacher(rng, logits, axis):
-    """Logits on the grid, of their own."""
+    """Independent logits on the grid."""
     return on_grid(rng, logits.shape)
 
 
 def near(noise, offset=0.0):
-    """The student's own logits but for noise, and an offset of all classes."""
+    """The student's own logits, plus noise and an offset of all classes."""
 
     def make(rng, logits, axis):
         return logits + noise * rng.normal(size=logits.shape) + offset
@@ -110,7 +110,7 @@ def near(noise, offset=0.0):
 
 
 def confident_teacher(rng, logits, axis):
-    """Leads by 10 to 60, in half of the rows by the student's class."""
+    """One class leads by 10 to 60, in half of the rows the student's."""
     other = confident(rng, logits.shape)
     return np.where(rng.random((len(logits), 1)) < 0.5, other, logits - np.round(logits / 2))
 
@@ -120,7 +120,7 @@ def far_apart_teacher(rng, logits, axis):
 
 
 def excluding(rng, logits, axis):
-    """The student's excluded classes, too."""
+    """Excludes the student's excluded classes, too."""
     return np.where(np.isneginf(logits), -np.inf, on_grid(rng, logits.shape))
 
 
@@ -172,13 +172,13 @@ def weight_per_row(rng, logits, target, axis):
 
 
 def class_mask(rng, logits, target, axis):
-    """Leaves in the target, or all classes that it gives mass."""
+    """Keeps the target, or all classes to which it gives mass."""
     mass = target if target.shape == logits.shape else one_hot(target, logits, axis)
     return (rng.random(logits.shape) < 0.6) | (mass > 0)
 
 
 def some_classes(rng, logits, target, axis):
-    """Leaves in one class at least."""
+    """Keeps at least one class."""
     first = np.moveaxis(np.arange(logits.shape[axis]) + 0 * np.moveaxis(logits, axis, -1), -1, axis)
     return (rng.random(logits.shape) < 0.6) | (first == 0)
 

@@ -24,11 +24,11 @@ from fastce.reference import _parts
 
 ROUNDINGS = 4
 ROUNDINGS_HESSIAN = 8
-SLACK = 4  # for drawn options: the bounds are for the list of cases, and what is wrong far beyond
+SLACK = 4  # for drawn options: the bounds are for the list of cases, and real errors far larger
 
 
 def working(dtype):
-    """The precision that logits of this dtype, in any order of bytes, are computed in."""
+    """The precision in which logits of this dtype, in any byte order, are computed."""
     return np.dtype(np.float64 if dtype.newbyteorder("=") == np.float64 else np.float32)
 
 
@@ -51,7 +51,7 @@ def ulps(actual, truth, dtype):
 
 
 def ulps_allowed(limit, truth, dtype):
-    """The limit, or twice if the truth has no more digits than the result, and errs as much."""
+    """The limit, doubled if the truth has no more digits than the result, and errs as much."""
     return 2 * limit if np.finfo(truth.dtype).eps >= np.finfo(dtype).eps else limit
 
 
@@ -82,7 +82,7 @@ def assert_equals_the_reference(actual, truth, tolerance, result_dtype, computed
     truth, actual = np.asarray(truth), np.asarray(actual)
     largest = float(ml_dtypes.finfo(result_dtype).max)
     truth = np.where(np.abs(truth) > largest, np.copysign(np.inf, truth), truth)
-    # A factor below the smallest normal number may be 0, and what it is multiplied with is large.
+    # A factor below the smallest normal number may be 0, and be multiplied by something large.
     floor = 4000 * float(np.finfo(computed_in).smallest_normal)
     tolerance = SLACK * np.asarray(tolerance) + floor
     # Where the bound itself has no value (0 times infinity), some digits have to be right.

@@ -1,4 +1,4 @@
-"""The tables of the page "Coming from another library", and what their rows are checked with."""
+"""The tables of the page "Coming from another library", and the checks of their rows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Checks(dict):
     """The checks of some hosts' rows."""
 
     def row(self, host, theirs):
-        """Register the check of one row, by what stands in its first cell."""
+        """Register the check of one row, by the text of its first cell."""
 
         def register(check):
             assert (host, theirs) not in self

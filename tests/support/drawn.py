@@ -142,7 +142,7 @@ def softmax_batches(draw, losses, dtypes=TYPES):
         call["sample_weight"] = laid_out(draw, row_weight(rng, logits, target, axis))
     if draw(st.integers(0, 3)) == 0:
         mask = draw(st.sampled_from([class_mask, element_mask]))
-        kept = np.zeros(shape) if loss == DISTILLATION else target  # whose classes are left in
+        kept = np.zeros(shape) if loss == DISTILLATION else target  # whose classes are kept
         call["where"] = laid_out(draw, np.asarray(mask(rng, logits, kept, axis)))
     if draw(st.integers(0, 3)) == 0:
         call["normalizer"] = 7.5

@@ -11,7 +11,7 @@ from cases import DTYPES
 INF, NAN = np.inf, np.nan
 IGNORED = -100
 ORDINARY = 28  # kinds of rows from here on have nothing odd
-ORDINARY_ELEMENTS = 20  # and the first kinds of elements have not
+ORDINARY_ELEMENTS = 20  # and the first kinds of elements have nothing odd
 
 
 class Rows(NamedTuple):
@@ -33,7 +33,7 @@ def finite_range(dtype):
 
 
 def edge_rows(classes: int, dtype: str, rng: np.random.Generator) -> Rows:
-    """Rows that take every way through the kernels; the number of kinds is odd."""
+    """Rows that take every path through the kernels; the number of kinds is odd."""
     largest, smallest = finite_range(dtype)
     one_of = rng.integers(classes, size=64)
     rows, label = [], one_of[:35].copy()
@@ -82,7 +82,7 @@ def edge_rows(classes: int, dtype: str, rng: np.random.Generator) -> Rows:
             case 21:
                 row[:] = 0
             case 22:
-                row[one] += 16  # holds nearly all of its row
+                row[one] += 16  # has nearly all of the probability
             case 23:
                 label[kind] = IGNORED
             case 24:
@@ -90,7 +90,7 @@ def edge_rows(classes: int, dtype: str, rng: np.random.Generator) -> Rows:
             case 25:
                 row[:], label[kind] = INF, IGNORED
             case 26:
-                row[one] = NAN  # of weight 0, as 27
+                row[one] = NAN  # has weight 0, as has kind 27
         if kind in (1, 5, 13):  # the label is another class than the odd one
             label[kind] = (one_of[kind] + 1) % classes
         rows.append(row)
@@ -167,7 +167,7 @@ def every_position(kinds: int, period: int) -> np.ndarray:
 
 
 def odd_orders(kinds: int, ordinary: np.ndarray, rng: np.random.Generator, longest: int):
-    """Yield orders of few kinds, so that most rows of a run are alike, and of one odd row."""
+    """Yield orders of few kinds, so that most rows of a run are alike, and one with one odd row."""
     for rows in (3, longest):
         yield rng.choice(rng.integers(kinds, size=rng.integers(1, 4)), size=rows)
     lone = rng.choice(ordinary, size=longest)

@@ -35,7 +35,7 @@ LARGE = [
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Digest the bits of arrays; which of its many bit patterns a NaN has, is left open."""
+    """Digest the bits of arrays; all bit patterns of NaN count as the same."""
     total = hashlib.blake2b(digest_size=4)
     for array in arrays:
         bits = np.array(array)

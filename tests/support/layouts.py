@@ -1,7 +1,7 @@
 """Makers of arrays in every memory layout that NumPy allows.
 
-Each maker returns an array that equals its argument, which has two dimensions or more, but for
-`zero_strides`.
+Each maker except `zero_strides` returns an array that equals its argument, which has two dimensions
+or more.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Case:
 
 
 def maker(loss: str, target: Callable[..., np.ndarray]) -> Callable[..., Case]:
-    """Return what makes cases of a loss: its options, and the fields of `Case`, are keywords."""
+    """Return a maker of cases of a loss; its options and the fields of `Case` are keywords."""
 
     def make(name: str, target: Callable[..., np.ndarray] = target, **options: Any) -> Case:
         own = {key: options.pop(key) for key in ("shape", "logits", "call") if key in options}

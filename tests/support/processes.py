@@ -1,4 +1,4 @@
-"""Python in a process of its own, which imports the package under test; memory of this one."""
+"""Python in another process, which imports the package under test; peak memory of this one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def environment(**changes):
 
 
 def finish(*command, directory=None, timeout=300, **changes):
-    """Run a command to its end, with what it prints, in the environment of this very package."""
+    """Run a command to its end and capture its output, in the environment of this very package."""
     return subprocess.run(
         [str(word) for word in command],
         cwd=directory,
@@ -54,7 +54,7 @@ def finish(*command, directory=None, timeout=300, **changes):
 
 
 def printed_by(*command, **options):
-    """What a command prints, which has to succeed."""
+    """Return what a command prints; the command has to succeed."""
     finished = finish(*command, **options)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
@@ -90,7 +90,7 @@ def output_of(code, *, timeout=120, quiet=False, **changes):
 
 
 def peak(call):
-    """The largest amount of memory that NumPy and Python hold during a call, beyond before."""
+    """The peak of the memory that NumPy and Python allocate during a call."""
     tracemalloc.start()
     try:
         call()

@@ -43,7 +43,7 @@ KINDS = ["plain", "sure", "holes", "ties", "far below", "wide", "wide ties", "la
 
 
 def assert_statistics_are_right(z, y, kind):
-    """Those of rows that `rows_of` made, beside the reference's on extended precision."""
+    """Compare those of rows that `rows_of` made with the reference's in extended precision."""
     _, found = statistics(z, y)
     eps = float(np.finfo(working(z.dtype)).eps)
     if np.finfo(np.longdouble).eps >= eps:

@@ -48,13 +48,13 @@ class Way(NamedTuple):
         return " ".join([self.name, *self.options, *self.call, self.target])
 
     def features(self):
-        """What of the loss this way takes, by name."""
+        """The features of the loss that this way uses, by name."""
         found = {*self.options, *self.call} | ({self.target} & {"probabilities"})
         return found or {"plain"}
 
 
 def softmax_ways(classes):
-    weight = 0.25 * (np.arange(classes) % 4)  # of every fourth class 0
+    weight = 0.25 * (np.arange(classes) % 4)  # 0 for every fourth class
     everything = {"weight": weight, "label_smoothing": 0.1, "z_loss": 0.01, "softcap": 9.0}
     cross_entropy, focal = SOFTMAX
     return [
@@ -138,7 +138,7 @@ def results_of(way, dtype):
 
 
 def laid(array, layout):
-    """A copy of rows as a layout has them; the classes of planes are the first axis."""
+    """A copy of rows in a layout; the classes of planes are the first axis."""
     if layout == "spread":
         return np.repeat(array, 2, axis=1)[:, ::2]
     if layout == "gathered":
@@ -147,7 +147,7 @@ def laid(array, layout):
 
 
 def plan_of(way, result, z, axis):
-    """What this call runs: a plan of the core, or what stands for one."""
+    """The plan of this call: one of the core, or the name of another path."""
     if way.name in SIGMOID:
         return "elements" if z.flags.c_contiguous else "elements, gathered"
     if result == "function in float64" and z.dtype != np.float64:
@@ -177,7 +177,7 @@ def call_loss(way, made, z, target, given, result, axis):
 
 
 def call_function(way, z, label, given, result, axis):
-    if way.name == "token_log_probs":  # which ignores none
+    if way.name == "token_log_probs":  # which ignores no label
         label = np.maximum(label, 0)
         return tuple(fastce.token_log_probs(z, label, axis=axis, **given))
     if way.name == "statistics":
@@ -189,7 +189,7 @@ def call_function(way, z, label, given, result, axis):
             double_precision=result.endswith("float64"),
             checked=True,
         )
-        # Of a row that does not count, no evaluation reads the numbers.
+        # No evaluation reads the numbers of a row that does not count.
         return (*found[:3], np.where(label == IGNORED, 0.0, found[3]).T)
     out = z if result.endswith("over the logits") else None
     extra = {} if out is None else {"out": out}
@@ -197,7 +197,7 @@ def call_function(way, z, label, given, result, axis):
 
 
 def call(way, made, rows, result, layout):
-    """What a way makes of rows: a tuple of arrays, the rows first."""
+    """The plan and the results of a way: a tuple of arrays with the rows first."""
     axis = 0 if layout == "planes" else -1
     z = laid(rows.logits, layout)
     given = {
@@ -219,7 +219,7 @@ def rows_first(found, z, axis):
 
 
 def alone(way, made, rows, result, layout):
-    """The same of each row on its own: contiguous, or a column of planes that are further apart."""
+    """The same for each row alone: contiguous, or a column of planes that are further apart."""
     axis = 0 if layout == "planes" else -1
     matrices = [x for x in rows if x.ndim == 2]
     wide = {id(x): laid(x, "planes" if axis == 0 else "rows") for x in matrices}
@@ -243,7 +243,7 @@ def alone(way, made, rows, result, layout):
 
 
 def kinds_that_differ(array, of_kinds, kinds):
-    """The kinds of rows whose bits are not those of their kind; one NaN is as good as another."""
+    """The kinds of rows whose bits are not those of their kind; all NaNs count as equal."""
     expected = of_kinds[kinds]
     array = np.ascontiguousarray(array.astype(expected.dtype, copy=False))
     unsigned = f"u{array.dtype.itemsize}"
@@ -274,7 +274,7 @@ def check_way(way, rows, orders, dtype, layout, executed):
     for result in results_of(way, dtype):
         key = ALONE.get(result, result)
         if key not in singles:
-            with np.errstate(all="raise"):  # none of it is an error of NumPy's
+            with np.errstate(all="raise"):  # NumPy must not see an error
                 singles[key] = alone(way, made, rows, key, layout)
         for kinds, batch in batches:
             with np.errstate(all="raise"):
@@ -282,7 +282,7 @@ def check_way(way, rows, orders, dtype, layout, executed):
             wrong = set()
             for of_row, in_batch in zip(singles[key], found, strict=True):
                 if np.ndim(in_batch) == 0:
-                    continue  # the sum of a batch is of no row
+                    continue  # the sum of a batch belongs to no row
                 wrong |= kinds_that_differ(in_batch, of_row, kinds)
             assert not wrong, (
                 f"{way}: kinds of rows whose {result} depends on neighbours, {dtype} {layout} of "
@@ -333,7 +333,7 @@ def sweep_of_elements(isa, dtype, layout):
 
 
 def plan_group(classes, layout, dtype):
-    """Class counts of which each way takes one in turn."""
+    """The group of a class count: each way takes one count per group, in turn."""
     if layout == "planes":
         return classes > SIZES["spread classes"] + 1
     if classes <= SIZES["interleaved classes"]:
@@ -354,14 +354,14 @@ def ready(classes, dtype, layout):
     return rows, orders
 
 
-# All that there is --------------------------------------------------------------------------------
+# All combinations ---------------------------------------------------------------------------------
 
 
 def can_be(plan, dtype, feature, result):
     """Tell whether a combination exists, and if not, why."""
     given_rows = feature == "grad_output"
     if given_rows and (result == "loss" or result.endswith("sum")):
-        return False  # a factor for each row is one of derivatives, and of reduction "none"
+        return False  # a factor for each row is for derivatives, with reduction "none"
     if result == "gradient in float32" and DTYPES[dtype].itemsize != 2:
         return False  # others are written in the type of the logits
     # To be computed in float64, other logits are gathered.
@@ -371,7 +371,7 @@ def can_be(plan, dtype, feature, result):
 def every_combination():
     """All plans, types of logits, losses with each of their options, and results that exist.
 
-    Taken from the core and from the losses, so that what is added there is missed until it is run.
+    Taken from the core and the losses, so that what is added there counts as missing until it runs.
     """
     softmax = (*variants.core.PLANS, ONE_ROW, "gathered")
     elements = ("elements", "elements, gathered")

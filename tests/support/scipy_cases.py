@@ -19,7 +19,7 @@ MODULE = "scipy.special.tests.test_logsumexp"
 
 
 class Substitution:
-    """A plugin of pytest: puts fastce's functions in the place of SciPy's, and notes outcomes."""
+    """A plugin of pytest: replaces SciPy's functions with fastce's, and records outcomes."""
 
     def __init__(self):
         self.outcomes = {"passed": [], "failed": [], "skipped": []}

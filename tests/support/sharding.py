@@ -33,7 +33,7 @@ def arguments_of_shards(loss, logits, target, bounds):
     """(logits, target, first class) of each shard."""
     pieces = list(shards_of(logits, loss.axis, bounds))
     targets = [target] * len(pieces)
-    if loss.takes_logits:  # a teacher's are split as the student's
+    if loss.takes_logits:  # a teacher's are split like the student's
         targets = [t for _, t in shards_of(np.asarray(target), loss.axis, bounds)]
     return [(z, t, first) for (first, z), t in zip(pieces, targets, strict=True)]
 

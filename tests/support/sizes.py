@@ -1,4 +1,4 @@
-"""Sizes on both sides of every threshold, as the core has them: they move with it."""
+"""Sizes on both sides of every threshold, taken from the core, so that they move with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def class_counts(layout, dtype):
 
 
 def rows_of_run(classes, layout, dtype):
-    """Rows of a block at most, and how many of them have positions that a kernel can tell apart."""
+    """The most rows of a block, and how many positions of a row a kernel can tell apart."""
     size = max(DTYPES[dtype].itemsize, 4)
     if layout == "planes":
         # A vector has up to 16 lanes; the numbers of rows are finished by blocks.
@@ -53,7 +53,7 @@ def rows_of_run(classes, layout, dtype):
     return rows, rows
 
 
-# Planes so long that a run has few rows: whether they go by way of scratch, and what decides it.
+# Planes so long that a run has few rows: whether they go through scratch, and what decides it.
 LONG_PLANES = [
     (False, "plane bytes", "least plane rows"),
     (True, "plane bytes", "least scratch rows"),
@@ -68,7 +68,7 @@ def long_planes(scratch, most, least):
 
 
 def rows_of_planes(classes, size, *, scratch):
-    """Rows of a run of planes, which is longer if its elements need no memory beside the arrays."""
+    """Rows of a run of planes, which is longer if its elements need no other memory."""
     rows = SIZES["plane row bytes"] // size
     least = SIZES["least scratch rows" if scratch else "least plane rows"]
     while (rows > least and rows * classes * size > SIZES["plane bytes"]) or (

@@ -294,7 +294,7 @@ def _softmax_focal_terms(batch, options, axis):
 
 
 def _divergence_terms(batch, options, axis):
-    """Of δ = log p − log q, which sums up a difference of logits and the logarithm of a sum."""
+    """Those of δ = log p − log q, the sum of a difference of logits and the logarithm of a sum."""
     temperature = options.get("temperature", 1.0)
     wide = batch.logits.astype(np.longdouble)
     z, t, kept, used = reference._rows(wide, batch.target, batch.call.get("where"), -100, axis)
@@ -319,7 +319,7 @@ def _divergence_terms(batch, options, axis):
     # A gradient has the rounding of its difference of logits: as large as any of the row.
     of_largest = of_delta - delta + np.max(delta, axis=-1, keepdims=True)
     # The truth begins with a difference that is rounded, too: not 0 for a class with all of p. And
-    # the kernel's rounding error of a difference, which it adds, has one of its own.
+    # the rounding error of a difference, which the kernel adds, is itself rounded.
     working = np.float64 if batch.logits.dtype.itemsize == 8 else np.float32
     eps = np.finfo(working).eps
     of_truth = apart * (np.finfo(wide.dtype).eps / eps + eps)

@@ -1,4 +1,4 @@
-"""What softmax, log_softmax and logsumexp are, on extended precision."""
+"""The truth for softmax, log_softmax and logsumexp, in extended precision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INF, NAN = np.inf, np.nan
 
 
 def truth(name, logits, axis, mask=None):
-    """The formulas on extended precision; logsumexp keeps the axes."""
+    """The formulas in extended precision; logsumexp keeps the axes."""
     z = np.asarray(logits).astype(np.longdouble)
     axes = tuple(range(z.ndim)) if axis is None else axis
     if mask is not None:

@@ -14,7 +14,7 @@ import fastce.torch as bridge
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
-# torch computes 16-bit losses with intermediates in 16 bits: it is the one that is off.
+# torch computes 16-bit losses with intermediates in 16 bits: the errors are torch's.
 RELATIVE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
@@ -86,7 +86,7 @@ def train(model, optimizer, steps):
 
 
 def calls(dtype):
-    """Calls of each function, with each kind of option: (loss of logits and target, both)."""
+    """Yield (loss of logits and target, logits, target) for each function and kind of option."""
     labels = torch.tensor([0, 4, -100, 2, 1, 3])
     weight = torch.linspace(0.5, 1.5, 5, dtype=dtype)
     halves = torch.tensor([[0.0, 1.0], [0.25, 1.0], [1.0, 0.0]], dtype=dtype)
