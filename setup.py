@@ -4,14 +4,16 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
-from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
+from setuptools.modified import newer_group
 
 SOURCE = "fastce/_core.pyx"
 # Everything that a module is made of: an edited header must rebuild it.
@@ -102,6 +104,13 @@ def extension(name: str) -> Extension:
     )
 
 
+def translate(name: str, output: Path, options: Sequence[str] = ()) -> None:
+    """Translate the kernels to C++, as the module fastce.``name``."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "cython", "-3", "--cplus", "--module-name", f"fastce.{name}"]
+    subprocess.run([*command, *options, "-o", str(output), SOURCE], check=True)
+
+
 class Build(build_ext):
     """Identifies the compiler, and gives each module flags that this compiler knows."""
 
@@ -119,7 +128,6 @@ class Build(build_ext):
         flags = flags_of_compiler(kind)
         more = os.environ.get("FASTCE_FLAGS", "").split()  # such as those of a sanitizer
         for module in self.extensions:
-            self.generate(module)
             module.extra_compile_args = flags + INSTRUCTION_SETS[module.name.partition(".")[2]]
             if kind == "gcc" and module.name.endswith("avx512"):
                 # GCC warns hundreds of times about vectors that its own header leaves undefined.
@@ -142,16 +150,16 @@ class Build(build_ext):
         except PlatformError as error:
             raise SystemExit(NO_COMPILER.format(problem=error)) from None
 
-    def generate(self, module: Extension) -> None:
-        # cythonize keeps flags by source, so each module has a call and a folder of its own.
-        (made,) = cythonize(
-            [module],
-            build_dir=f"build/cython/{module.name.partition('.')[2]}",
-            compiler_directives={"language_level": 3},
-            emit_linenums="FASTCE_FLAGS" in os.environ,  # for the reports of sanitizers
-            quiet=True,
-        )
-        module.sources, module.depends = made.sources, made.depends
+    def build_extension(self, module: Extension) -> None:
+        # Called for several modules at once: one is translated while another is compiled.
+        name = module.name.partition(".")[2]
+        source = Path("build", "cython", name, "_core.cpp")
+        if self.force or newer_group([SOURCE, *DEPENDS], str(source)):
+            # With line numbers of our sources for the reports of sanitizers.
+            options = ["--line-directives"] if "FASTCE_FLAGS" in os.environ else []
+            translate(name, source, options)
+        module.sources = [str(source)]
+        super().build_extension(module)
 
 
 if __name__ == "__main__":  # tools import the flags from this file

@@ -286,8 +286,9 @@ class SoftmaxKLDivergence(_SoftmaxLoss):
             reduction=checks.reduction(self.reduction),
             axis=checks.axis(self.axis),
         )
-        # The gradient is multiplied by T, as by a weight; see `largest_factor`.
-        self.__dict__["largest_factor"] = self._numbers["largest_factor"] = self.temperature
+        # The loss is multiplied by T², as by a weight; see `largest_factor`.
+        squared = self.temperature * self.temperature or 5e-324  # 0 would count as no factor
+        self.__dict__["largest_factor"] = self._numbers["largest_factor"] = squared
 
 
 class _SigmoidLoss(Loss):

@@ -70,13 +70,15 @@ def main() -> None:
             pip += ["--platform", f"{system}_aarch64"]
         run(*pip, *WHEELS)
 
+        source = folder / "_core.cpp"
+        setup.translate("_core", source)
         include = [wheels / "numpy" / "_core" / "include", root / "usr" / "include" / python]
         run(
             *(COMPILER, "-shared", "-fPIC", *setup.flags_of_compiler("gcc")),
             *build_copy.DEFINES,
             *(f"-I{path}" for path in (*include, "fastce/_simd")),
             *("-idirafter", root / "usr" / "include"),  # pyconfig.h of the architecture
-            build_copy.translate(setup, folder),
+            source,
             *("-o", tree / "fastce" / f"_core.cpython-{digits}-aarch64-linux-gnu.so"),
         )
         emulated = [EMULATOR, "-L", root, "-E", f"PYTHONPATH={tree}:{wheels}"]

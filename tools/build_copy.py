@@ -47,12 +47,6 @@ def import_setup() -> ModuleType:
     return module
 
 
-def translate(setup: ModuleType, folder: Path) -> Path:
-    """Translate the kernels to C++ in ``folder``; the checkout is the working folder."""
-    setup.cythonize([setup.extension("_core")], build_dir=str(folder), quiet=True)
-    return folder / "fastce" / "_core.cpp"
-
-
 def need(*tools: str) -> None:
     """Exit if one of these tools is missing."""
     for tool in tools:

@@ -23,7 +23,7 @@ class Loss:
     """
 
     reduction: str
-    largest_factor: float  # the largest weight in an array option, else 1; T for a divergence
+    largest_factor: float  # the largest weight in an array option, else 1; T² for a divergence
     _family: ClassVar[Callable[..., tuple[Any, ...]]]
     _kind: ClassVar[str]  # the name that the kernels know the loss by
     _numbers: dict[str, Any]  # the options that kernels take as they are: all but arrays

@@ -156,8 +156,10 @@ def total(parts: list[float]) -> float:
     """Add up exactly, in any order. The sum of +inf and -inf, for which fsum raises, is NaN."""
     try:
         return math.fsum(parts)
-    except (OverflowError, ValueError):
-        return sum(parts)
+    except ValueError:
+        return math.nan
+    except OverflowError:  # of a partial sum
+        return math.fsum(part * 2.0**-64 for part in parts) * 2.0**64
 
 
 class _Call:

@@ -14,7 +14,6 @@ cdef enum:  # the status of a kernel, which the caller turns into an exception
     OK = 0
     BAD_LABEL = 1
     NO_MEMORY = 2
-    OUT_OF_RANGE = 3  # of the working precision
 
 cdef enum:  # which loss of the softmax family
     CROSS_ENTROPY = 0

@@ -19,13 +19,14 @@ cdef inline bint is_at_least_0(double option) noexcept nogil:
 
 cdef int set_rows(Matrix* matrix, const void* data, Py_ssize_t size, Py_ssize_t rows, Py_ssize_t classes,
                   Py_ssize_t row_stride, Py_ssize_t class_stride) noexcept nogil:
-    # The kernels run along classes or along rows, so one of the two must be contiguous.
+    # The kernels run along classes or along rows, so one of the two must be contiguous. They count the distance between
+    # classes in numbers.
     matrix.data = <char*> data
     matrix.storage = FLOAT64 if size == sizeof(double) else FLOAT32
     matrix.row_stride = row_stride
     matrix.class_stride = size if classes == 1 else class_stride
     matrix.inner = max_size(rows, 1)
-    if rows > 1 and matrix.row_stride != size and matrix.class_stride != size:
+    if matrix.class_stride % size != 0 or (rows > 1 and matrix.row_stride != size and matrix.class_stride != size):
         return BAD_ARGUMENT
     return OK
 
@@ -70,10 +71,13 @@ cdef int run_hard_labels(
         Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride, real* loss, double* total) noexcept nogil:
     # Runs a batch whose options are set.
     cdef Py_ssize_t size = sizeof(real)
+    cdef DefaultEnvironment environment
     cdef double denominator, sum = 0.0
     cdef void* soft_weight = NULL
-    cdef int status = set_hard_labels(batch, labels, rows, classes, ignores, ignore_index, class_weight,
-                                      sample_weight, size, &denominator)
+    cdef int status
+    environment.enter()
+    status = set_hard_labels(batch, labels, rows, classes, ignores, ignore_index, class_weight, sample_weight, size,
+                             &denominator)
     if status != OK:
         return status
     if total == NULL or (logits == NULL and rows > 0) or not isfinite(grad_scale):
@@ -175,10 +179,13 @@ cdef int sum_label_weights(
         const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
         const double* class_weight, const real* sample_weight, double* sum) noexcept nogil:
     cdef Batch batch
+    cdef DefaultEnvironment environment
+    environment.enter()
     if begin_cross_entropy(&batch, 0.0, 0.0) != OK or sum == NULL:
         return BAD_ARGUMENT
     return set_hard_labels(&batch, labels, rows, classes, ignores, ignore_index, class_weight,
                            sample_weight, sizeof(real), sum)
+
 
 cdef int run_teacher(
         Batch* batch, const real* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
@@ -186,8 +193,10 @@ cdef int run_teacher(
         Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride, real* loss, double* total) noexcept nogil:
     # Runs a batch whose teacher is set.
     cdef Py_ssize_t size = sizeof(real)
+    cdef DefaultEnvironment environment
     cdef double sum = 0.0
     cdef int status
+    environment.enter()
     if (rows < 0 or classes < 1 or total == NULL or (rows > 0 and (logits == NULL or batch.probabilities.data == NULL))
             or not isfinite(grad_scale) or not isfinite(temperature) or not temperature > 0.0):
         return BAD_ARGUMENT
@@ -259,8 +268,10 @@ cdef int run_contiguous(
         double* total, const sigmoid_loss* options_of_loss) noexcept nogil:
     cdef Elements elements
     cdef Axis axis[6]
+    cdef DefaultEnvironment environment
     cdef int storage = FLOAT64 if real is double else FLOAT32
     cdef double sum = 0.0
+    environment.enter()
     if (count < 0 or total == NULL or (count > 0 and (logits == NULL or target == NULL))
             or not 0.0 <= label_smoothing <= 1.0 or not isfinite(grad_scale)):
         return BAD_ARGUMENT

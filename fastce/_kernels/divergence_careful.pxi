@@ -87,15 +87,18 @@ cdef void center_carefully(PairRows* rows, Py_ssize_t i, double temperature, rea
 cdef void change_carefully(const Line* line, double inverse_temperature, PairRows* rows, const real* b,
                            real tag) noexcept nogil:
     # If s_j is not small, c_j is the scaled exponential of the student minus that of the teacher, in which nothing
-    # cancels.
+    # cancels. If s_j is huge, its product with the raised a_j would overflow, so it is lowered and summed apart.
     cdef vec[real] inverse = splat(<real> inverse_temperature), none = splat(<real> -INFINITY)
     cdef vec[real] limit = splat(<real> largest_logit(tag)), one = splat(<real> 1), zero = splat(<real> 0)
     cdef vec[real] excluded = zero
     cdef vec[real] scale = for_rows(line, &rows.scale[0], tag), center_low = for_rows(line, &rows.center_low[0], tag)
     cdef vec[real] center = max(-limit, min(limit, for_rows(line, &rows.center[0], tag)))
-    cdef vec[real] z, t, d, low, s, a, c, rest
-    cdef mask[real] chosen = less(zero, for_rows(line, &rows.careful[0], tag)), near
-    cdef wide_sum[real] changes, terms, excess
+    cdef vec[real] z, t, d, low, s, a, c, rest, lowered
+    cdef double lowering = 2.0 ** -80 if real is float else 2.0 ** -600
+    cdef vec[real] bound = splat(<real> (2.0 ** 40 if real is float else 2.0 ** 400)), lower = splat(<real> lowering)
+    cdef mask[real] chosen = less(zero, for_rows(line, &rows.careful[0], tag)), near, huge
+    cdef wide_sum[real] changes, terms, excess, distant
+    cdef double sums[BLOCK_ROWS]
     cdef Py_ssize_t i
     for i in range(steps_of(line)):
         z = vector_of(line, line.z, line.z_apart, i, <real> -INFINITY)
@@ -109,7 +112,10 @@ cdef void change_carefully(const Line* line, double inverse_temperature, PairRow
         near = less(abs(s), one)
         c = expm1_with_rest(max(-one, min(one, s)), &rest)
         c = select(near, a * c, load(b) * scale - a)
-        rest = select(near, a * rest, subtract_product(c, a, s))
+        huge = less(bound, abs(s))
+        rest = select(near, a * rest, subtract_product(c, a, zero_where(huge, s)))
+        lowered = ((z * lower - t * lower) + center * lower) * inverse
+        distant.add(zero_unless(huge, a * max(-limit, min(limit, -lowered))))
         changes.add(c)
         terms.add(rest)
         store(<real*> line.c + i * line.apart, select(chosen, c, load(<const real*> line.c + i * line.apart)))
@@ -118,3 +124,7 @@ cdef void change_carefully(const Line* line, double inverse_temperature, PairRow
     put_chosen(line, rows, &changes, &rows.changes[0])
     put_chosen(line, rows, &terms, &rows.terms[0])
     put_chosen(line, rows, &excess, &rows.excess[0])
+    put_chosen(line, rows, &distant, &sums[0])
+    for i in range(line.row, line.row + line.rows):
+        if rows.careful[i] != 0.0 and sums[i] != 0.0:
+            rows.excess[i] += sums[i] / rows.weights[i] / lowering

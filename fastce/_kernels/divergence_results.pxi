@@ -37,11 +37,12 @@ cdef void gradient_of_line(const Line* line, const PairRows* rows, bint all_coun
 cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_temperature, real* e, real* hess,
                           real tag) noexcept nogil:
     # q_j (1 - q_j). The sum of all others is computed for each class, so no 1 - q is formed. `hess` may be e. Logits in
-    # exp's range are relative to 0, others to the largest of their row.
+    # exp's range are relative to 0. Others are relative to the largest of their row, and their exponentials are raised.
     cdef vec[real] one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
     cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor, active
     cdef wide_sum[real] sum, ties
     cdef mask[real] fits
+    cdef bint all_fit
     cdef vec[double] total, pivot
     cdef Py_ssize_t i
     for i in range(steps_of(line)):
@@ -53,11 +54,14 @@ cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_tempe
         high = splat(reduce_max(high))
     fits = (at_most(splat(safe_range_lowest(tag)), low * inverse) & at_most(splat(<real> -30), high * inverse)
             & at_most(high * inverse, splat(safe_range_highest(tag))))
+    all_fit = not any(less(select(fits, one, -one), one))
     reference = zero_where(fits, high)
     top = exp((high - reference) * inverse)
+    top = select(fits, top, top * splat(<real> (1.0 / inverse_exp_scale(tag))))
     for i in range(steps_of(line)):
         x = vector_of(line, line.z, line.z_apart, i, <real> -INFINITY)
-        y = exp((x - reference) * inverse)
+        y = (x - reference) * inverse
+        y = exp(y) if all_fit else select(fits, exp(y), raised_exp(y))
         store(e + i * line.apart, y)
         sum.add(zero_where(equal(x, high), y))
         ties.add(zero_unless(equal(x, high), one))

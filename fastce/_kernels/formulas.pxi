@@ -132,13 +132,19 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
                           bint double_precision) noexcept nogil:
     # The sum of the values above, over whole vectors; rows past the last one have a loss of 0. With x =
     # sum_without_pivot / pivot for one row and y for another, log1p(x) + log1p(y) = log1p(x + y + x y), in which
-    # nothing cancels. So four rows share one division, because x and y may remain fractions, and one logarithm. Their
-    # pivots are at least 2^-126 and their sums at most 2^88, so products of four, and the quotient, are normal numbers
-    # in double.
+    # nothing cancels. So several rows share one division, because x and y may remain fractions, and one logarithm. Their
+    # product must be in the range of double: in float32, 1 + x is at most e^127 times the number of classes, in float64
+    # e^200 times this number.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
     cdef vec[double] sum_without_pivot, pivot, m
+    cdef int most = 3 if double_precision else 4, together = 0
     cdef Py_ssize_t i = 0
     while i < rows:
+        if together == most:
+            sum = sum + log_of_sum(above, below, double_precision)
+            above = zero
+            below = one
+            together = 0
         sum_without_pivot = load(&block.sum_without_pivot[i])
         pivot = load(pivots + i)
         if has_logits:  # otherwise all logits are relative to the target's
@@ -147,11 +153,8 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
             sum = sum + (m - load(&block.target_logit[i]))
         above = fma(above, pivot + sum_without_pivot, sum_without_pivot * below)  # a chain of one operation
         below = below * pivot
+        together += 1
         i += lanes(<double> 0)
-        if i % (4 * lanes(<double> 0)) == 0 and i < rows:
-            sum = sum + log_of_sum(above, below, double_precision)
-            above = zero
-            below = one
     return reduce_add(sum + log_of_sum(above, below, double_precision))
 
 

@@ -108,8 +108,8 @@ cdef void widen_long_integers(const unsigned long long* source, bint is_signed, 
     while i + lanes(<real> 0) <= count:
         store(to + i, load_integers(source + i, is_signed, <real> 0))
         i += lanes(<real> 0)
-    for i in range(i, count):
-        to[i] = <real> read(<const long long*> source + i) if is_signed else <real> read(source + i)
+    for i in range(i, count):  # rounded to double first, as in vectors
+        to[i] = <real> (<double> read(<const long long*> source + i) if is_signed else <double> read(source + i))
 
 
 cdef void convert_floats(const real* source, other_real* to, Py_ssize_t count) noexcept nogil:

@@ -92,8 +92,9 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
         s.e = part(&memory, (elements if s.keeps_exponentials else CHUNK) * size)
     s.u = part(&memory, 0 if is_plain(batch) and lies_as_scratch(s, &batch.logits, tag)
                else elements * size)
+    # At least a row, or one class of all rows, which may be what is left for the last part.
     s.stage = part(&memory, max_size(elements * staged_size(s, &batch.probabilities, tag), part_elements * largest)
-                   + classes * 8)
+                   + max_size(classes, s.class_apart) * 8)
     for i in range(ROW_NUMBERS):
         s.row[i] = part(&memory, numbers * size)
     s.sum_without_pivot = <double*> part(&memory, numbers * sizeof(double))

@@ -41,8 +41,10 @@ cdef class SigmoidKernel:
         cdef SigmoidRun run = SigmoidRun.__new__(SigmoidRun)
         cdef Elements* e = &run.elements
         cdef WeightSurvey weights, factors
+        cdef DefaultEnvironment environment
         cdef double denominator, scale = 1.0, total
         cdef tuple outputs = outputs_of(out, results)
+        environment.enter()
         if not run.begin(self, logits) or not (checked or in_order(&e.logits)) or target is None or outputs is None:
             return None
         if element_weights is None:

@@ -12,8 +12,10 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         returned. ``checked``: all but the numbers in arrays has been checked, and outputs may have any strides.
         """
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
+        cdef DefaultEnvironment environment
         cdef double denominator, scale = 1.0, total
         cdef tuple outputs = outputs_of(out, results)
+        environment.enter()
         if grad_output is not None and is_number(grad_output, &scale):
             grad_output = None
         if not (run.begin(self, logits, self.axis, 1) and run.take_target(target)
@@ -129,7 +131,9 @@ cdef class SoftmaxKernel(SoftmaxOptions):
         the last.
         """
         cdef SoftmaxRun run = SoftmaxRun.__new__(SoftmaxRun)
+        cdef DefaultEnvironment environment
         cdef double denominator
+        environment.enter()
         if not (run.begin(self, logits, -1, 1) and run.take_target(target)
                 and run.take_vector(SAMPLE_WEIGHT, sample_weight)
                 and self.find_denominator(run, sample_weight, 1.0, True, &denominator)):

@@ -304,9 +304,11 @@ cdef class SoftmaxRun:
     cpdef double weigh(self, Py_ssize_t start, Py_ssize_t stop):
         """Check the labels of the rows [start, stop); return the sum of the rows' weights."""
         cdef WeightSum sum
+        cdef DefaultEnvironment environment
         cdef Py_ssize_t position
         cdef int status
         with nogil:
+            environment.enter()
             status = self.weigh_part(start, stop, &sum, &position)
         if status != OK:
             self.has_bad_label = True
@@ -332,9 +334,11 @@ cdef class SoftmaxRun:
         cdef const Scalars* given = self.scalars(which)
         cdef double buffer[BUFFER]
         cdef Scalars scalars = given[0]
+        cdef DefaultEnvironment environment
         cdef double largest = 0.0, part
         cdef Py_ssize_t first = start, count
         with nogil:
+            environment.enter()
             while first < stop and largest == largest:
                 count = stop - first
                 if self.gathered[which].data != NULL:
@@ -375,10 +379,16 @@ cdef class SoftmaxRun:
         return 1.0 if found else 0.0
 
     cdef bint scale_overflows(self) except -1:
+        # Whether float32 is too narrow for the scaled logits, for the scale itself, which the Hessian takes squared, or
+        # for the cap.
         cdef cnp.ndarray z = self.arrays[0]
+        cdef double bits = bits_from_one(self.batch.logit_scale), cap_bits = bits_from_one(self.batch.softcap)
         cdef Py_ssize_t count
-        if (fabs(self.batch.logit_scale) <= 1.0 or self.batch.softcap != 0.0 or cnp.PyArray_ITEMSIZE(z) == 8
-                or self.rows == 0 or self.batch.classes == 0):
+        if cnp.PyArray_ITEMSIZE(z) == 8 or self.rows == 0 or self.batch.classes == 0:
+            return False
+        if bits + bits > FACTOR_BITS or bits + cap_bits > FACTOR_BITS:
+            return True
+        if fabs(self.batch.logit_scale) <= 1.0 or self.batch.softcap != 0.0:
             return False
         if not cnp.PyArray_IS_C_CONTIGUOUS(z):
             z = layout.compact(z)

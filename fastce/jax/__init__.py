@@ -7,6 +7,7 @@ pass over the logits. The kernels read JAX's arrays in place and write into XLA'
 import json
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class _Function:
             arrays["where"] = _array("where", where)
         # Shapes and types, which are known while JAX traces.
         check: Any = checked_rows if hasattr(self.loss, "axis") else checked_elements
-        check(self.loss, **{name: _outline(array) for name, array in arrays.items()})
+        check(self.loss, **_outlines(arrays))
         return self._evaluate(arrays)
 
     def __repr__(self) -> str:
@@ -260,7 +261,12 @@ def _shape_of_losses(loss: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _outline(array: Any) -> Array:
-    # A number stands in for each size that export leaves open, the same for equal sizes.
-    shape = [n if isinstance(n, int) else 1000 + hash(n) % 1000 for n in array.shape]
-    return layout.stand_in(shape, array.dtype)
+def _outlines(arrays: dict[str, Any]) -> dict[str, Array]:
+    # A number that is no other size stands in for each size that export leaves open.
+    sizes: dict[Any, int] = {n: n for x in arrays.values() for n in x.shape if isinstance(n, int)}
+    unused = (number for number in count(1009) if number not in sizes)
+    outlines = {}
+    for name, array in arrays.items():
+        shape = [sizes[n] if n in sizes else sizes.setdefault(n, next(unused)) for n in array.shape]
+        outlines[name] = layout.stand_in(shape, array.dtype)
+    return outlines

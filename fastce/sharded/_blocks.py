@@ -10,9 +10,12 @@ from fastce._call.layout import Array
 def matrices(arrays: dict[str, Array]) -> dict[str, Array] | None:
     """View arrays (batch axes..., classes) of equal shape as (rows, classes) if possible.
 
-    Otherwise all as (outer, inner, classes), or None if one of them has more batch axes in memory.
+    Otherwise all as (outer, inner, classes). None if one of them has more batch axes in memory, or
+    a distance between classes that is not a whole number of items, as fields of records may have.
     """
     *shape, classes = next(iter(arrays.values())).shape
+    if classes > 1 and any(array.strides[-1] % array.itemsize for array in arrays.values()):
+        return None
     joined: list[tuple[int, tuple[int, ...]]] = []
     for axis, size in enumerate(shape):
         strides = tuple(array.strides[axis] for array in arrays.values())

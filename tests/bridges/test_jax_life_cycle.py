@@ -235,6 +235,15 @@ def test_open_sizes_are_checked_while_jax_exports():
         )
 
 
+def test_no_two_sizes_are_taken_for_equal_while_jax_exports():
+    export = pytest.importorskip("jax.export")
+    open_sizes = export.symbolic_shape(", ".join(f"n{i}" for i in range(300)))
+    shapes = {str(i): (n, 1009 + i) for i, n in enumerate(open_sizes)}
+    arrays = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+    sizes = {size for array in bridge._outlines(arrays).values() for size in array.shape}
+    assert len(sizes) == 600
+
+
 COMPILE = """
 import pickle, sys, jax, jax.numpy as jnp
 from jax.experimental.serialize_executable import deserialize_and_load, serialize

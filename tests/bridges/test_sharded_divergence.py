@@ -157,3 +157,17 @@ def test_a_missing_logit_makes_the_gradient_of_excluded_classes_nan_too(dtype, i
         assert np.isnan(grad[:3]).all()
         assert np.isfinite(loss[3])
         assert grad[3, 2] == 0
+
+
+@pytest.mark.parametrize("loss", [fastce.SoftmaxCrossEntropy, fastce.SoftmaxKLDivergence])
+def test_classes_that_are_no_whole_number_of_items_apart(loss, rng):
+    """As the fields of packed records may be."""
+    fields = np.zeros((3, 8), [("padding", "i1"), ("x", "f4", (64,))])["x"]
+    z, grad, t = (x.T for x in fields)
+    z[...], t[...] = rng.normal(size=(2, 64, 8))
+    target = t if loss is fastce.SoftmaxKLDivergence else rng.integers(8, size=64)
+    made = loss(reduction="none")
+    expected = made.value_and_grad(z, target)
+    summary = sharded.summarise(z, target, 0, made, classes=8)
+    sharded.gradient(z, target, 0, summary, summary, made, classes=8, out=grad)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-8)

@@ -105,6 +105,47 @@ def test_the_kernels_leave_control_word_and_flags(libm, mode, isa, rng):
     np.testing.assert_array_equal(grad, expected[1])
 
 
+def weighted_calls():
+    """Means, whose division and weights are not the work of a kernel, and results of kernels."""
+    rng = np.random.default_rng(5)
+    for dtype in (np.float32, np.float64):
+        for rows in (3, 7, 11, 100, 1001, 50_000):
+            z, t = rng.normal(size=(2, rows, 5)).astype(dtype)
+            labels, tags = rng.integers(5, size=rows), (rng.random((rows, 5)) < 0.5).astype(dtype)
+            weight = rng.random(rows)
+            subnormal = np.linspace(1, 2, rows) * 5e-320
+            for loss, target, weights in (
+                (fastce.SoftmaxCrossEntropy(), labels, (None, weight, subnormal)),
+                (fastce.SoftmaxCrossEntropy(label_smoothing=0.1), labels, (weight,)),
+                (fastce.SoftmaxFocalLoss(), labels, (None, weight)),
+                (fastce.SoftmaxKLDivergence(), t, (None, weight)),
+                (fastce.BCEWithLogits(), tags, (None, weight[:, None], subnormal[:, None])),
+                (fastce.SigmoidFocalLoss(), tags, (None, weight[:, None])),
+            ):
+                for w in weights:
+                    yield loss, z, target, w
+
+
+@X86
+@pytest.mark.parametrize(
+    "mode",
+    [FLUSH_TO_ZERO | DENORMALS_ARE_ZERO, ROUND_UPWARD << 3, 0x400 << 3, 0xC00 << 3],
+    ids=["flush", "up", "down", "to zero"],
+)
+def test_the_callers_modes_change_no_result(libm, mode):
+    changed = Environment()
+    libm.fegetenv(ctypes.byref(changed))
+    before = Environment.from_buffer_copy(changed)
+    changed.mxcsr |= mode
+    for loss, z, y, weight in weighted_calls():
+        expected = loss.value_grad_hess(z, y, sample_weight=weight)
+        libm.fesetenv(ctypes.byref(changed))
+        found = loss.value_grad_hess(z, y, sample_weight=weight)
+        libm.fesetenv(ctypes.byref(before))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @X86
 def test_importing_it_leaves_the_control_word(libm):
     code = """

@@ -10,6 +10,7 @@ from cases import THOROUGH
 from processes import output_of, run
 
 import fastce
+from fastce._call import threads as parallel
 
 
 @pytest.mark.parametrize("c", THOROUGH, ids=str)
@@ -92,3 +93,10 @@ def test_a_large_call_where_no_thread_can_start():
         atexit.register(call)
     """
     assert output_of(code) == ["True"]
+
+
+def test_sums_of_tasks_overflow_only_if_the_whole_sum_does():
+    assert parallel.total([1e308, 1e308, -1e308]) == 1e308
+    assert parallel.total([1e308, 1e308]) == np.inf
+    assert parallel.total([np.inf, 1.0]) == np.inf
+    assert np.isnan(parallel.total([np.inf, -np.inf]))

@@ -190,3 +190,12 @@ def test_weights_are_checked_without_an_array_of_their_size(loss):
 def test_normalizers_of_every_wrong_kind(loss, bad):
     error = ValueError if isinstance(bad, int | float) else TypeError
     refuse(error, "normalizer", loss, *small_batch(loss), normalizer=bad)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_long_integers_are_rounded_alike_at_every_position(dtype, isa):
+    """Twice, by way of float64: there is no instruction for less."""
+    weight = np.full(33, 2**61 + 2**37 + 1, dtype)
+    z, y = np.zeros((2, 33), np.float32)
+    loss = fastce.BCEWithLogits(reduction="none")(z, y, sample_weight=weight)
+    assert (loss == loss[0]).all()

@@ -214,6 +214,8 @@ def assert_bad(name, arguments, change, grad, total):
         {"grad_scale": np.nan},
         {"row_stride": 80, "class_stride": 8},
         {"grad_row_stride": 80, "grad_class_stride": 8},
+        {"row_stride": 4, "class_stride": 26},
+        {"grad_row_stride": 4, "grad_class_stride": 26},
     ],
     ids=str,
 )

@@ -229,6 +229,51 @@ def test_huge_finite_logits(divergence, size):
     assert float(loss[2]) in (2 * float(np.float32(size)), INF)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [3, 40, 300])
+@pytest.mark.parametrize("masks", [1, 2])
+def test_a_huge_negative_number_as_a_mask(masks, classes, dtype, isa, rng):
+    """The student gives next to nothing to classes that the teacher allows."""
+    teacher = rng.normal(size=(5, classes)).astype(dtype)
+    p = reference.softmax(teacher.astype(np.longdouble))[:, :masks].sum(axis=1)
+    kl = fastce.SoftmaxKLDivergence(reduction="none")
+    for size in (1e10, 1e19, 1e20, 1e30, -float(np.finfo(dtype).min)):
+        student = teacher.copy()
+        student[:, :masks] = -size
+        loss, grad, hess = kl.value_grad_hess(student, teacher)
+        np.testing.assert_allclose(loss, p * size, rtol=1e-5 if size > 1e12 else 1e-4)
+        np.testing.assert_allclose(grad[:, 0], -reference.softmax(teacher)[:, 0], rtol=1e-5)
+        assert not hess[:, :masks].any()
+        total = fastce.softmax_kl_divergence(student, teacher, reduction="sum")[0]
+        assert total == pytest.approx(float(loss.astype(np.longdouble).sum()), rel=1e-6)
+    far = np.array([[0, 0.6 * float(np.finfo(dtype).max)]], dtype)
+    loss = fastce.SoftmaxKLDivergence(reduction="sum")(far, far[:, ::-1])
+    assert loss == pytest.approx(float(far[0, 1]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_hessian_of_a_confident_student(dtype, isa):
+    """It keeps its digits as long as the sum of the other probabilities is a normal number."""
+    for top in (50.0, 80.0, 90.0) if dtype == np.float32 else (50.0, 700.0, 712.0):
+        for layout in ("C", "F"):
+            z = np.zeros((4, 1001), dtype, order=layout)
+            z[:, 0] = top
+            hess = fastce.SoftmaxKLDivergence(reduction="none").value_grad_hess(z, z)[2]
+            wide = z.astype(np.longdouble)
+            true = reference.softmax_kl_divergence(wide, wide, reduction="none")[2]
+            tiny = np.finfo(dtype).tiny
+            np.testing.assert_allclose(hess, true.astype(float), rtol=1e-5, atol=float(tiny))
+            assert (hess[:, 0] > tiny).all()
+
+
+@pytest.mark.parametrize("exponent", [*range(-100, -60, 10), *range(10, 90, 10), 200, 400])
+def test_temperatures_of_any_size(exponent):
+    """T times the logits' distance if T is low; if it is high, half the variance of the distance."""
+    z, t = np.array([[[0, 1, 2]], [[0, 2, 1]]], np.float32)
+    loss = fastce.SoftmaxKLDivergence(temperature=2.0**exponent)(z, t)
+    assert loss == pytest.approx(2.0**exponent if exponent < 0 else 1 / 3, rel=1e-3)
+
+
 # Identities ---------------------------------------------------------------------------------------
 
 

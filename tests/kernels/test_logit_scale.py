@@ -55,3 +55,24 @@ def test_a_scale_that_overflows_float32(dtype, rows, layout):
     capped = fastce.SoftmaxCrossEntropy(softcap=30.0, **options)
     expected = reference.softmax_cross_entropy(z.astype(np.longdouble), y, softcap=30.0, **options)
     np.testing.assert_allclose(capped(z, y), expected[0].astype(float), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_options_beyond_float32(dtype):
+    z, y = np.array([[0, 1, 2], [0, 0, -np.inf]], dtype), np.array([0, 1])
+    wide = z.astype(np.float64)
+    for softcap in (1e30, 1e39, 1e300):  # so large that it does nothing
+        loss = fastce.SoftmaxCrossEntropy(softcap=softcap, reduction="none")
+        expected = reference.softmax_cross_entropy(wide, y, reduction="none")
+        for a, b in zip(loss.value_grad_hess(z, y), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3 if dtype == np.float16 else 1e-6)
+    for softcap in (1e-30, 1e-39, 1e-300):  # so small that all logits are equal
+        loss = fastce.SoftmaxCrossEntropy(softcap=softcap, reduction="none")
+        np.testing.assert_allclose(loss(z, y), np.log([3, 2]), rtol=1e-6)
+    for scale in (1e20, 1e38, 1e39, 1e150):
+        loss = fastce.SoftmaxCrossEntropy(logit_scale=scale, reduction="none")
+        value, grad, hess = loss.value_grad_hess(z, y)
+        np.testing.assert_allclose(value[1], np.log(2), rtol=1e-6)
+        assert grad[1, 2] == hess[1, 2] == 0
+        with np.errstate(over="ignore"):
+            assert value[0] == np.asarray(2 * scale, value.dtype)

@@ -345,3 +345,18 @@ def test_focal_hessian_of_a_masked_label(classes, isa, rng):
     for order in "CF":
         hess = loss.value_grad_hess(np.array(z, order=order), target, where=where)[2]
         np.testing.assert_allclose(hess, truth, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("margin", [40.0, 80.0, 126.0, 174.0, 200.0, 1000.0])
+@pytest.mark.parametrize("classes", [2, 10, 256])
+def test_the_sum_of_losses_that_are_as_large_as_they_get(classes, margin, dtype, isa):
+    """Several rows share a logarithm, whose argument is the product of their quotients."""
+    for rows in (1, 4, 12, 16, 31, 64, 130):
+        z = np.full((rows, classes), -margin / 2, dtype)
+        z[:, -1] = margin / 2
+        y = np.zeros(rows, int)
+        for layout in ("C", "F"):
+            z = np.asarray(z, order=layout)
+            total = fastce.SoftmaxCrossEntropy(reduction="sum").value_and_grad(z, y)[0]
+            assert total == pytest.approx(rows * margin, rel=1e-6 if dtype == np.float32 else 1e-14)
