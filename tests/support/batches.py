@@ -29,6 +29,11 @@ def far_apart(rng, shape):
     return np.round(rng.uniform(-200, 200, size=shape) * 4) / 4
 
 
+def at_the_ends(rng, shape):
+    """Near the ends of the ranges in which exponentials need no reference, in either precision."""
+    return rng.choice([-100.5, -100.0, -99.75, -87.0, -86.5, 40.0, 87.0, 99.75, 100.0], size=shape)
+
+
 def equal(rng, shape):
     return np.full(shape, 0.75)
 
