@@ -54,9 +54,10 @@ demo: $(STAMPS)/package $(STAMPS)/group-demo
 
 test test-all test-free-threads golden fuzz exhaustive $(STAMPS)/package-for-tests: export FASTCE_BUILD_TEST_VARIANTS = 1
 
-# In as many processes as there are processors; ARGS="-n 0" runs all tests in one. In each of them, NumPy's
-# linear algebra would start as many threads again, which wait for each other.
+# In as many processes as there are processors; ARGS="-n 0" runs all tests in one. In each of them, other
+# libraries would start as many threads again, which wait for each other.
 test test-all: export OPENBLAS_NUM_THREADS = 1
+test test-all: export OMP_NUM_THREADS = 1
 
 test: $(STAMPS)/package-for-tests $(STAMPS)/group-test
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

@@ -457,3 +457,12 @@ def test_json_of_something_else(change, problem):
     said["state"] |= change
     with pytest.raises(ValueError, match=r"JSON that Evaluation\.to_json wrote"):
         Evaluation.from_json(json.dumps(said))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 4, 8])
+def test_equal_classes_are_in_one_bin_at_any_level(classes, dtype, rng):
+    """Their probability is exactly 1/classes, which is where a bin begins."""
+    levels = rng.uniform(-9, 9, (400, 1)).astype(dtype)
+    result = evaluate(np.tile(levels, (1, classes)), np.zeros(400, int), bins=classes)
+    assert result.bin_rows[1] == 400

@@ -154,10 +154,10 @@ def run(work: Work, tasks: Sequence[Task], elements: int) -> list[float]:
 
 def total(parts: list[float]) -> float:
     """Add up exactly, in any order. The sum of +inf and -inf, for which fsum raises, is NaN."""
+    if math.inf in parts and -math.inf in parts:
+        return math.nan
     try:
         return math.fsum(parts)
-    except ValueError:
-        return math.nan
     except OverflowError:  # of a partial sum
         return math.fsum(part * 2.0**-64 for part in parts) * 2.0**64
 

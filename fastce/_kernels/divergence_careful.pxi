@@ -62,11 +62,10 @@ cdef inline void two_sum(double a, double b, double* high, double* low) noexcept
 
 
 cdef inline void put_center(PairRows* rows, Py_ssize_t i, double high, double low, real tag) noexcept nogil:
-    cdef vec[double] x = splat(high) + splat(low)
+    cdef vec[double] x = rounded(splat(high) + splat(low), tag)
     rows.center[i] = high
     rows.center_low[i] = 0.0
-    if fabs(high) <= largest_logit(tag):  # else logits are at opposite ends of the range
-        x = rounded(x, tag)
+    if fabs(x[0]) <= largest_logit(tag):  # else logits are at opposite ends of the range
         rows.center[i] = x[0]
         rows.center_low[i] = rounded((splat(high) - x) + splat(low), tag)[0]
 
@@ -106,7 +105,7 @@ cdef void change_carefully(const Line* line, double inverse_temperature, PairRow
         a = load(<const real*> line.a + i * line.apart)
         d = difference(z, t, &low)
         s = ((d + center) + (low + center_low)) * inverse
-        s = select(less(abs(d), limit), s, d)  # the rounding error of an infinite difference is NaN
+        s = select(at_most(abs(d), limit), s, d)  # the rounding error of an infinite difference is NaN
         s = zero_where(equal(z, none) & equal(t, none), max(-limit, min(limit, s)))
         excluded = select(equal(z, none) & less(none, t), one, excluded)
         near = less(abs(s), one)

@@ -27,6 +27,7 @@ cdef enum:
 
 cdef double DOMINANT = 0.9      # share of a class that dominates its row
 cdef double LARGE_CENTER = 2.0  # center over T, above which differences are taken with their rounding errors at once
+cdef double FAR_FROM_FIRST = 8.0  # the same for the mean difference from the first
 
 
 cdef struct Line:
@@ -112,7 +113,7 @@ cdef inline void begin_numbers(PairRows* rows, Py_ssize_t i, bint counts, bint b
 
 
 cdef inline double largest_logit(real tag) noexcept nogil:
-    return LARGEST_FLOAT if real is float else 1.7976931348623157e308
+    return LARGEST_FLOAT if real is float else LARGEST_DOUBLE
 
 
 cdef inline Py_ssize_t steps_of(const Line* line) noexcept nogil:
@@ -202,26 +203,33 @@ cdef inline vec[double] rounded(vec[double] x, real tag) noexcept nogil:
 cdef bint find_centers(PairRows* rows, Py_ssize_t count, double inverse_temperature, real tag) noexcept nogil:
     # Sets the centers of rows in range. Returns whether some rows are dominated by one class.
     cdef vec[double] inverse = splat(inverse_temperature), one = splat(1.0), zero = splat(0.0), low, high, a, w, top
-    cdef vec[double] center
-    cdef mask[double] fits, dominated, any_dominated = less(zero, zero)
+    cdef vec[double] center, mean, lowest
+    cdef double digits = 17.0 if real is float else 37.0  # of the working precision, as a logarithm
+    cdef mask[double] fits, dominated, exact, any_dominated = less(zero, zero)
     cdef Py_ssize_t i = 0
     while i < count:
         a = load(&rows.weights[i])
         w = load(&rows.moments[i])
         low = -load(&rows.lowest[i]) * inverse
         high = load(&rows.highest[i]) * inverse
-        # Below e^-30, products of exponentials and small differences might not be normal numbers.
-        fits = (at_most(splat(<double> safe_range_lowest(tag)), low) & at_most(splat(-30.0), high)
-                & at_most(high, splat(<double> safe_range_highest(tag))) & less(abs(w), splat(<double> INFINITY)))
+        mean = w / a
+        # In a row of small exponentials, the product of one with a small difference might not be a normal number. The
+        # center needs digits after those of the logits, which are as large as itself.
+        lowest = splat(<double> safe_range_lowest(tag)) + min(splat(digits), max(zero, -high))
+        fits = (at_most(lowest, low) & at_most(splat(-30.0), high)
+                & at_most(high, splat(<double> safe_range_highest(tag))) & less(abs(w), splat(<double> INFINITY))
+                & at_most(abs(load(&rows.first[i]) + mean) * inverse, splat(2.0 ** 22 if real is float else 2.0 ** 51)))
         store(&rows.careful[i], zero_where(fits, load(&rows.active[i])))
         top = exp(min(high, splat(100.0))) * splat(safe_range_unit(tag))
         dominated = less(a * splat(DOMINANT), top) & fits & less(zero, load(&rows.active[i]))
         any_dominated = any_dominated | dominated
         store(&rows.top[i], top)
-        center = rounded(zero_unless(fits, -(load(&rows.first[i]) + w / a)), tag)
+        center = rounded(zero_unless(fits, -(load(&rows.first[i]) + mean)), tag)
         store(&rows.center[i], center)
         store(&rows.center_low[i], zero)
-        store(&rows.exact[i], zero_unless(less(splat(LARGE_CENTER), abs(center) * inverse), one))
+        # Far from the first difference, the moment would lose digits.
+        exact = less(splat(LARGE_CENTER), abs(center) * inverse) | less(splat(FAR_FROM_FIRST), abs(mean) * inverse)
+        store(&rows.exact[i], zero_unless(exact, one))
         i += lanes(<double> 0)
     return any(any_dominated)
 

@@ -82,11 +82,20 @@ cdef inline void no_summary(double* to) noexcept nogil:
         to[k] = NAN
 
 
+cdef inline double scaled_maximum(double maximum, double inverse_temperature) noexcept nogil:
+    # Finite for a finite logit: an infinite one would mean that there is no class, or no softmax.
+    cdef double scaled = maximum * inverse_temperature
+    if fabs(maximum) < INFINITY == fabs(scaled):
+        return LARGEST_DOUBLE if maximum > 0.0 else -LARGEST_DOUBLE
+    return scaled
+
+
 cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, double temperature, real tag,
                         double* to) noexcept nogil:
     # From the sums over these classes of a row that was computed with care, and their divergence.
     cdef double inverse_temperature = 1.0 / temperature
-    cdef double teacher = rows.highest[i] * inverse_temperature, student = rows.student_highest[i] * inverse_temperature
+    cdef double teacher = scaled_maximum(rows.highest[i], inverse_temperature)
+    cdef double student = scaled_maximum(rows.student_highest[i], inverse_temperature)
     cdef double center, center_low
     empty_summary(to)
     if not (teacher < INFINITY and student < INFINITY):

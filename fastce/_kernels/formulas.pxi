@@ -188,7 +188,7 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     cdef vec[double] factor = load(&block.factor[i])
     cdef vec[double] sum_without_label = sum_without_pivot + (pivot - e)
     cdef mask[double] is_certain
-    cdef vec[double] p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b, square, nothing
+    cdef vec[double] p, q, ce, p_ce, ratio, modulation, inverse_q, a, p_b_q, p_b, square, largest, nothing
     cdef vec[double] log_total = log_of_total(block, i, double_precision), inverse = load(&block.inverse[i])
     p = e * inverse
     q = sum_without_label * inverse
@@ -207,16 +207,15 @@ cdef inline void finish_focal(RowBlock* block, Py_ssize_t i, const double* pivot
     store(&block.grad_at_label[i], factor * a * q)
     if not wants_hess:
         return
-    p_b = alpha * g * modulation * (p + p - p_ce + (g - one) * p * ratio)
-    p_b = select(is_certain, zero, p_b / q if double_precision else p_b * inverse_q)
+    p_b_q = alpha * g * modulation * (p + p - p_ce + (g - one) * p * ratio)
+    p_b = select(is_certain, zero, p_b_q / q if double_precision else p_b_q * inverse_q)
     store(&block.hess_product[i], -(factor * a * inverse * inverse))
     square = factor * p_b * inverse * inverse
-    if not double_precision:
-        # q^(gamma-1) may be too large for a float and is then multiplied by e_j^2 = 0: avoids inf * 0.
-        square = select(less(splat(LARGEST_FLOAT), abs(square)), flip_sign(splat(LARGEST_FLOAT), square),
-                        square)
+    # q^(gamma-1) may be too large for the working precision and is then multiplied by e_j^2 = 0: avoids inf * 0.
+    largest = splat(LARGEST_DOUBLE if double_precision else LARGEST_FLOAT)
+    square = select(less(largest, abs(square)), flip_sign(largest, square), square)
     store(&block.hess_square[i], square)
-    store(&block.hess_at_label[i], factor * (p_b * q * q - a * p * q))
+    store(&block.hess_at_label[i], factor * (zero_where(is_certain, p_b_q * q) - a * p * q))
 
 
 cdef inline void finish_log_sum_exp(RowBlock* block, Py_ssize_t i, const double* pivots, bint double_precision,

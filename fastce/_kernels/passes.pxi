@@ -1,7 +1,8 @@
 # Vector passes over contiguous numbers in the first-level cache.
 # Needs dispatch.pxi, conversion.pxi.
 
-cdef double LARGEST_FLOAT = 3.4e38
+cdef double LARGEST_FLOAT = 3.4028234663852886e38
+cdef double LARGEST_DOUBLE = 1.7976931348623157e308
 
 
 cdef inline bint are_in_safe_range(real minimum, real maximum) noexcept nogil:

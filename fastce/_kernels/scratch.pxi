@@ -51,13 +51,17 @@ cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag
 
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
-    # Whether every label has target mass of its own, in addition to that of all classes from smoothing.
+    # Whether every label has target mass of its own, and enough to hide what cancels in the loss of any class from
+    # smoothing if logits are relative to that of the label.
+    cdef vec[double] least = splat(1.0 if batch.class_weight == NULL else <double> INFINITY), most = splat(0.0), x
     cdef Py_ssize_t j = 0
     while batch.class_weight != NULL and j < batch.classes:
-        if any(equal(load_rest(batch.class_weight + j, batch.classes - j, 1.0), splat(0.0))):
-            return False
+        x = load_rest(batch.class_weight + j, batch.classes - j, batch.class_weight[0])
+        least = min(least, x)
+        most = max(most, x)
         j += lanes(0.0)
-    return batch.label_smoothing < 1.0
+    return -reduce_max(-least) * (1.0 - batch.label_smoothing) > 0.1 * reduce_max(most) * (
+        batch.label_smoothing / batch.classes)
 
 
 cdef inline Py_ssize_t staged_size(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:

@@ -268,7 +268,8 @@ cdef int run_shard(const Batch* batch, const Shard* shard, Py_ssize_t start, Py_
         status = begin_shard_rows(batch, shard, row, rows, &block)
         if status != OK:
             break
-        finish_rows(batch, &block, rows, &ones[0], batch.logits.storage == FLOAT64, True, batch.grad.data != NULL)
+        # In double even for float32: merging may leave a sum that is a subnormal number.
+        finish_rows(batch, &block, rows, &ones[0], True, True, batch.grad.data != NULL)
         if batch.loss != NULL:
             end_rows(batch, row, rows, &block, False, <double> 0, &total)
         if batch.grad.data != NULL and as_rows:

@@ -133,7 +133,7 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
     cdef vec[real] value = zero if options is General else sum
     cdef mask[real] soft
     grad[0] = hess[0] = zero
-    if options is Ordinary or any(at_most(y, zero) | at_most(one, y)):
+    if options is Ordinary or any(at_most(y, zero) | at_most(opposite, zero)):
         x = flip_sign(z, sign)
         r = select_negative(x, smaller, larger)
         p = select_negative(x, larger, smaller)
@@ -149,7 +149,7 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
         value = weight * b if options is General else fma(weight, b, sum)
         if options is Ordinary:
             return value
-    soft = less(zero, y) & less(y, one)
+    soft = less(zero, y) & less(zero, opposite)
     if any(soft):
         b = soft_focal(z, y, opposite, larger, smaller, log_term, loss, alpha, one_less_alpha, &soft_grad,
                        &soft_hess)
@@ -157,6 +157,17 @@ cdef inline vec[real] sigmoid_focal(vec[real] z, vec[real] smaller, vec[real] lo
         grad[0] = select(soft, soft_grad, grad[0])
         hess[0] = select(soft, soft_hess, hess[0])
     return value
+
+
+cdef inline vec[real] power_of_mixture(vec[real] r, double gamma) noexcept nogil:
+    # r^gamma, to the working precision. The exponential would turn the rounding errors of gamma log r into relative
+    # ones.
+    cdef wide_vec[real] wide = widen_lanes(r)
+    cdef int k
+    for k in range(wide.parts):
+        wide.part[k] = (power_of_fraction(wide.part[k], gamma) if real is double
+                        else exp(splat(gamma) * log(wide.part[k])))
+    return narrow_lanes(wide)
 
 
 cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, vec[real] larger,
@@ -177,7 +188,7 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     if loss.whole_gamma > 0:
         weight = weight * (r * r if loss.whole_gamma == 2 else r)
     elif loss.whole_gamma < 0:
-        weight = weight * exp(g * log(r))
+        weight = weight * power_of_mixture(r, loss.gamma)
     cdef vec[real] g_rho_b = g * select(equal(rho, zero), zero, rho * b)
     grad[0] = weight * (g_rho_b + slope)
     hess[0] = weight * (g_rho_b * ((g - one) * rho + (q - p)) + (g + g) * rho * slope + p * q)

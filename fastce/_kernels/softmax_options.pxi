@@ -36,7 +36,9 @@ cdef class SoftmaxOptions:
     cdef cnp.ndarray soft_weight(self, Py_ssize_t classes, bint double_precision):
         # The target mass that label smoothing gives each class, in the working precision. A loss is mostly used with
         # one number of classes. If threads use several, they never share an array that is still being filled.
+        cdef DefaultEnvironment environment
         cdef tuple key = (double_precision, classes), kept
+        environment.enter()
         with cython.critical_section(self):
             kept = self.soft_weights
         if kept[0] == key:

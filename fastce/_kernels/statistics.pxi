@@ -259,7 +259,7 @@ cdef inline void finish_statistics(const RowBlock* block, Py_ssize_t rows, const
         inverse = one / (pivot + others)
         distance = load(<const double*> to + TOP_PROB * BLOCK_ROWS + i) * inverse
         square = load(<const double*> to + ENTROPY * BLOCK_ROWS + i) * inverse
-        store(to + TOP_PROB * BLOCK_ROWS + i, pivot * inverse)
+        store(to + TOP_PROB * BLOCK_ROWS + i, pivot / (pivot + others))  # exactly 1/2 for two equal classes, say
         store(to + ENTROPY * BLOCK_ROWS + i, log1p(others / pivot) + distance)
         store(to + VARIANCE * BLOCK_ROWS + i, max(zero, subtract_product(square, distance, distance)) + bad)
         square = load(<const double*> to + OTHER_SQUARES * BLOCK_ROWS + i)

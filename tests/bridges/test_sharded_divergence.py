@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from distillation import assert_eight_ulp, both
+from processes import output_of
 from sharding import evaluate, merged_in_every_order, splits, summaries
 
 import fastce
@@ -171,3 +172,47 @@ def test_classes_that_are_no_whole_number_of_items_apart(loss, rng):
     summary = sharded.summarise(z, target, 0, made, classes=8)
     sharded.gradient(z, target, 0, summary, summary, made, classes=8, out=grad)
     np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-8)
+
+
+def test_maxima_over_a_low_temperature_are_finite():
+    lowest = np.finfo(float).min
+    student, teacher = np.array([[1.5, 0]]), np.array([[lowest, 0]])
+    kl = fastce.SoftmaxKLDivergence(temperature=0.5, reduction="none")
+    expected = kl.value_and_grad(student, teacher)
+    for a, b in zip(evaluate(kl, student, teacher, [0, 1, 2]), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("margin", [700.0, 720.0, 744.0, 760.0])
+def test_focal_loss_of_shards_far_apart(margin, gamma):
+    """What is left for the other shard may be a subnormal number."""
+    z = np.array([[margin, 0, -1.5, 0.25]], np.float32)
+    loss = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none")
+    for label in range(4):
+        expected = loss.value_and_grad(z, [label])
+        for a, b in zip(evaluate(loss, z, np.array([label]), [0, 1, 4]), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-45)
+
+
+def test_smoothing_weights_of_shards_are_not_rounded_as_the_caller_rounds():
+    """They are kept for later calls."""
+    code = """
+        import ctypes
+        import numpy as np
+        import fastce
+        from fastce import sharded
+        rng = np.random.default_rng(0)
+        z, y, weight = rng.normal(size=(5, 70)), np.arange(5), rng.uniform(0.1, 1, 70)
+        options = {"label_smoothing": 0.1, "weight": weight, "reduction": "none"}
+        expected = fastce.SoftmaxCrossEntropy(**options)(z, y)
+        loss = fastce.SoftmaxCrossEntropy(**options)
+        libm = ctypes.CDLL(None)
+        upward = {"x86_64": 0x800, "aarch64": 0x400000}[__import__("platform").machine()]
+        assert libm.fesetround(upward) == 0
+        part = sharded.summarise(z, y, 0, loss, classes=70)
+        sharded.gradient(z, y, 0, part, part, loss, classes=70)
+        libm.fesetround(0)
+        print((loss(z, y) == expected).all())
+    """
+    assert output_of(code) == ["True"]

@@ -100,3 +100,4 @@ def test_sums_of_tasks_overflow_only_if_the_whole_sum_does():
     assert parallel.total([1e308, 1e308]) == np.inf
     assert parallel.total([np.inf, 1.0]) == np.inf
     assert np.isnan(parallel.total([np.inf, -np.inf]))
+    assert np.isnan(parallel.total([1e308, 1e308, np.inf, -np.inf]))

@@ -252,6 +252,51 @@ def test_a_huge_negative_number_as_a_mask(masks, classes, dtype, isa, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [3, 40, 1000, 20_000])
+def test_a_row_far_from_zero(classes, dtype, isa, rng):
+    """Such as one in which all classes are masked, by a finite number: only differences count."""
+    teacher = (rng.integers(-64, 64, (3, classes)) / 16).astype(dtype)
+    level = np.zeros((3, classes), dtype)
+    kl = fastce.SoftmaxKLDivergence(reduction="none")
+    for pair in ((level, teacher), (teacher, level)):
+        expected = kl.value_and_grad(*pair)
+        for size in (1e6, 1e8, 1e9, 1e18, 1e30, float(np.finfo(dtype).max)):
+            for sign in (-1, 1):
+                moved = [np.full_like(x, sign * size) if x is level else x for x in pair]
+                for call in ({}, {"where": np.ones(level.shape, bool)}):
+                    for layout in "CF":
+                        found = kl.value_and_grad(*(np.asarray(x, order=layout) for x in moved), **call)
+                        for a, b in zip(found, expected, strict=True):
+                            np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("first", [-80.0, -20.0])
+def test_the_first_class_does_not_decide_how_the_mean_is_rounded(first, dtype, isa, rng):
+    student, teacher = (rng.integers(-48, 48, (2, 40, 6)) / 16).astype(dtype)
+    student[:, 0] = first
+    kl = fastce.SoftmaxKLDivergence(reduction="none")
+    for layout in "CF":
+        assert_eight_ulp(kl, *(np.asarray(x, order=layout) for x in (student, teacher)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("top", [-29.0, -25.0, -10.0, 0.0])
+def test_tails_of_small_exponentials(top, dtype, isa):
+    """As of a teacher that gives log-probabilities: products must not be subnormal numbers."""
+    low = -86.0 if dtype == np.float32 else -706.0
+    teacher = np.array([[top, top + 0.1, low]], dtype)
+    student = teacher.copy()
+    student[0, 0] += dtype(1e-3)
+    student[0, 2] = np.nextafter(student[0, 2], dtype(0))
+    wide = [x.astype(np.longdouble) for x in (student, teacher)]
+    true = reference.softmax_kl_divergence(*wide, reduction="none")[1]
+    grad = fastce.SoftmaxKLDivergence(reduction="none").value_and_grad(student, teacher)[1]
+    bound = {"rtol": 32 * np.finfo(dtype).eps, "atol": float(np.finfo(dtype).tiny)}
+    np.testing.assert_allclose(grad, true.astype(float), **bound)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_hessian_of_a_confident_student(dtype, isa):
     """It keeps its digits as long as the sum of the other probabilities is a normal number."""
     for top in (50.0, 80.0, 90.0) if dtype == np.float32 else (50.0, 700.0, 712.0):

@@ -102,6 +102,29 @@ def test_focal_hessian_where_its_factor_overflows(isa, gamma, margin, sign):
     np.testing.assert_allclose(hess, truth, rtol=1e-5, atol=smallest)
 
 
+@pytest.mark.parametrize("gamma", [0.01, 0.3, 2.0])
+@pytest.mark.parametrize("margin", [700.0, 725.0, 740.0, 800.0])
+def test_focal_hessian_of_probabilities_that_are_subnormal(gamma, margin, isa):
+    z = np.array([[0.0, -margin, -margin]])
+    hess = fastce.SoftmaxFocalLoss(gamma=gamma, reduction="none").value_grad_hess(z, [0])[2]
+    np.testing.assert_allclose(hess, 0, atol=1e-300)
+
+
+@pytest.mark.parametrize("classes", [3, 40, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+@pytest.mark.parametrize("rare", [1e-6, 1e-3, 0.1])
+def test_a_rare_label_that_is_predicted_to_be_impossible(rare, smoothing, dtype, classes, isa):
+    """The loss of smoothing is not the difference of two large numbers, even if the rest is small."""
+    z, weight = np.full((2, classes), -86.0, dtype), np.full(classes, rare)
+    z[:, 1], weight[1] = 0, 0.5
+    options = {"weight": weight, "label_smoothing": smoothing, "reduction": "none"}
+    true = reference.softmax_cross_entropy(z.astype(np.longdouble), [0, 2], **options)[0]
+    loss = fastce.SoftmaxCrossEntropy(**options)
+    for value in (loss(z, [0, 2]), loss.value_grad_hess(z, [0, 2])[0]):
+        np.testing.assert_allclose(value, true.astype(float), rtol=32 * np.finfo(dtype).eps)
+
+
 EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
 
 

@@ -67,3 +67,32 @@ def test_softplus_keeps_its_digits_to_the_smallest_normal(dtype, isa):
     for actual, exact in zip((value, grad, hess), truth, strict=True):
         assert ulps(actual, exact, np.dtype(dtype)) <= ulps_allowed(4, exact, dtype)
         assert np.all(actual > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gamma", [1.5, 3.0, 5.0])
+@pytest.mark.parametrize("smoothing", [0.1, 0.01, 0.001])
+def test_focal_loss_of_smoothed_targets(smoothing, gamma, dtype, isa, rng):
+    """An error of r becomes gamma times as large in its power, but not that of its logarithm."""
+    z, y = rng.normal(0, 5, 5000).astype(dtype), rng.integers(0, 2, 5000)
+    options = {"gamma": gamma, "label_smoothing": smoothing, "reduction": "none"}
+    true = reference.sigmoid_focal_loss(z.astype(np.longdouble), y, **options)[0]
+    found = fastce.SigmoidFocalLoss(**options)(z, y)
+    bound = (4 + 2 * gamma) * np.finfo(dtype).eps
+    np.testing.assert_allclose(found, true.astype(float), rtol=bound)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_next_to_no_smoothing_counts_for_both_targets(dtype, isa):
+    """1 - smoothing / 2 rounds to 1."""
+    smoothing = 1e-8 if dtype == np.float32 else 1e-17
+    for gamma in (0.0, 1.0, 2.0):
+        loss = fastce.SigmoidFocalLoss(
+            gamma=gamma, alpha=None, label_smoothing=smoothing, reduction="none"
+        )
+        value, grad = loss.value_and_grad(np.array([60, -60], dtype), [1, 0])
+        assert value[0] == value[1] > 0
+        assert grad[0] == -grad[1] != 0
+        if gamma == 0:
+            np.testing.assert_allclose(value[0], 60 * smoothing / 2, rtol=1e-6)
+            np.testing.assert_allclose(grad[0], smoothing / 2, rtol=1e-6)
