@@ -63,8 +63,8 @@ cdef struct PairRows:
     double highest[BLOCK_ROWS]
     double student_highest[BLOCK_ROWS]  # only of rows that are computed with care, like the next three
     double student[BLOCK_ROWS]          # sum of the student's exponentials
-    double excess[BLOCK_ROWS]           # part of the loss over T^2 that B leaves out: classes with a huge |s_j|; infinity
-    #                                     if the student excludes a class that the teacher does not
+    double excess[BLOCK_ROWS]           # what B / A leaves out: classes with a huge |s_j|; infinity if the student
+    #                                     excludes a class that the teacher does not
     double scale[BLOCK_ROWS]            # the factor that turns the student's exponentials into a_j + c_j
     double top[BLOCK_ROWS]              # the largest a_j
     double center[BLOCK_ROWS]           # the center is the sum of two numbers of the working precision

@@ -132,9 +132,9 @@ cdef double sum_of_losses(const RowBlock* block, const double* pivots, Py_ssize_
                           bint double_precision) noexcept nogil:
     # The sum of the values above, over whole vectors; rows past the last one have a loss of 0. With x =
     # sum_without_pivot / pivot for one row and y for another, log1p(x) + log1p(y) = log1p(x + y + x y), in which
-    # nothing cancels. So several rows share one division, because x and y may remain fractions, and one logarithm. Their
-    # product must be in the range of double: in float32, 1 + x is at most e^127 times the number of classes, in float64
-    # e^200 times this number.
+    # nothing cancels. So several rows share one division, because x and y may remain fractions, and one logarithm.
+    # Their product must be in the range of double: in float32, 1 + x is at most e^127 times the number of classes, in
+    # float64 e^200 times this number.
     cdef vec[double] zero = splat(0.0), one = splat(1.0), sum = zero, above = zero, below = one
     cdef vec[double] sum_without_pivot, pivot, m
     cdef int most = 3 if double_precision else 4, together = 0

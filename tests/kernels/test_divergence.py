@@ -265,7 +265,8 @@ def test_a_row_far_from_zero(classes, dtype, isa, rng):
                 moved = [np.full_like(x, sign * size) if x is level else x for x in pair]
                 for call in ({}, {"where": np.ones(level.shape, bool)}):
                     for layout in "CF":
-                        found = kl.value_and_grad(*(np.asarray(x, order=layout) for x in moved), **call)
+                        logits = (np.asarray(x, order=layout) for x in moved)
+                        found = kl.value_and_grad(*logits, **call)
                         for a, b in zip(found, expected, strict=True):
                             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)
 
@@ -313,7 +314,7 @@ def test_hessian_of_a_confident_student(dtype, isa):
 
 @pytest.mark.parametrize("exponent", [*range(-100, -60, 10), *range(10, 90, 10), 200, 400])
 def test_temperatures_of_any_size(exponent):
-    """T times the logits' distance if T is low; if it is high, half the variance of the distance."""
+    """T times the distance of the logits if T is low; half its variance if T is high."""
     z, t = np.array([[[0, 1, 2]], [[0, 2, 1]]], np.float32)
     loss = fastce.SoftmaxKLDivergence(temperature=2.0**exponent)(z, t)
     assert loss == pytest.approx(2.0**exponent if exponent < 0 else 1 / 3, rel=1e-3)

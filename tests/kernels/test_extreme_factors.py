@@ -115,7 +115,7 @@ def test_focal_hessian_of_probabilities_that_are_subnormal(gamma, margin, isa):
 @pytest.mark.parametrize("smoothing", [0.1, 0.5])
 @pytest.mark.parametrize("rare", [1e-6, 1e-3, 0.1])
 def test_a_rare_label_that_is_predicted_to_be_impossible(rare, smoothing, dtype, classes, isa):
-    """The loss of smoothing is not the difference of two large numbers, even if the rest is small."""
+    """The loss from smoothing is no difference of large numbers, even if the rest is small."""
     z, weight = np.full((2, classes), -86.0, dtype), np.full(classes, rare)
     z[:, 1], weight[1] = 0, 0.5
     options = {"weight": weight, "label_smoothing": smoothing, "reduction": "none"}
