@@ -244,7 +244,7 @@ def test_merged_is_whole(pieces, problem, rng):
 
 
 def test_sums_carry_their_rounding_errors(rng):
-    """A million merges lose nothing that a double has."""
+    """A thousand merges lose nothing that a double has."""
     small = evaluate(np.array([[0.1, 0.0]]), [0])
     large = evaluate(np.array([[1e8, 0.0]]), [1])
     total = large

@@ -82,11 +82,15 @@ cdef inline void no_summary(double* to) noexcept nogil:
         to[k] = NAN
 
 
-cdef inline double scaled_maximum(double maximum, double inverse_temperature) noexcept nogil:
-    # Finite for a finite logit: an infinite one would mean that there is no class, or no softmax.
-    cdef double scaled = maximum * inverse_temperature
+cdef inline double scaled_maximum(double maximum, double temperature, double* sum) noexcept nogil:
+    # The largest logit over T, rounded. The sum of exponentials, which is relative to it, takes the rounding error. The
+    # result is finite for a finite logit: an infinite one would mean that there is no class, or no softmax.
+    cdef double scaled, low
+    two_quotient(maximum, temperature, &scaled, &low)
     if fabs(maximum) < INFINITY == fabs(scaled):
         return LARGEST_DOUBLE if maximum > 0.0 else -LARGEST_DOUBLE
+    if fabs(low) < 1.0:  # otherwise no digit of the logits is below 1
+        sum[0] *= exp(splat(low))[0]
     return scaled
 
 
@@ -94,8 +98,10 @@ cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, d
                         double* to) noexcept nogil:
     # From the sums over these classes of a row that was computed with care, and their divergence.
     cdef double inverse_temperature = 1.0 / temperature
-    cdef double teacher = scaled_maximum(rows.highest[i], inverse_temperature)
-    cdef double student = scaled_maximum(rows.student_highest[i], inverse_temperature)
+    cdef double teacher_sum = inverse_exp_scale(tag) * rows.weights[i]
+    cdef double student_sum = inverse_exp_scale(tag) * rows.student[i]
+    cdef double teacher = scaled_maximum(rows.highest[i], temperature, &teacher_sum)
+    cdef double student = scaled_maximum(rows.student_highest[i], temperature, &student_sum)
     cdef double center, center_low
     empty_summary(to)
     if not (teacher < INFINITY and student < INFINITY):
@@ -103,8 +109,8 @@ cdef void summarise_row(const PairRows* rows, Py_ssize_t i, double divergence, d
         return
     to[TEACHER_MAXIMUM] = teacher
     to[STUDENT_MAXIMUM] = student
-    to[TEACHER_SUM] = inverse_exp_scale(tag) * rows.weights[i]
-    to[STUDENT_SUM] = inverse_exp_scale(tag) * rows.student[i]
+    to[TEACHER_SUM] = teacher_sum
+    to[STUDENT_SUM] = student_sum
     if teacher == -INFINITY or student == -INFINITY:
         to[PART_DIVERGENCE] = INFINITY if teacher > -INFINITY else 0.0
         return
@@ -217,8 +223,10 @@ cdef inline bint has_both(const double* whole) noexcept nogil:
 
 
 cdef inline double sum_relative_to(const double* whole, int which, double reference,
-                                   double inverse_temperature) noexcept nogil:
-    return whole[which + 1] * exp(splat(whole[which] - reference * inverse_temperature))[0]
+                                   double temperature) noexcept nogil:
+    cdef double scaled, low
+    two_quotient(reference, temperature, &scaled, &low)
+    return whole[which + 1] * exp(splat((whole[which] - scaled) - low))[0]
 
 
 cdef inline real nearest_logit(double x, real limit) noexcept nogil:
@@ -238,13 +246,13 @@ cdef double center_shard(PairRows* rows, Py_ssize_t i, const double* whole, doub
     # Sets the sums and the center to those of the whole row. The center is -T r, rounded to the working precision.
     # Returns what rounding takes from r: a change of all classes.
     cdef double inverse_temperature = 1.0 / temperature, high, low, ratio = 0.0
-    cdef double student = sum_relative_to(whole, STUDENT_MAXIMUM, rows.student_highest[i], inverse_temperature)
-    rows.weights[i] = sum_relative_to(whole, TEACHER_MAXIMUM, rows.highest[i], inverse_temperature)
+    cdef double student = sum_relative_to(whole, STUDENT_MAXIMUM, rows.student_highest[i], temperature)
+    rows.weights[i] = sum_relative_to(whole, TEACHER_MAXIMUM, rows.highest[i], temperature)
     two_product(whole[LOG_RATIO], -temperature, &high, &low)
     put_center(rows, i, high, low - whole[LOG_RATIO_LOW] * temperature, tag)
     if fabs(high) < INFINITY:
         two_quotient(rows.center[i], temperature, &high, &low)
         ratio = (high + whole[LOG_RATIO]) + (low + (whole[LOG_RATIO_LOW] + rows.center_low[i] * inverse_temperature))
-    rows.scale[i] = rows.weights[i] / student * exp(splat(-ratio))[0]
+    rows.scale[i] = rows.weights[i] / student * exp(splat(ratio))[0]
     rows.weights[i] = rows.weights[i] / inverse_exp_scale(tag) if has_both(whole) else NAN
     return ratio

@@ -51,17 +51,17 @@ cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag
 
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
-    # Whether every label has target mass of its own, and enough to hide what cancels in the loss of any class from
-    # smoothing if logits are relative to that of the label.
-    cdef vec[double] least = splat(1.0 if batch.class_weight == NULL else <double> INFINITY), most = splat(0.0), x
+    # Whether every label has target mass of its own, and enough to hide what cancels in the loss from smoothing if logits
+    # are relative to that of the label.
+    cdef double weight = 1.0 if batch.class_weight == NULL or batch.classes == 0 else batch.class_weight[0]
+    cdef vec[double] least = splat(weight), most = least, x
     cdef Py_ssize_t j = 0
     while batch.class_weight != NULL and j < batch.classes:
-        x = load_rest(batch.class_weight + j, batch.classes - j, batch.class_weight[0])
+        x = load_rest(batch.class_weight + j, batch.classes - j, weight)
         least = min(least, x)
         most = max(most, x)
         j += lanes(0.0)
-    return -reduce_max(-least) * (1.0 - batch.label_smoothing) > 0.1 * reduce_max(most) * (
-        batch.label_smoothing / batch.classes)
+    return -reduce_max(-least) * (1.0 - batch.label_smoothing) > 0.25 * reduce_max(most) * batch.label_smoothing
 
 
 cdef inline Py_ssize_t staged_size(const Scratch* s, const Matrix* matrix, real tag) noexcept nogil:

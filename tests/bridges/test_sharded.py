@@ -466,7 +466,7 @@ def test_arguments_that_are_no_summary_or_of_another_shape():
         (sharded.Summary(*part[:3], part.others), ValueError, "3, 5(, 6 or 7| or 6) fields"),
         (sharded.Summary(*part[:2], "abc"), TypeError, "field must be real numbers"),
     ):
-        with pytest.raises(kind, match=f"summary.*{text}|^summary.*{text}"):
+        with pytest.raises(kind, match=f"^summary.*{text}"):
             sharded.finish(wrong, y, loss, classes=6)
         with pytest.raises(kind, match=f"^part.*{text}"):
             sharded.gradient(z, y, 0, wrong, part, loss, classes=6)

@@ -174,6 +174,20 @@ def test_classes_that_are_no_whole_number_of_items_apart(loss, rng):
     np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("offset", [0.0, 128.0, 1024.0])
+@pytest.mark.parametrize("temperature", [0.07, 0.3, 3.0])
+def test_dividing_by_a_temperature_costs_no_digits_of_far_logits(temperature, offset, isa):
+    teacher = np.array([[3.0, 1, -2, 0.5], [0, 0.25, 0.5, 0.125]]) + offset
+    student = np.array([[2.0, 1.5, -1, 0.25], [0.5, 0, 0.375, 0.5]]) + offset
+    kl = fastce.SoftmaxKLDivergence(temperature=temperature, reduction="none")
+    wide = [x.astype(np.longdouble) for x in (student, teacher)]
+    options = {"temperature": np.longdouble(temperature), "reduction": "none"}
+    true = reference.softmax_kl_divergence(*wide, **options)[:2]
+    for split in splits(4).values():
+        for a, b in zip(evaluate(kl, student, teacher, split), true, strict=True):
+            np.testing.assert_allclose(a, b.astype(float), rtol=32 * np.finfo(float).eps)
+
+
 def test_maxima_over_a_low_temperature_are_finite():
     lowest = np.finfo(float).min
     student, teacher = np.array([[1.5, 0]]), np.array([[lowest, 0]])

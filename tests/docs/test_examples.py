@@ -95,7 +95,9 @@ def check_policy_gradient(printed, tmp_path):
     steps = [float(number) for number in re.findall(r"stands for +([\d.]+)", printed)]
     assert steps[0] < 50
     assert steps[-1] > 180
-    assert all(int(share) > 0 for share in re.findall(r"(\d+)% of the advantages", printed))
+    shares = re.findall(r"(\d+)% of the advantages", printed)
+    assert shares
+    assert all(int(share) > 0 for share in shares)
 
 
 def check_sklearn_estimator(printed, tmp_path):

@@ -125,6 +125,17 @@ def test_a_rare_label_that_is_predicted_to_be_impossible(rare, smoothing, dtype,
         np.testing.assert_allclose(value, true.astype(float), rtol=32 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("rare", [1e-4, 1.2e-3, 1e-2])
+@pytest.mark.parametrize("classes", [3, 11, 101])
+def test_a_rare_label_far_below_equal_classes(classes, rare, isa):
+    weight, z = np.ones(classes), np.full((40, classes), 0.1, np.float32)
+    weight[0], z[:, 0] = rare, np.linspace(-85, -60, 40)
+    options = {"weight": weight, "label_smoothing": 0.1, "reduction": "none"}
+    true = reference.softmax_cross_entropy(z.astype(np.longdouble), np.zeros(40, int), **options)[0]
+    value = fastce.SoftmaxCrossEntropy(**options)(z, np.zeros(40, int))
+    np.testing.assert_allclose(value, true.astype(float), rtol=4 * np.finfo(np.float32).eps)
+
+
 EXTREME = (1e300, 1e-300, 5e-324, 1.7e308)
 
 
