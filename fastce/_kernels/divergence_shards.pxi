@@ -226,7 +226,7 @@ cdef inline double sum_relative_to(const double* whole, int which, double refere
                                    double temperature) noexcept nogil:
     cdef double scaled, low
     two_quotient(reference, temperature, &scaled, &low)
-    return whole[which + 1] * exp(splat((whole[which] - scaled) - low))[0]
+    return whole[which + 1] * exp(splat((whole[which] - scaled) - (low if fabs(low) < 1.0 else 0.0)))[0]
 
 
 cdef inline real nearest_logit(double x, real limit) noexcept nogil:
@@ -253,6 +253,8 @@ cdef double center_shard(PairRows* rows, Py_ssize_t i, const double* whole, doub
     if fabs(high) < INFINITY:
         two_quotient(rows.center[i], temperature, &high, &low)
         ratio = (high + whole[LOG_RATIO]) + (low + (whole[LOG_RATIO_LOW] + rows.center_low[i] * inverse_temperature))
+    if fabs(ratio) > 1.0:  # logits beyond 1e15: s_j is then large for each class with a probability, and not needed
+        ratio = 0.0
     rows.scale[i] = rows.weights[i] / student * exp(splat(ratio))[0]
     rows.weights[i] = rows.weights[i] / inverse_exp_scale(tag) if has_both(whole) else NAN
     return ratio

@@ -188,6 +188,22 @@ def test_dividing_by_a_temperature_costs_no_digits_of_far_logits(temperature, of
             np.testing.assert_allclose(a, b.astype(float), rtol=32 * np.finfo(float).eps)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("temperature", "size"), [(1.0, 1e6), (1.0, 1e20), (1.0, 1e36), (7.0, 1e6), (7.0, 1e12)]
+)
+def test_logits_of_two_very_different_sizes(temperature, size, dtype, isa, rng):
+    teacher = (rng.integers(-64, 64, (6, 38)) / 16).astype(dtype)
+    student = np.where(rng.random(teacher.shape) < 0.4, size, teacher).astype(dtype)
+    kl = fastce.SoftmaxKLDivergence(temperature=temperature, reduction="none")
+    wide = [x.astype(np.longdouble) for x in (student, teacher)]
+    options = {"temperature": temperature, "reduction": "none"}
+    true = reference.softmax_kl_divergence(*wide, **options)[:2]
+    for split in ([0, 38], [0, 1, 20, 38]):
+        for a, b in zip(evaluate(kl, student, teacher, split), true, strict=True):
+            np.testing.assert_allclose(a, b.astype(float), rtol=1e-5, atol=1e-9)
+
+
 def test_maxima_over_a_low_temperature_are_finite():
     lowest = np.finfo(float).min
     student, teacher = np.array([[1.5, 0]]), np.array([[lowest, 0]])
