@@ -51,8 +51,8 @@ cdef inline bint needs_no_scratch(const Batch* batch, const Scratch* s, real tag
 
 
 cdef inline bint has_hard_mass(const Batch* batch) noexcept nogil:
-    # Whether every label has target mass of its own, and enough to hide what cancels in the loss from smoothing if logits
-    # are relative to that of the label.
+    # Whether every label has target mass of its own, and enough to hide what cancels in the loss from smoothing if
+    # logits are relative to that of the label.
     cdef double weight = 1.0 if batch.class_weight == NULL or batch.classes == 0 else batch.class_weight[0]
     cdef vec[double] least = splat(weight), most = least, x
     cdef Py_ssize_t j = 0
