@@ -31,7 +31,8 @@ cdef enum:
 # Softmax losses -----------------------------------------------------------------------------------
 #
 # logits         rows x classes: class c of row r is at byte r * row_stride + c * class_stride. Either
-#                class_stride or row_stride (planes, class-major arrays) is the size of a number
+#                class_stride or row_stride (planes, class-major arrays) is the size of a number, and
+#                class_stride is a multiple of it
 # labels         one per row, contiguous
 # ignores        whether rows with the label ignore_index are ignored; otherwise ignore_index is not used
 # class_weight   one per class, finite and >= 0, or NULL; likewise alpha
