@@ -104,10 +104,10 @@ def extension(name: str) -> Extension:
     )
 
 
-def translate(name: str, output: Path, options: Sequence[str] = ()) -> None:
-    """Translate the kernels to C++, as the module fastce.``name``."""
+def translate(output: Path, options: Sequence[str] = ()) -> None:
+    """Translate the kernels to C++, as the module fastce._core."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "cython", "-3", "--cplus", "--module-name", f"fastce.{name}"]
+    command = [sys.executable, "-m", "cython", "-3", "--cplus", "--module-name", "fastce._core"]
     subprocess.run([*command, *options, "-o", str(output), SOURCE], check=True)
 
 
@@ -125,11 +125,21 @@ class Build(build_ext):
             self.compiler.cc = shutil.which(os.environ["CXX"]) or os.environ["CXX"]
         count = len(self.extensions)
         print(f"fastce: compiling {count} modules takes one to two minutes", flush=True)
+        translated = Path("build", "cython", "_core.cpp")
+        if self.force or newer_group([SOURCE, *DEPENDS], str(translated)):
+            # With line numbers of our sources for the reports of sanitizers.
+            translate(translated, ["--line-directives"] if "FASTCE_FLAGS" in os.environ else [])
         flags = flags_of_compiler(kind)
         more = os.environ.get("FASTCE_FLAGS", "").split()  # such as those of a sanitizer
         for module in self.extensions:
-            module.extra_compile_args = flags + INSTRUCTION_SETS[module.name.partition(".")[2]]
-            if kind == "gcc" and module.name.endswith("avx512"):
+            # The same code for each module. Only the function that Python looks up has its name.
+            name = module.name.partition(".")[2]
+            source = translated.with_name(f"{name}_module.cpp")
+            lines = f"#define PyInit__core PyInit_{name}", f'#include "{translated.name}"', ""
+            source.write_text("\n".join(lines), "utf-8")
+            module.sources = [str(source)]
+            module.extra_compile_args = flags + INSTRUCTION_SETS[name]
+            if kind == "gcc" and name == "_core_avx512":
                 # GCC warns hundreds of times about vectors that its own header leaves undefined.
                 module.extra_compile_args += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
             module.extra_compile_args += more
@@ -149,17 +159,6 @@ class Build(build_ext):
                 raise PlatformError(f"there is no {self.compiler.compiler_cxx[0]}")
         except PlatformError as error:
             raise SystemExit(NO_COMPILER.format(problem=error)) from None
-
-    def build_extension(self, module: Extension) -> None:
-        # Called for several modules at once: one is translated while another is compiled.
-        name = module.name.partition(".")[2]
-        source = Path("build", "cython", name, "_core.cpp")
-        if self.force or newer_group([SOURCE, *DEPENDS], str(source)):
-            # With line numbers of our sources for the reports of sanitizers.
-            options = ["--line-directives"] if "FASTCE_FLAGS" in os.environ else []
-            translate(name, source, options)
-        module.sources = [str(source)]
-        super().build_extension(module)
 
 
 if __name__ == "__main__":  # tools import the flags from this file

@@ -71,7 +71,7 @@ def main() -> None:
         run(*pip, *WHEELS)
 
         source = folder / "_core.cpp"
-        setup.translate("_core", source)
+        setup.translate(source)
         include = [wheels / "numpy" / "_core" / "include", root / "usr" / "include" / python]
         run(
             *(COMPILER, "-shared", "-fPIC", *setup.flags_of_compiler("gcc")),

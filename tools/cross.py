@@ -87,7 +87,7 @@ def main() -> None:
         (folder / "not_linux" / "endian.h").write_text(ENDIAN, "utf-8")
         (folder / "python_on_windows.h").write_text(WINDOWS, "utf-8")
         source = folder / "_core.cpp"
-        setup.translate("_core", source)
+        setup.translate(source)
         jobs = [(target, flags) for target in sys.argv[1:] or TARGETS for flags in TARGETS[target]]
         results = pool.map(lambda job: compile_for(*job, source, folder), jobs)
         for (target, flags), wrong in zip(jobs, results, strict=True):
