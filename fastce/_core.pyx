@@ -65,6 +65,7 @@ include "_kernels/shard_calls.pxi"
 include "_kernels/hessian_floor.pxi"
 include "_kernels/elementary.pxi"
 include "_kernels/c_interface.pxi"
+include "_kernels/xla_calls.pxi"
 
 
 cdef extern from *:

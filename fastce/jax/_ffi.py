@@ -8,19 +8,23 @@ The structures are the parts of ``xla/ffi/api/c_api.h``, version 0, that are use
 same field names.
 """
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
 import math
+import os
 import threading
+import time
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from functools import lru_cache
+from ctypes import POINTER, Structure, c_char, c_int, c_int64, c_size_t, c_void_p
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from fastce._call import variants
 from fastce._call.layout import Array
 
 # Takes the arrays, and the results to be written in place.
@@ -30,7 +34,6 @@ TARGET = "fastce_call"
 API_MAJOR, API_MINOR = 0, 1  # the first with everything used here; XLA checks that it supports it
 METADATA = 1  # the extension with which XLA asks for the version, instead of making a call
 EXECUTE = 3  # the stage in which the arrays hold numbers
-INTERNAL = 13  # the code of an internal error
 
 # The dtypes by XLA's numbers.
 TYPES = {
@@ -73,18 +76,6 @@ class Extension(Structure):
 
 class MetadataExtension(Structure):
     _fields_ = [("extension_base", Extension), ("metadata", POINTER(Metadata))]
-
-
-class Error(Sized):
-    _fields_ = [("message", c_char_p), ("errc", c_int)]
-
-
-class Api(Sized):
-    _fields_ = [
-        ("api_version", Version),
-        ("internal_api", c_void_p),
-        ("XLA_FFI_Error_Create", ctypes.CFUNCTYPE(c_void_p, POINTER(Error))),
-    ]
 
 
 class Buffer(Sized):
@@ -162,7 +153,7 @@ class Attributes(Sized):
 
 class CallFrame(Sized):
     _fields_ = [
-        ("api", POINTER(Api)),
+        ("api", c_void_p),
         ("ctx", c_void_p),
         ("stage", c_int),
         ("args", Arguments),
@@ -180,39 +171,44 @@ _read: Callable[[str], Function]
 _thread = threading.local()
 
 
-def _handle(pointer: Any) -> int | None:
-    """Handle a call of XLA. None means success; anything else is an error object of XLA."""
-    frame = pointer.contents
+def _handle(address: int) -> None:
+    """Handle a call of XLA."""
+    frame = CallFrame.from_address(address)
     if frame.extension_start:
         extension = MetadataExtension.from_address(frame.extension_start)
         if extension.extension_base.type == METADATA:
             version = extension.metadata.contents.api_version
             version.major_version, version.minor_version = API_MAJOR, API_MINOR
-            return None
+            return
     if frame.stage != EXECUTE:
-        return None
-    try:
-        if not hasattr(_thread, "kept"):
-            # Python would create and delete the state of an XLA thread in each call, which takes as
-            # long as a small loss. An extra `Ensure` keeps the state.
-            ctypes.pythonapi.PyGILState_Ensure()
-            _thread.kept = True
-        digest = frame.attrs.digest()
-        function = _functions.get(digest)
-        if function is None:
-            function = _functions[digest] = _read(frame.attrs.function())
-        function(frame.args.arrays(), frame.rets.arrays())
-    except BaseException as error:  # exceptions cannot pass through XLA
-        message = f"{type(error).__name__}: {error}".encode()
-        made = Error(ctypes.sizeof(Error), None, message, INTERNAL)
-        failure: int = frame.api.contents.XLA_FFI_Error_Create(made)
-        return failure
-    return None
+        return
+    if not hasattr(_thread, "kept"):
+        # Python would create and delete the state of an XLA thread in each call, which takes as
+        # long as a small loss. An extra `Ensure` keeps the state.
+        ctypes.pythonapi.PyGILState_Ensure()
+        _thread.kept = True
+    digest = frame.attrs.digest()
+    function = _functions.get(digest)
+    if function is None:
+        function = _functions[digest] = _read(frame.attrs.function())
+    function(frame.args.arrays(), frame.rets.arrays())
 
 
-_handler = ctypes.CFUNCTYPE(c_void_p, POINTER(CallFrame))(_handle)  # XLA keeps its address
+_calls = variants.core  # XLA keeps the address of a function in this module
 _ffi: Any = jax.ffi
-_ffi.register_ffi_target(TARGET, _ffi.pycapsule(_handler), platform="cpu")
+_ffi.register_ffi_target(TARGET, _calls.xla_target(_handle), platform="cpu")
+
+
+@atexit.register
+def _end_calls() -> None:
+    """Wait for the calls that XLA's threads are making: they could not go on without Python."""
+    _calls.end_xla_calls()
+    while _calls.count_xla_calls():
+        time.sleep(0.001)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(_calls.count_xla_calls, none=True))
 
 
 def read_functions(read: Callable[[str], Function]) -> None:

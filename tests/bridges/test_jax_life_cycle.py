@@ -7,8 +7,8 @@ import pickle
 import sys
 
 import numpy as np
+import processes
 import pytest
-from processes import printed_by
 
 jax = pytest.importorskip("jax")
 
@@ -20,7 +20,7 @@ import fastce.jax as bridge  # noqa: E402
 
 def run(program, *arguments, **environment):
     """Return what a Python program prints."""
-    return printed_by(sys.executable, "-c", program, *arguments, **environment)
+    return processes.printed_by(sys.executable, "-c", program, *arguments, **environment)
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -287,3 +287,65 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not on this system")
 def test_jax_needs_no_second_cpu():
     assert run(ON_ONE_CPU) == "done\n"
+
+
+# The end of a process, and signals -----------------------------------------------------------------
+
+
+AT_THE_END = """
+import sys, jax, jax.numpy as jnp, numpy as np
+import fastce, fastce.jax
+rng = np.random.default_rng(0)
+loss = fastce.jax.function(fastce.SoftmaxCrossEntropy())
+features, labels = jnp.array(rng.normal(size=(256, 64))), jnp.array(rng.integers(0, 100, 256))
+
+@jax.jit
+def step(weights):
+    value, grad = jax.value_and_grad(lambda w: loss(features @ w, labels))(weights)
+    return value, weights - 0.1 * grad
+
+weights = jnp.zeros((64, 100))
+for _ in range(200):
+    value, weights = step(weights)
+if sys.argv[1] == "dropped":
+    del value, weights
+if sys.argv[1] == "raised":
+    raise ArithmeticError("of the program")
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["left", "dropped", "raised"])
+def test_a_process_ends_although_xla_has_more_to_compute(end):
+    """Its threads need Python for each loss, and once waited for it forever."""
+    finished = processes.run("-c", AT_THE_END, end, timeout=60)
+    assert finished.returncode == (1 if end == "raised" else 3), finished.stderr
+    assert ("ArithmeticError: of the program" in finished.stderr) == (end == "raised")
+
+
+INTERRUPTED = """
+import os, signal, threading, jax, jax.numpy as jnp, numpy as np
+import fastce, fastce.jax
+f = jax.jit(fastce.jax.function(fastce.SoftmaxCrossEntropy(reduction="none")))
+z, y = jnp.ones((64, 1000)), jnp.zeros(64, int)
+expected = np.array(f(z, y))
+interrupts = 0
+for turn in range(100):
+    timer = threading.Timer(0.01 + 0.0003 * turn, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        while True:
+            try:
+                assert np.array_equal(np.array(f(z, y)), expected)
+            except ValueError:  # which is how XLA reports any error
+                pass
+    except KeyboardInterrupt:
+        interrupts += 1
+print(interrupts)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process can send itself an interrupt there")
+def test_no_interrupt_is_lost():
+    """Nor does a call that one interrupts return what its memory held before."""
+    assert run(INTERRUPTED) == "100\n"

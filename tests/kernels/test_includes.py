@@ -62,8 +62,8 @@ def defined_in(name: str) -> dict[str, str]:
                     kinds[m[2]] = "type"
             elif m := re.match(r"(?:cdef|def) .*?(\w+)\(", line):
                 kinds[m[1]] = "function"
-            elif m := re.match(r"(?:cdef .*?)?(\w+) = ", line):
-                kinds[m[1]] = "constant"
+            elif m := re.match(r"(?:cdef .*?)?(\w+) = |cdef .*?(\w+) *$", line):
+                kinds[m[1] or m[2]] = "constant"
             else:
                 assert re.match(r'@|from |""', line), f"{name}: what does this define? {line}"
         elif members == "enum" and (m := re.match(r"    (\w+)", line)):
