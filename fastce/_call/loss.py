@@ -243,7 +243,7 @@ def once(cls: Any, given: dict[str, Any]) -> tuple[Value, Array]:
     options = _options_of(cls)(given)
     try:
         loss = _kept(cls, *options)
-    except TypeError:  # also if an option has no hash, or is of the wrong type
+    except (TypeError, ValueError):  # also if an option has no hash, or is wrong
         loss = _new(cls, options)
     result: tuple[Value, Array] = loss.value_and_grad(
         given["logits"],

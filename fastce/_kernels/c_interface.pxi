@@ -1,8 +1,6 @@
-# The C interface that _core.pxd declares and documents. Cython finds that file for the baseline module alone. The
-# functions are therefore declared `api`, which puts them into __pyx_capi__ of every variant, and `cimport` takes them
-# from the variant in use. Their arguments are plain, because a struct's name would differ between variants, and a
-# pointer to a struct says nothing about its fields. The two sides have to agree only on the signature, which is checked
-# when a caller is imported.
+# The C interface that _core.pxd declares and documents. `cimport` takes the functions from the variant in use. Their
+# arguments are plain, because a pointer to a struct would say nothing about its fields. The two sides have to agree
+# only on the signature, which is checked when a caller is imported.
 # Needs softmax.pxi, sigmoid_calls.pxi.
 
 from libc.math cimport isfinite
@@ -90,7 +88,7 @@ cdef int run_hard_labels(
     batch.scale = grad_scale
     batch.loss = <char*> loss
     if batch.label_smoothing != 0.0 and rows > 0:
-        soft_weight = malloc(classes * size)
+        soft_weight = NULL if is_out_of_memory(classes) else malloc(classes * size)
         if soft_weight == NULL:
             return NO_MEMORY
         spread_smoothing(batch, classes, <real*> soft_weight)
@@ -119,7 +117,7 @@ cdef int begin_softmax_focal(Batch* batch, double gamma) noexcept nogil:
     return OK if is_at_least_0(gamma) else BAD_ARGUMENT
 
 
-cdef api int softmax_cross_entropy_float32(
+cdef int softmax_cross_entropy_float32(
         const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
         Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
         const double* class_weight, const float* sample_weight, double label_smoothing, double z_loss,
@@ -133,7 +131,7 @@ cdef api int softmax_cross_entropy_float32(
                            grad_row_stride, grad_class_stride, loss, total)
 
 
-cdef api int softmax_cross_entropy_float64(
+cdef int softmax_cross_entropy_float64(
         const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
         Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
         const double* class_weight, const double* sample_weight, double label_smoothing, double z_loss,
@@ -147,7 +145,7 @@ cdef api int softmax_cross_entropy_float64(
                            grad_row_stride, grad_class_stride, loss, total)
 
 
-cdef api int softmax_focal_loss_float32(
+cdef int softmax_focal_loss_float32(
         const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
         Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
         const double* alpha, const float* sample_weight, double gamma,
@@ -161,7 +159,7 @@ cdef api int softmax_focal_loss_float32(
                            grad_class_stride, loss, total)
 
 
-cdef api int softmax_focal_loss_float64(
+cdef int softmax_focal_loss_float64(
         const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride,
         Py_ssize_t class_stride, const int64_t* labels, bint ignores, int64_t ignore_index,
         const double* alpha, const double* sample_weight, double gamma,
@@ -220,7 +218,7 @@ cdef int run_teacher(
     return status
 
 
-cdef api int softmax_kl_divergence_float32(
+cdef int softmax_kl_divergence_float32(
         const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,
         const float* teacher, Py_ssize_t teacher_row_stride, Py_ssize_t teacher_class_stride,
         const float* sample_weight, double temperature,
@@ -235,7 +233,7 @@ cdef api int softmax_kl_divergence_float32(
                        grad_scale, grad, grad_row_stride, grad_class_stride, loss, total)
 
 
-cdef api int softmax_kl_divergence_float64(
+cdef int softmax_kl_divergence_float64(
         const double* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,
         const double* teacher, Py_ssize_t teacher_row_stride, Py_ssize_t teacher_class_stride,
         const double* sample_weight, double temperature,
@@ -250,13 +248,13 @@ cdef api int softmax_kl_divergence_float64(
                        grad_scale, grad, grad_row_stride, grad_class_stride, loss, total)
 
 
-cdef api int sum_label_weights_float32(
+cdef int sum_label_weights_float32(
         const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
         const double* class_weight, const float* sample_weight, double* sum) noexcept nogil:
     return sum_label_weights(labels, rows, classes, ignores, ignore_index, class_weight, sample_weight, sum)
 
 
-cdef api int sum_label_weights_float64(
+cdef int sum_label_weights_float64(
         const int64_t* labels, Py_ssize_t rows, Py_ssize_t classes, bint ignores, int64_t ignore_index,
         const double* class_weight, const double* sample_weight, double* sum) noexcept nogil:
     return sum_label_weights(labels, rows, classes, ignores, ignore_index, class_weight, sample_weight, sum)
@@ -304,7 +302,7 @@ cdef int run_contiguous_focal(
                           grad_scale, grad, loss, total, &options)
 
 
-cdef api int bce_with_logits_float32(
+cdef int bce_with_logits_float32(
         const float* logits, const float* target, Py_ssize_t count,
         const float* pos_weight, const float* sample_weight, double label_smoothing,
         double grad_scale, float* grad, float* loss, double* total) noexcept nogil:
@@ -313,7 +311,7 @@ cdef api int bce_with_logits_float32(
                           grad, loss, total, &options)
 
 
-cdef api int bce_with_logits_float64(
+cdef int bce_with_logits_float64(
         const double* logits, const double* target, Py_ssize_t count,
         const double* pos_weight, const double* sample_weight, double label_smoothing,
         double grad_scale, double* grad, double* loss, double* total) noexcept nogil:
@@ -322,7 +320,7 @@ cdef api int bce_with_logits_float64(
                           grad, loss, total, &options)
 
 
-cdef api int sigmoid_focal_loss_float32(
+cdef int sigmoid_focal_loss_float32(
         const float* logits, const float* target, Py_ssize_t count,
         const float* sample_weight, double gamma, double alpha, double label_smoothing,
         double grad_scale, float* grad, float* loss, double* total) noexcept nogil:
@@ -330,7 +328,7 @@ cdef api int sigmoid_focal_loss_float32(
                                 grad_scale, grad, loss, total)
 
 
-cdef api int sigmoid_focal_loss_float64(
+cdef int sigmoid_focal_loss_float64(
         const double* logits, const double* target, Py_ssize_t count,
         const double* sample_weight, double gamma, double alpha, double label_smoothing,
         double grad_scale, double* grad, double* loss, double* total) noexcept nogil:

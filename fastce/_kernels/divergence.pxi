@@ -50,6 +50,8 @@ cdef char* divide_divergence(const Batch* batch, Pairs* d, char* memory, real ta
 cdef int begin_divergence(const Batch* batch, Pairs* d, real tag) noexcept nogil:
     cdef Py_ssize_t width = lanes(tag), classes = max_size(batch.classes, 1)
     memset(d, 0, sizeof(d[0]))
+    if is_out_of_memory(classes):
+        return NO_MEMORY
     d.fill.classes = batch.classes
     d.fill.interleaves = not is_plane(&batch.logits) and batch.classes <= DIVERGENCE_CLASSES
     d.fill.by_classes = d.fill.interleaves or is_plane(&batch.logits)

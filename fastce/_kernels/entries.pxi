@@ -105,6 +105,7 @@ cdef inline tuple outputs_of(out, int results):
         return None, None
     if not isinstance(out, tuple):
         return (out, None) if results == 2 else None
+    out = tuple(out)  # of a named tuple
     if results == 2:
         out += (None,)
     return out if len(<tuple> out) == 2 else None
@@ -118,13 +119,11 @@ cdef inline int working_type(bint double_precision):
     return cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32
 
 
-cdef inline bint is_same_shape(cnp.ndarray a, cnp.ndarray b, int ndim):
+cdef inline bint has_shape(cnp.ndarray array, int ndim, const cnp.npy_intp* shape):
     cdef int i
+    if cnp.PyArray_NDIM(array) != ndim:
+        return False
     for i in range(ndim):
-        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
+        if cnp.PyArray_DIM(array, i) != shape[i]:
             return False
     return True
-
-
-cdef inline bint have_one_shape(cnp.ndarray a, cnp.ndarray b):
-    return cnp.PyArray_NDIM(a) == cnp.PyArray_NDIM(b) and is_same_shape(a, b, cnp.PyArray_NDIM(a))

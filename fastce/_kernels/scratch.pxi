@@ -129,11 +129,18 @@ cdef char* divide_scratch(const Batch* batch, Scratch* s, char* memory, real tag
     return memory
 
 
+cdef inline bint is_out_of_memory(Py_ssize_t classes) noexcept nogil:
+    # Whether sizes of scratch for a row of so many classes, such as those of a broadcast number, might overflow.
+    return <long long> classes >> 47 > 0
+
+
 cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows, real tag) noexcept nogil:
     cdef Py_ssize_t size = sizeof(real), classes = batch.classes, least, i, j
     cdef bint soft = is_soft(batch), wants_hess = batch.hess.data != NULL, own_targets = has_own_targets(batch)
     cdef bint in_place
     memset(s, 0, sizeof(s[0]))
+    if is_out_of_memory(classes):
+        return NO_MEMORY
     s.classes = classes
     s.holes = s.expects_holes = batch.mask.data != NULL
     s.by_classes = plan != BLOCK_BY_ROWS

@@ -70,9 +70,9 @@ cdef class SigmoidKernel:
 
         grad = hess = loss = None
         if results > 1:
-            grad = run.output(&e.grad, outputs[0], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
+            grad = run.output(&e.grad, outputs[0], run.kind, checked)
         if results > 2:
-            hess = run.output(&e.hess, outputs[1], cnp.PyArray_TYPE(<cnp.ndarray> logits), checked)
+            hess = run.output(&e.hess, outputs[1], run.kind, checked)
         if self.reduction == NONE:
             loss = run.output(&e.loss, loss_out, working_type(run.double_precision), checked)
         elif loss_out is not None:
@@ -103,7 +103,8 @@ cdef class SigmoidRun:
     cdef Axis* axes       # of all arrays
     cdef list arrays      # keeps their memory alive
     cdef int ndim
-    cdef const cnp.npy_intp* shape
+    cdef cnp.npy_intp* shape
+    cdef int kind         # number of the logits' type; their array may change during the call
     cdef Py_ssize_t count
     cdef double largest_target
     cdef bint double_targets  # whether targets are checked in float64
@@ -120,18 +121,23 @@ cdef class SigmoidRun:
         self.kernel = kernel
         self.set_shape(<cnp.ndarray> logits)
         self.elements.label_smoothing = kernel.label_smoothing
-        self.double_precision = self.double_targets = cnp.PyArray_TYPE(<cnp.ndarray> logits) == cnp.NPY_FLOAT64
+        self.kind = cnp.PyArray_TYPE(<cnp.ndarray> logits)
+        self.double_precision = self.double_targets = self.kind == cnp.NPY_FLOAT64
         return self.take(&self.elements.logits, logits)
 
     cdef int set_shape(self, cnp.ndarray array) except -1:
+        cdef Py_ssize_t axes, i
         self.ndim = cnp.PyArray_NDIM(array)
-        self.shape = cnp.PyArray_DIMS(array)
         self.count = cnp.PyArray_SIZE(array)
         self.arrays = []
         self.largest_target = 1.0
-        self.axes = <Axis*> malloc((NUMBERS + 1) * max_size(self.ndim, 1) * sizeof(Axis))
+        axes = (NUMBERS + 1) * max_size(self.ndim, 1)
+        self.axes = <Axis*> malloc(axes * sizeof(Axis) + self.ndim * sizeof(cnp.npy_intp))
         if self.axes == NULL:
             raise MemoryError("no memory for the shape of a call")
+        self.shape = <cnp.npy_intp*> (self.axes + axes)
+        for i in range(self.ndim):
+            self.shape[i] = cnp.PyArray_DIM(array, i)
         return 0
 
     cdef bint take(self, Numbers* numbers, object given, bint whole=False) except -1:
@@ -142,13 +148,13 @@ cdef class SigmoidRun:
             given = np.asarray(given)
         if not cnp.PyArray_CheckExact(given):
             return False
-        if whole and cnp.PyArray_NDIM(<cnp.ndarray> given) != self.ndim:
+        if whole and not has_shape(<cnp.ndarray> given, self.ndim, self.shape):
             return False
         if not set_numbers(numbers, self.axes + len(self.arrays) * max_size(self.ndim, 1),
                            <cnp.ndarray> given, self.ndim, self.shape):
             return False
         self.arrays.append(given)
-        return not whole or is_same_shape(<cnp.ndarray> given, <cnp.ndarray> self.arrays[0], self.ndim)
+        return True
 
     cdef object output(self, Numbers* numbers, object given, int kind, bint checked):
         # The array to write to: a new one, or the given one; None if that does not fit.
@@ -160,7 +166,7 @@ cdef class SigmoidRun:
             self.take(numbers, given)
             return given
         self.given = True
-        if not self.take(numbers, given, True):
+        if not cnp.PyArray_CheckExact(given) or not self.take(numbers, given, True):
             return None
         if checked:
             return given

@@ -111,8 +111,10 @@ cdef class SoftmaxKernel(SoftmaxOptions):
             return False
         if not run.has_labels() and run.batch.kind != DIVERGENCE:
             target = run.arrays[1]
+            run.check_shape(PROBABILITIES, target)
             position = first_bad_probability(target, sample_weight, run.axis)
             if position >= 0 and checked:
+                run.check_shape(PROBABILITIES, target)
                 checks.bad_probability("target", target, np.unravel_index(position, target.shape),
                                        "be at least 0 and finite")
             if position >= 0:

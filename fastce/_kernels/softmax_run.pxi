@@ -17,7 +17,9 @@ cdef class SoftmaxRun:
     cdef Axis* axes                # of all arrays
     cdef list arrays               # keeps their memory alive; the first are the logits and the target
     cdef object soft_weight
-    cdef cnp.npy_intp* shape       # of the logits, the class axes last
+    cdef cnp.npy_intp* shape       # of the logits
+    cdef cnp.npy_intp* row_shape   # the same, the class axes last
+    cdef int kind                  # number of the logits' type; their array may change during the call
     cdef int axis, class_axes, batch_axes
     cdef Py_ssize_t rows
     cdef bint double_precision
@@ -70,25 +72,27 @@ cdef class SoftmaxRun:
         self.kernel = kernel
         self.batch = kernel.options
         self.arrays = []
-        self.axes = <Axis*> malloc(ndim * (ARRAYS * sizeof(Axis) + sizeof(cnp.npy_intp)))
+        self.axes = <Axis*> malloc(ndim * (ARRAYS * sizeof(Axis) + 2 * sizeof(cnp.npy_intp)))
         if self.axes == NULL:
             raise MemoryError("no memory for the shape of a call")
         self.shape = <cnp.npy_intp*> (self.axes + ARRAYS * ndim)
+        self.row_shape = self.shape + ndim
+        self.kind = cnp.PyArray_TYPE(z)
         self.axis = axis
         self.class_axes = class_axes
         self.batch_axes = ndim - class_axes
         self.largest_weight = 1.0
         self.rows = self.batch.classes = 1
         for i in range(ndim):
-            size = cnp.PyArray_DIM(z, i)
+            self.shape[i] = size = cnp.PyArray_DIM(z, i)
             if axis <= i < axis + class_axes:
-                self.shape[self.batch_axes + i - axis] = size
+                self.row_shape[self.batch_axes + i - axis] = size
                 self.batch.classes *= size
             else:
-                self.shape[batch_axes] = size
+                self.row_shape[batch_axes] = size
                 self.rows *= size
                 batch_axes += 1
-        self.double_precision = cnp.PyArray_TYPE(z) == cnp.NPY_FLOAT64
+        self.double_precision = self.kind == cnp.NPY_FLOAT64
         return self.take_matrix(LOGITS, z)
 
     cdef bint take_target(self, object target) except -1:
@@ -100,10 +104,10 @@ cdef class SoftmaxRun:
         y = target
         if self.batch.kind == DIVERGENCE:
             self.arrays.append(y)
-            return have_one_shape(y, <cnp.ndarray> self.arrays[0]) and known_storage(y) != NO_STORAGE
-        if cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and self.has_shape_of_rows(y):
+            return self.has_logits_shape(y) and known_storage(y) != NO_STORAGE
+        if cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(y)) and self.has_rows_shape(y):
             return self.take_vector(LABELS, y)
-        if not (self.kernel.takes_probabilities and have_one_shape(y, <cnp.ndarray> self.arrays[0])):
+        if not (self.kernel.takes_probabilities and self.has_logits_shape(y)):
             return False
         self.arrays.append(y)
         return storage_of_numbers(y) != NO_STORAGE
@@ -116,7 +120,7 @@ cdef class SoftmaxRun:
         if not cnp.PyArray_CheckExact(given) or cnp.PyArray_TYPE(<cnp.ndarray> given) != cnp.NPY_BOOL:
             return False
         mask = given
-        if have_one_shape(mask, <cnp.ndarray> self.arrays[0]):
+        if self.has_logits_shape(mask):
             return self.take_matrix(MASK, mask)
         if not (cnp.PyArray_NDIM(mask) == 1 and self.axis + 1 == self.batch_axes + self.class_axes
                 and cnp.PyArray_DIM(mask, 0) == self.batch.classes):
@@ -130,6 +134,7 @@ cdef class SoftmaxRun:
     cdef bint take_matrix(self, int which, cnp.ndarray array) except -1:
         cdef int storage = FLOAT32 if which == MASK else known_storage(array)
         cdef Matrix* matrix = matrix_at(&self.batch, which)
+        self.check_shape(which, array)
         self.arrays.append(array)
         if (cnp.PyArray_ISNOTSWAPPED(array) and storage != NO_STORAGE
                 and set_matrix(matrix, array, self.axis, self.class_axes, storage)):
@@ -145,7 +150,7 @@ cdef class SoftmaxRun:
         cdef Numbers* numbers = &self.gathered[which]
         if self.axis != self.batch_axes:
             array = np.moveaxis(array, range(self.axis, self.axis + self.class_axes), range(self.batch_axes, ndim))
-        if not set_numbers(numbers, self.axes + which * ndim, array, ndim, self.shape):
+        if not set_numbers(numbers, self.axes + which * ndim, array, ndim, self.row_shape):
             return False
         self.storage[which] = (
             BOOL if which == MASK
@@ -163,10 +168,10 @@ cdef class SoftmaxRun:
         if given is None:
             return True
         given = as_array(given)
-        if given is None or (whole and not self.has_shape_of_rows(<cnp.ndarray> given)):
+        if given is None or (whole and not self.has_rows_shape(<cnp.ndarray> given)):
             return False
         if not set_numbers(numbers, self.axes + which * (self.batch_axes + self.class_axes), <cnp.ndarray> given,
-                           self.batch_axes, self.shape):
+                           self.batch_axes, self.row_shape):
             return False
         self.arrays.append(given)
         stride = numbers.axis.stride if self.rows != 1 else numbers.itemsize
@@ -194,38 +199,33 @@ cdef class SoftmaxRun:
 
     cdef object output(self, int which, object given, bint checked):
         # The array to write to: a new one, or the given one.
-        cdef cnp.ndarray z = self.arrays[0]
-        cdef int kind = working_type(z.dtype.itemsize == 8) if which == LOSS else cnp.PyArray_TYPE(z)
+        cdef int kind = working_type(self.kind == cnp.NPY_FLOAT64) if which == LOSS else self.kind
         if given is None:
-            given = self.new_rows(kind) if which == LOSS else new_like(z, kind)
+            given = self.new_rows(kind) if which == LOSS else new_like(<cnp.ndarray> self.arrays[0], kind)
         elif not checked and not (
                 can_be_written(given, kind, which != LOSS, self.arrays)
-                and (self.has_shape_of_rows(given) if which == LOSS else have_one_shape(given, z))):
+                and (self.has_rows_shape(given) if which == LOSS else self.has_logits_shape(given))):
             return None
         return given if (self.take_vector(which, given) if which == LOSS else self.take_matrix(which, given)) else None
 
     cdef cnp.ndarray new_rows(self, int kind):
-        return cnp.PyArray_EMPTY(self.batch_axes, self.shape, kind, False)
+        return cnp.PyArray_EMPTY(self.batch_axes, self.row_shape, kind, False)
 
     cdef inline Scalars* scalars(self, int which):
         return &self.batch.sample_weight if which == SAMPLE_WEIGHT else &self.batch.grad_output
 
-    cdef bint has_shape_of_rows(self, cnp.ndarray array):
-        cdef int i
-        if cnp.PyArray_NDIM(array) != self.batch_axes:
-            return False
-        for i in range(self.batch_axes):
-            if cnp.PyArray_DIM(array, i) != self.shape[i]:
-                return False
-        return True
+    cdef inline bint has_logits_shape(self, cnp.ndarray array):
+        return has_shape(array, self.batch_axes + self.class_axes, self.shape)
+
+    cdef inline bint has_rows_shape(self, cnp.ndarray array):
+        return has_shape(array, self.batch_axes, self.row_shape)
+
+    cdef int check_shape(self, int which, cnp.ndarray array) except -1:
+        # Whoever has the array may assign its shape while other code runs. New outputs have that of the logits.
+        return 0 if self.has_logits_shape(array) else raise_changed("target" if which == PROBABILITIES else "logits")
 
     cdef int native_storage(self):
         return FLOAT64 if self.double_precision else FLOAT32
-
-    cdef int plan(self):
-        if self.double_precision:
-            return plan_of_batch(&self.batch, <double> 0)
-        return plan_of_batch(&self.batch, <float> 0)
 
     cdef bint has_labels(self):
         return self.batch.labels.data != NULL or self.gathered[LABELS].data != NULL
@@ -242,6 +242,7 @@ cdef class SoftmaxRun:
         if not self.double_precision:
             self.double_precision = True
             self.batch.logits.data = NULL
+            self.check_shape(LOGITS, <cnp.ndarray> self.arrays[0])
             self.gather_matrix(LOGITS, <cnp.ndarray> self.arrays[0])
         return 0
 
@@ -390,6 +391,7 @@ cdef class SoftmaxRun:
             return True
         if fabs(self.batch.logit_scale) <= 1.0 or self.batch.softcap != 0.0:
             return False
+        self.check_shape(LOGITS, z)
         if not cnp.PyArray_IS_C_CONTIGUOUS(z):
             z = layout.compact(z)
         count = cnp.PyArray_SIZE(z)
@@ -432,6 +434,8 @@ cdef class SoftmaxRun:
         cdef Py_ssize_t step, first = start, last, all_bytes = 64, classes = self.batch.classes
         cdef int which, status = OK
         cdef char* memory
+        if is_out_of_memory(classes):
+            return NO_MEMORY
         if not self.gathers:
             return run_softmax(&self.batch, start, stop, self.double_precision, total)
         batch = self.batch

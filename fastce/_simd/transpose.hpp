@@ -297,7 +297,8 @@ void interleave_any(const T *from, std::ptrdiff_t from_apart, std::ptrdiff_t row
     case 6: return interleave_rows<ToColumns, 6>(from, from_apart, rows, to, to_apart);
     case 7: return interleave_rows<ToColumns, 7>(from, from_apart, rows, to, to_apart);
     case 8: return interleave_rows<ToColumns, 8>(from, from_apart, rows, to, to_apart);
-    default: std::memcpy(to, from, std::size_t(rows) * sizeof(T));  // one class
+    case 1: std::memcpy(to, from, std::size_t(rows) * sizeof(T)); return;
+    default: return;  // no class
     }
 }
 template <class T>

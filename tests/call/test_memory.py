@@ -171,6 +171,23 @@ def test_no_reference_is_kept_to_an_argument():
     assert [sys.getrefcount(array) for array in arrays] == before
 
 
+@pytest.mark.parametrize(
+    ("dtype", "power"), [("float16", 48), ("float16", 61), (">f4", 60), ("float64", 59)]
+)
+def test_rows_that_no_memory_can_hold(power, dtype, isa):
+    """Sizes of scratch would overflow. Such rows are broadcast from a number."""
+    z = np.broadcast_to(np.zeros(1, dtype), (1, 1 << power))
+    for call in (
+        lambda: fastce.SoftmaxCrossEntropy()(z, [0]),
+        lambda: fastce.SoftmaxFocalLoss()(z, [0]),
+        lambda: fastce.SoftmaxKLDivergence()(z, z),
+        lambda: fastce.logsumexp(z),
+        lambda: fastce.token_log_probs(z, [0]),
+    ):
+        with pytest.raises(MemoryError):
+            call()
+
+
 def test_no_memory_for_the_scratch_space_of_a_kernel():
     """A row of 2⁴⁶ bytes of scratch is more than any machine has."""
     classes = 1 << 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import re
 from array import array
@@ -61,11 +62,29 @@ def test_long_values_are_shown_in_part(loss):
     assert len(str(caught.value)) < 200
 
 
+class Reduction(str, enum.Enum):
+    SUM = "sum"
+
+
+@pytest.mark.parametrize("reduction", [np.str_("sum"), Reduction.SUM])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_string_of_numpy_is_a_reduction(loss):
-    made = getattr(fastce, loss)(reduction=np.str_("sum"))
-    z, y = np.ones((1, 1)), [0] if loss.startswith("Softmax") else np.zeros((1, 1))
+def test_a_string_of_another_type_is_a_reduction(loss, reduction):
+    made = getattr(fastce, loss)(reduction=reduction)
+    z, y = small_batch(loss)
+    assert repr(made) == f"{loss}(reduction='sum')"
     assert made(z, y) == getattr(fastce, loss)(reduction="sum")(z, y)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_options_without_a_hash(read_only, rng):
+    """The functions keep losses by their options."""
+    weight = np.array([0.5, 1.0, 2.0])
+    weight.flags.writeable = not read_only
+    z, y = small_batch("SoftmaxCrossEntropy")
+    expected = fastce.softmax_cross_entropy(z, y, weight=weight)
+    value, grad = fastce.softmax_cross_entropy(z, y, weight=memoryview(weight))
+    assert value == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
 
 
 @pytest.mark.parametrize("loss", LOSSES)

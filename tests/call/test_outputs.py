@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import warnings
 
 import numpy as np
@@ -93,6 +94,26 @@ def test_outputs_that_are_no_arrays(loss, out):
         getattr(fastce, loss)().value_grad_hess(z, y, out=np.zeros_like(z))
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_named_tuple_of_outputs(loss):
+    z, y = small_batch(loss)
+    outs = collections.namedtuple("Derivatives", "grad hess")(np.empty_like(z), np.empty_like(z))
+    expected = getattr(fastce, loss)().value_grad_hess(z, y)
+    result = getattr(fastce, loss)().value_grad_hess(z, y, out=outs)
+    for i in range(2):
+        assert result[i + 1] is outs[i]
+        np.testing.assert_array_equal(outs[i], expected[i + 1])
+
+
+@pytest.mark.parametrize("loss", ["BCEWithLogits", "SigmoidFocalLoss"])
+def test_numbers_are_no_outputs(loss):
+    for out in (5, 5.0, np.float64(5.0)):
+        with pytest.raises(TypeError, match="^out must be a NumPy array, got"):
+            getattr(fastce, loss)().value_and_grad(np.array(0.5), 1, out=out)
+        with pytest.raises(TypeError, match="^loss_out must be a NumPy array, got"):
+            getattr(fastce, loss)(reduction="none")(np.array(0.5), 1, loss_out=out)
+
+
 class LyingOutput(np.ndarray):
     """Claims to be larger than its memory, contiguous and writable."""
 
@@ -157,6 +178,9 @@ class Reshaping:
             self.other.shape = self.shape
         return self.array
 
+    def __float__(self):
+        return float(self.array)
+
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("which", ["logits", "target"])
@@ -171,6 +195,21 @@ def test_arrays_that_are_reshaped_after_their_check(loss, which, reduction):
     weight = Reshaping(ones, (other.size, 1), other)
     for a, b in zip(made.value_grad_hess(z, y, sample_weight=weight), expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("which", ["logits", "target"])
+@pytest.mark.parametrize("shape", [(300, 4), (2, 150, 4), (1,) * 30 + (1200, 1)], ids=len)
+def test_arrays_that_are_reshaped_while_the_call_converts_another(which, shape):
+    """By code of the caller that runs inside it; another thread could do the same."""
+    z, teacher = np.zeros((1200, 1), np.float32), np.zeros((1200, 1), np.float32)
+    changed = {"logits": z, "target": teacher}[which]
+    last = Reshaping(np.array(1.0), shape, changed)
+    weights = [1.0] * 1199 + [last]
+    for loss in (fastce.SoftmaxKLDivergence(), fastce.SoftmaxCrossEntropy()):
+        for method in (loss.value_and_grad, loss.value_grad_hess):
+            changed.shape = (1200, 1)
+            with pytest.raises(RuntimeError, match=f"^{which} was changed by another thread"):
+                method(z, teacher, sample_weight=weights)
 
 
 # Shapes, types, overlaps --------------------------------------------------------------------------
