@@ -125,5 +125,5 @@ cdef void change_carefully(const Line* line, double inverse_temperature, PairRow
     put_chosen(line, rows, &excess, &rows.excess[0])
     put_chosen(line, rows, &distant, &sums[0])
     for i in range(line.row, line.row + line.rows):
-        if rows.careful[i] != 0.0 and sums[i] != 0.0:
+        if rows.careful[i] != 0.0 and not sums[i] <= 0.0:  # below 0 only if the center was limited
             rows.excess[i] += sums[i] / rows.weights[i] / lowering

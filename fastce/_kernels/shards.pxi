@@ -92,9 +92,10 @@ cdef const real* shard_logits(const Batch* batch, const char* logits, const unsi
 cdef void shard_exponentials(const real* u, Py_ssize_t count, double own_maximum, double row_maximum, bint holes,
                              const char* ahead, real* e, double* reference, double* unit) noexcept nogil:
     # e_j = unit * exp(u_j - reference). The reference is 0 for logits in exp's safe range, otherwise the maximum of the
-    # shard's part of the row.
+    # shard's part of the row, or of the row if that part is all -inf.
     cdef real extremes[32]
-    cdef bint in_range = own_maximum <= safe_range_highest(<real> 0) and row_maximum <= LARGEST_REFERENCE
+    cdef bint in_range = (own_maximum <= safe_range_highest(<real> 0)
+                          and safe_range_lowest(<real> 0) <= row_maximum <= LARGEST_REFERENCE)
     if in_range and not holes:
         begin_extremes(&extremes[0])
         exponentials_without_holes(u, count, e, ahead, <const char*> e, &extremes[0])
@@ -107,7 +108,7 @@ cdef void shard_exponentials(const real* u, Py_ssize_t count, double own_maximum
     unit[0] = safe_range_unit(<real> 0)
     if not in_range:
         row_out_of_range(u, count, <real> own_maximum, e)
-        reference[0] = own_maximum if own_maximum > -INFINITY else 0.0
+        reference[0] = own_maximum if own_maximum > -INFINITY else row_maximum
         unit[0] = 1.0 / inverse_exp_scale(<real> 0)
 
 

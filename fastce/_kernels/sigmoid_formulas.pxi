@@ -111,6 +111,7 @@ cdef inline vec[real] power_of_sigmoid(vec[real] q, vec[real] above, vec[real] l
     low = g * (log_term - (sum - above))
     high = g * sum
     low = low + product_error(g, sum, high)
+    low = low + splat(<real> (loss.gamma - <real> loss.gamma)) * sum  # gamma itself may have been rounded
     return exp_less(-high, zero_unless(less(high, splat(<real> 1e4)), low))
 
 
@@ -181,7 +182,7 @@ cdef inline vec[real] soft_focal(vec[real] z, vec[real] y, vec[real] opposite, v
     cdef vec[real] p = select_negative(z, smaller, larger)
     cdef vec[real] q = select_negative(z, larger, smaller)
     cdef vec[real] r = fma(p, opposite, q * y)
-    cdef vec[real] rho = p * q * (opposite - y) / r
+    cdef vec[real] rho = p * q * (one - (y + y)) / r  # opposite is rounded, so opposite - y is inexact near 1/2
     cdef vec[real] b = y * (max(-z, zero) + log_term) + opposite * (max(z, zero) + log_term)
     cdef vec[real] slope = subtract_product(opposite * p, y, q)
     cdef vec[real] weight = fma(y, alpha, opposite * one_less_alpha)

@@ -134,7 +134,7 @@ def _sigmoid_focal_terms(batch, options, axis):
     c = y * _parts._softplus(-z) + not_y * _parts._softplus(z)
     q = y * not_p + not_y * p
     r = np.abs(not_y - y) / (_parts._times(y, 1 / p) + _parts._times(not_y, 1 / not_p))
-    growth = 2 + gamma - gamma * np.log(q)
+    growth = 2 + gamma
     modulation = (1 if alpha is None else alpha * y + (1 - alpha) * not_y) * q**gamma * growth
     grad = modulation * (q + gamma * r * c)
     hess = modulation * (p * not_p + 2 * gamma * q * r + gamma * r * c * (abs(gamma - 1) * r + 1))
