@@ -68,6 +68,14 @@ def minus_x_log_y(x: Array, y: Array) -> Array:
     return np.where(x == 0, 0.0, -x * np.log(y))
 
 
+def total(terms: Array, axis: int) -> Any:
+    """Return the sum along an axis, with the same rounding errors for any axis.
+
+    NumPy adds pairwise only along a contiguous axis, and one after another along any other.
+    """
+    return np.ascontiguousarray(np.moveaxis(terms, axis, -1)).sum(axis=-1)
+
+
 @np.errstate(all="ignore")
 def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
     r"""Return the entropy of a distribution, in nats.
@@ -110,7 +118,7 @@ def entropy(p: npt.ArrayLike, *, axis: int = -1) -> Any:
     [0.     0.5623]
     """
     axis, dtype, (p,) = distributions(axis, p=p)
-    return minus_x_log_y(p, p).sum(axis=axis).astype(dtype)
+    return total(minus_x_log_y(p, p), axis).astype(dtype)
 
 
 @np.errstate(all="ignore")
@@ -155,7 +163,7 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     0.6931 1.204
     """
     axis, dtype, (p, q) = distributions(axis, p=p, q=q)
-    return minus_x_log_y(p, q).sum(axis=axis).astype(dtype)
+    return total(minus_x_log_y(p, q), axis).astype(dtype)
 
 
 @np.errstate(all="ignore")
@@ -207,7 +215,7 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     near = (p + q) * s * s * (1 + (1 + s) * s * np.polyval(ATANH_COEFFICIENTS, s * s))
     far = p * (np.log(p) - np.log(q)) - p + q
     terms = np.where(p == 0, q, np.where(abs(s) <= NEAR, near, far))
-    return terms.sum(axis=axis).astype(dtype)
+    return total(terms, axis).astype(dtype)
 
 
 @np.errstate(all="ignore")

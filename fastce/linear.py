@@ -55,9 +55,9 @@ def linear_cross_entropy(
     """Return the loss of ``hidden @ weight.T + bias`` and its gradients.
 
     The gradients are with respect to `hidden`, `weight` and `bias`. The result is that of the loss
-    on all logits, followed by the chain rule, but at most one chunk of the logits exists at a time:
-    48 MiB, or 64 rows if that is more. NumPy computes the matrix products, with the threads of its
-    BLAS. Rows with the label `ignore_index` or weight 0 are left out of them.
+    on all logits, followed by the chain rule, but only a chunk of the rows is processed at a time:
+    as many as make 48 MiB of logits or of `hidden`, and at least 64. NumPy computes the matrix
+    products, with the threads of its BLAS. Rows with the label `ignore_index` or weight 0 are left out of them.
 
     16-bit arrays are converted to float32, a part at a time. Products, logits and sums are then
     float32, and each gradient is rounded to 16 bits once, at the end.
@@ -148,7 +148,8 @@ def linear_cross_entropy(
         active &= weights != 0
     losses = np.zeros(grads.rows, real)
     totals = []
-    for rows in _chunks(grads.rows, len(w) * real.itemsize, np.flatnonzero(active)):
+    widest = max(len(w), x.shape[-1])  # rows of logits, and of the input and its gradient
+    for rows in _chunks(grads.rows, widest * real.itemsize, np.flatnonzero(active)):
         chunk = grads.logits(rows)
         value, _ = chunk_loss.value_and_grad(
             chunk,
@@ -168,7 +169,7 @@ def linear_cross_entropy(
 
 
 class _Scattered:
-    """Probabilities whose rows have no common stride, so that reshaping would copy all of them."""
+    """An array whose rows may have no common stride, so that reshaping could copy all of them."""
 
     def __init__(self, array: Array) -> None:
         self.array = array
@@ -180,12 +181,12 @@ class _Scattered:
         return part
 
 
-def _rows_of(probabilities: Array) -> Array | _Scattered:
-    """Return an object that yields rows of probabilities without a copy of all of them."""
-    if probabilities.ndim > 2 and not probabilities.flags.c_contiguous:
-        return _Scattered(probabilities)
-    *shape, classes = probabilities.shape
-    return probabilities.reshape(math.prod(shape), classes)
+def _rows_of(array: Array) -> Array | _Scattered:
+    """Return an object that yields rows of an array without a copy of all of them."""
+    if array.ndim > 2 and not array.flags.c_contiguous:
+        return _Scattered(array)
+    *shape, last = array.shape
+    return array.reshape(math.prod(shape), last)
 
 
 def _chunks(rows: int, row_bytes: int, used: Array) -> Iterator[slice | Array]:
@@ -207,11 +208,11 @@ class _Gradients:
 
     def __init__(self, hidden: Array, weight: Array, bias: Array | None) -> None:
         self.rows = math.prod(hidden.shape[:-1])
-        self.hidden = hidden.reshape(self.rows, hidden.shape[-1])
+        self.hidden = _rows_of(hidden)
         self.weight = weight
         self.real = working_type(hidden)
         self.bias = None if bias is None else bias.astype(self.real, copy=False)
-        self.grad_hidden = np.zeros(self.hidden.shape, hidden.dtype)
+        self.grad_hidden = np.zeros((self.rows, hidden.shape[-1]), hidden.dtype)
         self.grad_weight = np.zeros(weight.shape, self.real)
         self.grad_bias = None if bias is None else np.zeros(bias.shape, self.real)
         self._chunk: Array = np.empty((0, len(weight)), self.real)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zipfile
 
 import ml_dtypes
 import numpy as np
 import pytest
-from processes import run
+from processes import peak, run
 
 from fastce.evaluation import Evaluation, command_line, evaluate, fit_temperature
 
@@ -131,6 +132,16 @@ def test_safetensors(problem, folder, capsys):
     assert "no array 'q'" in refused(capsys, 2, "b.safetensors", "y.npy", "--logits-key", "q")
 
 
+def test_one_long_sequence_is_read_in_blocks(tmp_path, capsys, monkeypatch):
+    numpy = pytest.importorskip("safetensors.numpy")
+    z, y = np.zeros((1, 50_000, 20), np.float32), np.zeros((1, 50_000), np.int32)  # 4 MB
+    path = tmp_path / "b.safetensors"
+    numpy.save_file({"a": y[:, :3], "labels": y, "logits": z, "z": y}, path)
+    assert said(capsys, path, path).correct == 50_000
+    monkeypatch.setattr(command_line, "BLOCK_BYTES", 20_000)
+    assert peak(lambda: said(capsys, path, path)) < 1e6
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_blocks_of_several_axes(order, problem, folder, capsys, monkeypatch):
     """Of a file that is read in blocks, which do not end where a sequence ends."""
@@ -217,7 +228,7 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
         (["z.bin", "y.npy"], "for raw logits pass --dtype and --classes"),
         (["z.bin", "y.npy", "--dtype", "float32"], "--dtype needs --classes"),
         (["z.bin", "y.npy", "--dtype", "float99", "--classes", "7"], "'float99' is not a dtype"),
-        (["b.npz", "y.npy"], "several arrays: a, b; say which with --logits-key"),
+        (["b.npz", "y.npy"], "several arrays: a, b; choose one with --logits-key"),
     ],
 )
 def test_wrong_usage(arguments, message, problem, folder, capsys):
@@ -240,11 +251,16 @@ def test_bad_data(problem, folder, capsys):
     assert "labels must be integers, got object" in refused(capsys, 1, "z.npy", "objects.npy")
     (folder / "text.npy").write_text("no array")
     assert "magic string" in refused(capsys, 1, "text.npy", "y.npy")
+    damaged = (folder / "z.npy").read_bytes().replace(b"'<f4'", b"'<f4,)'", 1)
+    (folder / "damaged.npy").write_bytes(damaged)
+    assert "is not a valid .npy file" in refused(capsys, 1, "damaged.npy", "y.npy")
     (folder / "cut.npy").write_bytes((folder / "z.npy").read_bytes()[:-100])
-    assert "is cut short" in refused(capsys, 1, "cut.npy", "y.npy")
+    assert "is truncated" in refused(capsys, 1, "cut.npy", "y.npy")
     z.tofile(folder / "z.bin")
     message = refused(capsys, 1, "z.bin", "y.npy", "--dtype", "float64", "--classes", 11)
     assert "25200 bytes, not a multiple of the 88 bytes of a row" in message
+    message = refused(capsys, 1, ".", "y.npy", "--dtype", "float64", "--classes", 11)
+    assert ". is not a regular file" in message
 
 
 def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys, monkeypatch):
@@ -304,7 +320,37 @@ def test_options_of_raw_files(options, folder, capsys):
 def test_raw_numbers_of_other_kinds(dtype, folder, capsys):
     (folder / "z.bin").write_bytes(bytes(900 * 7 * 8))
     said = refused(capsys, 2, "z.bin", "y.npy", "--dtype", dtype, "--classes", "7")
-    assert "is not a floating-point or integer dtype" in said
+    assert "is not a floating-point dtype" in said
+    said = refused(capsys, 2, "z.npy", "z.bin", "--labels-dtype", dtype)
+    assert "is not an integer dtype" in said
+
+
+@pytest.mark.parametrize("dtype", [",,", "(1,f4", "f3", "no type"])
+def test_dtypes_that_are_none(dtype, folder, capsys):
+    (folder / "z.bin").write_bytes(bytes(7 * 4))
+    said = refused(capsys, 2, "z.bin", "y.npy", "--dtype", dtype, "--classes", "7")
+    assert f"{dtype!r} is not a dtype" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_not_a_file_without_rows(folder, capsys):
+    os.mkfifo(folder / "pipe")
+    message = refused(capsys, 1, "pipe", "y.npy", "--dtype", "float32", "--classes", 7)
+    assert "pipe is not a regular file" in message
+
+
+def test_a_picture_that_matplotlib_cannot_draw(problem, folder, capsys, monkeypatch):
+    """Such as .pgf without TeX."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+
+    def savefig(self, path):
+        raise RuntimeError("xelatex not found")
+
+    monkeypatch.setattr(figure, "savefig", savefig)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["evaluate", "z.npy", "y.npy", "--plot", "x.pgf"])
+    assert ended.value.code == 1
+    assert "x.pgf cannot be drawn: xelatex not found" in capsys.readouterr().err
 
 
 def test_a_picture_that_cannot_be_written(folder, capsys, monkeypatch):

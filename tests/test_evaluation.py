@@ -390,7 +390,7 @@ def test_a_fit_prints_and_travels(problem):
         ([[1.0, 0.0], [1.0, 0.0]], [0, 1], "as the temperature grows"),
         ([[0.0, -np.inf], [0.0, 1.0]], [1, 0], "infinite, because a target has the logit -inf"),
         ([[0.0, np.nan], [0.0, 1.0]], [1, 0], "1 rows have no softmax"),
-        ([[0.0, 1.0]], [-100], "no row counts"),
+        ([[0.0, 1.0]], [-100], "all rows are ignored"),
     ],
 )
 def test_no_temperature(z, y, message):
@@ -466,3 +466,11 @@ def test_equal_classes_are_in_one_bin_at_any_level(classes, dtype, rng):
     levels = rng.uniform(-9, 9, (400, 1)).astype(dtype)
     result = evaluate(np.tile(levels, (1, classes)), np.zeros(400, int), bins=classes)
     assert result.bin_rows[1] == 400
+
+
+@pytest.mark.parametrize(("classes", "parts"), [(3, 15), (5, 2), (7, 3), (10, 7), (49, 5)])
+def test_equal_classes_are_in_the_bin_that_begins_at_their_probability(classes, parts):
+    """For any number of bins: part / (classes * part) is 1 / classes."""
+    for part in range(1, parts + 1):
+        result = evaluate(np.zeros((1, classes)), [0], bins=classes * part)
+        assert result.bin_rows[part] == 1

@@ -101,6 +101,16 @@ def test_zero_probabilities():
     assert kl_divergence([0.5, 0.25, 0.25], p) == np.inf
 
 
+def test_rounding_errors_do_not_add_up_along_any_axis():
+    """One after another, 100,000 equal terms have an error of 13,000 ULP."""
+    p = np.full((100_000, 2), 1e-5)
+    np.testing.assert_allclose(entropy(p, axis=0), 5 * np.log(10), rtol=4 * EPS)
+    np.testing.assert_allclose(cross_entropy(p, p, axis=0), 5 * np.log(10), rtol=4 * EPS)
+    q = p * np.tile([0.5, 1.5], 50_000)[:, None]
+    expected = np.log(4 / 3) / 2
+    np.testing.assert_allclose(kl_divergence(p, q, axis=0), expected, rtol=8 * EPS)
+
+
 def test_the_smallest_probabilities_are_not_lost():
     tiny = 5e-324
     assert entropy([tiny, 1.0]) == pytest.approx(0, abs=1e-320)
@@ -205,7 +215,7 @@ def test_numbers_outside_a_type_are_no_errors_of_numpy():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ([0.5, 0.6], r"p\[:\] sums to 1.1, not to 1 within 1e-05"),
+        ([0.5, 0.6], r"p\[:\] sums to 1.1, which differs from 1 by more than"),
         ([1.5, -0.5], r"p must be a probability distribution, got -0.5 at position 1"),
         ([np.nan, 1.0], r"p must be a probability distribution, got nan at position 0"),
         ([np.inf, 1.0], r"p must be a probability distribution, got inf at position 0"),

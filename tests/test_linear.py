@@ -99,6 +99,21 @@ def test_probabilities_of_any_strides_are_not_copied_whole(rng):
     assert peak(lambda: linear_cross_entropy(hidden, weight, target)) < 3 * linear.CHUNK_BYTES
 
 
+@pytest.mark.parametrize("kind", ["plain", "ignored", "float16", "swapped"])
+def test_memory_if_there_are_more_features_than_classes(kind, rng):
+    """Chunks by the number of classes alone would hold all rows, and more than one copy of them."""
+    hidden = np.zeros((300, 100, 1024), np.float16 if kind == "float16" else np.float32)  # 123 MB
+    if kind == "swapped":
+        hidden = hidden.swapaxes(0, 1)
+    weight = np.zeros((16, 1024), hidden.dtype)
+    target = np.zeros(hidden.shape[:-1], int)
+    if kind == "ignored":
+        target[0, 0] = -100
+    linear_cross_entropy(hidden[:1, :1], weight, target[:1, :1])
+    results = hidden.nbytes + weight.nbytes
+    assert peak(lambda: linear_cross_entropy(hidden, weight, target)) < results + (110 << 20)
+
+
 # Weights ------------------------------------------------------------------------------------------
 
 

@@ -433,7 +433,7 @@ def test_other_arguments_that_are_refused(name):
         function(z, axis=None, out=np.zeros((4, 3)))
     with pytest.raises(TypeError, match=r"^out "):
         function(z, out=[0.0])
-    with pytest.raises(ValueError, match=r"^out overlaps another array"):
+    with pytest.raises(ValueError, match=r"^out overlaps another argument"):
         function(z, out=z[:, 0] if name == "logsumexp" else z[::-1])
     with pytest.raises(TypeError, match=r"^logits .* where=~mask"):
         function(np.ma.masked_array(z, z > 3))
@@ -441,7 +441,7 @@ def test_other_arguments_that_are_refused(name):
     room = np.zeros(z.shape, ">f8")
     room_of_mask = room.view(bool)[:, :4]
     destination = room[:, 0] if name == "logsumexp" else room
-    with pytest.raises(ValueError, match=r"^out overlaps another array"):
+    with pytest.raises(ValueError, match=r"^out overlaps another argument"):
         function(z, where=room_of_mask, out=destination)
     np.testing.assert_array_equal(z, before)
     assert not room.any()

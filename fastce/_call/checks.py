@@ -28,7 +28,7 @@ ACCEPTED_LOGITS = "float16, bfloat16, float32 or float64"
 def reduction(value: str) -> str:
     if not isinstance(value, str) or value not in REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {shown(value)}")
-    return str(value)  # the kernels do not accept NumPy's strings
+    return REDUCTIONS[REDUCTIONS.index(value)]  # of Python's own type: not NumPy's, not an Enum
 
 
 def integer(name: str, value: Any) -> int:
@@ -262,8 +262,7 @@ def where(value: Any, shape: tuple[int, ...], samples: tuple[int, ...] = ()) -> 
         raise TypeError(f"where must be bool, got {array.dtype}")
     hint = ""
     if samples and array.shape == samples:
-        hint = ", the logits: where masks classes; to leave out samples, use sample_weight"
-        hint += " or ignore_index"
+        hint = " (where masks classes; to leave out samples, use sample_weight or ignore_index)"
     return _broadcast("where", array, shape, hint)
 
 
@@ -367,7 +366,7 @@ def output(
         if other is same and _is_same(array, other):
             continue
         accepted = "" if same is None else "; only out=logits itself is supported"
-        raise ValueError(f"{name} overlaps another array of the call{accepted}")
+        raise ValueError(f"{name} overlaps another argument{accepted}")
     return array
 
 

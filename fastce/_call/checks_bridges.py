@@ -249,6 +249,14 @@ def dropped_weights(host: str, options: str, instead: str) -> NoReturn:
     raise ValueError(f"{host} does not apply {options} to a custom objective: {instead}")
 
 
+def absent_classes(scores: int, classes: int) -> NoReturn:
+    raise ValueError(
+        "class_names (or classes_count) must have only classes with samples, but CatBoost passes"
+        f" scores for {scores} of {classes} classes: leave out classes without a sample in the"
+        " training data, or stratify, so that each class has one"
+    )
+
+
 def scores_by_class(approxes: Any) -> Array:
     """Return CatBoost's list of score arrays as one array: (n,) for one, (n, K) for K of them."""
     if len(approxes) == 1:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -72,24 +73,26 @@ def chosen(path: str, found: list[str], key: str | None, names: tuple[str, ...])
     if not found:
         raise ValueError(f"{path} has no arrays")
     raise WrongUsage(
-        f"{path} has several arrays: {', '.join(found)}; say which with --{names[0]}-key"
+        f"{path} has several arrays: {', '.join(found)}; choose one with --{names[0]}-key"
     )
 
 
-def raw_dtype(path: str, name: str | None) -> np.dtype[Any]:
+def raw_dtype(path: str, name: str | None, kinds: str) -> np.dtype[Any]:
+    """Return the dtype of logits or labels in a raw file; ``kinds`` has the letters of its kind."""
     if name is None:
         raise WrongUsage(
             f"{path} is not .npy, .npz or .safetensors: for raw logits pass --dtype and"
             " --classes, for raw labels --labels-dtype"
         )
-    if name == "bfloat16":
+    if name == "bfloat16" and "f" in kinds:
         return checks_bridges.bfloat16("evaluation")
     try:
         dtype = np.dtype(name)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise WrongUsage(f"{name!r} is not a dtype") from None
-    if dtype.kind not in "fiu":
-        raise WrongUsage(f"{name!r} is not a floating-point or integer dtype")
+    if dtype.kind not in kinds:
+        accepted = "a floating-point" if "f" in kinds else "an integer"
+        raise WrongUsage(f"{name!r} is not {accepted} dtype")
     return dtype
 
 
@@ -123,7 +126,10 @@ def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:
     return np.dtype(f"{letter.lower()}{int(bits) // 8}")
 
 
-def rows_of_raw(path: str, size: int, row: int) -> int:
+def rows_of_raw(path: str, status: os.stat_result, row: int) -> int:
+    if not stat.S_ISREG(status.st_mode):  # its size is unknown
+        raise ValueError(f"{path} is not a regular file")
+    size = status.st_size
     if row == 0 or size % row:
         raise ValueError(f"{path} has {size} bytes, not a multiple of the {row} bytes of a row")
     return size // row
@@ -132,7 +138,7 @@ def rows_of_raw(path: str, size: int, row: int) -> int:
 def whole_file(path: str, size: int) -> None:
     found = os.path.getsize(path)
     if found < size:
-        raise ValueError(f"{path} is cut short: it has {found} of {size} bytes")
+        raise ValueError(f"{path} is truncated: it should have {size} bytes, but has {found}")
 
 
 def files_fit(logits: tuple[int, ...], labels: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -28,7 +28,7 @@ def distribution(name: str, values: Array, axis: int, tolerance: float) -> None:
         along = ", ".join(map(str, (*at[:axis], ":", *at[axis + 1 :])))
         raise ValueError(
             f"{name} must be a probability distribution, but {name}[{along}] sums to {total[at]},"
-            f" not to 1 within {tolerance}"
+            f" which differs from 1 by more than {tolerance}"
         )
 
 

@@ -215,8 +215,10 @@ def summarise_chunk(
         packed = sharded.summarise(z, y, first_class, loss, classes=classes, where=where).packed()
     if argmax:
         any_labels = np.zeros_like(packed[0], np.int64)  # the kernels' argmax skips NaN
-        found = token_log_probs(z, any_labels, axis=loss.axis).argmax
-        packed = np.concatenate([packed, [first_class + found]])
+        found = any_labels - 1  # of no classes
+        if z.shape[loss.axis]:
+            found = first_class + token_log_probs(z, any_labels, axis=loss.axis).argmax
+        packed = np.concatenate([packed, [found]])
     return np.moveaxis(packed, 0, -1)[..., None, :]
 
 
@@ -231,7 +233,8 @@ def merge_along(parts: Any, axis: Any, keepdims: bool) -> Any:
 def merge(a: Any, b: Any) -> Any:
     count = 3 if len(a) == 4 else len(a)  # four: a summary without label smoothing, and an argmax
     merged = sharded.merge(_summary_of(a[:count]), _summary_of(b[:count])).packed()
-    argmax = np.where(a[:1] >= b[:1], a[count:], b[count:])
+    first, second = a[count:], b[count:]  # -1 if there are no classes
+    argmax = np.where((a[:1] >= b[:1]) & (first >= 0) | (second < 0), first, second)
     return np.concatenate([merged, argmax])
 
 

@@ -160,7 +160,7 @@ def evaluation_of(
     target_prob = np.exp(-loss)
     brier = np.expm1(-loss) ** 2 + other_squares
     brier += np.where(is_top, 0.0, (top_prob - target_prob) * (top_prob + target_prob))
-    edges = np.linspace(0.0, 1.0, options.bins + 1)
+    edges = np.arange(options.bins + 1) / options.bins  # rounded once, as probabilities are
     which = np.minimum(np.searchsorted(edges, top_prob, side="right") - 1, options.bins - 1)
     before = np.minimum(rank, options.max_rank).astype(np.int64)
     rank_rows = np.bincount(before, minlength=options.max_rank + 1)

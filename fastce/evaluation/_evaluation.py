@@ -327,8 +327,8 @@ class Evaluation:
             math.isfinite(high + low)
         counts = [self.rows, self.ignored, self.invalid, self.correct]
         counts += [*self.bin_rows, *self.bin_correct, *self.rank_rows]
-        if not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError("counts must be nonnegative integers")
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+            raise ValueError("counts must be nonnegative 64-bit integers")
         totals = {
             "rank_rows": self.rows,
             "bin_rows": self.rows - self.invalid,
@@ -339,6 +339,8 @@ class Evaluation:
                 raise ValueError(f"{name} must add up to {total}, got {sum(getattr(self, name))}")
         if not 1 <= len(self.bin_rows) == len(self.bin_correct) == len(self.bin_confidence):
             raise ValueError("bin_rows, bin_correct and bin_confidence must have the same length")
+        if any(map(operator.gt, map(any, self.bin_confidence), self.bin_rows)):
+            raise ValueError("bin_confidence of a bin without rows must be 0")
         if any(map(operator.gt, self.bin_correct, self.bin_rows)):
             raise ValueError("bin_correct must not be greater than bin_rows")
         if len(self.rank_rows) < 2:

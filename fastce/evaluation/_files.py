@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tokenize
@@ -17,7 +18,7 @@ from fastce._call.layout import Array
 
 # What NumPy raises for a damaged file, and zipfile for an archive that it cannot read.
 UNREADABLE = (
-    *(EOFError, ValueError, tokenize.TokenError),
+    *(EOFError, ValueError, SyntaxError, tokenize.TokenError),
     *(RuntimeError, zipfile.BadZipFile, zlib.error),
 )
 
@@ -114,9 +115,9 @@ def in_npy(path: str) -> Rows:
 
 
 def in_raw(path: str, name: str | None, columns: int | None = None) -> Rows:
-    dtype = checks_evaluation.raw_dtype(path, name)
+    dtype = checks_evaluation.raw_dtype(path, name, "iu" if columns is None else "f")
     row = dtype.itemsize * (1 if columns is None else columns)
-    count = checks_evaluation.rows_of_raw(path, os.path.getsize(path), row)
+    count = checks_evaluation.rows_of_raw(path, os.stat(path), row)
     return mapped(path, dtype, (count,) if columns is None else (count, columns), 0)
 
 
@@ -133,13 +134,9 @@ def in_safetensors(path: str, key: str | None, names: tuple[str, ...]) -> Rows:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     dtype = checks_evaluation.tensor_dtype(path, kind)
-    if 0 in shape:  # safetensors cannot slice an empty array
-        return in_memory(np.empty(shape, dtype))
-
-    def read(start: int, stop: int) -> Array:
-        # Opened again, so that earlier blocks do not stay mapped.
-        with safe_open(path, "np") as file:
-            found: Array = file.get_slice(chosen)[start:stop]
-        return found
-
-    return Rows(shape, dtype, read)
+    # safetensors would read whole slices of the first axis. After the size of the header, and the
+    # header in JSON, come the arrays, each in one piece.
+    with open(path, "rb") as opened_file:
+        size = int.from_bytes(opened_file.read(8), "little")
+        begin, _ = json.loads(opened_file.read(size))[chosen]["data_offsets"]
+    return mapped(path, dtype, shape, 8 + size + begin)

@@ -203,7 +203,7 @@ def limit(step: float) -> str:
 def has_minimum(before: Evaluation) -> None:
     """Reject losses for which Newton's method would not converge."""
     if before.rows == 0:
-        checks.no_temperature("no row counts")
+        checks.no_temperature("there are no rows, or all are ignored")
     if before.invalid:
         checks.no_temperature(f"{before.invalid} rows have no softmax")
     if math.isinf(before.loss):

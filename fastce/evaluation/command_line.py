@@ -73,20 +73,20 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--ignore-index", type=int, default=-100, help="label of rows that do not count (-100)")
     add("--temperature", type=positive, default=1.0, help="divides the logits (1)")
     add("--fit-temperature", action="store_true", help="find the temperature with the lowest loss")
-    add("--bins", type=at_least_one, default=15, help="of the calibration error (15)")
+    add("--bins", type=at_least_one, default=15, help="number of bins of the calibration error (15)")
     add(
         "--max-rank",
         type=at_least_one,
         default=100,
-        help="ranks of the target counted separately (100)",
+        help="number of ranks that are counted separately (100)",
     )
     add("--plot", metavar="FILE", help="draw reliability, confidence and ranks: .png, .svg, .pdf")
     add("--json", action="store_true", help="print JSON")
-    add("--dtype", help="of raw logits: float32, float16, bfloat16, float64")
-    add("--classes", type=at_least_one, help="of raw logits: numbers in a row")
-    add("--labels-dtype", help="of raw labels: int64, int32, ...")
-    add("--logits-key", help="which array of .npz or .safetensors holds the logits")
-    add("--labels-key", help="which one holds the labels")
+    add("--dtype", help="type of raw logits: float32, float16, bfloat16 or float64")
+    add("--classes", type=at_least_one, help="number of classes of raw logits")
+    add("--labels-dtype", help="type of raw labels, such as int64")
+    add("--logits-key", help="name of the logits in .npz or .safetensors")
+    add("--labels-key", help="name of the labels in .npz or .safetensors")
     return parser
 
 
@@ -193,4 +193,7 @@ def draw(path: str, result: Evaluation, temperature: Temperature | None) -> None
     if temperature is not None:
         results = {"before": temperature.before, f"T = {float(temperature):.3g}": result}
     figure: Any = evaluation_curves(results)[0].get_figure()
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except RuntimeError as error:  # .pgf needs TeX
+        raise ValueError(f"{path} cannot be drawn: {error}") from error
