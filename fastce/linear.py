@@ -57,7 +57,8 @@ def linear_cross_entropy(
     The gradients are with respect to `hidden`, `weight` and `bias`. The result is that of the loss
     on all logits, followed by the chain rule, but only a chunk of the rows is processed at a time:
     as many as make 48 MiB of logits or of `hidden`, and at least 64. NumPy computes the matrix
-    products, with the threads of its BLAS. Rows with the label `ignore_index` or weight 0 are left out of them.
+    products, with the threads of its BLAS. Rows with the label `ignore_index` or weight 0 are left
+    out of them.
 
     16-bit arrays are converted to float32, a part at a time. Products, logits and sums are then
     float32, and each gradient is rounded to 16 bits once, at the end.

@@ -356,8 +356,9 @@ def constant_in_jax(name: str) -> NoReturn:
 
 def no_second_derivative_in_jax() -> NoReturn:
     raise NotImplementedError(
-        "fastce.jax has first derivatives only. For the diagonal of the Hessian, call"
-        " value_grad_hess of the loss with NumPy arrays"
+        "fastce.jax has first derivatives only. To treat the gradient as constant, apply"
+        " jax.lax.stop_gradient to the logits, not to the gradient. For the diagonal of the"
+        " Hessian, call value_grad_hess of the loss with NumPy arrays"
     )
 
 

@@ -1,6 +1,6 @@
-# Calls that XLA makes through its foreign function interface, for fastce.jax. Python code handles them. Before and after
-# it, two things need C: an exception of a signal handler, which Python raises before the first line of a function, and
-# the end of the interpreter, which ends every thread that then waits for the GIL, so that XLA would wait forever.
+# Calls that XLA makes through its foreign function interface, for fastce.jax. Python code handles them. Around it, two
+# things need C: an exception of a signal handler, which Python raises before the first line of a function, and the end
+# of the interpreter, which ends every thread that then waits for the GIL, so that XLA would wait forever.
 # The structures are the parts of xla/ffi/api/c_api.h, version 0, that are used here.
 
 from cpython.exc cimport PyErr_SetInterrupt

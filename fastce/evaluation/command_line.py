@@ -73,7 +73,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--ignore-index", type=int, default=-100, help="label of rows that do not count (-100)")
     add("--temperature", type=positive, default=1.0, help="divides the logits (1)")
     add("--fit-temperature", action="store_true", help="find the temperature with the lowest loss")
-    add("--bins", type=at_least_one, default=15, help="number of bins of the calibration error (15)")
+    add("--bins", type=at_least_one, default=15, help="bins of the calibration error (15)")
     add(
         "--max-rank",
         type=at_least_one,
@@ -82,7 +82,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add("--plot", metavar="FILE", help="draw reliability, confidence and ranks: .png, .svg, .pdf")
     add("--json", action="store_true", help="print JSON")
-    add("--dtype", help="type of raw logits: float32, float16, bfloat16 or float64")
+    add("--dtype", help="type of raw logits, such as float32 or bfloat16")
     add("--classes", type=at_least_one, help="number of classes of raw logits")
     add("--labels-dtype", help="type of raw labels, such as int64")
     add("--logits-key", help="name of the logits in .npz or .safetensors")

@@ -227,9 +227,10 @@ class CatBoostObjective(Objective):
     in order (with a list, scikit-learn's ``clone`` rejects the model). Without them, the model has
     no ``classes_``, and its ``predict`` and ``score`` raise an error. With two classes, CatBoost
     would then ignore ``class_weights`` and ``auto_class_weights``, so the objective raises an
-    error. With a custom objective, CatBoost takes one gradient step per leaf by default;
-    ``leaf_estimation_method="Newton"`` makes it use the Hessian. Softmax losses are slow, because
-    CatBoost makes one Python call per row. It does not accept negative weights.
+    error. With three or more, it raises an error if one of them has no sample in the training data,
+    because CatBoost would give the predictions the wrong labels. Set ``learning_rate``, which
+    CatBoost chooses only for its own objectives. Softmax losses are slow, because CatBoost makes
+    one Python call per row. It does not accept negative weights.
     ``prediction_type="RawFormulaVal"`` returns raw scores.
 
     With "positive" and "exact", the Hessian of a softmax loss is the whole matrix: a multiple of
@@ -248,8 +249,7 @@ class CatBoostObjective(Objective):
     >>> focal = CatBoostObjective(fastce.SigmoidFocalLoss(gamma=2.0))
     >>> model = CatBoostClassifier(
     ...     loss_function=focal, eval_metric=focal, class_names=(0, 1),
-    ...     leaf_estimation_method="Newton", iterations=20, verbose=False,
-    ...     allow_writing_files=False,
+    ...     iterations=20, verbose=False, allow_writing_files=False,
     ... )
     >>> x, y = np.arange(40.0).reshape(20, 2), np.arange(20) // 15
     >>> model = model.fit(x, y)
@@ -264,12 +264,14 @@ class CatBoostObjective(Objective):
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> Array:
         """Return both derivatives of minus the loss, (n, 2), for one score per sample."""
         _host.catboost_weights()
+        _host.catboost_classes(1)
         derivatives = self.derivatives(approxes, targets, weights)
         return -np.stack(derivatives, axis=-1)
 
     def calc_ders_multi(self, approxes: Any, target: Any, weight: Any) -> tuple[Array, Array]:
         """Return gradient (K,) and Hessian (K, K) of minus the loss, for one sample."""
         scores = np.asarray(approxes, np.float64)[None]
+        _host.catboost_classes(scores.shape[-1])
         label = checks_bridges.label_of_a_row(target)
         weights = None if weight is None else [weight]
         if not self.is_softmax or self.hessian == "upper" or not self._is_plain:

@@ -36,7 +36,8 @@ def locals_of_host(package: str, name: str) -> Iterator[Any]:
 
 def parameters_of_host(package: str) -> dict[str, Any]:
     """Return the parameters of the current training, or none outside of training."""
-    return next((p for p in locals_of_host(package, "params") if isinstance(p, dict)), {})
+    given = (p for p in locals_of_host(package, "params") if isinstance(p, dict | list | tuple))
+    return dict(next(given, ()))  # XGBoost also accepts pairs
 
 
 def parameters_of_booster() -> dict[str, Any]:
@@ -103,3 +104,20 @@ def catboost_weights() -> None:
             "class_weights and auto_class_weights",
             "unless it knows the classes: also pass class_names (classes_count=2 for catboost.cv)",
         )
+
+
+def catboost_classes(scores: int) -> None:
+    """Reject scores of fewer classes than CatBoost knows; it leaves out those without samples.
+
+    CatBoost may call for every row, so this only looks at the nearest ``params`` on the stack.
+    """
+    frame = sys._getframe(1).f_back
+    while frame is not None and "params" not in frame.f_code.co_varnames:
+        frame = frame.f_back
+    if frame is None or not str(frame.f_globals.get("__name__")).startswith("catboost."):
+        return  # a thread of CatBoost, whose main thread also calls the objective
+    given: dict[str, Any] = frame.f_locals.get("params") or {}
+    names = given.get("class_names")
+    classes = given.get("classes_count") or 0 if names is None else len(names)
+    if classes > 2 and classes != scores:
+        checks_bridges.absent_classes(scores, classes)

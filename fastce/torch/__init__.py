@@ -9,6 +9,7 @@ Differences from torch:
 
 - Losses and gradients of confident, correct predictions are accurate.
 - Class weights must not be negative, and targets of binary losses must lie in [0, 1].
+- Results have the dtype of the logits, even if a floating-point target has another one.
 - Only the logits get a gradient. There are no second derivatives, and there is no forward mode.
 """
 
@@ -95,7 +96,8 @@ def cross_entropy(
     Returns
     -------
     Tensor
-        With the dtype of `input`, as in torch; float32 for 16-bit logits under autocast.
+        With the dtype of `input`, whatever that of `target`; float32 for 16-bit logits under
+        autocast.
 
     Raises
     ------
@@ -223,7 +225,8 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     Tensor
-        With the dtype of `input`, as in torch; float32 for 16-bit logits under autocast.
+        With the dtype of `input`, whatever that of `target`; float32 for 16-bit logits under
+        autocast.
 
     Raises
     ------

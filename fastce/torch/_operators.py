@@ -121,12 +121,17 @@ def _operator(name: str, cls: Any, tensors: str, others: str) -> Callable[..., T
         axis = (1 if logits.ndim > 1 else 0,) if rows else ()
         loss = make(*given, *values, *axis)
         z, y = _array(logits), _array(target, "target")
-        if with_grad:
-            grad, out = _new_grad(logits, z)
-            value, _ = loss.value_and_grad(z, y, out=out, **call)
-        else:
-            grad = logits.new_empty(0)
-            value = loss(z, y, **call)
+        try:
+            if with_grad:
+                grad, out = _new_grad(logits, z)
+                value, _ = loss.value_and_grad(z, y, out=out, **call)
+            else:
+                grad = logits.new_empty(0)
+                value = loss(z, y, **call)
+        except (TypeError, ValueError) as error:
+            if "sample_weight" in call:
+                error.args = (str(error).replace("sample_weight", "weight"),)
+            raise
         if type(value) is float:
             with np.errstate(over="ignore"):  # it may be beyond the range of float32
                 value = np.array(value, np.float64 if logits.dtype == torch.float64 else np.float32)
@@ -252,8 +257,9 @@ def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> bool:
                 got = f"one on {tensor.device}"
                 checks_bridges.host_argument(name, "a tensor on the CPU", got)
             is_plain = False
-        if tensor.layout is not torch.strided:
-            checks_bridges.host_argument(name, "a dense tensor", f"one of {tensor.layout}")
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            got = "a nested one" if tensor.is_nested else f"one of {tensor.layout}"
+            checks_bridges.host_argument(name, "a dense tensor", got)
         if wants_grad and tensor.requires_grad and tensor is not logits:
             _refuse_grad(name)
     if logits.dtype not in SAVED:

@@ -209,6 +209,17 @@ def test_second_jax_derivative_raises(twice, batch):
         twice(f)(*batch)
 
 
+def test_gradient_as_a_constant(batch):
+    """JAX differentiates what stop_gradient is applied to."""
+    logits, target = batch
+    grad = jax.grad(bridge.function(fastce.SoftmaxCrossEntropy()))
+    stop = jax.lax.stop_gradient
+    with pytest.raises(NotImplementedError, match="stop_gradient to the logits, not to the grad"):
+        jax.grad(lambda z: (z * stop(grad(z, target))).sum())(logits)
+    found = jax.grad(lambda z: (z * grad(stop(z), target)).sum())(logits)
+    np.testing.assert_array_equal(found, grad(logits, target))
+
+
 def test_derivatives_in_other_arguments_raise(batch, rng):
     logits, _ = batch
     soft = jax.nn.softmax(jnp.asarray(rng.normal(size=(12, 7)), jnp.float32))

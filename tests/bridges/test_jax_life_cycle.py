@@ -289,7 +289,7 @@ def test_jax_needs_no_second_cpu():
     assert run(ON_ONE_CPU) == "done\n"
 
 
-# The end of a process, and signals -----------------------------------------------------------------
+# The end of a process, and signals ----------------------------------------------------------------
 
 
 AT_THE_END = """

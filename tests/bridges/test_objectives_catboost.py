@@ -165,11 +165,12 @@ class TestLifeCycle:
         for got in in_another_process(model, features, tmp_path, call):
             np.testing.assert_array_equal(got, want)
 
-    @pytest.mark.parametrize("kind", ["two", "several"])
-    def test_predict_and_score(self, catboost, request, kind):
-        features, labels, _ = request.getfixturevalue(kind)
+    @pytest.mark.parametrize("kind", ["two", "several", "one-vs-rest"])
+    def test_predict_and_score(self, catboost, two, several, kind):
+        features, labels, _ = two if kind == "two" else several
         features, labels = features[:400], labels[:400]
-        loss, names = (BINARY, (0, 1)) if kind == "two" else (CROSS_ENTROPY, range(CLASSES))
+        loss = CROSS_ENTROPY if kind == "several" else BINARY
+        names = range(2 if kind == "two" else CLASSES)
         model = self.classifier(catboost, loss, names).fit(features, labels)
         assert model.classes_.tolist() == list(names)
         scores = model.predict(features, prediction_type="RawFormulaVal")
@@ -181,6 +182,18 @@ class TestLifeCycle:
         assert len(model.classes_) == 0
         with pytest.raises(IndexError):
             model.predict(features)
+
+    def test_defaults(self, catboost, two):
+        features, labels, _ = two
+        objective = CatBoostObjective(BINARY)
+        own = {"iterations": 2, "verbose": False, "allow_writing_files": False}
+        model = catboost.CatBoostClassifier(
+            loss_function=objective, eval_metric=objective, thread_count=1, **own
+        )
+        found = model.fit(features, labels).get_all_params()
+        assert found["learning_rate"] == pytest.approx(0.03)
+        assert found["leaf_estimation_method"] == "Newton"
+        assert found["leaf_estimation_iterations"] == 1
 
     def test_where_boosting_starts(self, catboost, two):
         features, labels, _ = two
@@ -223,6 +236,43 @@ class TestLifeCycle:
         )
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
         np.testing.assert_allclose(counted, theirs, atol=1e-12)
+
+    def test_every_class_needs_a_sample(self, catboost, several):
+        """Without one, CatBoost passes fewer scores, and would give its predictions wrong names."""
+        features, labels, _ = (a[:300] for a in several)
+        last = CLASSES - 1
+        kept = labels != 1
+        lost = f"passes scores for {last} of {CLASSES} classes: leave out classes without a sample"
+        for loss in (CROSS_ENTROPY, BINARY):
+            for known in (
+                {"class_names": tuple(range(CLASSES))},
+                {"classes_count": CLASSES},
+                {"class_weights": dict.fromkeys(range(CLASSES), 1.0)},
+            ):
+                model = self.classifier(catboost, loss, names=None, iterations=2, **known)
+                with pytest.raises(catboost.CatBoostError, match=lost):
+                    model.fit(features[kept], labels[kept])
+                model.fit(features, labels)
+            names = [name for name in range(CLASSES) if name != 1]
+            model = self.classifier(catboost, loss, names).fit(features[kept], labels[kept])
+            assert model.score(features[kept], labels[kept]) > 0.5
+        objective = CatBoostObjective(CROSS_ENTROPY)
+        own = {"loss_function": objective, "eval_metric": objective, "classes_count": CLASSES}
+        with pytest.raises(catboost.CatBoostError, match=lost):
+            catboost.cv(catboost.Pool(features[kept], labels[kept]), SETTINGS | own, fold_count=2)
+
+    def test_one_score_does_not_fit_several_classes(self):
+        """CatBoost itself passes one score for two classes only."""
+        host = {"__name__": "catboost.core"}
+        exec("def _train(params, call): return call()", host)
+        objective = CatBoostObjective(BINARY)
+
+        def call():
+            return objective.calc_ders_range(np.zeros(2), np.zeros(2), None)
+
+        assert host["_train"]({"class_names": (0, 1)}, call).shape == (2, 2)
+        with pytest.raises(ValueError, match="scores for 1 of 3 classes"):
+            host["_train"]({"classes_count": 3}, call)
 
     def test_metric_beside_an_objective_of_the_host(self, catboost, two):
         """CatBoost gives raw scores to every metric."""

@@ -211,6 +211,12 @@ class TestLifeCycle:
         assert np.any((scores > 0) != (scores > 0.5))  # otherwise it would show nothing
         assert_predictions(model, scores, features, labels, rtol=1e-5)
 
+    def test_one_vs_rest_probabilities_are_those_of_a_softmax(self, xgboost, several):
+        features, labels, _ = several
+        model = self.classifier(xgboost, BINARY, n_estimators=5).fit(features, labels)
+        scores = model.predict(features, output_margin=True)
+        assert_predictions(model, scores, features, labels, rtol=1e-5)
+
     def test_where_boosting_starts(self, xgboost, two):
         features, labels, _ = two
         native, sklearn = [], []
@@ -239,13 +245,18 @@ class TestLifeCycle:
             if is_refused:
                 for train in (
                     lambda s=settings: xgboost.train(s, data, 1, obj=objective),
+                    lambda s=settings: xgboost.train(list(s.items()), data, 1, obj=objective),
                     lambda m=model: m.fit(features, labels),
                 ):
                     with pytest.raises(ValueError, match=r"does not apply scale_pos_weight.*pos_w"):
                         train()
             else:
                 xgboost.train(settings, data, 1, obj=objective)
+                xgboost.train(list(settings.items()), data, 1, obj=objective)
                 model.fit(features, labels)
+        # Not found here, as the docs say.
+        booster = xgboost.Booster(NATIVE | {"scale_pos_weight": 3}, [data])
+        booster.update(data, 0, fobj=objective)
 
     @pytest.mark.parametrize("kind", ["two", "several"])
     def test_metric_beside_an_objective_of_the_host(self, xgboost, request, kind):

@@ -205,6 +205,7 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
         (lambda: bridge.SigmoidFocalLoss(alpha="half"), "alpha must be a number, a .*tensor or"),
         (lambda: binary(logits, halves, halves, where=halves), "where must be bool, got float32"),
         (lambda: sigmoid(logits, halves, gamma=None), "gamma must be a real number, got None"),
+        (lambda: binary(logits, halves, halves.cfloat()), "^weight must be real numbers, got comp"),
     ):
         with pytest.raises(TypeError, match=message):
             call()
@@ -213,10 +214,30 @@ def test_torch_arguments_of_other_types_are_converted_or_refused():
         (lambda: bridge.cross_entropy(logits, target, reduction="all"), "reduction must be 'mean'"),
         (lambda: bridge.cross_entropy(logits, target, softcap=-1.0), "softcap must be finite and"),
         (lambda: binary(logits, halves, halves, where=halves[1:] > 0), "where of shape"),
+        (lambda: binary(logits, halves, halves[1:]), "^weight of shape .* does not broadcast"),
+        (lambda: binary(logits, halves, halves.log().log()), "^weight must be finite, got nan"),
         (lambda: sigmoid(logits, halves, alpha=1.5), r"alpha must .*\[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_torch_nested_tensors_are_refused(layout):
+    nested = torch.nested.nested_tensor([torch.ones(2, 5), torch.ones(3, 5)], layout=layout)
+    plain = torch.ones(5, 5)
+    for name, tensors in (("input", (nested, plain)), ("target", (plain, nested))):
+        with pytest.raises(ValueError, match=f"{name} must be a dense tensor, got a nested one"):
+            bridge.cross_entropy(*tensors)
+
+
+def test_torch_results_have_the_dtype_of_the_input():
+    """torch promotes 16-bit logits to the type of a floating-point target."""
+    logits, target = torch.randn(6, 5).half(), torch.rand(6, 5)
+    for ours, theirs in (CROSS_ENTROPIES, BINARY_CROSS_ENTROPIES):
+        assert ours(logits, target).dtype == torch.float16
+        assert theirs(logits, target).dtype == torch.float32
 
 
 def test_torch_probabilities_have_no_label_to_ignore():

@@ -167,6 +167,18 @@ def test_torch_graphs_know_in_which_order_losses_lie():
         assert bridge.sigmoid_focal_loss(view, target, reduction="none").stride() == view.stride()
 
 
+def test_torch_graphs_stay_whole_if_shapes_change():
+    """With dynamic=True, this is so for losses without numbers as options."""
+    for function, dynamic in (
+        (bridge.cross_entropy, None),
+        (bridge.binary_cross_entropy_with_logits, True),
+    ):
+        compiled = torch.compile(function, backend="eager", fullgraph=True, dynamic=dynamic)
+        for rows in (3, 5, 7):
+            logits, target = torch.randn(rows, 4), torch.rand(rows, 4)
+            assert torch.equal(compiled(logits, target), function(logits, target))
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch.jit
 def test_torch_traces_and_graphs_hold_the_operator(tmp_path):
     logits, target = torch.randn(6, 5), torch.randint(0, 5, (6,))

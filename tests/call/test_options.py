@@ -62,7 +62,7 @@ def test_long_values_are_shown_in_part(loss):
     assert len(str(caught.value)) < 200
 
 
-class Reduction(str, enum.Enum):
+class Reduction(str, enum.Enum):  # noqa: UP042 (a StrEnum is printed as its value)
     SUM = "sum"
 
 

@@ -108,9 +108,9 @@ def test_a_named_tuple_of_outputs(loss):
 @pytest.mark.parametrize("loss", ["BCEWithLogits", "SigmoidFocalLoss"])
 def test_numbers_are_no_outputs(loss):
     for out in (5, 5.0, np.float64(5.0)):
-        with pytest.raises(TypeError, match="^out must be a NumPy array, got"):
+        with pytest.raises(TypeError, match=r"^out must be a NumPy array, got"):
             getattr(fastce, loss)().value_and_grad(np.array(0.5), 1, out=out)
-        with pytest.raises(TypeError, match="^loss_out must be a NumPy array, got"):
+        with pytest.raises(TypeError, match=r"^loss_out must be a NumPy array, got"):
             getattr(fastce, loss)(reduction="none")(np.array(0.5), 1, loss_out=out)
 
 
