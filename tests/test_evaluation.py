@@ -390,7 +390,7 @@ def test_a_fit_prints_and_travels(problem):
         ([[1.0, 0.0], [1.0, 0.0]], [0, 1], "as the temperature grows"),
         ([[0.0, -np.inf], [0.0, 1.0]], [1, 0], "infinite, because a target has the logit -inf"),
         ([[0.0, np.nan], [0.0, 1.0]], [1, 0], "1 rows have no softmax"),
-        ([[0.0, 1.0]], [-100], "all rows are ignored"),
+        ([[0.0, 1.0]], [-100], "there are no rows, or all are ignored"),
     ],
 )
 def test_no_temperature(z, y, message):

@@ -138,8 +138,8 @@ def boosting_scores(value: Any, softmax: str | None) -> Array:
     if softmax is None:
         raise ValueError(f"scores must have shape (n,) or (n, K), got {scores.shape}")
     raise ValueError(
-        f"{softmax} needs scores of shape (n, K), got {scores.shape}: set the number of classes"
-        " of the host, even for two (num_class; for CatBoost class_names or classes_count), or use"
+        f"{softmax} needs scores of shape (n, K), got {scores.shape}: set num_class of the host,"
+        " even for two classes (CatBoost: class_names or classes_count, for three or more), or use"
         " BCEWithLogits or SigmoidFocalLoss, which need one score for two classes"
     )
 

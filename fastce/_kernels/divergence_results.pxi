@@ -39,7 +39,8 @@ cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_tempe
     # q_j (1 - q_j). The sum of all others is computed for each class, so no 1 - q is formed. `hess` may be e. Logits in
     # exp's range are relative to 0. Others are relative to the largest of their row, and their exponentials are raised.
     cdef vec[real] one = splat(<real> 1), inverse = splat(<real> inverse_temperature), x, y
-    cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor, active
+    cdef vec[real] low = splat(<real> INFINITY), high = -low, reference, unit, others, top, factor
+    cdef vec[real] active = for_rows(line, &rows.active[0], tag)
     cdef wide_sum[real] sum, ties
     cdef mask[real] fits
     cdef bint all_fit
@@ -54,7 +55,8 @@ cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_tempe
         high = splat(reduce_max(high))
     fits = (at_most(splat(safe_range_lowest(tag)), low * inverse) & at_most(splat(<real> -30), high * inverse)
             & at_most(high * inverse, splat(safe_range_highest(tag))))
-    all_fit = not any(less(select(fits, one, -one), one))
+    # Rows past the last one, which hold anything, must not choose the way.
+    all_fit = not any(less(select(fits, one, -one), one) & less(splat(<real> 0), active))
     reference = zero_where(fits, high)
     top = exp((high - reference) * inverse)
     top = select(fits, top, top * splat(<real> (1.0 / inverse_exp_scale(tag))))
@@ -79,7 +81,6 @@ cdef void hessian_of_line(const Line* line, PairRows* rows, double inverse_tempe
     unit = for_rows(line, &rows.unit[0], tag)
     others = for_rows(line, &rows.others[0], tag)
     factor = for_rows(line, &rows.factor[0], tag)
-    active = for_rows(line, &rows.active[0], tag)
     top = top * unit  # as y is below for the largest logit, so that their difference is 0
     for i in range(steps_of(line)):
         y = load(<const real*> e + i * line.apart) * unit

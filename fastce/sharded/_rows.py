@@ -138,7 +138,7 @@ class Shard:
             if smoothing:
                 # ε is spread over the unmasked classes of all shards of the row. Their number is
                 # known only at the end, so the sums are computed as if none were masked.
-                fields[3] = np.einsum("...c,c->...", self.mask, soft).reshape(-1)
+                fields[3] = masked_sums(self.mask, soft).reshape(-1)
                 fields[4] *= kept / self.width  # the kernel spread ε over those of this shard
                 fields[5] = kept
         return fields
@@ -183,6 +183,16 @@ class Shard:
         are_rows = self.logits.strides[-1] == self.logits.itemsize
         tasks = threads.tasks_of(count, self.width, 1 if are_rows and not is_short else GROUP_ROWS)
         threads.run(work, tasks, count * self.width)
+
+
+def masked_sums(mask: Array, weights: Array) -> Array:
+    """Return the sum of the weights that each row of a mask keeps.
+
+    One after another, rounding errors of equal weights would add up.
+    """
+    starts = range(0, max(len(weights), 1), 64)
+    parts = [np.einsum("...c,c->...", mask[..., i : i + 64], weights[i : i + 64]) for i in starts]
+    return np.asarray(np.stack(parts, axis=-1).sum(axis=-1))
 
 
 # Whole rows ---------------------------------------------------------------------------------------
