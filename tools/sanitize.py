@@ -30,8 +30,8 @@ COMMON = ("-O1", "-g1", "-fno-omit-frame-pointer")
 # Python's own flags let signed integers wrap, which would turn off the check of their overflow.
 NO_WRAP = "-fno-wrapv"
 # Only for the plain build: tests that start processes, request more memory than there is, limit
-# memory or time, cause a fault on purpose, or inspect the compiled variants. If the interpreter ends
-# a daemon thread inside a call, the stack is unwound, which AddressSanitizer takes for an overflow.
+# memory or time, cause a fault on purpose, or inspect the compiled variants. If the interpreter
+# ends a daemon thread inside a call, AddressSanitizer reports its own use of the unwound stack.
 PLAIN = (
     "test_process_state",
     "test_faults",
