@@ -203,7 +203,7 @@ _ffi.register_ffi_target(TARGET, _calls.xla_target(_handle), platform="cpu")
 def _end_calls() -> None:
     """Wait for the calls that XLA's threads are making: they could not go on without Python."""
     _calls.end_xla_calls()
-    while _calls.count_xla_calls():
+    while _calls.count_xla_calls() > 0:  # below 0 in a child that was forked inside a call
         time.sleep(0.001)
 
 

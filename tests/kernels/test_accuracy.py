@@ -19,6 +19,7 @@ from bench.accuracy import extended_precision, true_answer
 from bench.accuracy_problems import KINDS, make, part
 from bench.accuracy_table import LOSSES, yardsticks
 from bench.subjects import with_fastce
+from fastce import reference
 
 ELEMENTS = 2**12  # of each kind of logits
 CLASSES = (2, 3, 10, 64, 100, 1000)
@@ -104,6 +105,20 @@ def test_rounding_errors_of_equal_classes_do_not_add_up(layout, dtype, isa):
         (hess[:, 1:], p * (1 - p)),
     ):
         assert ulps(actual, truth, z.dtype) <= 2
+
+
+@pytest.mark.skipif(not extended_precision(), reason="np.longdouble is no wider than float64")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gamma", [5.0, 10.0, 20.0])
+def test_a_large_gamma_multiplies_the_error_of_softmax_focal_loss(gamma, dtype, isa, rng):
+    z = (rng.integers(-64, 65, size=(20_000, 4)) / 32).astype(dtype)
+    z[:, 0] += rng.integers(0, 3, len(z))
+    y, options = rng.integers(4, size=len(z)), {"gamma": gamma, "reduction": "none"}
+    true = reference.softmax_focal_loss(z.astype(np.longdouble), y, **options)
+    found = fastce.SoftmaxFocalLoss(**options).value_and_grad(z, y)
+    for actual, exact in zip(found, true, strict=False):
+        assert np.all(actual != 0)
+        assert ulps(actual, exact, np.dtype(dtype)) <= 4 + gamma * (4 if dtype == "float64" else 1)
 
 
 def test_the_bound_is_not_met_by_a_naive_loss():
