@@ -366,4 +366,4 @@ def _array(name: str, value: Any) -> Any:
 
 
 def _nothing(ndim: int, dtype: Any = np.float64) -> Any:
-    return np.empty((0,) * ndim, dtype)
+    return np.zeros((0,) * ndim, dtype)  # not empty: names depend on the number in a 0-d array
