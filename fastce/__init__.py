@@ -8,6 +8,11 @@
 0.160927
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastce import functions, losses
 from fastce._call.configuration import show_config
 from fastce._call.threads import get_num_threads, set_num_threads
@@ -31,3 +36,16 @@ __all__ = [
 ]
 __all__ += losses.__all__
 __all__ += functions.__all__
+
+if TYPE_CHECKING:
+    from fastce import evaluation as evaluation
+    from fastce import information as information
+    from fastce import reference as reference
+    from fastce import sharded as sharded
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import a module of the package, which needs only NumPy, when it is first used."""
+        if name not in ("evaluation", "information", "reference", "sharded"):
+            raise AttributeError(f"module 'fastce' has no attribute {name!r}")
+        return importlib.import_module(f"fastce.{name}")

@@ -85,9 +85,10 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     label_smoothing : float in [0, 1], default 0.0
         The share ε of the target that is spread evenly over all classes.
     z_loss : float, default 0.0
-        The factor λ of the penalty lse², which keeps the scale of the logits from drifting.
+        The factor λ of the penalty lse², which keeps the scale of the logits from drifting. Any
+        finite number.
     logit_scale : float, default 1.0
-        Factor s of the logits; the reciprocal of a temperature.
+        Factor s of the logits; the reciprocal of a temperature. Any finite number.
     softcap : float > 0, optional
         Bound c of the scaled logits: u lies in (−c, c). A logit of −inf remains −inf.
     reduction : {"mean", "sum", "none"}, default "mean"

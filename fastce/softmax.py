@@ -50,8 +50,8 @@ def softmax(
     Returns
     -------
     array
-        With the shape, dtype and memory order of the logits, unless `out` says otherwise. A NumPy
-        scalar if the logits are a scalar.
+        With the shape, dtype (in native byte order; float64 for integers and bools) and memory
+        order of the logits, unless `out` says otherwise. A NumPy scalar if the logits are a scalar.
 
     Raises
     ------

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from cases import FUNCTIONS, LOSSES
 from processes import finish, output_of, run
 
@@ -19,6 +20,8 @@ def test_importing_it_imports_nothing_but_numpy():
         import numpy
         before = set(sys.modules)
         import fastce
+        assert "fastce.evaluation" not in sys.modules  # imported when it is first used
+        fastce.evaluation, fastce.information, fastce.reference, fastce.sharded
         print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
     """
     result = run("-c", textwrap.dedent(code))
@@ -74,6 +77,8 @@ def test_public_names_exist():
         "show_config",
     ):
         assert name in fastce.__all__
+    with pytest.raises(AttributeError, match="module 'fastce' has no attribute 'cross_entropy'"):
+        _ = fastce.cross_entropy
 
 
 def test_the_configuration_can_be_shown(capsys):

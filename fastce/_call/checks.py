@@ -53,7 +53,7 @@ def axis(value: Any) -> int:
     """Return an axis that some array may have; NumPy allows at most 64 axes."""
     result = integer("axis", value)
     if not -64 <= result < 64:
-        raise ValueError(f"axis must be between -64 and 63, got {shown(value)}")
+        raise np.exceptions.AxisError(f"axis must be between -64 and 63, got {shown(value)}")
     return result
 
 
@@ -144,7 +144,7 @@ def logits(value: npt.ArrayLike) -> Array:
 def class_axis(logits: Array, axis: int) -> int:
     """Return the class axis, counted from 0."""
     if logits.ndim == 0:
-        raise ValueError("logits must have a class axis, got a scalar")
+        raise np.exceptions.AxisError("logits must have a class axis, got a scalar")
     if not -logits.ndim <= axis < logits.ndim:
         raise np.exceptions.AxisError(
             f"axis={shown(axis)} is out of bounds for logits of shape {logits.shape}"
@@ -167,7 +167,7 @@ def softmax_target(
             return array, True
         hint = ""
         if logits.ndim > 1 and axis != 1 and array.shape == logits.shape[:1] + logits.shape[2:]:
-            hint = f" (axis=1 would fit; it is {axis - logits.ndim})"
+            hint = f" (did you mean axis=1? axis is {axis - logits.ndim})"
         elif array.shape == (*logits.shape[:axis], 1, *logits.shape[axis + 1 :]):
             hint = " (drop the axis of length 1: target.squeeze(axis))"
         elif logits.ndim == 1 and array.ndim == 1:
@@ -216,7 +216,7 @@ def sigmoid_target(value: npt.ArrayLike, logits: Array) -> Array:
     if array.dtype.kind not in "iub" and not is_float(array):
         raise TypeError(f"target must be floating, integer or bool, got {array.dtype}")
     if array.shape != logits.shape:
-        unfit_target(array, logits)
+        unfit_target(array, logits, ": they must have the same shape")
     return array
 
 

@@ -132,20 +132,21 @@ class Loss:
             Finite weights that broadcast to the shape of the labels (sigmoid losses: of the
             logits). If a weight is 0, the logits and probabilities of that sample are not read, but
             its class label must still be valid. Weights may be negative, but the weights of a mean
-            must have a positive sum.
+            must have a positive sum. If all of them are 0, the mean is NaN.
         where : array_like of bool, optional
             A mask that broadcasts to the logits. For softmax losses, False masks a class of a
-            sample: it has probability 0 and receives no label smoothing. For sigmoid losses, False
-            leaves an element out.
+            sample: it has probability 0, and label smoothing is spread over the other classes. For
+            sigmoid losses, False leaves an element out.
         normalizer : float > 0, optional
-            Replaces the denominator of the mean. With the denominator of the whole batch,
-            microbatches add up to the batch.
+            Replaces the denominator of the mean; other reductions ignore it. With the denominator
+            of the whole batch, microbatches add up to the batch.
         grad_output : float or array_like, optional
             The upstream gradient, by which the derivatives are multiplied: a scalar, or an array
             of the loss's shape if ``reduction="none"``.
-        out : array or tuple of arrays, optional
-            Where to write the derivatives: arrays of the logits' shape and dtype, or float32 for
-            16-bit logits. `logits` itself is allowed; any other overlap with an input is not.
+        out : tuple of two arrays or None, optional
+            Where to write gradient and Hessian (`value_and_grad`: an array for the gradient):
+            arrays of the logits' shape and dtype, or float32 for 16-bit logits. `logits` itself is
+            allowed; any other overlap with an input is not.
         loss_out : array, optional
             Where to write the per-sample losses of ``reduction="none"``, in their shape and dtype.
 
@@ -155,7 +156,8 @@ class Loss:
             In nats. A Python float, accumulated in float64. With ``reduction="none"``, an array of
             float64 for float64 logits, and of float32 otherwise.
         grad, hess : array
-            With the shape, dtype and memory order of the logits, unless `out` says otherwise.
+            With the shape, dtype (in native byte order) and memory order of the logits, unless
+            `out` says otherwise.
 
         Raises
         ------

@@ -203,7 +203,7 @@ def test_reductions_of_every_wrong_kind(loss, bad):
 @pytest.mark.parametrize("loss", SOFTMAX)
 @pytest.mark.parametrize("axis", [2**31, -(2**31) - 1, 2**62, 64, -65])
 def test_an_axis_that_no_array_has(loss, axis):
-    with pytest.raises(ValueError, match=rf"axis must be between -64 and 63, got {axis}"):
+    with pytest.raises(np.exceptions.AxisError, match=rf"between -64 and 63, got {axis}"):
         getattr(fastce, loss)(axis=axis)
 
 
