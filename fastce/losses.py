@@ -90,7 +90,7 @@ class SoftmaxCrossEntropy(_SoftmaxLoss):
     logit_scale : float, default 1.0
         Factor s of the logits; the reciprocal of a temperature. Any finite number.
     softcap : float > 0, optional
-        Bound c of the scaled logits: u lies in (−c, c). A logit of −inf remains −inf.
+        Bound c of the scaled logits: u lies in (−c, c). A logit of −inf remains −inf if s > 0.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean is :math:`\sum_i w_i ℓ_i / \sum_i w_i`, where :math:`w_i` is the sample weight,
         times :math:`w_y` for class labels.

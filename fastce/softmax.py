@@ -196,7 +196,8 @@ def logsumexp(
         1 if i in axes else size for i, size in enumerate(z.shape) if kept or i not in axes
     )
     dtype = working_type(z)
-    given = None if out is None else checks.output(out, shape, (dtype,), [z, mask], None)
+    inputs = [z, mask, _integers(logits)]
+    given = None if out is None else checks.output(out, shape, (dtype,), inputs, None)
     result: Array = np.empty(shape, dtype) if given is None else given
     _run("logsumexp", axes, z, mask, result, wants_values=True)
     if out is not None:
@@ -286,11 +287,16 @@ def _like_logits(
     z = checks_softmax.logits(logits)
     axes = checks_softmax.class_axes(z, axis)
     mask = checks.where(where, z.shape)
-    (given,) = checks.outputs(out, 1, z, [mask])
+    (given,) = checks.outputs(out, 1, z, [mask, _integers(logits)])
     result = new_like(z) if given is None else given
     _run(kind, axes, z, mask, result)
     (written,) = handed_back(out, [result])
     return written if z.ndim or out is not None else written[()]
+
+
+def _integers(logits: npt.ArrayLike) -> Array | None:
+    """Return the array that was converted to float64, which no output may overlap either."""
+    return logits if isinstance(logits, np.ndarray) and logits.dtype.kind in "iub" else None
 
 
 def _run(

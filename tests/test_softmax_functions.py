@@ -451,3 +451,16 @@ def test_keepdims_that_is_no_bool():
     for value in ("yes", None, 2.0, [True]):
         with pytest.raises(TypeError, match=r"^keepdims must be True or False"):
             fastce.logsumexp([1.0, 2.0], keepdims=value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_in_reverse_have_the_same_bits_in_every_way_to_call(name, dtype, isa, rng):
+    function = getattr(fastce, name)
+    z = (rng.normal(size=(50, 100)) * 3).astype(dtype)[:, ::-1]
+    expected = function(z)
+    np.testing.assert_array_equal(function(z, axis=(-1,)), expected)
+    np.testing.assert_array_equal(function(z, where=True), expected)
+    if name != "logsumexp":
+        in_place = z[:, ::-1].copy()[:, ::-1]
+        np.testing.assert_array_equal(function(in_place, out=in_place), expected)

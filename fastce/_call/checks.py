@@ -107,8 +107,8 @@ def share(name: str, value: Any) -> float | Array | None:
     """Return None, a number in [0, 1], or a read-only array of such numbers."""
     if value is None:
         return None
-    if as_array(name, value).ndim == 0:
-        if number(name, value) == -1:
+    if (array := as_array(name, value)).ndim == 0:
+        if array == -1:
             raise ValueError(f"{name} must be in [0, 1] or None for no weights, got {shown(value)}")
         return number(name, value, low=0, high=1)
     result = _kept(name, value)
@@ -120,8 +120,9 @@ def _kept(name: str, value: Any) -> Array:
     """Return a read-only float64 copy of an array option."""
     with np.errstate(all="ignore"):  # a long double, or a signalling NaN
         result: Array = np.array(real(name, value), dtype=np.float64, order="C")
+    result += 0.0  # options are compared by their bits, and -0.0 is 0.0
     result.flags.writeable = False
-    return result
+    return result.view()  # which, unlike the owner of the memory, cannot be made writable again
 
 
 def weights_fit(name: str, value: Array | None, classes: int) -> None:
@@ -177,11 +178,8 @@ def softmax_target(
         return array, False
     accepted = f"integer class labels of shape {shape}"
     if probabilities:
-        accepted = (
-            "integer class labels, or floating-point probabilities of the logits' shape"
-            f" {logits.shape}"
-        )
-    if probabilities and is_float(array) and array.shape != shape:
+        accepted = f"integer class labels, or probabilities or one-hot of shape {logits.shape}"
+    if probabilities and (is_float(array) or array.dtype.kind == "b") and array.shape != shape:
         unfit_target(array, logits, f": it must be {accepted}")
     raise TypeError(f"target must be {accepted}, got {array.dtype} of shape {array.shape}")
 
@@ -306,8 +304,9 @@ def outputs(
         value = (value,)
     if not isinstance(value, tuple) or len(value) != count:
         accepted = "an array" if count == 1 else f"a tuple of {count} arrays"
-        got = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
-        raise ValueError(f"out must be {accepted}, got {got}")
+        if not isinstance(value, tuple):
+            raise TypeError(f"out must be {accepted}, got {type(value).__name__}")
+        raise ValueError(f"out must be {accepted}, got a tuple of {len(value)}")
     views: list[Array | None] = []
     for array in value:
         view = array
@@ -448,17 +447,18 @@ def is_logits(array: Array) -> bool:
 
 def as_array(name: str, value: Any) -> Array:
     """Convert an argument to an array and return a view of it; masked arrays are rejected."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, which is not supported: pass its data and a weight"
-        )
     try:
-        array = np.asarray(value)
+        array = np.asanyarray(value)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} cannot be converted to an array: {error}") from error
     except Exception as error:  # of the value itself, such as a tensor that requires a gradient
         error.add_note(f"{name} cannot be converted to an array")
         raise
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, which is not supported: pass its data and a weight"
+        )
+    array = np.asarray(array)
     if array.dtype.char == "g" and array.dtype.itemsize == 8:  # as on Windows and Apple silicon
         return array.view(np.dtype(np.float64).newbyteorder(array.dtype.byteorder))
     # A view of our own keeps the shape that is checked, even if another thread or the __array__ of

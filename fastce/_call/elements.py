@@ -38,7 +38,6 @@ def sigmoid_family(
     z, y, weight, mask, of_elements = checked_elements(
         loss, logits, target, call.sample_weight, call.where
     )
-    y = native_float(y)
     normalizer = checks.normalizer(call.normalizer)
     factor = checks.grad_output(call.grad_output, z.shape, loss.reduction)
     inputs = [y, weight, mask, factor if isinstance(factor, np.ndarray) else None, *of_elements]
@@ -46,6 +45,7 @@ def sigmoid_family(
     own_losses = checks.loss_output(
         call.loss_out, loss.reduction, z.shape, working_type(z), [z, *inputs, *outs]
     )
+    inputs[0] = native_float(y)
     fresh = own_losses is None and all(array is None for array in outs)
     arrays = [new_like(z) if array is None else array for array in outs]
     losses = own_losses

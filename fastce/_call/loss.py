@@ -246,6 +246,8 @@ def once(cls: Any, given: dict[str, Any]) -> tuple[Value, Array]:
     try:
         loss = _kept(cls, *options)
     except (TypeError, ValueError):  # also if an option has no hash, or is wrong
+        loss = None
+    if loss is None:  # not above, where its errors would come with the one that was caught
         loss = _new(cls, options)
     result: tuple[Value, Array] = loss.value_and_grad(
         given["logits"],

@@ -211,6 +211,18 @@ def test_ragged_lists_and_masked_arrays(loss):
     refuse(ValueError, r"target.*inhomogeneous", loss, z, [[1], [1, 2]])
     refuse(TypeError, "logits is a masked array", loss, np.ma.masked_array(z), y)
     refuse(TypeError, "target is a masked array", loss, z, np.ma.masked_array(y))
+    refuse(TypeError, "logits is a masked array", loss, Masked(z), y)
+    refuse(TypeError, "target is a masked array", loss, z, Masked(y))
+
+
+class Masked:
+    """Converts itself to a masked array."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ma.masked_array(self.data, mask=True, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

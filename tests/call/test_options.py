@@ -214,3 +214,24 @@ def test_an_axis_that_these_logits_lack(loss, axis):
         y = np.zeros(4, int)
         with pytest.raises((np.exceptions.AxisError, TypeError), match=rf"axis={axis}|logits"):
             getattr(fastce, loss)(axis=axis)(np.zeros((4, 3), dtype), y)
+
+
+def test_alpha_that_is_no_number_between_0_and_1():
+    for alpha in (NAN, INF, 2, -0.5):
+        with pytest.raises(ValueError, match=rf"alpha must be in \[0, 1\], got {alpha}"):
+            fastce.SigmoidFocalLoss(alpha=alpha)
+
+
+def test_array_options_are_values():
+    loss = fastce.SoftmaxCrossEntropy(weight=[0.0, 1.0])
+    assert loss == fastce.SoftmaxCrossEntropy(weight=[-0.0, 1.0])
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        loss.weight.flags.writeable = True
+
+
+def test_an_error_of_a_function_comes_alone():
+    z, y = small_batch("SoftmaxCrossEntropy")
+    for options in ({"weight": [-1.0] * z.shape[1]}, {"label_smoothing": 2.0}):
+        with pytest.raises(ValueError, match="must be") as caught:
+            fastce.softmax_cross_entropy(z, y, **options)
+        assert caught.value.__context__ is None

@@ -114,6 +114,30 @@ def test_numbers_are_no_outputs(loss):
             getattr(fastce, loss)(reduction="none")(np.array(0.5), 1, loss_out=out)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("out", [[], 5, "ab", np.zeros((2, ROWS, CLASSES), np.float32)], ids=repr)
+def test_two_outputs_are_a_tuple(loss, out):
+    z, y = small_batch(loss)
+    with pytest.raises(TypeError, match=r"^out must be a tuple of 2 arrays, got (list|int|str|nd)"):
+        getattr(fastce, loss)().value_grad_hess(z, y, out=out)
+    with pytest.raises(ValueError, match=r"^out must be a tuple of 2 arrays, got a tuple of 1$"):
+        getattr(fastce, loss)().value_grad_hess(z, y, out=(None,))
+
+
+def test_inputs_that_are_converted_are_not_overwritten():
+    z = np.arange(6).reshape(2, 3)
+    for name in ("softmax", "log_softmax"):
+        with pytest.raises(ValueError, match="out overlaps another argument"):
+            getattr(fastce, name)(z, out=z.view(np.float64))
+    with pytest.raises(ValueError, match="out overlaps another argument"):
+        fastce.logsumexp(z, out=z.view(np.float64)[:, 0])
+    y = np.zeros((2, 3), np.longdouble)
+    out = y.ravel().view(np.float64)[:6].reshape(2, 3)
+    with pytest.raises(ValueError, match="out overlaps another argument"):
+        fastce.BCEWithLogits().value_and_grad(np.zeros((2, 3)), y, out=out)
+    np.testing.assert_array_equal(z, np.arange(6).reshape(2, 3))
+
+
 class LyingOutput(np.ndarray):
     """Claims to be larger than its memory, contiguous and writable."""
 

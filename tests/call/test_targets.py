@@ -103,6 +103,7 @@ def test_negative_integers_are_no_probabilities():
         ((4,), np.zeros(5, int), ValueError, r"\(rows, classes\)"),
         ((2, 3, 4, 5), np.zeros((2, 4, 5), int), ValueError, "axis=1"),
         ((4, 0), np.zeros(4, int), IndexError, "there are no classes"),
+        ((4, 3), np.zeros((4, 4), int), ValueError, r"\(4, 4\).*\(4, 3\)"),
         *[
             ((4, 3), np.zeros(4).astype(dtype), TypeError, "integer")
             for dtype in (bool, np.float32, np.float64, np.complex64, object, "U1")
@@ -113,6 +114,13 @@ def test_negative_integers_are_no_probabilities():
 @pytest.mark.parametrize("loss", SOFTMAX)
 def test_labels_that_do_not_fit(loss, shape, labels, error, message):
     refuse(error, message, loss, np.zeros(shape, np.float32), labels)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_soft_targets_that_do_not_fit(dtype):
+    message = r"\(4, 4\) does not fit logits of shape \(4, 3\): .*or one-hot of shape \(4, 3\)"
+    with pytest.raises(ValueError, match=message):
+        fastce.SoftmaxCrossEntropy()(np.zeros((4, 3)), np.zeros((4, 4), dtype))
 
 
 @pytest.mark.parametrize("loss", SOFTMAX)

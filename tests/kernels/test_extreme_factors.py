@@ -171,3 +171,35 @@ def test_extreme_factors_warn_of_nothing(loss, dtype, x):
             fastce.SoftmaxCrossEntropy(softcap=x).value_grad_hess(z, y)
         elif hasattr(made, "gamma"):
             getattr(fastce, loss)(gamma=x).value_grad_hess(z, y)
+
+
+@pytest.mark.parametrize(("dtype", "weight"), [("float32", 1e30), ("float64", 1e250)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [3, 40, 300])
+@pytest.mark.parametrize("target", ["labels", "smoothing", "probabilities"])
+def test_large_weights_of_tiny_probabilities(dtype, weight, order, classes, target, isa):
+    """Derivatives are normal numbers although the probabilities are not: p = exp(-gap) / sum."""
+    info = np.finfo(dtype)
+    rows = 70
+    gap = np.linspace(0.8, 1.16, rows) * -np.log(info.smallest_normal)
+    z = np.zeros((rows, classes))
+    z[:, 1] = np.round(-gap * 4) / 4
+    y = np.zeros(rows, int)
+    options, coefficient = {}, 1.0
+    if target == "smoothing":  # what other classes share is their whole gradient
+        options = {"label_smoothing": 1e-300}
+    elif target == "probabilities":
+        y = np.eye(classes)[y]
+    loss = fastce.SoftmaxCrossEntropy(reduction="sum", **options)
+    z = np.array(z, dtype, order=order)
+    factor = np.full(rows, weight)
+    grad = loss.value_and_grad(z, y, sample_weight=factor)[1]
+    _, same_grad, hess = loss.value_grad_hess(z, y, sample_weight=factor)
+    exponent = z[:, 1].astype(np.longdouble)
+    truth = (
+        coefficient * np.longdouble(weight) * np.exp(exponent) / (classes - 1 + np.exp(exponent))
+    )
+    assert (truth > 4 * info.smallest_normal).all()
+    for found in (grad, same_grad, hess):
+        np.testing.assert_allclose(found[:, 1], truth.astype(float), rtol=4 * float(info.eps))
+    np.testing.assert_array_equal(grad, same_grad)

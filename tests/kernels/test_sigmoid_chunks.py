@@ -7,6 +7,8 @@ losses may differ there: without options, BCE adds up a logarithm of a product.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sizes import CHUNK
@@ -115,3 +117,17 @@ def test_infinities_of_every_chunk(name, isa, rng):
     exact = truth(z.astype(np.longdouble), y, reduction="sum", **options)[0]
     assert value == pytest.approx(float(exact), rel=1e-6)
     np.testing.assert_array_equal(grad[::97], 0.0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_of_both_signs_do_not_cancel_in_float32(name, isa, rng):
+    loss, _, options = LOSSES[name]
+    z, y = arrays(np.float32, rng)
+    z[::2] = -1000.0  # a loss of 1,000 and one of -1,000 beside small ones
+    y[::2] = 1.0
+    weight = np.ones(z.size, np.float32)
+    weight[::4] = -1.0
+    losses = loss(reduction="none", **options)(z, y, sample_weight=weight)
+    total = loss(reduction="sum", **options)(z, y, sample_weight=weight)
+    size = math.fsum(np.abs(losses).tolist())
+    assert abs(total - math.fsum(losses.tolist())) <= z.size * 2.0**-53 * size

@@ -219,10 +219,9 @@ def rows_first(found, z, axis):
 
 
 def alone(way, made, rows, result, layout):
-    """The same for each row alone: contiguous, or a column of planes that are further apart."""
+    """The same for each row alone, cut out of the batch."""
     axis = 0 if layout == "planes" else -1
-    matrices = [x for x in rows if x.ndim == 2]
-    wide = {id(x): laid(x, "planes" if axis == 0 else "rows") for x in matrices}
+    wide = {id(x): laid(x, layout) for x in rows if x.ndim == 2}
     found = []
     for i in range(len(rows.logits)):
 

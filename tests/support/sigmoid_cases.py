@@ -133,10 +133,13 @@ def _sigmoid_focal_terms(batch, options, axis):
     alpha = None if alpha is None else np.asarray(alpha)
     c = y * _parts._softplus(-z) + not_y * _parts._softplus(z)
     q = y * not_p + not_y * p
-    r = np.abs(not_y - y) / (_parts._times(y, 1 / p) + _parts._times(not_y, 1 / not_p))
+    gap = np.abs(not_y - y)
+    r = gap / (_parts._times(y, 1 / p) + _parts._times(not_y, 1 / not_p))
     growth = 2 + gamma
     modulation = (1 if alpha is None else alpha * y + (1 - alpha) * not_y) * q**gamma * growth
     grad = modulation * (q + gamma * r * c)
+    if options.get("label_smoothing"):  # y is rounded: one rounding of the eight, even if gap is 0
+        r = r + (1 / 8) / (_parts._times(y, 1 / p) + _parts._times(not_y, 1 / not_p))
     hess = modulation * (p * not_p + 2 * gamma * q * r + gamma * r * c * (abs(gamma - 1) * r + 1))
     return modulation * c, grad, hess, 1, used
 
