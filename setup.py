@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+import Cython
 import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -24,11 +25,16 @@ DEPENDS = [
 PLATFORM = sysconfig.get_platform()
 if PLATFORM.endswith("universal2"):
     # Python's own flags would build for both architectures at once, but -mavx2 exists for only one.
-    PLATFORM = f"macosx-{platform.machine()}"
-    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    # The wheel is tagged likewise; macOS runs on Arm since version 11.
+    machine = platform.machine()
+    version = "11.0" if machine == "arm64" else PLATFORM.split("-")[1]
+    PLATFORM = os.environ["_PYTHON_HOST_PLATFORM"] = f"macosx-{version}-{machine}"
+    os.environ.setdefault("ARCHFLAGS", f"-arch {machine}")
 X86 = PLATFORM.endswith(("x86_64", "amd64"))
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl"))]
+# The linker needs them, too: GCC's start-up code for -ffast-math flushes subnormal numbers to 0.
+IEEE_754 = ["-fno-fast-math", "-fno-unsafe-math-optimizations"]
 
 NO_COMPILER = """
 fastce is compiled from C++17, but no C++ compiler was found ({problem}). To install one:
@@ -51,15 +57,16 @@ def flags_of_compiler(kind: str) -> list[str]:
     if kind == "msvc":
         return ["/std:c++17", "/O2", "/fp:precise"]
     # The kernels do without errno and floating-point traps, and need everything else in IEEE 754:
-    # -ffast-math would break NaN and the rounding trick of exp. Only an explicit fma (simd.hpp) is
-    # fused, so that bits do not depend on the compiler.
-    flags = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+    # -ffast-math, perhaps from CXXFLAGS, would break NaN and the rounding trick of exp. Only an
+    # explicit fma (simd.hpp) is fused, so that bits do not depend on the compiler.
+    flags = [*IEEE_754, "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
     # No warnings about vectors as arguments, as all such functions are inlined, nor about functions
     # that Cython generates.
     flags += ["-Wno-psabi", "-Wno-unused-function"]
     if kind == "clang-cl":
         # Without a target, LLVM for x86-64 would build for x86-64 when it runs on Arm.
         target = {"win-amd64": "x86_64", "win-arm64": "arm64", "win32": "i686"}[PLATFORM]
+        flags = [f"/clang:{x}" if x.startswith("-f") else x for x in flags]  # else ignored
         return ["/std:c++17", "/clang:-O3", f"--target={target}-pc-windows-msvc", *flags]
     # No -funroll-loops: the modules grow by half, and no softmax loop becomes faster.
     flags += ["-std=c++17", "-O3", "-fvisibility=hidden", "-g0"]
@@ -87,7 +94,13 @@ def instruction_sets() -> dict[str, list[str]]:
     # For development: FASTCE_BUILD_ONLY=_core,_core_avx2 builds these modules only. The package
     # needs _core.
     only = os.environ.get("FASTCE_BUILD_ONLY")
-    return {name: modules[name] for name in only.split(",")} if only else modules
+    if not only:
+        return modules
+    chosen = [name.strip() for name in only.split(",")]
+    if "_core" not in chosen or not set(chosen) <= set(modules):
+        accepted = ", ".join(modules)
+        raise SystemExit(f"FASTCE_BUILD_ONLY must be _core and others of {accepted}, got {only!r}")
+    return {name: modules[name] for name in chosen}
 
 
 INSTRUCTION_SETS = instruction_sets()
@@ -107,8 +120,10 @@ def extension(name: str) -> Extension:
 def translate(output: Path, options: Sequence[str] = ()) -> None:
     """Translate the kernels to C++, as the module fastce._core."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_suffix(".part.cpp")  # so that what is cut short is not used later
     command = [sys.executable, "-m", "cython", "-3", "--cplus", "--module-name", "fastce._core"]
-    subprocess.run([*command, *options, "-o", str(output), SOURCE], check=True)
+    subprocess.run([*command, *options, "-o", str(part), SOURCE], check=True)
+    part.replace(output)
 
 
 class Build(build_ext):
@@ -125,7 +140,8 @@ class Build(build_ext):
             self.compiler.cc = shutil.which(os.environ["CXX"]) or os.environ["CXX"]
         count = len(self.extensions)
         print(f"fastce: compiling {count} modules takes one to two minutes", flush=True)
-        translated = Path("build", "cython", "_core.cpp")
+        self.remove_other_modules()
+        translated = Path("build", f"cython-{Cython.__version__}", "_core.cpp")
         if self.force or newer_group([SOURCE, *DEPENDS], str(translated)):
             # With line numbers of our sources for the reports of sanitizers.
             translate(translated, ["--line-directives"] if "FASTCE_FLAGS" in os.environ else [])
@@ -143,12 +159,22 @@ class Build(build_ext):
                 # GCC warns hundreds of times about vectors that its own header leaves undefined.
                 module.extra_compile_args += ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
             module.extra_compile_args += more
+            if kind in ("gcc", "clang"):
+                module.extra_link_args = IEEE_754
             if kind != "msvc":
                 # A formula must not become a function call for every vector: focal loss took 1.4
                 # times as long when GCC decided against inlining.
                 inline = "inline __attribute__((always_inline))"
                 module.define_macros.append(("CYTHON_INLINE", inline))
         super().build_extensions()
+
+    def remove_other_modules(self) -> None:
+        """Remove what an earlier build left and this one does not replace: it would be imported."""
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        for folder in [Path(self.build_lib, "fastce"), *([Path("fastce")] if self.inplace else [])]:
+            for path in folder.glob(f"_core*{suffix}"):
+                if path.name.removesuffix(suffix) not in INSTRUCTION_SETS:
+                    path.unlink()
 
     def check_compiler(self) -> None:
         """If there is no compiler, say at once what to install, without a traceback."""

@@ -68,7 +68,8 @@ cdef int softmax_focal_loss_float64(
     double grad_scale, double* grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
     double* loss, double* total) noexcept nogil
 
-# `teacher` holds the teacher's logits, rows x classes, with its own strides.
+# `teacher` holds the teacher's logits, rows x classes, with its own strides. For float32, the temperature must lie
+# between 2^-50 and 2^50.
 
 cdef int softmax_kl_divergence_float32(
     const float* logits, Py_ssize_t rows, Py_ssize_t classes, Py_ssize_t row_stride, Py_ssize_t class_stride,

@@ -213,7 +213,9 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, *, axis: int = -1) -> Any:
     axis, dtype, (p, q) = distributions(axis, p=p, q=q)
     s = (p - q) / (p + q)
     near = (p + q) * s * s * (1 + (1 + s) * s * np.polyval(ATANH_COEFFICIENTS, s * s))
-    far = p * (np.log(p) - np.log(q)) - p + q
+    ratio = p / q
+    normal = (ratio >= np.finfo(float).tiny) & (ratio < np.inf)
+    far = p * np.where(normal, np.log(ratio), np.log(p) - np.log(q)) - p + q
     terms = np.where(p == 0, q, np.where(abs(s) <= NEAR, near, far))
     return total(terms, axis).astype(dtype)
 

@@ -220,7 +220,7 @@ class TokenLogProbs(NamedTuple):
     log_prob: Array
     """Log-probability of the target, in nats: float64 for float64 logits, otherwise float32."""
     lse: Array
-    """Log-sum-exp of the row, as `logsumexp` computes it, in the same dtype."""
+    """Log-sum-exp of the row, in the same dtype: that of `logsumexp`, up to rounding."""
     argmax: Array
     """Index of the largest logit, the first one if there are several: int64."""
 
@@ -274,7 +274,7 @@ def token_log_probs(
         last = checks.class_axis(z, checks.axis(axis))
         y, _ = checks.softmax_target(target, z, last, probabilities=False)
         found = _kernel("cross_entropy", last).read_tokens(z, y, checked=True)
-    return TokenLogProbs(np.negative(found[0], out=found[0]), *found[1:])
+    return TokenLogProbs(np.subtract(0.0, found[0], out=found[0]), *found[1:])  # never -0.0
 
 
 def _like_logits(

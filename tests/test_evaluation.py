@@ -460,9 +460,9 @@ def test_json_of_something_else(change, problem):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("classes", [2, 4, 8])
+@pytest.mark.parametrize("classes", [2, 4, 5, 8, 10, 20, 32, 100])
 def test_equal_classes_are_in_one_bin_at_any_level(classes, dtype, rng):
-    """Their probability is exactly 1/classes, which is where a bin begins."""
+    """Their probability is 1/classes, up to rounding, which is where a bin begins."""
     levels = rng.uniform(-9, 9, (400, 1)).astype(dtype)
     result = evaluate(np.tile(levels, (1, classes)), np.zeros(400, int), bins=classes)
     assert result.bin_rows[1] == 400

@@ -114,6 +114,8 @@ def picture(path: str, accepted: Iterable[str]) -> None:
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise WrongUsage(f"--plot: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise WrongUsage(f"--plot must be a file, and {path} is a folder")
 
 
 def tensor_dtype(path: str, kind: str) -> np.dtype[Any]:

@@ -198,6 +198,8 @@ cdef int run_teacher(
     if (rows < 0 or classes < 1 or total == NULL or (rows > 0 and (logits == NULL or batch.probabilities.data == NULL))
             or not isfinite(grad_scale) or not isfinite(temperature) or not temperature > 0.0):
         return BAD_ARGUMENT
+    if real is float and leaves_float32(1.0, 1.0, temperature * temperature, 1.0):
+        return BAD_ARGUMENT
     if set_rows(&batch.logits, logits, size, rows, classes, row_stride, class_stride) != OK:
         return BAD_ARGUMENT
     if grad != NULL:

@@ -153,6 +153,7 @@ def evaluation_of(
         x.ravel() if all_valid else x[is_valid] for x in (target, loss, argmax, *statistics)
     )
     invalid = rows - target.size
+    slack = min(4 * float(np.finfo(loss.dtype).eps), 1 / (16 * options.bins))
     loss = loss.astype(np.float64, copy=False)
     is_top = argmax == target
     # With t and m the probabilities of the target and of the top class, Σ (p_j − δ_jt)² is (1 − t)²
@@ -160,7 +161,8 @@ def evaluation_of(
     target_prob = np.exp(-loss)
     brier = np.expm1(-loss) ** 2 + other_squares
     brier += np.where(is_top, 0.0, (top_prob - target_prob) * (top_prob + target_prob))
-    edges = np.arange(options.bins + 1) / options.bins  # rounded once, as probabilities are
+    # A row whose probability is where a bin begins is in that bin, whatever its rounding errors.
+    edges = np.arange(options.bins + 1) / options.bins * (1 - slack)
     which = np.minimum(np.searchsorted(edges, top_prob, side="right") - 1, options.bins - 1)
     before = np.minimum(rank, options.max_rank).astype(np.int64)
     rank_rows = np.bincount(before, minlength=options.max_rank + 1)

@@ -17,9 +17,16 @@ from fastce._call import checks_bridges, checks_evaluation
 from fastce._call.layout import Array
 
 # What NumPy raises for a damaged file, and zipfile for an archive that it cannot read.
+try:
+    from lzma import LZMAError
+except ImportError:  # Python may be built without it
+    LZMA_ERRORS: tuple[type[Exception], ...] = ()
+else:
+    LZMA_ERRORS = (LZMAError,)
+
 UNREADABLE = (
-    *(EOFError, ValueError, SyntaxError, tokenize.TokenError),
-    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(EOFError, ValueError, TypeError, LookupError, SyntaxError, tokenize.TokenError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, *LZMA_ERRORS),
 )
 
 
@@ -40,7 +47,11 @@ class Rows(NamedTuple):
 
         def read(start: int, stop: int) -> Array:
             first, last = start // inner, -(-stop // inner)
-            part = self.read(first, last).reshape((last - first) * inner, *kept)
+            part = self.read(first, last)
+            if not part.flags.c_contiguous:  # to join its axes, all of it would be copied
+                of_part = np.arange(start - first * inner, stop - first * inner)
+                return part[np.unravel_index(of_part, part.shape[: part.ndim - axes])]
+            part = part.reshape((last - first) * inner, *kept)
             return part[start - first * inner : stop - first * inner]
 
         return Rows((count, *kept), self.dtype, read)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import operator
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ __all__ = ["main"]
 
 BLOCK_BYTES = 32 << 20  # of logits that are read at once
 USAGE, DATA = 2, 1  # exit codes
-BAD_DATA = (ValueError, TypeError, IndexError, OSError, ImportError)
+BAD_DATA = (ValueError, TypeError, IndexError, OSError, ImportError, MemoryError)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -93,8 +94,10 @@ def argument_parser() -> argparse.ArgumentParser:
 def run(given: argparse.Namespace) -> None:
     if given.fit_temperature and given.temperature != 1.0:
         raise WrongUsage("--temperature and --fit-temperature cannot be combined")
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
     problem = Problem.of(given)
-    if given.plot:
+    if given.plot is not None:
         can_draw(given.plot)
     temperature = None
     if given.fit_temperature:
@@ -104,7 +107,7 @@ def run(given: argparse.Namespace) -> None:
         result = problem.evaluate(given.temperature)
     text = str(result) if temperature is None else f"{result}\n\n{temperature}"
     print(as_json(result, temperature) if given.json else text, flush=True)
-    if given.plot:  # last, because the file may not be writable
+    if given.plot is not None:  # last, because the file may not be writable
         draw(given.plot, result, temperature)
 
 

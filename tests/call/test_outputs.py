@@ -90,7 +90,7 @@ def test_outputs_that_are_no_arrays(loss, out):
         getattr(fastce, loss)().value_and_grad(z, y, out=out)
     with pytest.raises((TypeError, ValueError), match="out"):
         getattr(fastce, loss)().value_grad_hess(z, y, out=(None, out))
-    with pytest.raises(ValueError, match="tuple of 2"):
+    with pytest.raises(TypeError, match="tuple of 2"):
         getattr(fastce, loss)().value_grad_hess(z, y, out=np.zeros_like(z))
 
 

@@ -39,7 +39,7 @@ def test_gradient_in_place_of_the_logits(isa, pair):
     np.testing.assert_array_equal(z, expected[1])
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf, 2.0**51, 2.0**-51])
 def test_temperatures_out_of_range(pair, temperature):
     assert call_divergence(*pair, temperature) == (BAD_ARGUMENT, -1.0)
 

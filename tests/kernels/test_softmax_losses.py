@@ -360,3 +360,19 @@ def test_the_sum_of_losses_that_are_as_large_as_they_get(classes, margin, dtype,
             z = np.asarray(z, order=layout)
             total = fastce.SoftmaxCrossEntropy(reduction="sum").value_and_grad(z, y)[0]
             assert total == pytest.approx(rows * margin, rel=1e-6 if dtype == np.float32 else 1e-14)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [2, 10, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_hot_targets_equal_labels_with_z_loss(dtype, classes, order, isa, rng):
+    """The small gradient at the target is due to z-loss alone, if the prediction is confident."""
+    z = rng.normal(size=(70, classes))
+    y = rng.integers(classes, size=70)
+    z[np.arange(70), y] += np.linspace(0, 30, 70)
+    z = np.array(z, dtype, order=order)
+    loss = fastce.SoftmaxCrossEntropy(z_loss=1e-4)
+    one_hot = loss.value_grad_hess(z, np.eye(classes, dtype=bool)[y])
+    labels = loss.value_grad_hess(z, y)
+    for a, b in zip(one_hot, labels, strict=True):
+        np.testing.assert_allclose(a, b, rtol=8 * float(np.finfo(dtype).eps))
