@@ -8,6 +8,7 @@ import pytest
 from scripts import load
 
 pytest.importorskip("Cython")  # setup.py imports it
+Distribution = pytest.importorskip("setuptools").Distribution
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.py"
 X86 = {"_core", "_core_avx2", "_core_avx512"}
@@ -17,7 +18,8 @@ def setup_for(monkeypatch, built_for, machine):
     """Run setup.py as if on this machine, for that platform."""
     monkeypatch.setattr(sysconfig, "get_platform", lambda: built_for)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    for name in ("FASTCE_BUILD_TEST_VARIANTS", "FASTCE_BUILD_ONLY", "ARCHFLAGS"):
+    variables = "FASTCE_BUILD_TEST_VARIANTS", "FASTCE_BUILD_ONLY"
+    for name in (*variables, "ARCHFLAGS", "_PYTHON_HOST_PLATFORM"):
         monkeypatch.setenv(name, "")  # so that what is set later is undone as well
         monkeypatch.delenv(name)
     monkeypatch.chdir(SETUP.parent)
@@ -45,11 +47,49 @@ def test_modules_are_those_of_the_platform_that_is_built_for(
     assert set(setup.INSTRUCTION_SETS) == modules
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "arm64"])
-def test_a_universal_python_builds_for_the_machine_alone(machine, monkeypatch):
+@pytest.mark.parametrize(("machine", "version"), [("x86_64", "10.13"), ("arm64", "11.0")])
+def test_a_universal_python_builds_for_the_machine_alone(machine, version, monkeypatch):
     """Python's own flags name both architectures, and Clang refuses `-mavx2` for Arm."""
     setup = setup_for(monkeypatch, "macosx-10.13-universal2", machine)
     assert setup.os.environ["ARCHFLAGS"] == f"-arch {machine}"
+    assert (
+        setup.os.environ["_PYTHON_HOST_PLATFORM"] == f"macosx-{version}-{machine}"
+    )  # of the wheel
+
+
+@pytest.mark.parametrize("only", ["_core_avx2", "_core,", "_core,_core_wide", "core"])
+def test_modules_that_cannot_be_built(only, monkeypatch):
+    setup = setup_for(monkeypatch, "linux-x86_64", "x86_64")
+    monkeypatch.setenv("FASTCE_BUILD_ONLY", only)
+    with pytest.raises(SystemExit, match="must be _core and others of _core, _core_avx2, _core_av"):
+        setup.instruction_sets()
+    monkeypatch.setenv("FASTCE_BUILD_ONLY", "_core, _core_avx2")
+    assert list(setup.instruction_sets()) == ["_core", "_core_avx2"]
+
+
+def test_modules_of_an_earlier_build_are_removed(tmp_path, monkeypatch):
+    setup = setup_for(monkeypatch, "linux-x86_64", "x86_64")
+    monkeypatch.chdir(tmp_path)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    files = [f"{name}{suffix}" for name in ("_core", "_core_avx2", "_core_wide")] + ["_core.pyx"]
+    for folder in ("build/fastce", "fastce"):
+        Path(folder).mkdir(parents=True)
+        for name in files:
+            Path(folder, name).touch()
+    build = setup.Build(Distribution())
+    build.build_lib, build.inplace = "build", False
+    build.remove_other_modules()
+    assert {path.name for path in Path("build/fastce").iterdir()} == {*files} - {files[2]}
+    assert {path.name for path in Path("fastce").iterdir()} == {*files}
+    build.inplace = True
+    build.remove_other_modules()
+    assert {path.name for path in Path("fastce").iterdir()} == {*files} - {files[2]}
+
+
+def test_flags_that_clang_cl_would_ignore_are_passed_on(monkeypatch):
+    flags = setup_for(monkeypatch, "win-amd64", "AMD64").flags_of_compiler("clang-cl")
+    assert "/clang:-ffp-contract=off" in flags
+    assert not [flag for flag in flags if flag.startswith("-f")]
 
 
 @pytest.mark.parametrize(

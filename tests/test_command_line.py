@@ -142,6 +142,13 @@ def test_one_long_sequence_is_read_in_blocks(tmp_path, capsys, monkeypatch):
     assert peak(lambda: said(capsys, path, path)) < 1e6
 
 
+def test_a_block_of_fortran_order_needs_no_copy_of_whole_sequences(tmp_path, capsys, monkeypatch):
+    np.save(tmp_path / "z.npy", np.zeros((2, 50_000, 20), np.float32, order="F"))  # 8 MB
+    np.save(tmp_path / "y.npy", np.zeros((2, 50_000), np.int32))
+    monkeypatch.setattr(command_line, "BLOCK_BYTES", 20_000)
+    assert peak(lambda: said(capsys, tmp_path / "z.npy", tmp_path / "y.npy")) < 1e6
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_blocks_of_several_axes(order, problem, folder, capsys, monkeypatch):
     """Of a file that is read in blocks, which do not end where a sequence ends."""
@@ -229,11 +236,14 @@ def test_a_progress_bar_on_a_terminal_after_a_second(folder, capsys, monkeypatch
         (["z.bin", "y.npy", "--dtype", "float32"], "--dtype needs --classes"),
         (["z.bin", "y.npy", "--dtype", "float99", "--classes", "7"], "'float99' is not a dtype"),
         (["b.npz", "y.npy"], "several arrays: a, b; choose one with --logits-key"),
+        (["z.npy", "y.npy", "--plot", ""], "--plot must end in one of"),
+        (["z.npy", "y.npy", "--plot", "folder.png"], "folder.png is a folder"),
     ],
 )
 def test_wrong_usage(arguments, message, problem, folder, capsys):
     problem[0].tofile(folder / "z.bin")
     np.savez(folder / "b.npz", a=problem[0], b=problem[1])
+    (folder / "folder.png").mkdir()
     assert message in refused(capsys, 2, *arguments)
 
 
@@ -251,9 +261,10 @@ def test_bad_data(problem, folder, capsys):
     assert "labels must be integers, got object" in refused(capsys, 1, "z.npy", "objects.npy")
     (folder / "text.npy").write_text("no array")
     assert "magic string" in refused(capsys, 1, "text.npy", "y.npy")
-    damaged = (folder / "z.npy").read_bytes().replace(b"'<f4'", b"'<f4,)'", 1)
-    (folder / "damaged.npy").write_bytes(damaged)
-    assert "is not a valid .npy file" in refused(capsys, 1, "damaged.npy", "y.npy")
+    for descr in (b"'<f4,)'", b"()     ", b"('f4',)"):
+        damaged = (folder / "z.npy").read_bytes().replace(b"'<f4', ", descr + b",", 1)
+        (folder / "damaged.npy").write_bytes(damaged)
+        assert "is not a valid .npy file" in refused(capsys, 1, "damaged.npy", "y.npy")
     (folder / "cut.npy").write_bytes((folder / "z.npy").read_bytes()[:-100])
     assert "is truncated" in refused(capsys, 1, "cut.npy", "y.npy")
     z.tofile(folder / "z.bin")
@@ -261,6 +272,31 @@ def test_bad_data(problem, folder, capsys):
     assert "25200 bytes, not a multiple of the 88 bytes of a row" in message
     message = refused(capsys, 1, ".", "y.npy", "--dtype", "float64", "--classes", 11)
     assert ". is not a regular file" in message
+
+
+def test_an_archive_larger_than_the_memory(folder, capsys):
+    array = np.lib.format.magic(1, 0)
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000, 7)}\n"
+    with zipfile.ZipFile(folder / "huge.npz", "w") as archive:
+        archive.writestr("logits.npy", array + len(header).to_bytes(2, "little") + header)
+    assert "fastce evaluate: Unable to allocate" in refused(capsys, 1, "huge.npz", "y.npy")
+
+
+def test_a_damaged_archive_with_lzma_compression(problem, folder, capsys):
+    with zipfile.ZipFile(folder / "z.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.write(folder / "z.npy", "logits.npy")
+    damaged = bytearray((folder / "z.npz").read_bytes())
+    damaged[1000:1100] = bytes(100)
+    (folder / "z.npz").write_bytes(damaged)
+    assert "z.npz is not a valid .npz file" in refused(capsys, 1, "z.npz", "y.npy")
+
+
+def test_a_closed_output(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["evaluate", "z.npy", "y.npy"])
+    assert ended.value.code == 1
+    assert "standard output is closed" in capsys.readouterr().err
 
 
 def test_the_position_of_a_bad_label_is_that_in_the_file(problem, folder, capsys, monkeypatch):

@@ -77,6 +77,13 @@ def test_kl_keeps_its_digits_between_close_distributions(distance):
     assert ours <= naive
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-12, 1e-30, 1e-300])
+@pytest.mark.parametrize("ratio", [1.7, 3.0, 0.1])
+def test_kl_of_distributions_that_differ_in_a_tiny_outcome(size, ratio):
+    p, q = [1 - size, size], [1 - ratio * size, ratio * size]
+    assert kl_divergence(p, q) == pytest.approx(exact_kl(np.array(p), np.array(q)), rel=8 * EPS)
+
+
 @FUZZ
 @given(st.lists(st.floats(1e-300, 1.0), min_size=2, max_size=9), st.randoms(use_true_random=False))
 def test_kl_is_exact_and_never_negative(weights, random):

@@ -464,3 +464,9 @@ def test_classes_in_reverse_have_the_same_bits_in_every_way_to_call(name, dtype,
     if name != "logsumexp":
         in_place = z[:, ::-1].copy()[:, ::-1]
         np.testing.assert_array_equal(function(in_place, out=in_place), expected)
+
+
+def test_no_log_probability_is_negative_zero():
+    log_prob = fastce.token_log_probs(np.array([[1000.0, 0.0]]), [0]).log_prob
+    assert log_prob[0] == 0
+    assert not np.signbit(log_prob[0])
