@@ -37,12 +37,7 @@ __all__ = [
 __all__ += losses.__all__
 __all__ += functions.__all__
 
-if TYPE_CHECKING:
-    from fastce import evaluation as evaluation
-    from fastce import information as information
-    from fastce import reference as reference
-    from fastce import sharded as sharded
-else:
+if not TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         """Import a module of the package, which needs only NumPy, when it is first used."""

@@ -86,6 +86,14 @@ def test_modules_of_an_earlier_build_are_removed(tmp_path, monkeypatch):
     assert {path.name for path in Path("fastce").iterdir()} == {*files} - {files[2]}
 
 
+@pytest.mark.parametrize("kind", ["gcc", "clang", "clang-cl"])
+def test_fast_math_is_undone(kind, monkeypatch):
+    """Even if CXXFLAGS has it, which comes before these flags."""
+    setup = setup_for(monkeypatch, "win-amd64", "AMD64")
+    flags = [flag.removeprefix("/clang:") for flag in setup.flags_of_compiler(kind)]
+    assert {"-fno-fast-math", "-fno-unsafe-math-optimizations"} <= {*flags}
+
+
 def test_flags_that_clang_cl_would_ignore_are_passed_on(monkeypatch):
     flags = setup_for(monkeypatch, "win-amd64", "AMD64").flags_of_compiler("clang-cl")
     assert "/clang:-ffp-contract=off" in flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,17 +18,14 @@ from fastce._call import checks_bridges, checks_evaluation
 from fastce._call.layout import Array
 
 # What NumPy raises for a damaged file, and zipfile for an archive that it cannot read.
-try:
-    from lzma import LZMAError
-except ImportError:  # Python may be built without it
-    LZMA_ERRORS: tuple[type[Exception], ...] = ()
-else:
-    LZMA_ERRORS = (LZMAError,)
-
-UNREADABLE = (
+UNREADABLE: tuple[type[Exception], ...] = (
     *(EOFError, ValueError, TypeError, LookupError, SyntaxError, tokenize.TokenError),
-    *(RuntimeError, zipfile.BadZipFile, zlib.error, *LZMA_ERRORS),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
 )
+with contextlib.suppress(ImportError):  # Python may be built without it
+    from lzma import LZMAError
+
+    UNREADABLE += (LZMAError,)
 
 
 class Rows(NamedTuple):
