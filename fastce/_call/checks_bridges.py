@@ -138,9 +138,9 @@ def boosting_scores(value: Any, softmax: str | None) -> Array:
     if softmax is None:
         raise ValueError(f"scores must have shape (n,) or (n, K), got {scores.shape}")
     raise ValueError(
-        f"{softmax} needs scores of shape (n, K), got {scores.shape}: set num_class of the host,"
-        " even for two classes (CatBoost: class_names or classes_count, for three or more), or use"
-        " BCEWithLogits or SigmoidFocalLoss, which need one score for two classes"
+        f"{softmax} needs scores of shape (n, K), got {scores.shape}: set num_class of LightGBM or"
+        " xgboost.train, even for two classes (CatBoost: class_names or classes_count, for three or"
+        " more), or use BCEWithLogits or SigmoidFocalLoss, which need one score for two classes"
     )
 
 
@@ -236,12 +236,21 @@ def sklearn_scores(scores: Any, method: str, instead: str) -> None:
 def other_predictions(instead: str, takes_probabilities: bool) -> NoReturn:
     if takes_probabilities:
         raise ValueError(
-            "the metric takes probabilities, but with a custom objective the host passes raw"
-            f" scores: use {instead}"
+            "the metric takes probabilities, but with a custom objective (or XGBoost's"
+            f" binary:logitraw) the host passes raw scores: use {instead}"
         )
     raise ValueError(
         "the metric takes raw scores, but with a built-in objective the host passes its"
         f" predictions: use {instead}, which takes probabilities"
+    )
+
+
+def softmax_of_two(loss: str) -> NoReturn:
+    raise ValueError(
+        "loss must be BCEWithLogits or SigmoidFocalLoss for XGBClassifier with two classes or one"
+        f" column of labels per class, got {loss}: the classifier would apply a sigmoid to each of"
+        " its scores. xgboost.train (with num_class=2) and XGBRegressor (with columns) take any"
+        " loss"
     )
 
 

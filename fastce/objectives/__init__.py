@@ -44,6 +44,7 @@ J. H. Friedman, "Greedy Function Approximation: A Gradient Boosting Machine", An
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ class XGBoostObjective(Objective):
     Pass the instance as ``obj`` of ``xgboost.train``, and `metric` as ``custom_metric``. For
     ``XGBClassifier``, pass `sklearn` as ``objective`` and `sklearn_metric` as ``eval_metric``.
     Softmax losses need ``num_class``, unless the labels of the DMatrix are probabilities, (n, K).
+    ``XGBClassifier`` sets it, but for two classes it would apply the sigmoid to each of the two
+    scores, so softmax losses raise an error.
     ``output_margin=True`` returns raw scores. With a built-in objective, XGBoost passes
     probabilities to metrics. In that case, use `probability_metric` and
     `sklearn_probability_metric`; the other metrics raise an error. XGBoost does not accept negative
@@ -89,6 +92,8 @@ class XGBoostObjective(Objective):
         """Return gradient and Hessian, in the shape of the raw scores ``predt``, (n,) or (n, K)."""
         checks_bridges.host_data(dtrain, "the objective itself", "its method sklearn")
         _host.xgboost_weights()
+        if not np.size(predt):
+            return _of_no_samples()
         labels = _of_scores_shape(dtrain.get_label(), predt)
         return self.derivatives(predt, labels, dtrain.get_weight())
 
@@ -96,15 +101,14 @@ class XGBoostObjective(Objective):
         """Return the name and the mean of the loss, for raw scores."""
         checks_bridges.host_data(dtrain, "metric", "sklearn_metric")
         _host.xgboost_metric("probability_metric")
-        labels = _of_scores_shape(dtrain.get_label(), predt)
-        return self.name, self.value(predt, labels, dtrain.get_weight())
+        return self.name, self._mean_of(self.value, predt, dtrain.get_label(), dtrain.get_weight())
 
     def probability_metric(self, predt: Array, dtrain: Any) -> tuple[str, float]:
         """Return name and mean of the loss, for the probabilities of built-in objectives."""
         checks_bridges.host_data(dtrain, "probability_metric", "sklearn_probability_metric")
         _host.xgboost_metric("metric", takes_probabilities=True)
-        labels = _of_scores_shape(dtrain.get_label(), predt)
-        return self.name, self.value_of_probabilities(predt, labels, dtrain.get_weight())
+        labels, weight = dtrain.get_label(), dtrain.get_weight()
+        return self.name, self._mean_of(self.value_of_probabilities, predt, labels, weight)
 
     def sklearn(
         self, y_true: Array, y_pred: Array, sample_weight: Any = None
@@ -112,6 +116,10 @@ class XGBoostObjective(Objective):
         """Return gradient and Hessian for the scikit-learn interface."""
         checks_bridges.sklearn_scores(y_pred, "sklearn", "the objective itself")
         _host.xgboost_weights()
+        if self.is_softmax:
+            _host.xgboost_classifier(type(self.loss).__name__)
+        if not np.size(y_pred):
+            return _of_no_samples()
         return self.derivatives(y_pred, _of_scores_shape(y_true, y_pred), sample_weight)
 
     @property
@@ -127,12 +135,36 @@ class XGBoostObjective(Objective):
     def _value_of_scores(self, scores: Array, target: Array, sample_weight: Any) -> float:
         checks_bridges.sklearn_scores(scores, "sklearn_metric", "metric")
         _host.xgboost_metric("sklearn_probability_metric")
-        return self.value(scores, _of_scores_shape(target, scores), sample_weight)
+        return self._mean_of(self.value, scores, target, sample_weight)
 
     def _value_of_probabilities(self, p: Array, target: Array, sample_weight: Any) -> float:
         checks_bridges.sklearn_scores(p, "sklearn_probability_metric", "probability_metric")
         _host.xgboost_metric("sklearn_metric", takes_probabilities=True)
-        return self.value_of_probabilities(p, _of_scores_shape(target, p), sample_weight)
+        return self._mean_of(self.value_of_probabilities, p, target, sample_weight)
+
+    @staticmethod
+    def _mean_of(
+        value: Callable[..., float], predictions: Array, target: Array, sample_weight: Any
+    ) -> float:
+        """Return the mean of the host's arrays; 0 for a worker without rows.
+
+        On Dask, XGBoost averages over all workers. NaN would spread to the others, and 0 only
+        scales the average, by the same factor in every round.
+        """
+        if not np.size(predictions):
+            return 0.0
+        return value(predictions, _of_scores_shape(target, predictions), sample_weight)
+
+
+def _of_no_samples() -> tuple[Array, Array]:
+    """Return derivatives of no samples, (0, K) or (0,).
+
+    On Dask, a worker without rows gets scores of shape (0,), whatever the number of classes, but
+    XGBoost needs a gradient with as many columns as on the other workers.
+    """
+    classes = _host.xgboost_columns()
+    nothing = np.zeros((0, classes) if classes > 1 else 0, np.float32)
+    return nothing, nothing.copy()
 
 
 def _of_scores_shape(labels: Array, scores: Array) -> Array:

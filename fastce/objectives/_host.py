@@ -7,6 +7,7 @@ show which case it is. If these functions are not found, because the call comes 
 nothing is checked.
 """
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -40,10 +41,18 @@ def parameters_of_host(package: str) -> dict[str, Any]:
     return dict(next(given, ()))  # XGBoost also accepts pairs
 
 
+def booster_of_host(package: str) -> Any:
+    """Return the Booster that made the call, or None."""
+    for owner in locals_of_host(package, "self"):
+        if any(base.__name__ == "Booster" for base in type(owner).__mro__):
+            return owner
+    return None
+
+
 def parameters_of_booster() -> dict[str, Any]:
     """Return the parameters of the LightGBM booster that made the call."""
-    owners = locals_of_host("lightgbm", "self")
-    return next((owner.params for owner in owners if type(owner).__name__ == "Booster"), {})
+    booster = booster_of_host("lightgbm")
+    return {} if booster is None else booster.params
 
 
 def xgboost_weights() -> None:
@@ -54,10 +63,31 @@ def xgboost_weights() -> None:
         )
 
 
+def xgboost_columns() -> int:
+    """Return the number of scores per sample; labels (n, K) count as K targets."""
+    booster = booster_of_host("xgboost")
+    if booster is None:
+        return 1
+    model = json.loads(booster.save_config())["learner"]["learner_model_param"]
+    return max(int(model["num_class"]), int(model["num_target"]))
+
+
+def xgboost_classifier(loss: str) -> None:
+    """Reject a softmax loss if XGBClassifier will treat its scores as those of a sigmoid.
+
+    With two classes, the classifier keeps this objective for predictions, whatever num_class is.
+    """
+    if parameters_of_host("xgboost").get("objective") == "binary:logistic":
+        checks_bridges.softmax_of_two(loss)
+
+
 def xgboost_metric(instead: str, takes_probabilities: bool = False) -> None:
     """Reject predictions of the wrong kind."""
     is_raw = next(locals_of_host("xgboost", "output_margin"), None)
-    if is_raw is not None and bool(is_raw) == takes_probabilities:
+    if is_raw is None:
+        return
+    is_raw = is_raw or parameters_of_host("xgboost").get("objective") == "binary:logitraw"
+    if bool(is_raw) == takes_probabilities:
         checks_bridges.other_predictions(instead, takes_probabilities)
 
 

@@ -147,6 +147,60 @@ class TestXGBoost:
         a, b = (m.get_booster().predict(data, output_margin=True) for m in (model, alone))
         assert_same_scores(a, b)
 
+    @pytest.mark.parametrize("empty", ["train", "evals"])
+    @pytest.mark.parametrize("target", ["labels", "probabilities", "two classes"])
+    def test_worker_without_rows(self, target, empty, client):
+        """XGBoost gives it scores of shape (0,) for any number of classes, and takes (0, K)."""
+        xgboost, xgboost_dask = (pytest.importorskip(f"xgboost{m}") for m in ("", ".dask"))
+        loss = LOSSES[3] if target == "two classes" else LOSSES[0]
+        arrays, settings = problem(loss, False), settings_of_xgboost(loss)
+        if target == "probabilities":
+            arrays["label"] = 0.9 * np.eye(CLASSES)[arrays["label"]] + 0.1 / CLASSES
+            del settings["num_class"]
+        one_chunk = {name: client.persist(da.from_array(a, -1)) for name, a in arrays.items()}
+        data = [
+            xgboost_dask.DaskDMatrix(client, **chunked)
+            for chunked in (one_chunk, spread(client, arrays))
+        ]
+        assert [len(matrix.worker_map) for matrix in data] == [1, 2]
+        train, evaluated = data if empty == "train" else data[::-1]
+        objective = XGBoostObjective(loss)
+        options = {"obj": objective, "custom_metric": objective.metric, "verbose_eval": False}
+        result = xgboost_dask.train(
+            client, settings, train, ROUNDS, evals=[(evaluated, "e")], **options
+        )
+        whole, history = xgboost.DMatrix(**arrays), {}
+        alone = xgboost.train(
+            settings, whole, ROUNDS, evals=[(whole, "e")], evals_result=history, **options
+        )
+        a, b = (model.predict(whole, output_margin=True) for model in (result["booster"], alone))
+        assert_same_scores(a, b)
+        # The worker without rows counts as 0 in the mean of both.
+        share = 1.0 if empty == "train" else 0.5
+        a, b = (evals["e"][objective.name] for evals in (result["history"], history))
+        np.testing.assert_allclose(a, share * np.array(b), rtol=0.1 if share == 1 else 1e-4)
+
+    def test_classifier_with_a_worker_without_rows(self, client):
+        xgboost_dask = pytest.importorskip("xgboost.dask")
+        arrays, objective = problem(LOSSES[2], False), XGBoostObjective(LOSSES[2])
+        chunked, scores = spread(client, arrays), []
+        one_chunk = {name: client.persist(da.from_array(a, -1)) for name, a in arrays.items()}
+        for train, valid in ((chunked, one_chunk), (one_chunk, chunked), (chunked, chunked)):
+            model = xgboost_dask.DaskXGBClassifier(
+                objective=objective.sklearn,
+                eval_metric=objective.sklearn_metric,
+                n_estimators=3,
+                max_depth=3,
+            )
+            model.client = client
+            pair = valid["data"], valid["label"]
+            model.fit(train["data"], train["label"], eval_set=[pair], verbose=False)
+            history = model.evals_result()["validation_0"][objective.name]
+            assert np.all(np.diff(history) < 0)
+            scores.append(model.predict(chunked["data"], output_margin=True).compute())
+        for found in scores[:2]:
+            assert_same_scores(found, scores[2])
+
 
 # LightGBM -----------------------------------------------------------------------------------------
 

@@ -103,6 +103,14 @@ class TestPeerXGBoost:
         assert history[-1] == pytest.approx(objective.value(scores, labels, weight), rel=1e-5)
         assert history[-1] < history[0]
 
+    def test_softmax_of_two_classes(self, xgboost, two):
+        features, labels, weight = two
+        data = xgboost.DMatrix(features, labels, weight=weight)
+        settings = NATIVE | {"num_class": 2, "base_score": 0.5}
+        theirs = xgboost.train(settings | {"objective": "multi:softprob"}, data, 8)
+        ours = xgboost.train(settings, data, 8, obj=XGBoostObjective(CROSS_ENTROPY))
+        self.same(ours, theirs, data)
+
     def test_several_labels_a_sample(self, xgboost, several, rng):
         features, labels, _ = several
         targets = np.stack([labels > 1, labels % 2, features[:, 0] > 0], axis=1).astype(float)
@@ -301,6 +309,22 @@ class TestLifeCycle:
         margins = model.predict(features, output_margin=True)
         assert ours[-1] == pytest.approx(objective.value(margins, labels), rel=1e-5)
 
+    def test_metric_of_an_objective_that_predicts_raw_scores(self, xgboost, two):
+        features, labels, weight = two
+        data, objective, history = (
+            xgboost.DMatrix(features, labels, weight=weight),
+            XGBoostObjective(BINARY),
+            {},
+        )
+        settings = {"nthread": 1, "objective": "binary:logitraw"}
+        options = {"evals": [(data, "a")], "evals_result": history, "verbose_eval": False}
+        model = xgboost.train(settings, data, 3, custom_metric=objective.metric, **options)
+        p = 1 / (1 + np.exp(-model.predict(data, output_margin=True).astype(np.float64)))
+        wanted = -np.average(np.log(np.where(labels == 1, p, 1 - p)), weights=weight)
+        assert history["a"]["bce_with_logits"][-1] == pytest.approx(wanted, abs=1e-6)
+        with pytest.raises(ValueError, match=r"logitraw\) the host passes raw scores: use metric$"):
+            xgboost.train(settings, data, 1, custom_metric=objective.probability_metric, **options)
+
     def test_soft_labels(self, xgboost, several, rng):
         features, labels, weight = several
         hard = np.eye(CLASSES)[labels]
@@ -332,8 +356,11 @@ class TestLifeCycle:
         data = xgboost.DMatrix(features, labels)
         with pytest.raises(ValueError, match=r"needs scores of shape \(n, K\).*num_class"):
             xgboost.train(NATIVE, data, 1, obj=objective)
-        with pytest.raises(ValueError, match=r"needs scores of shape.*BCEWithLogits"):
-            self.classifier(xgboost).fit(*two[:2])
+        # Otherwise predict and predict_proba would take each of two scores for log-odds.
+        for options in ({}, {"num_class": 2}):
+            model = self.classifier(xgboost, **options)
+            with pytest.raises(ValueError, match=r"BCEWithLogits.*two classes.*got Softmax"):
+                model.fit(*two[:2])
         model = xgboost.XGBClassifier(objective=objective, n_estimators=1)
         for options in ({}, {"sample_weight": weight}):
             with pytest.raises(TypeError, match="use its method sklearn"):
