@@ -215,6 +215,14 @@ def weights_of_a_start(weight: Array | None) -> float:
     return total
 
 
+def weights_of_a_metric(weight: Any) -> NoReturn:
+    raise ValueError(
+        "sample_weight must have a positive sum over the samples that count, because a metric"
+        f" divides by it, got weights from {weight.min()} to {weight.max()}: give the evaluated"
+        " data set other weights, or none"
+    )
+
+
 def host_data(data: Any, method: str, instead: str) -> None:
     """Check that an objective got the host's data set, which the native interface passes."""
     if not hasattr(data, "get_label"):

@@ -107,7 +107,8 @@ def lightgbm_weights() -> None:
 def lightgbm_metric(instead: str, takes_probabilities: bool = False) -> None:
     """Reject predictions of the wrong kind; warn of metrics that misread raw scores."""
     given = parameters_of_booster()
-    is_raw = given.get("objective", "none") in CUSTOM
+    aliases = ("objective", "objective_type", "app", "application", "loss")
+    is_raw = next((given[name] for name in aliases if name in given), "none") in CUSTOM
     if given and is_raw == takes_probabilities:
         checks_bridges.other_predictions(instead, takes_probabilities)
     if not is_raw:

@@ -1,5 +1,6 @@
 """The base class of the objectives. The formulas are in ``fastce.objectives``."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,11 @@ class Objective:
     ) -> float:
         """Return the weighted mean of the losses, which the metrics report; see `derivatives`."""
         scores, target, weight = self._batch(scores, target, sample_weight)
-        return float(self._mean(scores, target, sample_weight=weight))
+        with contextlib.suppress(ValueError):
+            return float(self._mean(scores, target, sample_weight=weight))
+        # The mean's own error is about its denominator. A sum raises all others.
+        self._sum(scores, target, sample_weight=weight)
+        checks_bridges.weights_of_a_metric(weight)
 
     @np.errstate(all="ignore")
     def value_of_probabilities(

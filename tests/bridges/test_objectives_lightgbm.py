@@ -293,6 +293,32 @@ class TestLifeCycle:
         own, ours = model.evals_result_["training"].values()
         np.testing.assert_allclose(ours, own, rtol=1e-6)
 
+    @pytest.mark.parametrize(
+        "name", ["objective", "objective_type", "app", "application", "loss", "of a subclass"]
+    )
+    def test_metric_finds_the_objective(self, lightgbm, two, name):
+        features, labels, weight = two
+        data, kind = lightgbm.Dataset(features, labels, weight=weight), lightgbm.Booster
+        if name == "of a subclass":
+            name, kind = "objective", type("Derived", (lightgbm.Booster,), {})
+        booster = kind({name: "binary", "num_threads": 1, "verbose": -1}, data)
+        booster.update()
+        objective = LightGBMObjective(BINARY)
+        with pytest.raises(ValueError, match="use probability_metric, which takes"):
+            booster.eval_train(feval=objective.metric)
+        (_, _, theirs, _), (_, _, ours, _) = (
+            booster.eval_train(feval=feval)[-1] for feval in (None, objective.probability_metric)
+        )
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+    def test_metric_of_weights_without_a_positive_sum(self, lightgbm, two):
+        features, labels, weight = two
+        data = lightgbm.Dataset(features, labels, weight=-weight)
+        objective = LightGBMObjective(BINARY)
+        settings = self.NATIVE | {"objective": objective}
+        with pytest.raises(ValueError, match=r"sample_weight must have a positive.*or none$"):
+            trained(lightgbm, settings, data, 1, objective.metric)
+
     def test_soft_labels_by_a_function_of_ones_own(self, lightgbm, several):
         """A Dataset holds one label per sample: probabilities stay outside."""
         features, labels, _ = several
