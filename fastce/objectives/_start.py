@@ -111,7 +111,8 @@ def softmax_start(loss: Any, target: Array, weight: Array | None, classes: int |
         counted = target != loss.ignore_index
         target, weight = target[counted], None if weight is None else weight[counted]
         if classes is None:
-            classes = len(own) if own is not None else int(target.max(initial=-1)) + 1
+            most = int(target.max()) + 1 if target.size else 0
+            classes = len(own) if own is not None else most
         checks.labels_in_range(target, classes)
         mass = sums_by_index(target, weight, classes)
     checks.weights_fit(loss.class_weight_name, own, mass.size)

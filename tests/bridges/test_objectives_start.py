@@ -191,6 +191,14 @@ def test_start_of_two_classes_differs_by_the_start_of_one_score(gamma, rng):
     assert np.exp(two).sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int8])
+def test_labels_of_any_integer_type(dtype):
+    labels = np.array([0, 0, 0, 2, 2, 1, 1, 1], dtype)
+    start = Objective(fastce.SoftmaxCrossEntropy()).initial_score(labels)
+    np.testing.assert_allclose(start, np.log([3 / 8, 3 / 8, 2 / 8]), atol=1e-12)
+    assert Objective(fastce.SoftmaxCrossEntropy()).initial_score(labels[:0]).size == 0
+
+
 def test_start_leaves_ignored_samples_out():
     loss = fastce.SoftmaxCrossEntropy(ignore_index=1)
     start = XGBoostObjective(loss).initial_score([0, 1, 1, 2, 2], classes=3)
