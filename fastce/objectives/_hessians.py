@@ -47,17 +47,21 @@ def empty_pair(scores: Array) -> tuple[Array, Array] | None:
     return None
 
 
-def focal_bound(grad: Array, hess: Array, p: Array, labels: Array) -> Array:
+def focal_bound(grad: Array, hess: Array, scores: Array, labels: Array) -> Array:
     """Return the diagonal bound of a softmax focal loss, (n, K).
 
     a·|v_j| is |g_j|, and b·q² is h_y − |g_y|·p_y. With r = max(b, 0)·q / a the bound is
-    D_j = 2·|g_j|·(1 − p_j + r), with p_y instead of 1 − p_y at the label.
+    D_j = 2·|g_j|·(1 − p_j + r), with p_y instead of 1 − p_y at the label. Both are p_j (1−p_j) over
+    |v_j|: the Hessian and the gradient of plain cross-entropy, which have all their digits.
     """
-    size, at = np.abs(grad), labels[:, None].clip(0, p.shape[1] - 1)
-    g_y, h_y, p_y = (np.take_along_axis(array, at, axis=1) for array in (size, hess, p))
+    labels = labels.clip(0, scores.shape[1] - 1)  # a row with ignore_index has no gradient
+    _, v, variance = PLAIN.value_grad_hess(scores, labels, out=empty_pair(scores))
+    bound, size, at = np.abs(v), np.abs(grad), labels[:, None]
+    is_positive = bound > 0
+    np.divide(variance, bound, out=bound, where=is_positive)
+    bound[~is_positive] = 1
+    g_y, h_y, p_y = (np.take_along_axis(array, at, axis=1) for array in (size, hess, bound))
     r = np.divide(h_y, g_y, out=np.zeros_like(g_y), where=g_y > 0) - p_y
-    bound: Array = 1 - p
-    np.put_along_axis(bound, at, p_y, axis=1)
     bound += np.maximum(r, 0)
     bound *= size
     bound *= 2

@@ -14,7 +14,6 @@ from fastce._call.layout import Array
 from fastce._call.loss import Loss
 from fastce.losses import BCEWithLogits, SigmoidFocalLoss, SoftmaxCrossEntropy, SoftmaxFocalLoss
 from fastce.objectives import _hessians, _start
-from fastce.softmax import softmax
 
 # Fraction of |gradient| for losses that are not convex: no sample requests a step of more than
 # 1/0.05 = 20. At γ = 2 the exact ratio is lower than this for p_t < 0.08 only.
@@ -167,7 +166,7 @@ class Objective:
         if self.hessian != "exact":
             factor = 1.0
             if self.hessian == "upper" and isinstance(self.loss, SoftmaxFocalLoss):
-                hess = _hessians.focal_bound(grad, hess, softmax(scores), target)
+                hess = _hessians.focal_bound(grad, hess, scores, target)
             elif self.is_softmax:
                 factor = self._factor(scores.shape[-1])
             variants.core.raise_to_floor(

@@ -54,6 +54,29 @@ def test_upper_hessian_bounds_the_matrix(loss, rng):
     assert np.median(least) < 1
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+def test_upper_hessian_keeps_its_digits(gamma, order):
+    """If the other class has nearly all of the probability, b < 0 and D_j = 2a·p_j (1−p_j)."""
+    t = np.arange(4.0, 80.0, 4.0)
+    p, q = 1 / (1 + np.exp(t)), 1 / (1 + np.exp(-t))  # of the label, of the other
+    a = q**gamma - gamma * p * q ** (gamma - 1) * np.log(p)
+    scores = np.stack([np.zeros_like(t), t], axis=1).astype(np.float32, order=order)
+    objective = XGBoostObjective(fastce.SoftmaxFocalLoss(gamma=gamma), hessian="upper", floor=0)
+    _, upper = objective.derivatives(scores, np.zeros(t.size))
+    wanted = np.maximum(2 * a * p * q, 1e-16)
+    np.testing.assert_allclose(upper, np.stack([wanted, wanted], axis=1), rtol=5e-6)
+
+
+def test_upper_hessian_of_ignored_samples(rng):
+    scores, labels = rng.normal(size=(30, 300)), rng.integers(90, size=30).astype(np.uint8)
+    ignoring = fastce.SoftmaxFocalLoss(ignore_index=99)
+    labels[::3] = 99
+    grad, upper = XGBoostObjective(ignoring, hessian="upper").derivatives(scores, labels)
+    np.testing.assert_array_equal(grad[::3], 0)
+    np.testing.assert_array_equal(upper[::3], 1e-16)
+
+
 @pytest.mark.parametrize("loss", SIGMOID, ids=repr)
 def test_upper_hessian_of_sigmoid_losses_is_no_less_than_the_exact_one(loss, rng):
     scores, labels = 5 * rng.normal(size=300), rng.integers(2, size=300)
