@@ -23,8 +23,9 @@ There are three choices of the Hessian:
 
 ``"positive"`` (default)
     The diagonal, times the host's own factor for softmax losses (2, K/(K−1), or CatBoost's matrix).
-    The result is then raised to at least `floor` times the absolute gradient, and at least 1e-16.
-    With plain cross-entropy this is the host's own Hessian, and gives the same model.
+    The result is then raised to at least `floor` times the absolute gradient, and at least 1e-16
+    (`CatBoostObjective` says how its matrix is raised). With plain cross-entropy this is the host's
+    own Hessian, and gives the same model if both start at the same score.
 ``"exact"``
     The second derivatives as they are. They may be negative.
 ``"upper"``
@@ -267,8 +268,12 @@ class CatBoostObjective(Objective):
 
     With "positive" and "exact", the Hessian of a softmax loss is the whole matrix: a multiple of
     :math:`\mathrm{diag}(p) − p\,p^T` for cross-entropy, and the one at the top of the module for
-    focal loss, with max(b, 0) instead of b for "positive". With `z_loss` or `softcap` it is the
-    diagonal. CatBoost maximises, so it gets the derivatives of minus the loss.
+    focal loss. For "positive", a multiple of :math:`v\,v^T` is added if b is negative, so that b
+    becomes 0, or if the diagonal at the label is less than `floor` times the absolute gradient. A
+    single sample can then raise the score of its label, relative to the others, by at most
+    1/`floor`. (With label smoothing, this is not exact.) With `z_loss` or `softcap`, "exact" is the
+    diagonal, and "positive" twice the diagonal, for the same reason as in XGBoost. CatBoost
+    maximises, so it gets the derivatives of minus the loss.
 
     Parameters and errors are those of `Objective`.
 
@@ -311,9 +316,8 @@ class CatBoostObjective(Objective):
             return -grad[0], np.diag(-hess[0])
         if scores.ndim != 2:
             checks_bridges.boosting_scores(scores, self._softmax_name)  # says what is wrong
-        grad, hess = _hessians.row_derivatives(
-            self._sum, scores, label, is_clipped=self.hessian == "positive"
-        )
+        floor = None if self.hessian == "exact" else self.floor
+        grad, hess = _hessians.row_derivatives(self._sum, scores, label, floor)
         factor = -1.0 if weight is None else -weight
         grad *= factor
         hess *= factor

@@ -69,13 +69,17 @@ def focal_bound(grad: Array, hess: Array, scores: Array, labels: Array) -> Array
 
 
 def row_derivatives(
-    loss: Any, scores: Array, label: Array, is_clipped: bool
+    loss: Any, scores: Array, label: Array, floor: float | None
 ) -> tuple[Array, Array]:
-    """Return gradient (K,) and Hessian (K, K) of one sample; with max(b, 0) for b if clipped.
+    """Return gradient (K,) and Hessian (K, K) of one sample.
 
     ``loss`` is a SoftmaxCrossEntropy without z_loss and softcap, or a SoftmaxFocalLoss, with
     reduction "sum"; ``scores`` are (1, K), and ``label`` (1,). The matrix is computed from the
     gradient −v and the diagonal p_j (1−p_j) of plain cross-entropy, which have all their digits.
+
+    Unless ``floor`` is None, b is at least 0, and so large that H_yy ≥ floor·|g_y|. For g = −a·v,
+    the Newton step of the sample is δ_jy / (p_y + b·q/a), up to one number for all classes. Hence
+    it raises the score of the label, relative to the others, by |g_y| / H_yy ≤ 1 / floor.
     """
     y = label.item()
     _, (grad,), (hess,) = loss.value_grad_hess(scores, label)
@@ -98,11 +102,15 @@ def row_derivatives(
             factor *= (1 - smoothing) * weight[y] + smoothing * weight.mean()
         if factor != 1:
             matrix *= factor
-    elif q:
-        a = abs(float(grad[y])) / q
-        b_q_q = float(hess[y]) - a * q * p[y]  # b·q²: q² alone may underflow
+    size = abs(float(grad[y]))
+    b_q_q = 0.0  # b·q²: q² alone may underflow
+    if is_focal and q:
+        a = size / q
+        b_q_q = float(hess[y]) - a * q * p[y]
         matrix *= a
-        if b_q_q > 0 or not is_clipped:
-            v /= q
-            matrix += (b_q_q * v)[:, None] * v
+    if floor is not None:
+        b_q_q = max(b_q_q, floor * size - float(matrix[y, y]), 0.0)
+    if b_q_q and q:
+        v /= q
+        matrix += (b_q_q * v)[:, None] * v
     return grad, matrix

@@ -111,6 +111,39 @@ class TestPeerCatBoost:
         assert total == 2
 
 
+class TestFloorOfTheMatrix:
+    @pytest.mark.parametrize("floor", [0.05, 0.5])
+    @pytest.mark.parametrize("loss", [CROSS_ENTROPY, *SOFTMAX[2:]], ids=repr)
+    def test_bounds_the_diagonal_and_the_step(self, loss, floor, rng):
+        """Only differences of scores count. A sample moves that of its label by at most 1/floor."""
+        scores, labels = scores_and_labels(rng, rows=60, size=2.0)
+        steps = []
+        for row, label in zip(scores, labels, strict=True):
+            grad, hess = CatBoostObjective(loss, floor=floor).calc_ders_multi(row, label, None)
+            diagonal = np.diag(-hess)
+            assert np.all(diagonal >= floor * np.abs(grad) * (1 - 1e-12))
+            _, without = CatBoostObjective(loss, floor=0).calc_ders_multi(row, label, None)
+            assert np.linalg.eigvalsh(without - hess)[0] > -1e-12
+            # Take the score of another class as 0, and solve for the others.
+            free = np.delete(np.arange(CLASSES), (label + 1) % CLASSES)
+            step = np.zeros(CLASSES)
+            step[free] = np.linalg.solve(-hess[np.ix_(free, free)], grad[free])
+            others = np.delete(step, label)
+            np.testing.assert_allclose(others, others[0], atol=1e-9)
+            steps.append(step[label] - others[0])
+        assert np.min(steps) > 0
+        assert np.max(steps) == pytest.approx(1 / floor, rel=1e-6)
+
+    def test_two_classes_are_one_score(self):
+        """A softmax of two classes is the sigmoid of the difference."""
+        one = CatBoostObjective(fastce.SigmoidFocalLoss(gamma=2.0, alpha=None))
+        two = CatBoostObjective(fastce.SoftmaxFocalLoss(gamma=2.0))
+        for score in np.arange(-12.0, 12.0):
+            (_, wanted), = one.calc_ders_range([score], [1.0], None)  # fmt: skip
+            _, found = two.calc_ders_multi([0.0, score], 1.0, None)
+            np.testing.assert_allclose(found, [[wanted, -wanted], [-wanted, wanted]], rtol=1e-11)
+
+
 class TestLifeCycle:
     """What the host does with an objective: if the docs are no longer true, a test notices."""
 
