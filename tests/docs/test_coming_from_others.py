@@ -77,19 +77,21 @@ XGBOOST = {"max_depth": 2, "nthread": 1, "disable_default_eval_metric": True}
 LIGHTGBM = {"num_leaves": 4, "num_threads": 1, "verbose": -1, "metric": "None"}
 
 
-def xgboost_scores(settings, y, objective=None):
+def xgboost_scores(settings, y, objective=None, start=None):
     import xgboost
 
-    data = xgboost.DMatrix(X, y)
+    margin = None if start is None else np.tile(start, (len(y), 1))
+    data = xgboost.DMatrix(X, y, base_margin=margin)
     model = xgboost.train(XGBOOST | settings, data, 8, obj=objective)
     return model.predict(data, output_margin=True)
 
 
-def lightgbm_scores(settings, y, start=None):
+def lightgbm_scores(settings, y, start=None, weight=None):
     import lightgbm
 
     init = None if start is None else np.tile(start, (len(y), 1)).reshape(len(y), -1).squeeze()
-    model = lightgbm.train(LIGHTGBM | settings, lightgbm.Dataset(X, y, init_score=init), 8)
+    data = lightgbm.Dataset(X, y, weight=weight, init_score=init)
+    model = lightgbm.train(LIGHTGBM | settings, data, 8)
     return model.predict(X, raw_score=True) + (0 if start is None else start)
 
 
@@ -99,6 +101,12 @@ def _():
     theirs = xgboost_scores(settings | {"objective": "multi:softprob"}, SEVERAL)
     objective = XGBoostObjective(fastce.SoftmaxCrossEntropy())
     assert_allclose(xgboost_scores(settings, SEVERAL, objective), theirs, atol=1e-5)
+    del settings["base_score"]
+    theirs = softmax(xgboost_scores(settings | {"objective": "multi:softprob"}, SEVERAL), axis=1)
+    ours = xgboost_scores(settings, SEVERAL, objective, objective.initial_score(SEVERAL))
+    assert_allclose(softmax(ours, axis=1), theirs, atol=1e-5)
+    at_half = softmax(xgboost_scores(settings, SEVERAL, objective), axis=1)
+    assert not np.allclose(at_half, theirs, atol=1e-2)
 
 
 @row(BOOSTING, "XGBoost `binary:logistic`")
@@ -137,9 +145,12 @@ def _():
 @row(BOOSTING, "LightGBM `multiclassova`")
 def _():
     objective = LightGBMObjective(fastce.BCEWithLogits())
-    theirs = {"num_class": 3, "objective": "multiclassova", "boost_from_average": False}
-    ours = lightgbm_scores({"num_class": 3, "objective": objective}, SEVERAL)
-    assert_allclose(ours, lightgbm_scores(theirs, SEVERAL), atol=1e-8)
+    theirs = lightgbm_scores({"num_class": 3, "objective": "multiclassova"}, SEVERAL)
+    start = objective.initial_score(SEVERAL, classes=3)
+    ours = lightgbm_scores({"num_class": 3, "objective": objective}, SEVERAL, start)
+    assert_allclose(ours, theirs, atol=1e-8)
+    at_zero = lightgbm_scores({"num_class": 3, "objective": objective}, SEVERAL)
+    assert not np.allclose(at_zero, theirs, atol=1e-2)
 
 
 @row(BOOSTING, "LightGBM `is_unbalance`")
@@ -153,26 +164,36 @@ def _():
     assert_allclose(ours, lightgbm_scores(theirs, positive), atol=1e-8)
     with pytest.raises(ValueError, match="is_unbalance"):
         lightgbm_scores({"objective": objective, "is_unbalance": True}, positive)
+    theirs = lightgbm_scores(theirs | {"lambda_l2": 5.0}, 1 - positive)
+    settings = {"objective": LightGBMObjective(fastce.BCEWithLogits()), "lambda_l2": 5.0}
+    weight = np.where(positive == 1, ratio, 1.0)  # of the negatives
+    assert_allclose(lightgbm_scores(settings, 1 - positive, weight=weight), theirs, atol=1e-6)
 
 
 @row(BOOSTING, "CatBoost `Logloss`")
 def _():
     from catboost import CatBoostClassifier
 
-    settings = {"iterations": 8, "depth": 2, "thread_count": 1}
+    settings = {"iterations": 8, "thread_count": 1}
     settings |= {"verbose": False, "allow_writing_files": False, "boost_from_average": False}
     settings |= {"random_strength": 0, "bootstrap_type": "No"}
     settings |= {"boosting_type": "Plain", "score_function": "L2"}
     objective = CatBoostObjective(fastce.BCEWithLogits())
 
     def scores(**changes):
-        model = CatBoostClassifier(**settings, **changes).fit(X, TWO.astype(int))
+        model = CatBoostClassifier(**settings | {"depth": 2} | changes).fit(X, TWO.astype(int))
         return model.predict(X, prediction_type="RawFormulaVal")
 
     own = {"loss_function": objective, "eval_metric": objective, "class_names": (0, 1)}
     theirs = {"loss_function": "Logloss"}
     chosen = {"learning_rate": 0.2, "leaf_estimation_iterations": 2}
     assert_allclose(scores(**own, **chosen), scores(**theirs, **chosen), atol=1e-6)
+    # Deep trees with little regularisation overshoot.
+    chosen = {"learning_rate": 1.0, "leaf_estimation_iterations": 10}
+    chosen |= {"depth": 6, "l2_leaf_reg": 0.1, "iterations": 30}
+    always = {"leaf_estimation_backtracking": "No"}
+    assert_allclose(scores(**own, **chosen), scores(**theirs, **chosen, **always), atol=1e-6)
+    assert not np.allclose(scores(**own, **chosen), scores(**theirs, **chosen), atol=1e-2)
     assert not np.allclose(scores(**own), scores(**theirs), atol=1e-2)
 
 
