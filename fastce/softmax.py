@@ -312,7 +312,8 @@ def _run(
     # In memory order with positive strides, the class axes can usually be read as a single axis.
     order = [i for i in range(logits.ndim) if i not in axes]
     order += sorted(axes, key=lambda i: -abs(logits.strides[i]))
-    steps = [-1 if logits.strides[i] < 0 and i in axes else 1 for i in order]
+    joins = len(axes) > 1
+    steps = [-1 if joins and logits.strides[i] < 0 and i in axes else 1 for i in order]
     box: Any = (*(slice(None, None, step) for step in steps), *([None] if not axes else []))
 
     def rows(array: Array) -> Array:

@@ -60,6 +60,15 @@ cdef int join_axes(cnp.ndarray array, int first, int stop, bint within, Py_ssize
     return joined
 
 
+cdef Py_ssize_t stride_of_rows(cnp.ndarray array, int first, int stop) noexcept:
+    # Of the innermost axis of the batch, even if it has length 1. Without any, the classes are a plane of one row.
+    cdef int i
+    for i in range(cnp.PyArray_NDIM(array) - 1, -1, -1):
+        if not first <= i < stop:
+            return cnp.PyArray_STRIDE(array, i)
+    return cnp.PyArray_ITEMSIZE(array)
+
+
 cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes, int storage):
     # Describes the array as rows of classes. False if the class axes do not join into one axis, or the others into two.
     cdef Py_ssize_t size[2]
@@ -76,7 +85,12 @@ cdef bint set_matrix(Matrix* matrix, cnp.ndarray array, int axis, int class_axes
         return False
     matrix.data = <char*> cnp.PyArray_DATA(array)
     matrix.storage = storage
-    matrix.row_stride = stride[joined - 1] if joined else classes * item if matrix.class_stride == item else item
+    if joined:
+        matrix.row_stride = stride[joined - 1]
+    elif matrix.class_stride == item:
+        matrix.row_stride = classes * item
+    else:  # the plan depends on it: a row that is cut out of a batch keeps the stride, and so the bits
+        matrix.row_stride = stride_of_rows(array, axis, axis + class_axes)
     matrix.inner = 1 if joined == 0 else size[joined - 1]
     matrix.outer_stride = stride[0] if joined == 2 else 0
     return True
