@@ -184,7 +184,7 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
                 hess = zero_where(unused, weight * hess)
                 if chunk.has_values:
                     store(<real*> chunk.e + i, value)
-                partial = partial + value
+                sum.add(value)  # with weights of both signs, partial sums in float32 would cancel
             else:
                 partial = value
                 grad = scale * grad
@@ -194,7 +194,8 @@ cdef inline void loss_of_chunk(const Chunk* chunk, Py_ssize_t begin, Py_ssize_t 
             if derivatives is not ValueOnly:
                 store(<real*> chunk.grad + i, grad)
             i += width
-        sum.add(partial)
+        if options is not General:
+            sum.add(partial)
     if derivatives is not ValueOnly:
         if chunk.streamed != NULL:
             stream(<real*> chunk.streamed, <const real*> chunk.grad, streamed, count, False)
