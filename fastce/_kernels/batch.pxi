@@ -130,6 +130,7 @@ cdef struct RowBlock:
     double inverse[BLOCK_ROWS]        # 1 / S
     double rest_inverse[BLOCK_ROWS]   # 1 / (S - e_y), for the focal loss
     double softmax_coefficient[BLOCK_ROWS]
+    double lse_coefficient[BLOCK_ROWS]  # the part of it that is due to z-loss
     double row_scale[BLOCK_ROWS]
     double grad_at_label[BLOCK_ROWS]
     double hess_product[BLOCK_ROWS]

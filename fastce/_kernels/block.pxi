@@ -216,7 +216,7 @@ cdef int finish_block(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t
     if is_soft(batch):
         find_soft_sums(batch, s, first, rows, block, <real> 0)
     if real is double or s.exact:
-        take_units_out(s, first, rows, block, <real> 0)
+        take_units_out(batch, s, first, rows, block, <real> 0)
     finish_rows(batch, block, rows, s.pivot_exp + first, real is double, not only_sum, wants_grad)
     if wants_grad:
         set_coefficients(batch, s, first, rows, block, e)

@@ -1,6 +1,10 @@
 # Stage 2 of a run, last part: the soft targets of a block, and the coefficients for stage 3.
 # Needs run_passes.pxi, pivots.pxi.
 
+# By how much a unit may exceed the inverse of its row's sum: sums, and what is divided by their squares, stay normal.
+cdef double LARGEST_FLOAT_UNIT = 1.329227995784916e36  # 2^120
+cdef double LARGEST_DOUBLE_UNIT = 9.7453140114e288  # 2^960
+
 cdef void find_targets(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t rows, real tag) noexcept nogil:
     # The soft target mass of a run, if each row has its own: t_c = w_c ((1 - label_smoothing) q_c + share). A masked
     # class takes no part in label smoothing. If it has a probability, the loss is +inf, as it is for a masked label.
@@ -67,16 +71,33 @@ cdef void find_soft_sums(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ss
         numbers_at(t, 1, 0 if s.by_classes else s.classes, &block.label[0], rows, &block.soft_at_target[0])
 
 
-cdef inline void take_units_out(Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
+cdef inline vec[double] unit_of_large_weights(const Batch* batch, const RowBlock* block, Py_ssize_t i,
+                                              vec[double] total, real tag) noexcept nogil:
+    # A derivative may be a normal number although the probability is not, if its factor is large. Then the unit is as
+    # much larger than the inverse of the sum, and a bit more, unless exponentials times the unit are normal numbers
+    # anyway. Focal loss is left out: its coefficients may be tiny themselves.
+    cdef double largest = LARGEST_FLOAT_UNIT if real is float else LARGEST_DOUBLE_UNIT
+    cdef double chain = fabs(batch.logit_scale), factor = 4.0 * (chain if chain < 1.0 else chain * chain)
+    cdef vec[double] one = splat(1.0), mass = load(&block.hard_mass[i])
+    if is_soft(batch):
+        mass = mass + load(&block.soft_mass[i])
+    mass = min(max(mass * abs(load(&block.factor[i])) * splat(factor), one), splat(largest))
+    return max(inverse_power(total), min(inverse_power(total * inverse_power(mass)), one))
+
+
+cdef inline void take_units_out(const Batch* batch, Scratch* s, Py_ssize_t first, Py_ssize_t rows, RowBlock* block,
                                 real tag) noexcept nogil:
-    # Brings the sum of each row into [1, 2), for coefficients that square it. This is exact: it multiplies by a power
-    # of two.
+    # Brings the sum of each row into [1, 2), or above for large weights, for coefficients that square it. This is
+    # exact: it multiplies by a power of two.
     cdef vec[double] unit, sum_without_pivot, pivot
     cdef Py_ssize_t i = 0
     while i < rows:
         sum_without_pivot = load(&block.sum_without_pivot[i])
         pivot = load(s.pivot_exp + first + i)
-        unit = inverse_power(sum_without_pivot + pivot)
+        if s.has_large_weights:
+            unit = unit_of_large_weights(batch, block, i, sum_without_pivot + pivot, tag)
+        else:
+            unit = inverse_power(sum_without_pivot + pivot)
         store(s.unit + i, unit)
         store(&block.sum_without_pivot[i], sum_without_pivot * unit)
         store(s.pivot_exp + first + i, pivot * unit)
@@ -182,8 +203,13 @@ cdef void set_coefficients(const Batch* batch, Scratch* s, Py_ssize_t first, Py_
         narrow_rows(&block.hess_product[0], rows, chain * chain, <real*> s.row[HESSIAN_PRODUCT] + first)
         narrow_rows(&block.hess_square[0], rows, chain * chain, <real*> s.row[HESSIAN_SQUARE] + first)
         narrow_rows(&block.hess_at_label[0], rows, chain * chain, <real*> s.row[HESSIAN_AT_LABEL] + first)
-    if s.exact and is_soft(batch):
-        narrow_rows(&block.softmax_coefficient[0], rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
+    if s.exact and s.largest_pivot and is_soft(batch):
+        # The target mass is subtracted from the first of the two, which may be equal to it.
+        for i in range(rows):
+            numbers[i] = block.hard_mass[i] + block.soft_mass[i]
+        narrow_rows(numbers, rows, 1.0, <real*> s.row[SOFTMAX_COEFFICIENT] + first)
+        if batch.z_loss != 0.0:
+            narrow_rows(&block.lse_coefficient[0], rows, 1.0, <real*> s.row[LSE_COEFFICIENT] + first)
         narrow_rows(&block.row_scale[0], rows, chain, <real*> s.row[TARGET_COEFFICIENT] + first)
         return
     if s.exact:  # the pass multiplies exponentials by the unit

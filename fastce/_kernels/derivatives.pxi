@@ -156,7 +156,9 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     cdef Scaled scaled
     cdef Unified unified
     cdef Smoothed smoothed
+    cdef UnifiedSmoothed unified_smoothed
     cdef Exact exact
+    cdef ExactWithZLoss exact_with_z_loss
     cdef Curved curved
     cdef LogSoftmax log_softmax
     if batch.hess.data != NULL:
@@ -170,8 +172,14 @@ cdef void write_run(const Batch* batch, Scratch* s, Py_ssize_t row, Py_ssize_t r
     if batch.kind == LOG_SOFTMAX:
         over_run(batch, s, 0, rows, block, <const real*> s.logits, s.logits_class_apart, t, s.t_apart, grad,
                  grad_apart, log_softmax)
-    elif is_soft(batch) and s.exact:
+    elif is_soft(batch) and s.exact and s.largest_pivot and batch.z_loss != 0.0:
+        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart,
+                 exact_with_z_loss)
+    elif is_soft(batch) and s.exact and s.largest_pivot:
         over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, exact)
+    elif is_soft(batch) and s.exact:
+        over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart,
+                 unified_smoothed)
     elif is_soft(batch):
         over_run(batch, s, 0, rows, block, <const real*> e, s.exps_apart, t, s.t_apart, grad, grad_apart, smoothed)
     elif s.exact:

@@ -99,6 +99,7 @@ cdef inline void finish_cross_entropy(const Batch* batch, RowBlock* block, Py_ss
             store(&block.log_sum_exp[i], select(equal(abs(m), splat(<double> INFINITY)) & equal(total, total), m, lse))
             if batch.z_loss != 0.0:  # only then does the gradient have to wait for the logarithm
                 value = value + splat(batch.z_loss) * lse * lse
+                store(&block.lse_coefficient[i], two_z * lse)
                 softmax_coefficient = softmax_coefficient + two_z * lse
                 coefficient_less_target = coefficient_less_target + two_z * lse
         store(&block.value[i], value)

@@ -20,7 +20,8 @@ cdef enum:  # numbers of rows, in the working precision, that the passes over sc
     TOP = 15                 # for a Hessian packed class by class: the largest exponential apart from the pivot. If it
     #                          is nearly all of its row, the Hessian there replaces it
     TOP_CLASS = 16           # and its class, if any row of the run has one; -1 for none
-    ROW_NUMBERS = 17
+    LSE_COEFFICIENT = 17     # what z-loss adds to the coefficient of the exponential
+    ROW_NUMBERS = 18
 
 
 cdef struct Scratch:
@@ -57,7 +58,7 @@ cdef struct Scratch:
     double* statistics  # of a block of rows, if they are wanted: BLOCK_ROWS of each
     long long* pivot
     long long* labels   # of a run that is packed class by class
-    double* unit        # for each row of a block, a power of two that brings its sum into [1, 2)
+    double* unit        # for each row of a block, a power of two: see take_units_out
     double* factors     # of exponentials, in stage 3
     bint interleaves    # memory is packed by rows, scratch by classes
     double shared_mass  # of soft targets that all rows share
@@ -65,7 +66,8 @@ cdef struct Scratch:
     bint in_gradient    # exponentials are stored in the gradient itself, in the cache or not
     bint is_long        # a run is one row, which is summed in chunks
     bint keeps_exponentials  # of the whole run: otherwise a chunk overwrites those of the previous one
-    bint exact          # stage 3 needs the sum of all others for each class
+    bint exact          # stage 3 multiplies exponentials by the unit, and may need the sum of all others for each class
+    bint has_large_weights  # whether units follow the weights of their rows: see unit_of_large_weights
     bint needs_whole_sums  # for a Hessian whose pivot is the target
     bint largest_pivot  # the pivot is the largest exponential, not the target
     int* dominated      # elements that may be most of their row without being its pivot

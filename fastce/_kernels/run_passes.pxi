@@ -6,7 +6,7 @@ cdef struct Scaled:      # a e: the gradient of hard labels
     char unused
 
 
-cdef struct Unified:     # the same, of exponentials scaled so that their sum is in [1, 2): together with a Hessian
+cdef struct Unified:     # the same, of exponentials times the unit of their row: together with a Hessian
     char unused
 
 
@@ -14,7 +14,15 @@ cdef struct Smoothed:    # a e + b t: with label smoothing
     char unused
 
 
+cdef struct UnifiedSmoothed:  # the same, together with a Hessian
+    char unused
+
+
 cdef struct Exact:       # the same, computing the sum of all others for each class: with other soft targets
+    char unused
+
+
+cdef struct ExactWithZLoss:  # with z-loss, whose share must not be lost if the target mass is all of the rest
     char unused
 
 
@@ -34,7 +42,9 @@ ctypedef fused row_pass:
     Scaled
     Unified
     Smoothed
+    UnifiedSmoothed
     Exact
+    ExactWithZLoss
     Curved
     Targets
     LogSoftmax
@@ -53,13 +63,19 @@ cdef inline int coefficients_of(row_pass kind, int* which) noexcept nogil:
         which[0] = SOFTMAX_COEFFICIENT
         which[1] = TARGET_COEFFICIENT
         return 2
-    elif row_pass is Exact:
+    elif row_pass is UnifiedSmoothed:
+        which[0] = UNIT
+        which[1] = SOFTMAX_COEFFICIENT
+        which[2] = TARGET_COEFFICIENT
+        return 3
+    elif row_pass is Exact or row_pass is ExactWithZLoss:
         which[0] = UNIT
         which[1] = SUM_WITHOUT_PIVOT
         which[2] = PIVOT
         which[3] = SOFTMAX_COEFFICIENT
         which[4] = TARGET_COEFFICIENT
-        return 5
+        which[5] = LSE_COEFFICIENT
+        return 5 if row_pass is Exact else 6
     elif row_pass is Curved:
         which[0] = UNIT
         which[1] = SUM_WITHOUT_PIVOT
@@ -86,9 +102,14 @@ cdef inline vec[real] passed(vec[real] x, vec[real] t, const vec[real]* c, row_p
         return (x * c[0]) * c[1]
     elif row_pass is Smoothed:
         return fma(x, c[0], t * c[1])
+    elif row_pass is UnifiedSmoothed:
+        return fma(x * c[0], c[1], t * c[2])
     elif row_pass is Exact:
         e = x * c[0]
         return c[4] * subtract_product((c[3] - t) * e, t, c[1] + (c[2] - e))
+    elif row_pass is ExactWithZLoss:
+        e = x * c[0]
+        return c[4] * subtract_product(((c[3] - t) + c[5]) * e, t, c[1] + (c[2] - e))
     elif row_pass is Curved:
         e = x * c[0]
         return e * fma(c[3], c[1] + (c[2] - e), c[4] * e)
@@ -144,7 +165,8 @@ cdef inline void put_at_labels(const RowBlock* block, Py_ssize_t rows, const rea
 
 
 cdef inline bint has_target(row_pass kind) noexcept nogil:
-    return row_pass is Smoothed or row_pass is Exact or row_pass is Targets
+    return (row_pass is Smoothed or row_pass is UnifiedSmoothed or row_pass is Exact or row_pass is ExactWithZLoss
+            or row_pass is Targets)
 
 
 cdef inline vec[real] of_class(const real** row, Py_ssize_t i, vec[real] x, vec[real] t, vec[real] this_class,

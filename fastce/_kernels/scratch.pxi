@@ -145,13 +145,16 @@ cdef int begin_scratch(const Batch* batch, Scratch* s, int plan, Py_ssize_t rows
     s.holes = s.expects_holes = batch.mask.data != NULL
     s.by_classes = plan != BLOCK_BY_ROWS
     s.interleaves = plan == BLOCK_INTERLEAVED
-    s.largest_pivot = ((wants_hess and soft) or own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
+    s.largest_pivot = (own_targets or batch.kind == LOG_SOFTMAX or batch.maximum != NULL
                        or batch.log_sum_exp != NULL
                        or (batch.kind == LOG_SUM_EXP and batch.grad.data == NULL)
                        or (soft and not has_hard_mass(batch)))
     s.needs_whole_sums = wants_hess and not s.largest_pivot
     s.direct_hess = wants_hess and not changes_derivatives(batch) and lies_as_scratch(s, &batch.hess, tag)
     s.exact = batch.grad.data != NULL and (wants_hess or (soft and s.largest_pivot))
+    s.has_large_weights = s.exact and batch.kind == CROSS_ENTROPY and (
+        own_targets or batch.class_weight != NULL or batch.sample_weight.data != NULL
+        or batch.grad_output.data != NULL or fabs(batch.scale) > 1.0 or fabs(batch.logit_scale) > 1.0)
     if plan == BLOCK_INTERLEAVED:
         s.rows = INTERLEAVED_ROWS
     elif plan == BLOCK_BY_PLANES:
