@@ -166,7 +166,7 @@ def _(F):
     same(F.softmax(z, dim=-1), fastce.softmax(Z))
 
 
-@row("torch", "loss of logits (20, 0), target 0")
+@row("torch", "loss of logits (20, 0), target 0, in float32")
 def _(F):
     z, y = tensors(CONFIDENT, [0])
     value = F.cross_entropy(z.requires_grad_(), y)
@@ -217,7 +217,7 @@ def _(ops):
     same_focal({"reduction": "none"}, soft, focal_of(ops, Z, soft))
 
 
-@row("torchvision", "loss of logit 20, target 1")
+@row("torchvision", "loss of logit 20, target 1, in float32")
 def _(ops):
     loss, grad = focal_of(ops, CONFIDENT[:, :1], [[1.0]])
     assert loss.item() == 0

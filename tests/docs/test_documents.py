@@ -97,7 +97,9 @@ def test_tests_that_documents_name_exist():
     paths = {str(path.relative_to(ROOT)).replace("\\", "/") for path in files}
     names = {name for path in files for name in (path.name, path.stem)}
     functions = {
-        name for path in files for name in re.findall(r"^def (\w+)", path.read_text("utf-8"), re.M)
+        name
+        for path in files
+        for name in re.findall(r"^ *def (\w+)", path.read_text("utf-8"), re.M)
     }
     named = 0
     for document in DOCUMENTS:
